@@ -1,0 +1,51 @@
+/* chip.h: one chip's work on a micro-batch: its slice of the weights, its KV cache, its layers.
+ *
+ * Boundary: no MPI here. A chip is made once from a model file and a placement, allocates everything then, and after that only
+ * computes. Another chip behind this header (a cost model) turns the same program into a simulator. Several chips may live in
+ * one process. All functions are local; a chip is used by one thread (it runs its own OpenMP team inside). */
+#ifndef CHIPLINE_CHIP_H
+#define CHIPLINE_CHIP_H
+
+#include "chipline/microbatch.h"
+#include "chipline/model_file.h"
+#include "chipline/plan.h"
+#include "chipline/trace.h"
+
+typedef enum cl_activations { CL_ACT_AUTO, CL_ACT_F32, CL_ACT_Q8 } cl_activations; /* auto: q8 where the weights are quantised */
+
+typedef struct cl_chip_options {
+    int threads;          /* OpenMP threads, >= 1 */
+    cl_activations activations;
+    cl_kv_format kv;
+    cl_limits limits;
+    const char *kernels;  /* NULL: the best for this CPU */
+    bool progress;        /* of loading, on stderr */
+    void (*poll)(void *); /* called by the calling thread between layers so that messages move; may be NULL */
+    void *poll_ctx;
+} cl_chip_options;
+
+typedef struct cl_chip cl_chip;
+
+/* Reads exactly the parts (this rank's hyperslabs) in bounded pieces, repacks them, allocates cache and buffers. Tensors read
+ * whole are checked against their checksum. The chip keeps no reference to the file. trace may be NULL; it is borrowed. */
+cl_code cl_chip_create(cl_chip **out, const cl_model_file *file, const cl_stage *stage, const cl_part *parts, int n_parts,
+                       const cl_chip_options *opt, cl_trace *trace, cl_err *err);
+void cl_chip_free(cl_chip *c);
+
+uint64_t cl_chip_slice_bytes(const cl_chip *c); /* weights as kept (repacked) */
+uint64_t cl_chip_kv_bytes(const cl_chip *c);
+const char *cl_chip_kernels(const cl_chip *c);
+
+/* One micro-batch through this chip's layers. x [n_tokens, hidden] float32, changed in place; a chip that embeds ignores what x holds
+ * and starts from mb->ids. Tokens of a part attend to each other in order, whatever the chunking: same bits. */
+void cl_chip_step(cl_chip *c, const cl_microbatch *mb, float *x);
+
+/* Final norm and output head for the tokens that need logits (CL_PART_SAMPLE: the last of a part; CL_PART_ROWS: all), in order of
+ * parts and tokens; fn is called once per such token with logits [vocab], valid during the call. Last stage only. */
+typedef void (*cl_logits_fn)(void *ctx, int part, int token, const float *logits);
+void cl_chip_head(cl_chip *c, const cl_microbatch *mb, const float *x, cl_logits_fn fn, void *ctx);
+
+/* Reads this chip's whole slice once with all threads and returns bytes per second: the bandwidth its weights can be had with. */
+double cl_chip_probe(cl_chip *c);
+
+#endif

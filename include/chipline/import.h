@@ -1,0 +1,25 @@
+/* import.h: checkpoints to model files. GGUF and safetensors, config.json and GGUF metadata, translated into the one canonical
+ * model (design decision 1); family names live here and nowhere else.
+ *
+ * Streams tensor by tensor: memory stays near the largest tensor of the source. Local, no rank talks. All offsets and
+ * sizes of a source are checked against its files before use (CL_E_INPUT). */
+#ifndef CHIPLINE_IMPORT_H
+#define CHIPLINE_IMPORT_H
+
+#include "chipline/model.h"
+
+typedef struct cl_convert_options {
+    bool keep;        /* keep each matrix's format (formats that are not native become Q8_0); else use `format` */
+    cl_format format; /* of matrices */
+    int jobs;         /* threads that encode */
+    bool progress, quiet;
+    const char *creator; /* "chipline 0.1.0 (revision)" */
+} cl_convert_options;
+
+/* SRC: a GGUF file (the first of several works) or a Hugging Face folder. Writes out_path (final name only when complete). */
+cl_code cl_convert(const char *src, const char *out_path, const cl_convert_options *opt, cl_err *err);
+
+/* The spec of a config.json (file, or a folder that holds one); *dtype is the config's own number format, bf16 where it has none. */
+cl_code cl_import_config(const char *path, cl_spec *spec, cl_format *dtype, cl_err *err);
+
+#endif

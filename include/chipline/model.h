@@ -1,0 +1,152 @@
+/* model.h: what a model is. A family is data: the spec says for every layer what happens, and no family name is looked at
+ * outside import/.
+ *
+ * Boundary: callers need not know where a model came from. A cl_spec is plain data; cl_model adds the list of tensors with
+ * the format of each. Both can come from a model file, from a checkpoint's config.json, or from a test. */
+#ifndef CHIPLINE_MODEL_H
+#define CHIPLINE_MODEL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "chipline/format.h"
+#include "chipline/json.h"
+#include "chipline/status.h"
+
+/* Which two numbers of a head are rotated together; D = dims. */
+typedef enum cl_rope_pairing {
+    CL_ROPE_HALF,       /* x[i] with x[i + D/2] */
+    CL_ROPE_INTERLEAVED /* x[2i] with x[2i + 1] */
+} cl_rope_pairing;
+
+/* One rotary table. All scalings (llama3, YaRN, linear) are folded into inv_freq and scale by the importer. */
+typedef struct cl_rope {
+    int dims;        /* rotated numbers per head, even, the first ones of the head */
+    cl_rope_pairing pairing;
+    double scale;    /* multiplies cos and sin */
+    double *inv_freq; /* [dims / 2], radians per position */
+} cl_rope;
+
+typedef enum cl_qk_norm {
+    CL_QK_NORM_NONE,
+    CL_QK_NORM_HEAD, /* RMSNorm over each head, weight [head_dim] */
+    CL_QK_NORM_FULL  /* RMSNorm over the whole projection, weight [heads * head_dim] */
+} cl_qk_norm;
+
+/* Grouped-query attention: query head j reads kv head j / (heads / kv_heads).
+ * q, k: (bias), norm, clip, rotate; p = softmax(scale * q.k) over the visible keys; o = Wo sum(p v) (+ bias). */
+typedef struct cl_attention {
+    int heads, kv_heads, head_dim;
+    int window;       /* visible keys, the token's own included; 0: all */
+    int rope;         /* index into cl_spec.ropes; -1: positions are not encoded */
+    cl_qk_norm qk_norm; /* before the rotation; eps = cl_spec.norm_eps */
+    double clip;      /* q, k and v are clamped to [-clip, clip] after the norm; 0: not */
+    double scale;     /* of q.k */
+    bool qkv_bias, o_bias;
+} cl_attention;
+
+typedef enum cl_ffn_kind { CL_FFN_DENSE, CL_FFN_MOE } cl_ffn_kind;
+
+/* down( silu(gate x) * (up x) ); MoE: the sum over the top_k experts by softmax score, ties to the lower index, each
+ * weighted by its score; `renormalise` divides the weights by their sum. */
+typedef struct cl_ffn {
+    cl_ffn_kind kind;
+    int width;            /* of the dense MLP, or of one expert */
+    int experts, top_k;   /* 0 when dense */
+    bool renormalise;
+    bool bias;            /* dense: gate, up and down have biases */
+} cl_ffn;
+
+typedef struct cl_layer {
+    cl_attention attn;
+    cl_ffn ffn;
+} cl_layer;
+
+enum { CL_MAX_EOS = 16 };
+
+typedef struct cl_spec {
+    char family[32]; /* for people: what the importer recognised */
+    int vocab;       /* rows of embedding and head */
+    int hidden;
+    int n_layers;
+    int context;     /* positions the model was made for */
+    double norm_eps;
+    bool tied;       /* the head is the embedding table */
+    int n_ropes;
+    cl_rope *ropes;  /* [n_ropes] */
+    cl_layer *layers; /* [n_layers] */
+    int bos;         /* id or -1 */
+    int n_eos;
+    int eos[CL_MAX_EOS]; /* ids that end a text */
+} cl_spec;
+
+void cl_spec_free(cl_spec *s); /* frees what it points to and zeroes it */
+cl_code cl_spec_copy(const cl_spec *from, cl_spec *to, cl_err *err);
+/* Impossible numbers (heads that don't divide, top_k > experts, dims over head_dim, NaN, ids past the vocabulary, any size
+ * over 2^31) are CL_E_INPUT, the message names the field. Everything that reads a spec calls it. */
+cl_code cl_spec_check(const cl_spec *s, cl_err *err);
+/* JSON with every field, units in key names where there are any; from_json checks. Caller decrefs. */
+cl_code cl_spec_to_json(const cl_spec *s, json_t **out, cl_err *err);
+cl_code cl_spec_from_json(const json_t *j, cl_spec *out, cl_err *err);
+
+/* What a tensor is for. Canonical name and shape follow from role and layer. */
+typedef enum cl_role {
+    CL_T_EMBED,      /* embed.weight [vocab, hidden] */
+    CL_T_ATTN_NORM,  /* layers.N.attn.norm.weight [hidden] */
+    CL_T_Q, CL_T_K, CL_T_V, CL_T_O, /* layers.N.attn.{q,k,v,o}.weight [heads*head_dim | kv_heads*head_dim | .. | hidden, ..] */
+    CL_T_Q_BIAS, CL_T_K_BIAS, CL_T_V_BIAS, CL_T_O_BIAS, /* layers.N.attn.{q,k,v,o}.bias */
+    CL_T_Q_NORM, CL_T_K_NORM,       /* layers.N.attn.{q,k}_norm.weight */
+    CL_T_FFN_NORM,   /* layers.N.ffn.norm.weight [hidden] */
+    CL_T_GATE, CL_T_UP, CL_T_DOWN,  /* layers.N.ffn.{gate,up,down}.weight, dense */
+    CL_T_GATE_BIAS, CL_T_UP_BIAS, CL_T_DOWN_BIAS,
+    CL_T_ROUTER,     /* layers.N.ffn.router.weight [experts, hidden] */
+    CL_T_EXPERT_GATE, CL_T_EXPERT_UP, CL_T_EXPERT_DOWN, /* layers.N.ffn.experts.{gate,up,down}.weight [experts, rows, cols] */
+    CL_T_FINAL_NORM, /* final_norm.weight [hidden] */
+    CL_T_HEAD,       /* head.weight [vocab, hidden]; absent when tied */
+    CL_ROLES
+} cl_role;
+
+/* A matrix [rows, cols] or, for experts, [experts, rows, cols]; a vector of n numbers is [n, 1]. Rows are outputs. */
+typedef struct cl_tensor {
+    char name[56];
+    cl_role role;
+    int layer;       /* -1: none */
+    int64_t experts; /* 0: a single matrix */
+    int64_t rows, cols;
+    cl_format format;
+    uint64_t xxh3;   /* of all its bytes in file order; 0 in a model without weights */
+} cl_tensor;
+
+static inline int64_t cl_tensor_rows(const cl_tensor *t) { return (t->experts ? t->experts : 1) * t->rows; }
+static inline uint64_t cl_tensor_bytes(const cl_tensor *t)
+{
+    return (uint64_t)cl_tensor_rows(t) * cl_row_bytes(t->format, t->cols);
+}
+/* Norms, biases and routers are float32 in every model file; matrices may have any native format. */
+bool cl_role_is_matrix(cl_role r); /* embedding, head and the linear layers and experts; not router, norms, biases */
+
+typedef struct cl_model {
+    cl_spec spec;
+    int n_tensors;
+    cl_tensor *tensors; /* in canonical order: embed, layer 0, layer 1, ..., final norm, head */
+} cl_model;
+
+/* The tensors this spec must have, in canonical order, matrices in `format`. *out is malloced, caller frees. */
+cl_code cl_spec_tensors(const cl_spec *s, cl_format format, cl_tensor **out, int *n, cl_err *err);
+/* A model without weights: the spec is copied. */
+cl_code cl_model_from_spec(const cl_spec *s, cl_format format, cl_model *out, cl_err *err);
+/* NULL if there is none. */
+const cl_tensor *cl_model_find(const cl_model *m, cl_role role, int layer);
+void cl_model_free(cl_model *m);
+
+/* Parameters and traffic (models.md section 6). */
+typedef struct cl_model_counts {
+    uint64_t parameters;        /* all */
+    uint64_t active_parameters; /* one token's pass, with the whole embedding table once, as model cards count */
+    uint64_t read_bytes;        /* weight bytes one token reads: head, norms, attention, router, its experts, one embedding row */
+    uint64_t kv_values;         /* numbers appended to the KV cache per token */
+    uint64_t bytes[CL_FORMATS]; /* stored bytes by format */
+} cl_model_counts;
+void cl_model_count(const cl_model *m, cl_model_counts *out);
+
+#endif

@@ -1,0 +1,85 @@
+/* util.h: small things every room needs: half-precision numbers, clocks, text, whole files. All local (no rank talks here). */
+#ifndef CHIPLINE_UTIL_H
+#define CHIPLINE_UTIL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "chipline/status.h"
+
+/* --- 16-bit floats, bit exact; encoding rounds to nearest even, NaN stays a (quiet) NaN --- */
+static inline float cl_bf16_to_f32(uint16_t h)
+{
+    uint32_t u = (uint32_t)h << 16;
+    float f;
+    memcpy(&f, &u, sizeof f);
+    return f;
+}
+uint16_t cl_f32_to_bf16(float f);
+float cl_f16_to_f32(uint16_t h);
+uint16_t cl_f32_to_f16(float f);
+
+/* --- clocks, nanoseconds --- */
+uint64_t cl_now_ns(void);        /* CLOCK_MONOTONIC */
+uint64_t cl_thread_cpu_ns(void); /* CPU time of the calling thread */
+
+/* --- text --- */
+/* True if s[0..n) is valid UTF-8 (no surrogates, no overlong forms); else *bad is the offset of the first wrong byte. */
+bool cl_utf8_valid(const char *s, size_t n, size_t *bad);
+/* The nearest of words[0..n) by edit distance, or NULL if none is near: for "did you mean". */
+const char *cl_nearest(const char *word, const char *const *words, int n);
+/* "1.50 GB" (decimal units, 3 significant digits) into buf[32]; returns buf. */
+const char *cl_human_bytes(double bytes, char buf[32]);
+/* Whole decimal number in [min, max]; false if s is anything else ("12x", "", " 1"). */
+bool cl_parse_int(const char *s, int64_t min, int64_t max, int64_t *out);
+/* Finite decimal number in [min, max]. */
+bool cl_parse_double(const char *s, double min, double max, double *out);
+/* "512", "230MB", "1.5GiB", "64k": bytes (k, M, G, T decimal; Ki, Mi, Gi, Ti binary; a trailing B may follow). */
+bool cl_parse_bytes(const char *s, uint64_t *out);
+
+/* --- growing byte string --- */
+typedef struct cl_buf {
+    char *data; /* NUL-terminated when non-NULL; free with cl_buf_free */
+    size_t len, cap;
+} cl_buf;
+cl_code cl_buf_add(cl_buf *b, const void *data, size_t n, cl_err *err);
+cl_code cl_buf_str(cl_buf *b, const char *s, cl_err *err);
+cl_code cl_buf_printf(cl_buf *b, cl_err *err, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+void cl_buf_free(cl_buf *b);
+
+/* --- files --- */
+/* Reads a whole file of at most max bytes into *b (appended); CL_E_INPUT names the path and the cause. "-" is stdin. */
+cl_code cl_read_file(const char *path, size_t max, cl_buf *b, cl_err *err);
+/* A file that appears under its final name only when complete: open gives a FILE on a temporary name in the same folder,
+ * commit flushes, syncs and renames (CL_E_RUN on failure), drop closes and removes. Either ends the object. */
+typedef struct cl_newfile {
+    FILE *f;
+    char *path, *tmp;
+} cl_newfile;
+cl_code cl_newfile_open(cl_newfile *nf, const char *path, cl_err *err);
+cl_code cl_newfile_commit(cl_newfile *nf, cl_err *err);
+void cl_newfile_drop(cl_newfile *nf);
+/* The temporary name that cl_newfile_open would use, for libraries that open by name: malloced. cl_rename_new moves it. */
+char *cl_tmp_name(const char *path, cl_err *err);
+cl_code cl_rename_new(const char *tmp, const char *path, cl_err *err);
+
+/* Resident memory of this process now and its peak, bytes (0 where /proc is missing). */
+uint64_t cl_rss_bytes(void);
+uint64_t cl_rss_peak_bytes(void);
+
+/* --- progress on stderr: one line, rewritten on a terminal, every 10 s otherwise; silent when off --- */
+typedef struct cl_progress {
+    bool on, tty;
+    const char *what; /* borrowed */
+    uint64_t total, start_ns, last_ns;
+} cl_progress;
+void cl_progress_start(cl_progress *p, bool on, const char *what, uint64_t total_bytes);
+void cl_progress_at(cl_progress *p, uint64_t done_bytes);
+void cl_progress_end(cl_progress *p, uint64_t done_bytes); /* prints the total and bytes/s */
+
+/* Exit-safe note on stderr: "chipline: note: ..." */
+void cl_note(bool on, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+#endif

@@ -1,0 +1,110 @@
+/* numbers.c: 16-bit floats, clocks, numbers in text. */
+#include "chipline/util.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <strings.h>
+#include <time.h>
+
+static uint32_t bits_of(float f)
+{
+    uint32_t u;
+    memcpy(&u, &f, sizeof u);
+    return u;
+}
+
+static float float_of(uint32_t u)
+{
+    float f;
+    memcpy(&f, &u, sizeof f);
+    return f;
+}
+
+uint16_t cl_f32_to_bf16(float f)
+{
+    uint32_t u = bits_of(f);
+    if ((u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)((u >> 16) | 0x40); /* quiet NaN */
+    return (uint16_t)((u + 0x7fffu + ((u >> 16) & 1)) >> 16);
+}
+
+float cl_f16_to_f32(uint16_t h)
+{
+    uint32_t sign = (uint32_t)(h & 0x8000u) << 16, exp = (h >> 10) & 31u, man = h & 0x3ffu;
+    if (exp == 31) return float_of(sign | 0x7f800000u | man << 13 | (man ? 0x400000u : 0));
+    if (exp) return float_of(sign | (exp + 112) << 23 | man << 13);
+    float f = (float)man * 0x1p-24f; /* exact */
+    return float_of(sign | bits_of(f));
+}
+
+uint16_t cl_f32_to_f16(float f)
+{
+    uint32_t u = bits_of(f), sign = (u >> 16) & 0x8000u, a = u & 0x7fffffffu;
+    if (a > 0x7f800000u) return (uint16_t)(sign | 0x7e00u | ((a >> 13) & 0x3ffu));
+    if (a >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u); /* 65520 and above round to infinity */
+    if (a < 0x38800000u) { /* below 2^-14: subnormal; adding 0.5 aligns the mantissa and rounds to nearest even */
+        float r = float_of(a) + 0.5f;
+        return (uint16_t)(sign | (bits_of(r) - 0x3f000000u));
+    }
+    return (uint16_t)(sign | ((a - 0x38000000u + 0xfffu + ((a >> 13) & 1)) >> 13));
+}
+
+static uint64_t read_clock(clockid_t id)
+{
+    struct timespec t;
+    clock_gettime(id, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+uint64_t cl_now_ns(void) { return read_clock(CLOCK_MONOTONIC); }
+uint64_t cl_thread_cpu_ns(void) { return read_clock(CLOCK_THREAD_CPUTIME_ID); }
+
+bool cl_parse_int(const char *s, int64_t min, int64_t max, int64_t *out)
+{
+    if (!(isdigit((unsigned char)s[0]) || ((s[0] == '-' || s[0] == '+') && isdigit((unsigned char)s[1])))) return false;
+    char *end;
+    errno = 0;
+    long long v = strtoll(s, &end, 10);
+    if (errno || *end || v < min || v > max) return false;
+    *out = v;
+    return true;
+}
+
+bool cl_parse_double(const char *s, double min, double max, double *out)
+{
+    char c = s[0] == '-' || s[0] == '+' ? s[1] : s[0];
+    if (!(isdigit((unsigned char)c) || c == '.')) return false;
+    char *end;
+    errno = 0;
+    double v = strtod(s, &end);
+    if (*end || !isfinite(v) || v < min || v > max) return false;
+    *out = v;
+    return true;
+}
+
+bool cl_parse_bytes(const char *s, uint64_t *out)
+{
+    if (!isdigit((unsigned char)s[0])) return false;
+    char *end;
+    double v = strtod(s, &end), unit = 1;
+    const char *letters = "kMGT", *at = *end ? strchr(letters, *end == 'K' ? 'k' : *end) : NULL;
+    if (at) {
+        end++;
+        unit = pow(*end == 'i' ? 1024 : 1000, (double)(at - letters + 1));
+        if (*end == 'i') end++;
+    }
+    if (*end == 'B') end++;
+    if (*end || !(v * unit < 0x1p63)) return false;
+    *out = (uint64_t)(v * unit);
+    return true;
+}
+
+const char *cl_human_bytes(double bytes, char buf[32])
+{
+    const char *units[] = {"B", "kB", "MB", "GB", "TB", "PB"};
+    int u = 0;
+    while (bytes >= 999.5 && u < 5) bytes /= 1000, u++;
+    snprintf(buf, 32, u == 0 || bytes >= 99.95 ? "%.0f %s" : bytes >= 9.995 ? "%.1f %s" : "%.2f %s", bytes, units[u]);
+    return buf;
+}

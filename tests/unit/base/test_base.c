@@ -1,0 +1,150 @@
+/* base: numbers, text, files, JSON access. */
+#include <math.h>
+#include <unistd.h>
+
+#include "chipline/json.h"
+#include "chipline/util.h"
+#include "suite.h"
+
+static void half_floats(void)
+{
+    /* every f16 value survives the round trip; every midpoint rounds to even */
+    for (uint32_t h = 0; h < 65536; h++) {
+        float f = cl_f16_to_f32((uint16_t)h);
+        CU_ASSERT_TRUE_FATAL(isnan(f) ? isnan(cl_f16_to_f32(cl_f32_to_f16(f))) : cl_f32_to_f16(f) == h);
+        if ((h & 0x7fff) < 0x7bff) {
+            float mid = (float)(((double)f + (double)cl_f16_to_f32((uint16_t)(h + 1))) / 2);
+            CU_ASSERT_EQUAL_FATAL(cl_f32_to_f16(mid), h & 1 ? h + 1 : h);
+        }
+        float b = cl_bf16_to_f32((uint16_t)h);
+        if (!isnan(b)) CU_ASSERT_EQUAL_FATAL(cl_f32_to_bf16(b), h);
+    }
+    CU_ASSERT_EQUAL(cl_f16_to_f32(0x3555), 0x1.554p-2f);
+    CU_ASSERT_EQUAL(cl_f32_to_f16(65519.996f), 0x7bff);
+    CU_ASSERT_EQUAL(cl_f32_to_f16(65520.0f), 0x7c00);
+    CU_ASSERT_EQUAL(cl_f32_to_f16(0x1p-25f), 0); /* tie to even */
+    CU_ASSERT_EQUAL(cl_f32_to_f16(0x1.000002p-25f), 1);
+    CU_ASSERT_EQUAL(cl_f32_to_bf16(1.00390625f), 0x3f80); /* tie */
+    CU_ASSERT_EQUAL(cl_f32_to_bf16(1.01171875f), 0x3f82); /* tie, upwards to even */
+    CU_ASSERT_TRUE(isnan(cl_bf16_to_f32(cl_f32_to_bf16(NAN))));
+}
+
+static void numbers_in_text(void)
+{
+    int64_t i;
+    double d;
+    uint64_t b;
+    CU_ASSERT_TRUE(cl_parse_int("42", 0, 100, &i) && i == 42);
+    CU_ASSERT_TRUE(cl_parse_int("-3", -5, 5, &i) && i == -3);
+    const char *bad[] = {"", " 1", "1 ", "12x", "0x10", "1e3", "-", "99999999999999999999", "101", "nan"};
+    for (size_t k = 0; k < sizeof bad / sizeof *bad; k++) CU_ASSERT_FALSE(cl_parse_int(bad[k], 0, 100, &i));
+    CU_ASSERT_TRUE(cl_parse_double("0.75", 0, 1, &d) && d == 0.75);
+    const char *badd[] = {"", "nan", "inf", "1.5x", "2", "-0.1", " 0.5", "1e999"};
+    for (size_t k = 0; k < sizeof badd / sizeof *badd; k++) CU_ASSERT_FALSE(cl_parse_double(badd[k], 0, 1, &d));
+    CU_ASSERT_TRUE(cl_parse_bytes("230MB", &b) && b == 230000000);
+    CU_ASSERT_TRUE(cl_parse_bytes("1.5GiB", &b) && b == 1610612736);
+    CU_ASSERT_TRUE(cl_parse_bytes("512", &b) && b == 512);
+    CU_ASSERT_FALSE(cl_parse_bytes("12 apples", &b));
+    CU_ASSERT_FALSE(cl_parse_bytes("-1", &b));
+    char h[32];
+    CU_ASSERT_STRING_EQUAL(cl_human_bytes(1500, h), "1.50 kB");
+    CU_ASSERT_STRING_EQUAL(cl_human_bytes(999.6e6, h), "1.00 GB");
+    CU_ASSERT_STRING_EQUAL(cl_human_bytes(12, h), "12 B");
+}
+
+static void utf8(void)
+{
+    size_t at = 99;
+    CU_ASSERT_TRUE(cl_utf8_valid("h\xc3\xa9 \xe2\x82\xac \xf0\x9f\x99\x82", 12, &at));
+    struct { const char *s; size_t n, at; } bad[] = {
+        {"a\xff", 2, 1}, {"\xc0\x80", 2, 0}, {"\xed\xa0\x80", 3, 0}, {"\xf4\x90\x80\x80", 4, 0}, {"ab\xe2\x82", 4, 2}, {"\xe0\x80\x80", 3, 0}, {"\x80", 1, 0}};
+    for (size_t k = 0; k < sizeof bad / sizeof *bad; k++) {
+        CU_ASSERT_FALSE(cl_utf8_valid(bad[k].s, bad[k].n, &at));
+        CU_ASSERT_EQUAL(at, bad[k].at);
+    }
+}
+
+static void near_words(void)
+{
+    const char *const words[] = {"convert", "inspect", "verify", "run"};
+    CU_ASSERT_STRING_EQUAL(cl_nearest("covnert", words, 4), "convert");
+    CU_ASSERT_STRING_EQUAL(cl_nearest("rum", words, 4), "run");
+    CU_ASSERT_PTR_NULL(cl_nearest("elephant", words, 4));
+}
+
+static void files(void)
+{
+    char dir[] = "/tmp/chipline-base-XXXXXX", path[64];
+    CU_ASSERT_PTR_NOT_NULL_FATAL(mkdtemp(dir));
+    snprintf(path, sizeof path, "%s/f", dir);
+    cl_err err;
+    cl_newfile nf;
+    CU_ASSERT_EQUAL_FATAL(cl_newfile_open(&nf, path, &err), CL_OK);
+    fputs("hello", nf.f);
+    CU_ASSERT_NOT_EQUAL(access(path, F_OK), 0); /* not under its final name yet */
+    CU_ASSERT_EQUAL(cl_newfile_commit(&nf, &err), CL_OK);
+    cl_buf b = {0};
+    CU_ASSERT_EQUAL(cl_read_file(path, 100, &b, &err), CL_OK);
+    CU_ASSERT_STRING_EQUAL(b.data, "hello");
+    CU_ASSERT_EQUAL(cl_read_file(path, 4, &b, &err), CL_E_INPUT);
+    CU_ASSERT_EQUAL(cl_read_file(dir, 100, &b, &err), CL_E_INPUT);
+    cl_buf_free(&b);
+    CU_ASSERT_EQUAL(cl_newfile_open(&nf, path, &err), CL_OK);
+    cl_newfile_drop(&nf);
+    CU_ASSERT_EQUAL(access(path, F_OK), 0); /* the old one stays */
+    CU_ASSERT_EQUAL(cl_newfile_open(&nf, "/nowhere/at/all", &err), CL_E_INPUT);
+    CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "/nowhere/at/all"));
+    unlink(path);
+    CU_ASSERT_EQUAL(rmdir(dir), 0);
+}
+
+static void json_access(void)
+{
+    const char *text = "{\"n\": 7, \"x\": 0.5, \"s\": \"t\", \"b\": true, \"z\": null, \"l\": [1], \"big\": 3.5}";
+    json_t *j = NULL;
+    cl_err err;
+    int64_t n = 0;
+    double x = 0;
+    bool b = false;
+    const char *s = NULL;
+    CU_ASSERT_EQUAL_FATAL(cl_json_parse(text, strlen(text), "t", &j, &err), CL_OK);
+    CU_ASSERT_TRUE(cl_json_int(j, "n", true, 0, 10, &n, &err) == CL_OK && n == 7);
+    CU_ASSERT_EQUAL(cl_json_int(j, "n", true, 0, 6, &n, &err), CL_E_INPUT);
+    CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "n: is 7"));
+    CU_ASSERT_EQUAL(cl_json_int(j, "big", true, 0, 10, &n, &err), CL_E_INPUT);
+    CU_ASSERT_TRUE(cl_json_double(j, "x", true, 0, 1, &x, &err) == CL_OK && x == 0.5);
+    CU_ASSERT_TRUE(cl_json_bool(j, "b", true, &b, &err) == CL_OK && b);
+    CU_ASSERT_TRUE(cl_json_str(j, "s", true, &s, &err) == CL_OK && strcmp(s, "t") == 0);
+    CU_ASSERT_EQUAL(cl_json_str(j, "z", true, &s, &err), CL_E_INPUT);
+    CU_ASSERT_EQUAL(cl_json_str(j, "z", false, &s, &err), CL_OK);
+    const json_t *l = NULL;
+    CU_ASSERT_TRUE(cl_json_array(j, "l", true, &l, &err) == CL_OK && json_array_size(l) == 1);
+    CU_ASSERT_EQUAL(cl_json_object(j, "l", true, &l, &err), CL_E_INPUT);
+    json_decref(j);
+    const char *bad[] = {"{", "{\"a\":1,\"a\":2}", "{\"a\": NaN}", "[1,]", ""};
+    for (size_t k = 0; k < sizeof bad / sizeof *bad; k++) CU_ASSERT_EQUAL(cl_json_parse(bad[k], strlen(bad[k]), "t", &j, &err), CL_E_INPUT);
+}
+
+static void errors(void)
+{
+    cl_err err;
+    CU_ASSERT_EQUAL(cl_fail(&err, CL_E_FIT, "a\nb %d", 5), CL_E_FIT);
+    CU_ASSERT_STRING_EQUAL(err.msg, "a b 5");
+    CU_ASSERT_EQUAL(cl_fail_prefix(&err, "%s", "file"), CL_E_FIT);
+    CU_ASSERT_STRING_EQUAL(err.msg, "file: a b 5");
+    CU_ASSERT_PTR_NULL(cl_malloc((size_t)1 << 62, 8, "thing", &err));
+    CU_ASSERT_EQUAL(err.code, CL_E_FIT);
+    size_t big = 3 << 20;
+    unsigned char *p = cl_malloc_aligned(big, "x", &err);
+    CU_ASSERT_PTR_NOT_NULL_FATAL(p);
+    CU_ASSERT_EQUAL((uintptr_t)p % 64, 0);
+    CU_ASSERT_TRUE(p[0] == 0 && p[big - 1] == 0);
+    cl_free_aligned(p, big);
+}
+
+int main(void)
+{
+    CU_TestInfo tests[] = {{"half floats", half_floats}, {"numbers in text", numbers_in_text}, {"utf-8", utf8}, {"near words", near_words},
+                           {"files", files}, {"json access", json_access}, {"errors", errors}, CU_TEST_INFO_NULL};
+    return run_suite("base", tests);
+}
