@@ -123,6 +123,7 @@ static inline uint64_t cl_tensor_bytes(const cl_tensor *t)
     return (uint64_t)cl_tensor_rows(t) * cl_row_bytes(t->format, t->cols);
 }
 /* Norms, biases and routers are float32 in every model file; matrices may have any native format. */
+const char *cl_role_name(cl_role r); /* the canonical name without its layer: "attn.q.weight" */
 bool cl_role_is_matrix(cl_role r); /* embedding, head and the linear layers and experts; not router, norms, biases */
 
 typedef struct cl_model {
@@ -148,5 +149,10 @@ typedef struct cl_model_counts {
     uint64_t bytes[CL_FORMATS]; /* stored bytes by format */
 } cl_model_counts;
 void cl_model_count(const cl_model *m, cl_model_counts *out);
+/* Weight bytes of one tensor that one token reads: of experts the chosen ones, of the embedding table one row (a tied head's pass
+ * over the whole table comes on top). */
+uint64_t cl_tensor_token_bytes(const cl_model *m, const cl_tensor *t);
+/* Most of its bytes are in block formats: 8-bit activations are then the default. */
+bool cl_model_quantised(const cl_model *m);
 
 #endif

@@ -31,8 +31,9 @@ typedef enum cl_tok_type {
 
 enum { CL_TOK_LSTRIP = 1, CL_TOK_RSTRIP = 2, CL_TOK_SINGLE_WORD = 4, CL_TOK_NORMALIZED = 8 }; /* added tokens' flags (tokenizers' meaning) */
 
-/* One isolating split: every match is a piece, every gap is a piece. Applied one after the other. Text with PCRE2 syntax
- * (Unicode classes on), e.g. "\\p{N}". */
+/* One isolating split: every match is a piece, every gap is a piece. Applied one after the other, each piece alone (it sees
+ * nothing of its neighbours). Text with PCRE2 syntax, e.g. "\\p{N}", read as tokenizers' Oniguruma reads it: \s is Unicode's
+ * White_Space, ^ and $ match at lines. */
 typedef struct cl_tok_split { char *regex; } cl_tok_split;
 
 struct cl_tokenizer_data {
@@ -51,6 +52,8 @@ struct cl_tokenizer_data {
     bool ignore_merges;  /* a piece that is a token is that token */
     bool nfc;            /* text is normalised to NFC first */
     bool add_prefix_space; /* SPM dummy prefix, or ByteLevel's add_prefix_space */
+    bool prefix_start_only;   /* the prefix goes in front of the whole text only, not after every added token */
+    bool prefix_unless_space; /* no prefix where the text begins with a space already (ByteLevel, Metaspace) */
     bool byte_fallback;
     bool add_bos, add_eos; /* what encode does when asked for the usual wrapping */
     int bos, eos, unk, pad; /* ids or -1 */

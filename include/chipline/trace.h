@@ -70,16 +70,20 @@ uint64_t cl_trace_mapped(const cl_trace *t);
 void cl_trace_close(cl_trace *t); /* the part file stays */
 
 /* Begin and end of an event, for the common case: cl_mark m = cl_trace_mark(t, level); ...; cl_event e = {...};
- * cl_trace_end(t, m, &e) fills the three times and adds it. With recording off both cost one branch. */
+ * cl_trace_end(t, m, &e) fills the three times and adds it. With recording off both cost one branch. cl_trace_end returns the mark of
+ * its own moment: events that follow each other (the layers of a step) begin with it, so that the clocks are read once for both. */
 typedef struct cl_mark { uint64_t ns, cpu; bool on; } cl_mark;
 cl_mark cl_trace_mark(const cl_trace *t, cl_trace_level level);
-void cl_trace_end(cl_trace *t, cl_mark m, cl_event *e);
+cl_mark cl_trace_end(cl_trace *t, cl_mark m, cl_event *e);
 
 /* --- part files, read back (of this run, or of one that died) --- */
 typedef struct cl_part_file cl_part_file;
 cl_code cl_part_file_open(cl_part_file **out, const char *path, int *rank, uint64_t *n_events, cl_err *err);
 /* Up to max events from index `first`; *n how many. A torn last event is not returned. */
 cl_code cl_part_file_read(cl_part_file *p, uint64_t first, uint64_t max, cl_event *events, uint64_t *n, cl_err *err);
+/* Of the rank that recorded: its host (borrowed) and the events it had no room for. */
+const char *cl_part_file_host(const cl_part_file *p);
+uint64_t cl_part_file_dropped(const cl_part_file *p);
 void cl_part_file_close(cl_part_file *p);
 
 /* --- TRACE.h5 --- */
@@ -92,6 +96,7 @@ typedef struct cl_trace_rank {  /* one row of /ranks */
     int32_t first_layer, n_layers;
     double probe_bytes_per_s;     /* read bandwidth of this rank's threads, all ranks of the host probing at once; 0: not probed */
     uint64_t events, dropped;
+    int32_t host_cores;           /* cores of the host that the job may use; 0: unknown */
 } cl_trace_rank;
 
 typedef struct cl_trace_request { /* one row of /requests; times on rank 0's clock, ns */

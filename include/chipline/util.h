@@ -69,6 +69,9 @@ cl_code cl_rename_new(const char *tmp, const char *path, cl_err *err);
 uint64_t cl_rss_bytes(void);
 uint64_t cl_rss_peak_bytes(void);
 
+/* "AMD EPYC 7763", or "unknown". */
+void cl_cpu_name(char *buf, size_t n);
+
 /* --- progress on stderr: one line, rewritten on a terminal, every 10 s otherwise; silent when off --- */
 typedef struct cl_progress {
     bool on, tty;

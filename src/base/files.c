@@ -1,4 +1,4 @@
-/* files.c: whole files in, complete files out, resident memory. */
+/* files.c: whole files in, complete files out; what the machine says of this process and its CPU. */
 #include "chipline/util.h"
 
 #include <errno.h>
@@ -101,4 +101,18 @@ uint64_t cl_rss_peak_bytes(void)
 {
     struct rusage u;
     return getrusage(RUSAGE_SELF, &u) == 0 ? (uint64_t)u.ru_maxrss * 1024u : 0;
+}
+
+void cl_cpu_name(char *buf, size_t n)
+{
+    char line[256];
+    snprintf(buf, n, "unknown");
+    FILE *f = fopen("/proc/cpuinfo", "r");
+    while (f && fgets(line, sizeof line, f)) {
+        char *name = strncmp(line, "model name", 10) == 0 ? strchr(line, ':') : NULL;
+        if (!name) continue;
+        snprintf(buf, n, "%.*s", (int)strcspn(name + 2, "\n"), name + 2);
+        break;
+    }
+    if (f) fclose(f);
 }

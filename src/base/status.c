@@ -8,6 +8,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "chipline/util.h"
+
 cl_code cl_fail(cl_err *err, cl_code code, const char *fmt, ...)
 {
     if (err) {
@@ -18,6 +20,8 @@ cl_code cl_fail(cl_err *err, cl_code code, const char *fmt, ...)
         err->code = code;
         for (char *p = err->msg; *p; p++)
             if ((unsigned char)*p < 0x20) *p = ' ';
+        /* Messages go into JSON rows: text quoted from bad input, or cut in the middle of a character, must not spoil them. */
+        for (size_t bad; !cl_utf8_valid(err->msg, strlen(err->msg), &bad);) err->msg[bad] = '?';
     }
     return code;
 }

@@ -130,6 +130,9 @@ static void errors(void)
     cl_err err;
     CU_ASSERT_EQUAL(cl_fail(&err, CL_E_FIT, "a\nb %d", 5), CL_E_FIT);
     CU_ASSERT_STRING_EQUAL(err.msg, "a b 5");
+    cl_fail(&err, CL_E_INPUT, "bad \xff\xe2\x82 text");
+    CU_ASSERT_STRING_EQUAL(err.msg, "bad ??? text");
+    cl_fail(&err, CL_E_FIT, "a b %d", 5);
     CU_ASSERT_EQUAL(cl_fail_prefix(&err, "%s", "file"), CL_E_FIT);
     CU_ASSERT_STRING_EQUAL(err.msg, "file: a b 5");
     CU_ASSERT_PTR_NULL(cl_malloc((size_t)1 << 62, 8, "thing", &err));

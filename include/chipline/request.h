@@ -1,0 +1,72 @@
+/* request.h: what enters the line and what comes out, whatever the source (a terminal, a batch file, later a server).
+ *
+ * Boundary: rank 0 only; no MPI. A request owns all it points to. */
+#ifndef CHIPLINE_REQUEST_H
+#define CHIPLINE_REQUEST_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "chipline/chat.h"
+#include "chipline/json.h"
+#include "chipline/microbatch.h"
+#include "chipline/status.h"
+#include "chipline/tokenizer.h"
+
+typedef struct cl_request {
+    char *id;            /* UTF-8 */
+    int32_t *prompt;     /* ids */
+    int n_prompt;
+    int max_tokens;      /* most tokens to generate, >= 1 */
+    bool ignore_eos;
+    bool want_rows;      /* logits of every position are digested (and written, with --logits) */
+    cl_sampling sampling;
+    int n_stops;
+    char **stops;        /* texts that end the output; not shown */
+    uint64_t arrived_ns;
+    cl_err error;        /* code CL_OK: runnable; else why this row can't run */
+} cl_request;
+void cl_request_free(cl_request *r); /* r itself too; NULL is fine */
+
+typedef struct cl_result {
+    cl_buf text;
+    int32_t *tokens;     /* generated ids, the ending one included */
+    int n_tokens;
+    const char *finish_reason; /* "stop", "length", "error" */
+    uint64_t started_ns, first_token_ns, finished_ns;
+    uint64_t digest;     /* XXH3-64 of all output rows, when want_rows */
+} cl_result;
+
+/* Requests come and go while the line runs. */
+typedef struct cl_source {
+    void *ctx;
+    /* The next request (ownership passes), NULL if none now. wait_ms > 0: may wait that long for one. *ended: none will come. */
+    cl_request *(*next)(void *ctx, int wait_ms, bool *ended);
+    /* New text of a request (whole UTF-8 characters), as it is generated. May be NULL. */
+    void (*text)(void *ctx, const cl_request *r, const char *s, size_t n);
+    /* It ended; both stay the caller's. CL_E_RUN: the result could not be kept (ends the run). */
+    cl_code (*done)(void *ctx, const cl_request *r, const cl_result *result, cl_err *err);
+} cl_source;
+
+/* What requests without their own options get, and what is needed to read them. */
+typedef struct cl_request_defaults {
+    const cl_tokenizer *tokenizer; /* NULL: only ids can be given */
+    const cl_chat *chat;           /* NULL: messages can't be given */
+    cl_sampling sampling;
+    int max_tokens;
+    bool ignore_eos, want_rows;
+    int n_stops;
+    char **stops;                  /* borrowed */
+    int context, vocab;            /* prompts must be shorter than context; ids below vocab */
+} cl_request_defaults;
+
+/* From text, from a JSON object (the request row of a batch file), from ids. Errors of the request itself are put into r->error;
+ * NULL only when memory ran out. index names a row without an id. */
+cl_request *cl_request_from_text(const cl_request_defaults *d, const char *id, const char *text, size_t n);
+cl_request *cl_request_from_messages(const cl_request_defaults *d, const char *id, const cl_message *m, int n);
+cl_request *cl_request_from_ids(const cl_request_defaults *d, const char *id, const int32_t *ids, int n);
+cl_request *cl_request_from_row(const cl_request_defaults *d, const char *line, size_t n, int64_t index);
+/* The result row, one line of JSON without newline, appended to *out. */
+cl_code cl_result_row(const cl_request *r, const cl_result *result, cl_buf *out, cl_err *err);
+
+#endif

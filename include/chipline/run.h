@@ -1,0 +1,71 @@
+/* run.h: a model on a line, running: joins chip and line, drives the schedule, keeps the trace and the numbers.
+ *
+ * Boundary: above it nobody sees MPI or chips; below it nobody sees requests. */
+#ifndef CHIPLINE_RUN_H
+#define CHIPLINE_RUN_H
+
+#include "chipline/chip.h"
+#include "chipline/line.h"
+#include "chipline/request.h"
+
+typedef struct cl_run_options {
+    const char *model_path;
+    int stages;              /* 0: one per rank */
+    int slots, context, chunk; /* slots 0: what fits the stages; context 0: up to 4096 */
+    int threads;             /* 0: this rank's share of the cores it may use */
+    cl_activations activations;
+    bool kv_auto;
+    cl_kv_format kv;
+    uint64_t chip_bytes;     /* 0: no budget */
+    double stall_timeout_s;
+    const char *trace_path;  /* NULL: no trace */
+    cl_trace_level trace_level;
+    const char *logits_path; /* NULL: none */
+    bool progress;
+    const char *kernels;
+    const cl_tokenizer *tokenizer; /* rank 0: turns ids into text; NULL: results have ids only */
+    int allowed_vocab;       /* ids below it may be sampled; 0: all. Rank 0's value counts */
+    int n_eos;               /* further ids that end a text (chat formats); rank 0's count */
+    int eos[CL_MAX_EOS];
+    const char *command, *version, *revision, *build_flags; /* for the trace */
+} cl_run_options;
+
+typedef struct cl_run cl_run;
+
+typedef struct cl_rank_numbers {
+    int32_t rank, stage, member, threads, first_layer, n_layers;
+    char host[64];
+    uint64_t slice_bytes, kv_bytes, rss_bytes, baseline_bytes;
+    int64_t over_bytes;      /* peak resident memory above slice, cache and baseline; negative if untouched */
+    double busy, wait;       /* shares of the run's time */
+    double read_gb_per_s;    /* weight and cache bytes read per second of computing */
+    double probe_gb_per_s;
+} cl_rank_numbers;
+
+typedef struct cl_run_numbers {
+    double elapsed_s, load_s;
+    int64_t requests, failed, prompt_tokens, generated_tokens;
+    double prompt_tokens_per_s, generation_tokens_per_s; /* while prompts were pending; while only decoding: see README */
+    double ttft_s;           /* median over requests */
+    uint64_t model_checksum;
+    int stages, slots, context, threads_total, cores_here;
+    const char *kernels, *activations, *kv;
+    int n_ranks;
+    const cl_rank_numbers *ranks; /* [n_ranks], the run's own */
+} cl_run_numbers;
+
+/* All collective. open: reads the plan, loads the slices, makes every buffer. serve: rank 0 drives the source until it ends, the
+ * others follow (source is looked at on rank 0 only); returns the same code everywhere. finish: measures, gathers, writes the
+ * trace; numbers are valid on rank 0 until close. */
+cl_code cl_run_open(cl_run **out, cl_line *line, const cl_run_options *opt, cl_err *err);
+const cl_model *cl_run_model(const cl_run *r);
+cl_limits cl_run_limits(const cl_run *r);
+cl_code cl_run_serve(cl_run *r, cl_source *source, cl_err *err);
+cl_code cl_run_finish(cl_run *r, cl_run_numbers *numbers, cl_err *err);
+void cl_run_close(cl_run *r);
+
+/* Local, no MPI: a trace from the part files that a run left which did not end (TRACE.rankNNNN.part and TRACE.run.part). Files of
+ * lost ranks may be missing: found of expected. The part files stay. */
+cl_code cl_run_recover(const char *trace_path, int *found, int *expected, uint64_t *events, cl_err *err);
+
+#endif
