@@ -1,0 +1,200 @@
+/* chat.c: the chat formats, and prompts made with them. */
+#include "chat_internal.h"
+
+#include <stdlib.h>
+
+#define CHATML(role) "<|im_start|>" role "\n"
+#define LLAMA3(role) "<|start_header_id|>" role "<|end_header_id|>\n\n"
+#define CHATML_BLOCKS                                                                                              \
+    .bos = "", .open = {CHATML("system"), CHATML("user"), CHATML("assistant")},                                    \
+    .close = {"<|im_end|>\n", "<|im_end|>\n", "<|im_end|>\n"}, .generation = CHATML("assistant"), .ends = {"<|im_end|>"}
+#define LLAMA3_BLOCKS                                                                                              \
+    .bos = "<|begin_of_text|>", .open = {LLAMA3("system"), LLAMA3("user"), LLAMA3("assistant")},                   \
+    .close = {"<|eot_id|>", "<|eot_id|>", "<|eot_id|>"}, .generation = LLAMA3("assistant"), .trim = 7,             \
+    .ends = {"<|eot_id|>", "<|eom_id|>"}
+#define MISTRAL_BLOCKS .bos = "<s>", .eos = "</s>", .generation = "", .alternate = true, .ends = {"</s>"}
+
+/* Sources: the chat_template of the checkpoints named. Llama 3.2's writes today's date where it can; here it is always the date
+ * that 3.1's has, so that a prompt does not depend on the day. */
+const cl_chat_format cl_chat_formats[] = {
+    {.name = "chatml", CHATML_BLOCKS, .may_have_default = true}, /* Qwen2, Qwen2.5, SmolLM2, many others */
+    {.name = "qwen3", CHATML_BLOCKS, .think = true},
+    {.name = "llama3", LLAMA3_BLOCKS}, /* Meta-Llama-3-Instruct */
+    {.name = "llama3.1", LLAMA3_BLOCKS, /* and 3.2, 3.3 */
+     .system_lead = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"},
+    {.name = "mistral", MISTRAL_BLOCKS, /* Mistral-7B-Instruct-v0.2, Mixtral-8x7B-Instruct-v0.1, as first published */
+     .open = {NULL, "[INST] ", ""}, .close = {NULL, " [/INST]", "</s>"}, .system = CL_CHAT_REFUSED},
+    {.name = "mistral-v0", MISTRAL_BLOCKS, /* Mistral-7B-Instruct-v0.1, as first published */
+     .open = {NULL, "[INST] ", ""}, .close = {NULL, " [/INST]", "</s> "}, .system = CL_CHAT_REFUSED},
+    {.name = "mistral-v1", MISTRAL_BLOCKS, /* the same checkpoints since they take a system message */
+     .open = {NULL, " [INST] ", " "}, .close = {NULL, " [/INST]", "</s>"}, .system = CL_CHAT_FIRST_USER},
+    {.name = "mistral-v3", MISTRAL_BLOCKS, /* Mistral-7B-Instruct-v0.3, Mixtral-8x22B-Instruct-v0.1 */
+     .open = {NULL, "[INST] ", " "}, .close = {NULL, "[/INST]", "</s>"}, .system = CL_CHAT_LAST_USER, .trim = 1 << CL_CHAT_ASSISTANT},
+    {.name = "mistral-nemo", MISTRAL_BLOCKS, /* Mistral-Nemo-Instruct-2407 */
+     .open = {NULL, "[INST]", ""}, .close = {NULL, "[/INST]", "</s>"}, .system = CL_CHAT_LAST_USER},
+};
+const int cl_chat_n_formats = sizeof cl_chat_formats / sizeof *cl_chat_formats;
+
+static const char *const format_names[] = {"chatml", "qwen3", "llama3", "llama3.1", "mistral", "mistral-v0", "mistral-v1", "mistral-v3",
+                                           "mistral-nemo", NULL};
+_Static_assert(sizeof format_names / sizeof *format_names == sizeof cl_chat_formats / sizeof *cl_chat_formats + 1, "a name for each format");
+
+const char *const *cl_chat_names(void) { return format_names; }
+
+cl_code cl_chat_by_name(const char *name, cl_chat **out, cl_err *err)
+{
+    *out = NULL;
+    for (int i = 0; i < cl_chat_n_formats; i++) {
+        if (strcmp(name, cl_chat_formats[i].name) != 0) continue;
+        cl_chat *c = cl_calloc(1, sizeof *c, "chat format", err);
+        if (!c) return CL_E_FIT;
+        c->f = &cl_chat_formats[i];
+        *out = c;
+        return CL_OK;
+    }
+    const char *near = cl_nearest(name, format_names, cl_chat_n_formats);
+    cl_buf all = {0};
+    cl_code c = CL_OK;
+    for (int i = 0; c == CL_OK && i < cl_chat_n_formats; i++) c = cl_buf_printf(&all, err, "%s%s", i ? ", " : "", format_names[i]);
+    if (c == CL_OK)
+        c = near ? cl_fail(err, CL_E_USAGE, "chat format '%s': unknown (did you mean %s?)", name, near)
+                 : cl_fail(err, CL_E_USAGE, "chat format '%s': unknown (there are %s)", name, all.data);
+    cl_buf_free(&all);
+    return c;
+}
+
+void cl_chat_free(cl_chat *c)
+{
+    if (c) free(c->default_system);
+    free(c);
+}
+
+const char *cl_chat_name(const cl_chat *c) { return c->f->name; }
+const char *const *cl_chat_ends(const cl_chat *c) { return c->f->ends; }
+
+/* --- white space --- */
+
+/* Bytes of the white-space character that s[0..n) begins with, or 0 (what Python's str.isspace says). */
+static size_t space_len(const char *s, size_t n)
+{
+    const unsigned char *p = (const unsigned char *)s;
+    if (n >= 1 && ((p[0] >= 9 && p[0] <= 13) || (p[0] >= 28 && p[0] <= 32))) return 1;
+    if (n >= 2 && p[0] == 0xc2 && (p[1] == 0x85 || p[1] == 0xa0)) return 2;
+    if (n < 3) return 0;
+    unsigned c = (unsigned)(p[0] & 15) << 12 | (unsigned)(p[1] & 63) << 6 | (p[2] & 63);
+    bool space = c == 0x1680 || (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
+    return p[0] >= 0xe1 && p[0] <= 0xe3 && space ? 3 : 0;
+}
+
+void cl_chat_strip(const char **s, size_t *n, bool left, bool right)
+{
+    size_t k;
+    while (left && (k = space_len(*s, *n)) > 0) *s += k, *n -= k;
+    for (bool more = right; more;) {
+        more = false;
+        for (k = 1; k <= 3 && k <= *n && !more; k++)
+            if (space_len(*s + *n - k, k) == k) *n -= k, more = true;
+    }
+}
+
+static void strip_newlines(const char **s, size_t *n, bool left, bool right)
+{
+    while (left && *n && **s == '\n') (*s)++, (*n)--;
+    while (right && *n && (*s)[*n - 1] == '\n') (*n)--;
+}
+
+/* --- rendering --- */
+
+static int role_of(const char *role)
+{
+    return strcmp(role, "system") == 0 ? CL_CHAT_SYSTEM : strcmp(role, "user") == 0 ? CL_CHAT_USER
+           : strcmp(role, "assistant") == 0 ? CL_CHAT_ASSISTANT : -1;
+}
+
+static cl_code check(const cl_chat_format *f, const cl_message *m, int n, cl_err *err)
+{
+    if (n < 1) return cl_fail(err, CL_E_INPUT, "messages: there is none");
+    int first = n && role_of(m[0].role) == CL_CHAT_SYSTEM ? 1 : 0;
+    for (int i = 0; i < n; i++) {
+        int role = role_of(m[i].role);
+        if (role < 0) return cl_fail(err, CL_E_INPUT, "message %d: role '%.40s' is unknown (system, user and assistant are known)", i + 1, m[i].role);
+        if (role == CL_CHAT_SYSTEM && f->system == CL_CHAT_REFUSED)
+            return cl_fail(err, CL_E_INPUT, "message %d: the chat format %s has no system message (put it into the user's)", i + 1, f->name);
+        if (f->alternate && i >= first && role != ((i - first) % 2 ? CL_CHAT_ASSISTANT : CL_CHAT_USER))
+            return cl_fail(err, CL_E_INPUT, "message %d: is %s; in the chat format %s user and assistant must take turns%s", i + 1, m[i].role,
+                           f->name, f->system == CL_CHAT_REFUSED ? "" : " after the system message");
+        if (f->think && role == CL_CHAT_USER && strstr(m[i].content, "<tool_response>"))
+            return cl_fail(err, CL_E_INPUT, "message %d: contains <tool_response>; answers of tools are not supported", i + 1);
+    }
+    return CL_OK;
+}
+
+static cl_code add_content(const cl_chat_format *f, int role, const char *content, cl_buf *out, cl_err *err)
+{
+    size_t n = strlen(content);
+    if (f->trim & 1u << role) cl_chat_strip(&content, &n, true, true);
+    return cl_buf_add(out, content, n, err);
+}
+
+/* Qwen3: an answer's thoughts are dropped, unless it comes after the last question; then they are written in their full form. */
+static cl_code add_thinking(const char *content, bool after_question, bool last, cl_buf *out, cl_err *err)
+{
+    const char *end = strstr(content, "</think>"), *answer = content, *thought = "";
+    size_t n_thought = 0, n_answer;
+    if (end) {
+        thought = content;
+        n_thought = (size_t)(end - content);
+        strip_newlines(&thought, &n_thought, false, true);
+        for (size_t i = 0; i + 7 <= n_thought;) { /* what follows the last <think> */
+            if (memcmp(thought + i, "<think>", 7) != 0) {
+                i++;
+                continue;
+            }
+            thought += i + 7;
+            n_thought -= i + 7;
+            i = 0;
+        }
+        for (const char *p = end; p; p = strstr(p + 1, "</think>")) answer = p + 8;
+    }
+    n_answer = strlen(answer);
+    strip_newlines(&answer, &n_answer, end != NULL, false);
+    strip_newlines(&thought, &n_thought, true, true);
+    cl_code c = CL_OK;
+    if (after_question && (last || n_thought)) {
+        strip_newlines(&answer, &n_answer, true, false);
+        c = cl_buf_printf(out, err, "<think>\n%.*s\n</think>\n\n", (int)n_thought, thought);
+    }
+    return c == CL_OK ? cl_buf_add(out, answer, n_answer, err) : c;
+}
+
+cl_code cl_chat_render(const cl_chat *c, const cl_message *messages, int n, bool add_generation, cl_buf *out, cl_err *err)
+{
+    const cl_chat_format *f = c->f;
+    cl_code code = check(f, messages, n, err);
+    if (code != CL_OK) return code;
+    bool has_system = role_of(messages[0].role) == CL_CHAT_SYSTEM;
+    const char *system = has_system ? messages[0].content : f->system_lead ? "" : c->default_system;
+    int first = has_system ? 1 : 0, last_question = n - 1;
+    while (last_question > 0 && role_of(messages[last_question].role) != CL_CHAT_USER) last_question--;
+    if (role_of(messages[last_question].role) != CL_CHAT_USER) last_question = n - 1;
+    code = cl_buf_str(out, f->bos, err);
+    if (code == CL_OK && system && f->system == CL_CHAT_OWN_BLOCK) {
+        code = cl_buf_str(out, f->open[CL_CHAT_SYSTEM], err);
+        if (code == CL_OK && f->system_lead) code = cl_buf_str(out, f->system_lead, err);
+        if (code == CL_OK) code = add_content(f, CL_CHAT_SYSTEM, system, out, err);
+        if (code == CL_OK) code = cl_buf_str(out, f->close[CL_CHAT_SYSTEM], err);
+    }
+    for (int i = first; code == CL_OK && i < n; i++) {
+        int role = role_of(messages[i].role);
+        code = cl_buf_str(out, f->open[role], err);
+        if (code == CL_OK && system && ((f->system == CL_CHAT_FIRST_USER && i == first) ||
+                                        (f->system == CL_CHAT_LAST_USER && i == n - 1 && role == CL_CHAT_USER)))
+            code = cl_buf_printf(out, err, "%s\n\n", system);
+        if (code == CL_OK && f->think && role == CL_CHAT_ASSISTANT)
+            code = add_thinking(messages[i].content, i > last_question, i == n - 1, out, err);
+        else if (code == CL_OK) code = add_content(f, role, messages[i].content, out, err);
+        if (code == CL_OK) code = cl_buf_str(out, f->close[role], err);
+    }
+    if (code == CL_OK && add_generation) code = cl_buf_str(out, f->generation, err);
+    return code;
+}

@@ -1,0 +1,115 @@
+/* chat_detect.c: the format of a checkpoint's template. The template is run on a few conversations; the format whose prompts
+ * are the same, byte for byte, is the one. */
+#include "chat_internal.h"
+
+#include <stdlib.h>
+
+#include "chat_jinja.h"
+
+enum { MAX_TURNS = 6 };
+
+/* What tells formats apart: who is allowed where, white space, thoughts, the end of the last turn. */
+typedef struct probe {
+    cl_message m[MAX_TURNS];
+    int n;
+} probe;
+#define S(text) {"system", text}
+#define U(text) {"user", text}
+#define A(text) {"assistant", text}
+static const probe probes[] = {
+    {{U("Hello there")}, 1},
+    {{S("Be brief."), U("Hello there")}, 2},
+    {{U("One"), A("Two"), U("Three")}, 3},
+    {{S("Be brief."), U("One"), A("Two"), U("Three"), A("Four"), U("Five")}, 6},
+    {{S(" \n Be brief.\n\n"), U("\n One \n"), A(" Two\n"), U("\tThree ")}, 4},
+    {{U("One"), A("\n Two \n")}, 2},
+    {{S("Be brief."), U("One"), A("Two")}, 3},
+    {{U("One"), A("<think>\nHm.\n</think>\n\nTwo"), U("Three"), A("<think>\nWell.\n</think>\n\nFour")}, 4},
+    {{U("One"), A("<think>Hm.</think>Two</think>\nthree"), U("Three")}, 3},
+    {{U("One"), A("Two"), S("Be loud."), U("Three")}, 4},
+    {{U("na\xc3\xafve \xe6\x97\xa5\xe6\x9c\xac {{ x }} <|x|>")}, 1},
+};
+#undef S
+#undef U
+#undef A
+
+/* The template on these messages. Texts that a format does not depend on are given values that would show. */
+static jinja_result run(const char *template, const cl_chat_format *f, const cl_message *m, int n, bool generation, cl_buf *out, char why[JINJA_WHY])
+{
+    json_t *list = json_array();
+    for (int i = 0; i < n; i++) json_array_append_new(list, json_pack("{s:s,s:s}", "role", m[i].role, "content", m[i].content));
+    json_t *vars = json_pack("{s:o,s:b,s:n,s:n,s:s,s:s}", "messages", list, "add_generation_prompt", generation, "tools", "documents",
+                             "bos_token", *f->bos ? f->bos : "(bos)", "eos_token", f->eos ? f->eos : "(eos)");
+    jinja_result r = JINJA_UNKNOWN;
+    if (vars) r = jinja_render(template, vars, out, why);
+    else snprintf(why, JINJA_WHY, "no memory");
+    json_decref(vars);
+    return r;
+}
+
+/* Whether both write the same for this probe, or both refuse it. */
+static bool agree(const char *template, const cl_chat *c, const probe *p, bool generation, char why[JINJA_WHY])
+{
+    cl_buf ours = {0}, theirs = {0};
+    cl_err err;
+    cl_code code = cl_chat_render(c, p->m, p->n, generation, &ours, &err);
+    jinja_result r = run(template, c->f, p->m, p->n, generation, &theirs, why);
+    bool same = code == CL_OK ? r == JINJA_OK && ours.len == theirs.len && memcmp(ours.data, theirs.data, ours.len) == 0 : r == JINJA_RAISED;
+    cl_buf_free(&ours);
+    cl_buf_free(&theirs);
+    return same;
+}
+
+/* The system message that the template puts in front of a lone question, if it does: a block before what the format writes. */
+static cl_code find_default(const char *template, cl_chat *c, cl_err *err)
+{
+    const cl_message m = {"user", "Hello there"};
+    char why[JINJA_WHY];
+    const char *open = c->f->open[CL_CHAT_SYSTEM], *close = c->f->close[CL_CHAT_SYSTEM];
+    cl_buf plain = {0}, theirs = {0};
+    cl_code code = cl_chat_render(c, &m, 1, false, &plain, err);
+    if (code == CL_OK && run(template, c->f, &m, 1, false, &theirs, why) == JINJA_OK) {
+        size_t n_open = strlen(open), n_rest = strlen(close) + plain.len;
+        if (theirs.len >= n_open + n_rest && memcmp(theirs.data, open, n_open) == 0) {
+            size_t n = theirs.len - n_open - n_rest;
+            c->default_system = cl_malloc(n + 1, 1, "chat format", err);
+            if (!c->default_system) code = CL_E_FIT;
+            else {
+                memcpy(c->default_system, theirs.data + n_open, n);
+                c->default_system[n] = 0;
+            }
+        }
+    }
+    cl_buf_free(&plain);
+    cl_buf_free(&theirs);
+    return code;
+}
+
+cl_code cl_chat_detect(const char *template, cl_chat **out, cl_err *err)
+{
+    char why[JINJA_WHY] = "";
+    *out = NULL;
+    for (int i = 0; i < cl_chat_n_formats; i++) {
+        cl_chat *c;
+        cl_code code = cl_chat_by_name(cl_chat_formats[i].name, &c, err);
+        if (code == CL_OK && c->f->may_have_default) code = find_default(template, c, err);
+        if (code != CL_OK) {
+            cl_chat_free(c);
+            return code;
+        }
+        bool fits = true;
+        for (size_t k = 0; fits && k < sizeof probes / sizeof *probes; k++)
+            fits = agree(template, c, &probes[k], true, why) && agree(template, c, &probes[k], false, why);
+        if (fits) {
+            *out = c;
+            return CL_OK;
+        }
+        cl_chat_free(c);
+    }
+    cl_buf names = {0};
+    cl_code code = CL_OK;
+    for (int i = 0; code == CL_OK && i < cl_chat_n_formats; i++) code = cl_buf_printf(&names, err, "%s%s", i ? ", " : "", cl_chat_formats[i].name);
+    if (code == CL_OK) code = cl_fail(err, CL_E_INPUT, "chat template: no format writes what it writes (name one with --chat-format: %s)", names.data);
+    cl_buf_free(&names);
+    return code;
+}

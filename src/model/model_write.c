@@ -1,0 +1,310 @@
+/* model_write.c: a model file, written as a stream: all datasets are laid out first, rows are put into place as they come, the
+ * checksums follow at the end and the name last. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include "chipline/model_file.h"
+#include "chipline/util.h"
+#include "model_h5.h"
+
+static const char zero_hash[] = "0000000000000000";
+
+struct cl_model_writer {
+    char *path, *tmp;
+    hid_t file, group; /* group: /tensors */
+    int n;
+    cl_tensor *tensors;   /* [n], own copy */
+    int64_t *rows;        /* [n], rows written so far */
+    XXH3_state_t **hash;  /* [n], NULL until the first row and after the last */
+    uint64_t spec_xxh3;
+};
+
+static const char *describe(cl_role r)
+{
+    static const char *const texts[CL_ROLES] = {
+        [CL_T_EMBED] = "embedding table: row i is token i", [CL_T_ATTN_NORM] = "RMSNorm before attention",
+        [CL_T_Q] = "queries; rows are head-major", [CL_T_K] = "keys; rows are head-major", [CL_T_V] = "values; rows are head-major",
+        [CL_T_O] = "attention's output", [CL_T_Q_BIAS] = "bias of the queries", [CL_T_K_BIAS] = "bias of the keys",
+        [CL_T_V_BIAS] = "bias of the values", [CL_T_O_BIAS] = "bias of attention's output", [CL_T_Q_NORM] = "RMSNorm of the queries",
+        [CL_T_K_NORM] = "RMSNorm of the keys", [CL_T_FFN_NORM] = "RMSNorm before the feed-forward part",
+        [CL_T_GATE] = "gate: goes through SiLU", [CL_T_UP] = "up: multiplied by the gate", [CL_T_DOWN] = "down: back to the hidden width",
+        [CL_T_GATE_BIAS] = "bias of gate", [CL_T_UP_BIAS] = "bias of up", [CL_T_DOWN_BIAS] = "bias of down",
+        [CL_T_ROUTER] = "router: one row per expert", [CL_T_EXPERT_GATE] = "gate of every expert", [CL_T_EXPERT_UP] = "up of every expert",
+        [CL_T_EXPERT_DOWN] = "down of every expert", [CL_T_FINAL_NORM] = "RMSNorm before the head",
+        [CL_T_HEAD] = "output head: row i gives the logit of token i",
+    };
+    return texts[r];
+}
+
+/* One tensor's dataset with its attributes, room allocated. */
+static cl_code declare(cl_model_writer *w, const cl_tensor *t, hid_t props, cl_err *err)
+{
+    hsize_t dims[3] = {(hsize_t)t->experts, (hsize_t)t->rows, cl_row_bytes(t->format, t->cols)};
+    int skip = t->experts ? 0 : 1, rank = 3 - skip;
+    int64_t shape[3] = {t->experts, t->rows, t->cols};
+    hid_t space = H5Screate_simple(rank, dims + skip, NULL), d = -1;
+    if (space >= 0) d = H5Dcreate2(w->group, t->name, H5T_STD_U8LE, space, H5P_DEFAULT, props, H5P_DEFAULT);
+    cl_code c = d >= 0 ? CL_OK : h5_fail(err, CL_E_RUN, "tensor %s: cannot be created", t->name);
+    if (c == CL_OK) c = h5_put_text(d, "description", describe(t->role), err);
+    if (c == CL_OK) c = h5_put_text(d, "role", cl_role_name(t->role), err);
+    if (c == CL_OK) c = h5_put_int(d, "layer", t->layer, err);
+    if (c == CL_OK) c = h5_put_text(d, "format", cl_format_get(t->format)->name, err);
+    if (c == CL_OK) c = h5_put_ints(d, "shape", shape + skip, rank, err);
+    if (c == CL_OK) c = h5_put_text(d, "xxh3", zero_hash, err);
+    if (d >= 0) H5Dclose(d);
+    if (space >= 0) H5Sclose(space);
+    return c;
+}
+
+static cl_code declare_all(cl_model_writer *w, cl_err *err)
+{
+    w->group = h5_put_group(w->file, "tensors",
+                            "one dataset per tensor: rows of bytes, [rows, bytes per row] or [experts, rows, bytes per row]. Attributes: shape "
+                            "in numbers, the number format of each row (little-endian, GGUF's block layouts), xxh3: XXH3-64 of all bytes, layer: "
+                            "-1 outside the layers",
+                            err);
+    if (w->group < 0) return CL_E_RUN;
+    hid_t props = H5Pcreate(H5P_DATASET_CREATE);
+    if (props < 0 || H5Pset_layout(props, H5D_CONTIGUOUS) < 0 || H5Pset_alloc_time(props, H5D_ALLOC_TIME_EARLY) < 0 ||
+        H5Pset_fill_time(props, H5D_FILL_TIME_NEVER) < 0) {
+        h5_fail(err, CL_E_RUN, "tensors: cannot be created");
+        if (props >= 0) H5Pclose(props);
+        return CL_E_RUN;
+    }
+    cl_code c = CL_OK;
+    for (int i = 0; c == CL_OK && i < w->n; i++) c = declare(w, &w->tensors[i], props, err);
+    H5Pclose(props);
+    return c;
+}
+
+static cl_code put_spec(cl_model_writer *w, const cl_spec *s, cl_err *err)
+{
+    json_t *j = NULL;
+    cl_code c = cl_spec_to_json(s, &j, err);
+    if (c != CL_OK) return c;
+    char *text = json_dumps(j, JSON_INDENT(1));
+    json_decref(j);
+    if (!text) return cl_fail(err, CL_E_FIT, "spec: no memory for its JSON");
+    h5_array a = {"spec", H5_U8, 1, {strlen(text)}, "what happens in every layer: JSON text, UTF-8; units are in the keys", NULL};
+    c = h5_put_array(w->file, &a, text, err);
+    w->spec_xxh3 = XXH3_64bits(text, strlen(text));
+    free(text);
+    return c;
+}
+
+static cl_code put_root(cl_model_writer *w, const char *source, const char *config, cl_err *err)
+{
+    hid_t root = H5Gopen2(w->file, "/", H5P_DEFAULT);
+    if (root < 0) return h5_fail(err, CL_E_RUN, "root group: cannot be opened");
+    cl_code c = h5_put_int(root, "chipline_model", 1, err);
+    if (c == CL_OK)
+        c = h5_put_text(root, "description",
+                        "a language model for chipline. chipline_model: version of this layout; creator: the program that wrote it; source: what it "
+                        "was made from; checksum: XXH3-64 over the checksums (8 bytes, little-endian) of /spec and of all tensors in canonical order",
+                        err);
+    if (c == CL_OK) c = h5_put_text(root, "source", source ? source : "", err);
+    if (c == CL_OK) c = h5_put_text(root, "checksum", zero_hash, err);
+    H5Gclose(root);
+    h5_array a = {"source_config", H5_U8, 1, {config ? strlen(config) : 0}, "the checkpoint's own configuration, verbatim", NULL};
+    if (c == CL_OK && config) c = h5_put_array(w->file, &a, config, err);
+    return c;
+}
+
+/* A path that can be written, found out before hours of work: the temporary file is made here. */
+static cl_code make_file(cl_model_writer *w, const char *path, cl_err *err)
+{
+    struct stat st;
+    if (stat(path, &st) == 0 && S_ISDIR(st.st_mode)) return cl_fail(err, CL_E_INPUT, "is a folder (give a file name)");
+    if (!(w->path = cl_strdup(path, err)) || !(w->tmp = cl_tmp_name(path, err))) return CL_E_FIT;
+    int fd = open(w->tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (fd < 0) {
+        cl_fail(err, CL_E_INPUT, "cannot be written: %s", strerror(errno));
+        free(w->tmp); /* not ours to remove */
+        w->tmp = NULL;
+        return CL_E_INPUT;
+    }
+    close(fd);
+    /* An object header with its attributes takes below 700 bytes; group indexes and the rest fit in what small models have over. */
+    hid_t access = h5_access(8192 + (size_t)w->n * 600);
+    if (access >= 0) w->file = H5Fcreate(w->tmp, H5F_ACC_TRUNC, H5P_DEFAULT, access);
+    if (w->file < 0) h5_fail(err, CL_E_RUN, "cannot be created");
+    if (access >= 0) H5Pclose(access);
+    return w->file < 0 ? CL_E_RUN : CL_OK;
+}
+
+static void end(cl_model_writer *w)
+{
+    if (w->group >= 0) H5Gclose(w->group);
+    if (w->file >= 0) H5Fclose(w->file);
+    if (w->tmp) unlink(w->tmp);
+    for (int i = 0; w->hash && i < w->n; i++) XXH3_freeState(w->hash[i]);
+    free(w->hash);
+    free(w->rows);
+    free(w->tensors);
+    free(w->tmp);
+    free(w->path);
+    free(w);
+}
+
+cl_code cl_model_writer_create(cl_model_writer **out, const char *path, const cl_model *m, const char *source,
+                               const char *source_config, const cl_tokenizer_data *tok, cl_err *err)
+{
+    *out = NULL;
+    cl_model_writer *w = cl_calloc(1, sizeof *w, "model writer", err);
+    if (!w) return CL_E_FIT;
+    w->file = w->group = -1;
+    w->n = m->n_tensors;
+    w->tensors = cl_malloc((size_t)w->n, sizeof *w->tensors, "model writer", err);
+    w->rows = cl_calloc((size_t)w->n, sizeof *w->rows, "model writer", err);
+    w->hash = cl_calloc((size_t)w->n, sizeof *w->hash, "model writer", err);
+    cl_code c = w->tensors && w->rows && w->hash ? CL_OK : CL_E_FIT;
+    h5_scope s = h5_enter();
+    if (c == CL_OK) {
+        memcpy(w->tensors, m->tensors, (size_t)w->n * sizeof *w->tensors);
+        c = make_file(w, path, err);
+    }
+    if (c == CL_OK) c = put_root(w, source, source_config, err);
+    if (c == CL_OK) c = put_spec(w, &m->spec, err);
+    if (c == CL_OK && tok) c = model_put_tokenizer(w->file, tok, err);
+    if (c == CL_OK) c = declare_all(w, err);
+    if (c == CL_OK) *out = w;
+    else {
+        cl_fail_prefix(err, "%s", path);
+        end(w);
+    }
+    h5_leave(s);
+    return c;
+}
+
+cl_code cl_model_writer_creator(cl_model_writer *w, const char *creator, cl_err *err)
+{
+    h5_scope s = h5_enter();
+    cl_code c = h5_put_text(w->file, "creator", creator, err);
+    if (c != CL_OK) cl_fail_prefix(err, "%s", w->path);
+    h5_leave(s);
+    return c;
+}
+
+/* n rows from row `first` of one matrix or expert. */
+static cl_code put_rows(hid_t d, const cl_tensor *t, int64_t expert, int64_t first, int64_t n, const void *rows, cl_err *err)
+{
+    hsize_t start[3] = {(hsize_t)expert, (hsize_t)first, 0}, count[3] = {1, (hsize_t)n, cl_row_bytes(t->format, t->cols)};
+    int skip = t->experts ? 0 : 1;
+    hid_t file = H5Dget_space(d), memory = H5Screate_simple(3 - skip, count + skip, NULL);
+    cl_code c = file >= 0 && memory >= 0 && H5Sselect_hyperslab(file, H5S_SELECT_SET, start + skip, NULL, count + skip, NULL) >= 0 &&
+                        H5Dwrite(d, H5T_NATIVE_UINT8, memory, file, H5P_DEFAULT, rows) >= 0
+                    ? CL_OK
+                    : h5_fail(err, CL_E_RUN, "tensor %s: cannot be written", t->name);
+    if (memory >= 0) H5Sclose(memory);
+    if (file >= 0) H5Sclose(file);
+    return c;
+}
+
+static cl_code write_rows(cl_model_writer *w, int i, const unsigned char *rows, int64_t n, cl_err *err)
+{
+    const cl_tensor *t = &w->tensors[i];
+    size_t row_bytes = cl_row_bytes(t->format, t->cols);
+    if (!w->hash[i]) {
+        w->hash[i] = XXH3_createState();
+        if (!w->hash[i] || XXH3_64bits_reset(w->hash[i]) != XXH_OK) return cl_fail(err, CL_E_FIT, "tensor %s: no memory", t->name);
+    }
+    hid_t d = H5Dopen2(w->group, t->name, H5P_DEFAULT);
+    cl_code c = d >= 0 ? CL_OK : h5_fail(err, CL_E_RUN, "tensor %s: cannot be opened", t->name);
+    while (c == CL_OK && n > 0) {
+        int64_t first = w->rows[i] % t->rows, part = n < t->rows - first ? n : t->rows - first;
+        c = put_rows(d, t, w->rows[i] / t->rows, first, part, rows, err);
+        if (c == CL_OK) XXH3_64bits_update(w->hash[i], rows, (size_t)part * row_bytes);
+        w->rows[i] += part;
+        rows += (size_t)part * row_bytes;
+        n -= part;
+    }
+    if (c == CL_OK && w->rows[i] == cl_tensor_rows(t)) {
+        char hex[sizeof zero_hash];
+        w->tensors[i].xxh3 = XXH3_64bits_digest(w->hash[i]);
+        snprintf(hex, sizeof hex, "%016llx", (unsigned long long)w->tensors[i].xxh3);
+        c = h5_set_text(d, "xxh3", hex, err);
+        XXH3_freeState(w->hash[i]);
+        w->hash[i] = NULL;
+    }
+    if (d >= 0) H5Dclose(d);
+    return c;
+}
+
+cl_code cl_model_writer_rows(cl_model_writer *w, int tensor, const void *rows, int64_t n_rows, cl_err *err)
+{
+    if (tensor < 0 || tensor >= w->n) CL_BUG("tensor %d of %d", tensor, w->n);
+    if (n_rows < 0 || n_rows > cl_tensor_rows(&w->tensors[tensor]) - w->rows[tensor])
+        return cl_fail(err, CL_E_INPUT, "tensor %s: more rows than it has", w->tensors[tensor].name);
+    if (n_rows == 0) return CL_OK;
+    h5_scope s = h5_enter();
+    cl_code c = write_rows(w, tensor, rows, n_rows, err);
+    if (c != CL_OK) cl_fail_prefix(err, "%s", w->path);
+    h5_leave(s);
+    return c;
+}
+
+uint64_t model_checksum(uint64_t spec_xxh3, const cl_tensor *tensors, int n)
+{
+    XXH3_state_t *h = XXH3_createState();
+    if (!h) CL_BUG("no memory for a checksum");
+    XXH3_64bits_reset(h);
+    XXH3_64bits_update(h, &spec_xxh3, sizeof spec_xxh3);
+    for (int i = 0; i < n; i++) XXH3_64bits_update(h, &tensors[i].xxh3, sizeof tensors[i].xxh3);
+    uint64_t sum = XXH3_64bits_digest(h);
+    XXH3_freeState(h);
+    return sum;
+}
+
+/* HDF5 closed, everything on the disk. */
+static cl_code finish(cl_model_writer *w, cl_err *err)
+{
+    H5Gclose(w->group);
+    cl_code c = H5Fflush(w->file, H5F_SCOPE_GLOBAL) >= 0 ? CL_OK : h5_fail(err, CL_E_RUN, "cannot be completed");
+    if (H5Fclose(w->file) < 0 && c == CL_OK) c = h5_fail(err, CL_E_RUN, "cannot be completed");
+    w->group = w->file = -1;
+    if (c != CL_OK) return c;
+    int fd = open(w->tmp, O_RDWR | O_CLOEXEC);
+    bool bad = fd < 0 || fsync(fd) != 0;
+    int cause = errno;
+    if (fd >= 0) close(fd);
+    if (bad) return cl_fail(err, CL_E_RUN, "cannot be completed: %s", strerror(cause));
+    return CL_OK;
+}
+
+cl_code cl_model_writer_commit(cl_model_writer *w, cl_err *err)
+{
+    cl_code c = CL_OK;
+    for (int i = 0; c == CL_OK && i < w->n; i++) {
+        int64_t all = cl_tensor_rows(&w->tensors[i]);
+        if (w->rows[i] != all)
+            c = cl_fail(err, CL_E_INPUT, "tensor %s: has %lld of %lld rows", w->tensors[i].name, (long long)w->rows[i], (long long)all);
+    }
+    h5_scope s = h5_enter();
+    char hex[sizeof zero_hash];
+    snprintf(hex, sizeof hex, "%016llx", (unsigned long long)model_checksum(w->spec_xxh3, w->tensors, w->n));
+    if (c == CL_OK) c = h5_set_text(w->file, "checksum", hex, err);
+    if (c == CL_OK) c = finish(w, err);
+    if (c != CL_OK) cl_fail_prefix(err, "%s", w->path);
+    else c = cl_rename_new(w->tmp, w->path, err);
+    if (c == CL_OK) {
+        free(w->tmp); /* it has its final name: nothing to remove */
+        w->tmp = NULL;
+    }
+    end(w);
+    h5_leave(s);
+    return c;
+}
+
+void cl_model_writer_drop(cl_model_writer *w)
+{
+    if (!w) return;
+    h5_scope s = h5_enter();
+    end(w);
+    h5_leave(s);
+}
