@@ -1,0 +1,52 @@
+/* Cache sizes, worked out by hand. */
+#include "chipline/plan.h"
+#include "suite.h"
+
+static void test_names(void)
+{
+    CU_ASSERT_STRING_EQUAL(cl_kv_name(CL_KV_F32), "f32");
+    CU_ASSERT_STRING_EQUAL(cl_kv_name(CL_KV_BF16), "bf16");
+    CU_ASSERT_STRING_EQUAL(cl_kv_name(CL_KV_Q8), "q8");
+}
+
+static void test_layer_bytes(void)
+{
+    cl_attention a = {.heads = 9, .kv_heads = 3, .head_dim = 64};
+    /* 100 positions: 7 blocks of 16; a block of keys: 16*64 numbers */
+    CU_ASSERT_EQUAL(cl_kv_layer_bytes(&a, CL_KV_F32, 100, 32), 7 * 3 * 2 * 4096);
+    CU_ASSERT_EQUAL(cl_kv_layer_bytes(&a, CL_KV_BF16, 100, 32), 7 * 3 * 2 * 2048);
+    CU_ASSERT_EQUAL(cl_kv_layer_bytes(&a, CL_KV_Q8, 100, 32), 7 * 3 * 2 * (1024 + 16 * 2 * 4));
+    CU_ASSERT_EQUAL(cl_kv_layer_bytes(&a, CL_KV_BF16, 1, 1), 1 * 3 * 2 * 2048);
+    CU_ASSERT_EQUAL(cl_kv_layer_bytes(&a, CL_KV_BF16, 16, 1), 1 * 3 * 2 * 2048);
+    CU_ASSERT_EQUAL(cl_kv_layer_bytes(&a, CL_KV_BF16, 17, 1), 2 * 3 * 2 * 2048);
+    a = (cl_attention){.heads = 7, .kv_heads = 1, .head_dim = 5}; /* rounded up to 64: 320, 160 -> 192, 80 + 64 -> 192 */
+    CU_ASSERT_EQUAL(cl_kv_layer_bytes(&a, CL_KV_F32, 16, 1), 2 * 320);
+    CU_ASSERT_EQUAL(cl_kv_layer_bytes(&a, CL_KV_BF16, 16, 1), 2 * 192);
+    CU_ASSERT_EQUAL(cl_kv_layer_bytes(&a, CL_KV_Q8, 16, 1), 2 * 192);
+    a = (cl_attention){.heads = 8, .kv_heads = 2, .head_dim = 40, .window = 100}; /* 100 + 30 positions: 9 blocks and one more */
+    CU_ASSERT_EQUAL(cl_kv_layer_bytes(&a, CL_KV_F32, 4096, 30), 10 * 2 * 2 * 2560);
+    CU_ASSERT_EQUAL(cl_kv_layer_bytes(&a, CL_KV_F32, 144, 30), 9 * 2 * 2 * 2560); /* the context is shorter */
+    CU_ASSERT_EQUAL(cl_kv_layer_bytes(&a, CL_KV_Q8, 4096, 30), 10 * 2 * 2 * (640 + 16 * 2 * 4));
+    a.window = 0;
+    a.kv_heads = 1 << 20, a.head_dim = 1 << 10;
+    CU_ASSERT_EQUAL(cl_kv_layer_bytes(&a, CL_KV_F32, (int64_t)1 << 40, 1), UINT64_MAX);
+    CU_ASSERT_EQUAL(cl_kv_read_bytes(&a, CL_KV_F32, (int64_t)1 << 40), UINT64_MAX);
+}
+
+static void test_read_bytes(void)
+{
+    cl_attention a = {.heads = 32, .kv_heads = 4, .head_dim = 128};
+    CU_ASSERT_EQUAL(cl_kv_read_bytes(&a, CL_KV_BF16, 1), 2048); /* Qwen3-30B-A3B: 2,048 bytes per position and layer */
+    CU_ASSERT_EQUAL(cl_kv_read_bytes(&a, CL_KV_BF16, 1000), 2048000);
+    CU_ASSERT_EQUAL(cl_kv_read_bytes(&a, CL_KV_F32, 10), 40960);
+    CU_ASSERT_EQUAL(cl_kv_read_bytes(&a, CL_KV_Q8, 10), 10 * 2 * 4 * (128 + 16));
+    a.window = 128;
+    CU_ASSERT_EQUAL(cl_kv_read_bytes(&a, CL_KV_BF16, 1000), 128 * 2048);
+    CU_ASSERT_EQUAL(cl_kv_read_bytes(&a, CL_KV_BF16, 127), 127 * 2048);
+}
+
+int main(void)
+{
+    CU_TestInfo tests[] = {{"names", test_names}, {"bytes of a layer", test_layer_bytes}, {"bytes read", test_read_bytes}, CU_TEST_INFO_NULL};
+    return run_suite("kv", tests);
+}

@@ -1,0 +1,255 @@
+/* Placements against brute force over all cuts, budgets included; real geometries; what is refused. */
+#include <stdint.h>
+#include <string.h>
+
+#include "chipline/plan.h"
+#include "specs.h"
+#include "suite.h"
+
+static uint64_t rng_state = 7;
+
+static int pick(int from, int to) /* inclusive */
+{
+    rng_state = rng_state * 6364136223846793005u + 1442695040888963407u;
+    return from + (int)((rng_state >> 33) % (uint64_t)(to - from + 1));
+}
+
+/* Every layer different: widths, heads, windows, dense or MoE. */
+static cl_model random_model(int layers)
+{
+    cl_err err = {0};
+    cl_spec s = test_spec((test_geometry){pick(1, 400), pick(1, 40), layers, 1, 1, 2, 1, 0, 0, pick(0, 1) == 1, CL_QK_NORM_NONE});
+    for (int i = 0; i < layers; i++) {
+        cl_layer *l = &s.layers[i];
+        l->attn.kv_heads = pick(1, 3);
+        l->attn.heads = l->attn.kv_heads * pick(1, 3);
+        l->attn.head_dim = pick(2, 20);
+        l->attn.window = pick(0, 2) ? 0 : pick(1, 60);
+        l->attn.qkv_bias = pick(0, 1);
+        l->attn.qk_norm = (cl_qk_norm)pick(0, 2);
+        l->ffn.width = pick(1, pick(0, 3) ? 50 : 900);
+        if (pick(0, 1)) {
+            l->ffn = (cl_ffn){.kind = CL_FFN_MOE, .width = pick(1, 60), .experts = pick(1, 12), .renormalise = true};
+            l->ffn.top_k = pick(1, l->ffn.experts);
+        }
+    }
+    static const cl_format formats[] = {CL_F32, CL_BF16, CL_Q8_0, CL_Q4_0, CL_MXFP4};
+    cl_model m;
+    CU_ASSERT_EQUAL_FATAL(cl_model_from_spec(&s, formats[pick(0, 4)], &m, &err), CL_OK);
+    cl_spec_free(&s);
+    return m;
+}
+
+/* Bytes that a stage of layers [first, end) holds and that a token touches there, straight from the definitions. */
+static void stage_bytes(const cl_model *m, const cl_place_options *o, int first, int end, uint64_t *held, uint64_t *touched)
+{
+    bool start = first == 0, last = end == m->spec.n_layers;
+    *held = *touched = 0;
+    for (int i = 0; i < m->n_tensors; i++) {
+        const cl_tensor *t = &m->tensors[i];
+        uint64_t all = cl_tensor_bytes(t), row = cl_row_bytes(t->format, t->cols);
+        if (t->layer >= first && t->layer < end) {
+            *held += all;
+            *touched += t->experts ? all / (uint64_t)t->experts * (uint64_t)m->spec.layers[t->layer].ffn.top_k : all;
+        }
+        if (t->role == CL_T_EMBED && (start || (last && m->spec.tied))) *held += all;
+        if (t->role == CL_T_EMBED && start) *touched += row;
+        if (t->role == CL_T_EMBED && last && m->spec.tied) *touched += all;
+        if ((t->role == CL_T_HEAD || t->role == CL_T_FINAL_NORM) && last) *held += all, *touched += all;
+    }
+    int64_t seen = o->read_context > 0 ? (int64_t)o->read_context : o->context / 4;
+    for (int i = first; i < end; i++) {
+        *held += (uint64_t)o->slots * cl_kv_layer_bytes(&m->spec.layers[i].attn, o->kv, o->context, o->chunk);
+        *touched += cl_kv_read_bytes(&m->spec.layers[i].attn, o->kv, seen);
+    }
+}
+
+typedef struct brute { uint64_t best; int cuts[16], best_cuts[16]; } brute;
+
+/* All cuts in lexicographic order, so the first of the best ones has the earliest cuts. */
+static void try_all(const cl_model *m, const cl_place_options *o, int stage, int first, uint64_t largest, brute *b)
+{
+    int n = m->spec.n_layers, rest = o->ranks - stage - 1;
+    for (int end = rest ? first + 1 : n; end <= n - rest; end++) {
+        uint64_t held, touched;
+        stage_bytes(m, o, first, end, &held, &touched);
+        if (o->chip_bytes && held > o->chip_bytes) continue;
+        b->cuts[stage] = end;
+        uint64_t max = touched > largest ? touched : largest;
+        if (rest) try_all(m, o, stage + 1, end, max, b);
+        else if (max < b->best) {
+            b->best = max;
+            memcpy(b->best_cuts, b->cuts, sizeof b->cuts);
+        }
+    }
+}
+
+/* Parts of all ranks: every tensor once (a tied table once or twice), each on the stage that computes with it. */
+static void check_slices(const cl_model *m, const cl_placement *p)
+{
+    cl_err err = {0};
+    int *seen = calloc((size_t)m->n_tensors, sizeof *seen);
+    for (int r = 0; r < p->n_ranks; r++) {
+        cl_part *parts = NULL;
+        int n = 0;
+        uint64_t bytes = 0;
+        CU_ASSERT_EQUAL_FATAL(cl_placement_slice(m, p, r, &parts, &n, &err), CL_OK);
+        for (int i = 0; i < n; i++) {
+            const cl_tensor *t = &m->tensors[parts[i].tensor];
+            CU_ASSERT_TRUE(i == 0 || parts[i].tensor > parts[i - 1].tensor);
+            CU_ASSERT_EQUAL(parts[i].expert0, 0);
+            CU_ASSERT_EQUAL(parts[i].experts, t->experts ? t->experts : 1);
+            CU_ASSERT_EQUAL(parts[i].row0, 0);
+            CU_ASSERT_EQUAL(parts[i].rows, t->rows);
+            seen[parts[i].tensor]++;
+            bytes += cl_tensor_bytes(t);
+        }
+        CU_ASSERT_EQUAL(bytes, p->stages[r].weight_bytes);
+        free(parts);
+    }
+    for (int i = 0; i < m->n_tensors; i++) {
+        bool twice = m->tensors[i].role == CL_T_EMBED && m->spec.tied && p->n_ranks > 1;
+        CU_ASSERT_EQUAL(seen[i], twice ? 2 : 1);
+    }
+    free(seen);
+}
+
+static void check_placement(const cl_model *m, const cl_place_options *o, const cl_placement *p, const brute *b)
+{
+    uint64_t largest = 0;
+    CU_ASSERT_EQUAL_FATAL(p->n_stages, o->ranks);
+    CU_ASSERT_EQUAL(p->n_ranks, o->ranks);
+    for (int i = 0, first = 0; i < p->n_stages; i++) {
+        const cl_stage *s = &p->stages[i];
+        uint64_t held, touched;
+        stage_bytes(m, o, first, b->best_cuts[i], &held, &touched);
+        CU_ASSERT_EQUAL(s->first_layer, first);
+        CU_ASSERT_EQUAL(s->first_layer + s->n_layers, b->best_cuts[i]);
+        CU_ASSERT_EQUAL(s->embed, i == 0);
+        CU_ASSERT_EQUAL(s->head, i == p->n_stages - 1);
+        CU_ASSERT_TRUE(s->first_rank == i && s->n_ranks == 1);
+        CU_ASSERT_EQUAL(s->weight_bytes + s->kv_bytes, held);
+        CU_ASSERT_EQUAL(s->token_bytes + s->token_kv_bytes, touched);
+        largest = touched > largest ? touched : largest;
+        first = b->best_cuts[i];
+    }
+    CU_ASSERT_EQUAL(largest, b->best);
+    check_slices(m, p);
+}
+
+static void test_brute_force(void)
+{
+    int placed = 0, refused = 0;
+    for (int round = 0; round < 600; round++) {
+        cl_model m = random_model(pick(1, 9));
+        cl_place_options o = {.ranks = pick(1, m.spec.n_layers), .kv = (cl_kv_format)pick(0, 2), .slots = pick(1, 5), .context = pick(4, 300),
+                              .chunk = pick(1, 40)};
+        o.read_context = pick(0, 1) ? pick(1, o.context) : 0;
+        if (pick(0, 1)) { /* a budget near what a balanced share takes */
+            uint64_t held, touched;
+            stage_bytes(&m, &o, 0, m.spec.n_layers, &held, &touched);
+            o.chip_bytes = held / (uint64_t)o.ranks / 100 * (uint64_t)pick(80, 260) + 1;
+        }
+        brute b = {.best = UINT64_MAX};
+        try_all(&m, &o, 0, 0, 0, &b);
+        cl_placement p = {0}, again = {0};
+        cl_err err = {0};
+        cl_code c = cl_place(&m, &o, &p, &err);
+        if (b.best == UINT64_MAX) {
+            CU_ASSERT_EQUAL(c, CL_E_FIT);
+            CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "bytes more than a chip's"));
+            refused++;
+        } else {
+            CU_ASSERT_EQUAL_FATAL(c, CL_OK);
+            check_placement(&m, &o, &p, &b);
+            CU_ASSERT_EQUAL(cl_place(&m, &o, &again, &err), CL_OK);
+            CU_ASSERT_EQUAL(memcmp(p.stages, again.stages, (size_t)p.n_stages * sizeof *p.stages), 0);
+            placed++;
+        }
+        cl_placement_free(&p);
+        cl_placement_free(&again);
+        cl_model_free(&m);
+    }
+    CU_ASSERT_TRUE(placed > 200);
+    CU_ASSERT_TRUE(refused > 30);
+}
+
+static cl_model geometry(test_geometry g, cl_format f)
+{
+    cl_err err = {0};
+    cl_spec s = test_spec(g);
+    cl_model m;
+    CU_ASSERT_EQUAL_FATAL(cl_model_from_spec(&s, f, &m, &err), CL_OK);
+    cl_spec_free(&s);
+    return m;
+}
+
+/* SmolLM2's tied head is worth 8 layers: the last of 4 stages must have few of them. */
+static void test_real(void)
+{
+    cl_err err = {0};
+    cl_model m = geometry(SMOLLM2_135M, CL_Q8_0);
+    cl_place_options o = {.ranks = 4, .kv = CL_KV_BF16, .slots = 4, .context = 2048, .chunk = 64};
+    cl_placement p;
+    CU_ASSERT_EQUAL_FATAL(cl_place(&m, &o, &p, &err), CL_OK);
+    CU_ASSERT_TRUE(p.stages[3].n_layers <= 3);
+    CU_ASSERT_TRUE(p.stages[0].n_layers + p.stages[1].n_layers + p.stages[2].n_layers + p.stages[3].n_layers == 30);
+    CU_ASSERT_EQUAL(p.stages[0].kv_bytes, 4u * (uint64_t)p.stages[0].n_layers * 2048 * 768);
+    cl_placement_free(&p);
+    o.ranks = 30;
+    CU_ASSERT_EQUAL_FATAL(cl_place(&m, &o, &p, &err), CL_OK);
+    for (int i = 0; i < 30; i++) CU_ASSERT_EQUAL(p.stages[i].n_layers, 1);
+    cl_placement_free(&p);
+    cl_model_free(&m);
+    m = geometry(QWEN3_30B_A3B, CL_Q4_0); /* experts count by top_k of all, so a layer touches little of what it holds */
+    o.ranks = 8;
+    CU_ASSERT_EQUAL_FATAL(cl_place(&m, &o, &p, &err), CL_OK);
+    cl_model_counts n;
+    cl_model_count(&m, &n);
+    uint64_t touched = 0;
+    for (int i = 0; i < 8; i++) touched += p.stages[i].token_bytes;
+    CU_ASSERT_EQUAL(touched, n.read_bytes);
+    cl_placement_free(&p);
+    cl_model_free(&m);
+}
+
+static void test_refused(void)
+{
+    cl_err err = {0};
+    cl_model m = geometry(SMOLLM2_135M, CL_BF16);
+    const cl_place_options good = {.ranks = 2, .kv = CL_KV_F32, .slots = 1, .context = 128, .chunk = 16};
+    cl_placement p;
+    cl_place_options o = good;
+    o.ranks = 31;
+    CU_ASSERT_EQUAL(cl_place(&m, &o, &p, &err), CL_E_FIT);
+    CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "31 ranks for 30 layers"));
+    CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "at most 30 ranks"));
+    o = good, o.ranks = 0;
+    CU_ASSERT_EQUAL(cl_place(&m, &o, &p, &err), CL_E_USAGE);
+    o = good, o.slots = 0;
+    CU_ASSERT_EQUAL(cl_place(&m, &o, &p, &err), CL_E_USAGE);
+    o = good, o.context = 0;
+    CU_ASSERT_EQUAL(cl_place(&m, &o, &p, &err), CL_E_USAGE);
+    o = good, o.chunk = 0;
+    CU_ASSERT_EQUAL(cl_place(&m, &o, &p, &err), CL_E_USAGE);
+    o = good, o.slots = 0x7fffffff, o.context = 0x7fffffff;
+    CU_ASSERT_EQUAL(cl_place(&m, &o, &p, &err), CL_E_FIT);
+    o = good, o.chip_bytes = 100000000; /* 3 chips of 100 MB hold the layers, but the first and the last also hold 57 MB of table */
+    CU_ASSERT_EQUAL(cl_place(&m, &o, &p, &err), CL_E_FIT);
+    CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "chip "));
+    CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "at least 4 ranks"));
+    o.ranks = 4;
+    CU_ASSERT_EQUAL_FATAL(cl_place(&m, &o, &p, &err), CL_OK);
+    for (int i = 0; i < 4; i++) CU_ASSERT_TRUE(p.stages[i].weight_bytes + p.stages[i].kv_bytes <= o.chip_bytes);
+    cl_placement_free(&p);
+    o.chip_bytes = 50000000; /* smaller than the table: no number of chips is enough */
+    CU_ASSERT_EQUAL(cl_place(&m, &o, &p, &err), CL_E_FIT);
+    CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "larger chips"));
+    cl_model_free(&m);
+}
+
+int main(void)
+{
+    CU_TestInfo tests[] = {{"brute force", test_brute_force}, {"real geometries", test_real}, {"refused", test_refused}, CU_TEST_INFO_NULL};
+    return run_suite("place", tests);
+}
