@@ -1,0 +1,144 @@
+/* attend.c: the first half of a layer: norm, queries, keys and values, rotation, cache, attention, output. */
+#include <math.h>
+
+#include "chip_impl.h"
+
+/* Angles are computed in double and rounded once, so that late positions are as exact as early ones. */
+void attend_angles(cl_chip *c, const team *t, int n)
+{
+    const work *w = &c->work;
+    int64_t a, b;
+    team_share(t, n, &a, &b);
+    for (int r = 0; r < c->spec.n_ropes; r++) {
+        const cl_rope *rope = &c->spec.ropes[r];
+        int half = rope->dims / 2;
+        for (int64_t i = a; i < b; i++) {
+            float *cs = w->cos_sin + ((size_t)r * (size_t)c->opt.limits.chunk + (size_t)i) * w->rope_stride;
+            for (int j = 0; j < half; j++) {
+                double angle = (double)w->tokens[i].pos * rope->inv_freq[j];
+                cs[j] = (float)(cos(angle) * rope->scale);
+                cs[half + j] = (float)(sin(angle) * rope->scale);
+            }
+        }
+    }
+}
+
+static void rotate(float *x, const cl_rope *rope, const float *cs)
+{
+    int half = rope->dims / 2, step = rope->pairing == CL_ROPE_HALF ? 1 : 2, other = rope->pairing == CL_ROPE_HALF ? half : 1;
+    for (int j = 0; j < half; j++) {
+        float a = x[j * step], b = x[j * step + other];
+        x[j * step] = a * cs[j] - b * cs[half + j];
+        x[j * step + other] = b * cs[j] + a * cs[half + j];
+    }
+}
+
+static void clip(float *x, int n, float limit)
+{
+    for (int i = 0; i < n; i++) x[i] = x[i] > limit ? limit : x[i] < -limit ? -limit : x[i];
+}
+
+/* What happens to `heads` heads of queries or keys after their product: norm, clip, rotation. */
+static void finish_heads(const cl_chip *c, const cl_attention *a, float *x, int heads, const float *norm, const float *cs)
+{
+    int d = a->head_dim;
+    float eps = (float)c->spec.norm_eps;
+    if (a->qk_norm == CL_QK_NORM_FULL) c->k->rmsnorm(x, norm, (int64_t)heads * d, eps, x);
+    if (a->qk_norm == CL_QK_NORM_HEAD)
+        for (int h = 0; h < heads; h++) c->k->rmsnorm(x + h * d, norm, d, eps, x + h * d);
+    if (a->clip > 0) clip(x, heads * d, (float)a->clip);
+    if (a->rope >= 0)
+        for (int h = 0; h < heads; h++) rotate(x + h * d, &c->spec.ropes[a->rope], cs);
+}
+
+/* Queries, keys and values of this thread's share of the tokens are finished, keys and values go to the cache. A unit is all
+ * heads of one token's queries, or of its keys and values: a norm may span them. */
+static void finish(cl_chip *c, const team *t, int layer, int first, int n)
+{
+    const cl_attention *a = &c->spec.layers[layer].attn;
+    const work *w = &c->work;
+    const float *q_norm = slice_get(&c->slice, CL_T_Q_NORM, layer)->vec, *k_norm = slice_get(&c->slice, CL_T_K_NORM, layer)->vec;
+    for (int u = t->id; u < 2 * n; u += t->n) {
+        int tok = u / 2;
+        const float *cs = w->cos_sin;
+        if (a->rope >= 0) cs += ((size_t)a->rope * (size_t)c->opt.limits.chunk + (size_t)(first + tok)) * w->rope_stride;
+        if (u % 2 == 0) {
+            finish_heads(c, a, w->qs + (size_t)tok * w->q, a->heads, q_norm, cs);
+            continue;
+        }
+        float *k = w->ks + (size_t)tok * w->kv, *v = w->vs + (size_t)tok * w->kv;
+        token_ref ref = w->tokens[first + tok];
+        finish_heads(c, a, k, a->kv_heads, k_norm, cs);
+        if (a->clip > 0) clip(v, a->kv_heads * a->head_dim, (float)a->clip);
+        for (int h = 0; h < a->kv_heads; h++) {
+            cl_kv_head kv = kv_head(&c->kv, layer - c->stage.first_layer, ref.slot, h);
+            c->k->kv_store(&kv, ref.pos, k + h * a->head_dim, v + h * a->head_dim);
+        }
+    }
+}
+
+/* Units are heads, then tokens within a head, so that equal numbers of units are nearly equal work. */
+static void look(cl_chip *c, const team *t, int layer, int first, int n)
+{
+    const cl_attention *a = &c->spec.layers[layer].attn;
+    const work *w = &c->work;
+    int64_t u0, u1;
+    team_share(t, (int64_t)a->heads * n, &u0, &u1);
+    for (int64_t u = u0; u < u1; u++) {
+        int head = (int)(u / n), tok = (int)(u % n);
+        token_ref ref = w->tokens[first + tok];
+        cl_kv_head kv = kv_head(&c->kv, layer - c->stage.first_layer, ref.slot, head / (a->heads / a->kv_heads));
+        int64_t lo = a->window && ref.pos >= a->window ? (int64_t)ref.pos - a->window + 1 : 0;
+        size_t at = (size_t)tok * w->q + (size_t)head * (size_t)a->head_dim;
+        c->k->attend(&kv, w->qs + at, lo, ref.pos, (float)a->scale, w->att + at, w->scratch + (size_t)t->id * w->scratch_stride);
+    }
+}
+
+static uint64_t cache_read(const cl_chip *c, int layer, int first, int n)
+{
+    const cl_attention *a = &c->spec.layers[layer].attn;
+    uint64_t bytes = 0;
+    for (int i = 0; i < n; i++) {
+        int64_t seen = (int64_t)c->work.tokens[first + i].pos + 1;
+        bytes += cl_kv_read_bytes(a, c->kv.format, a->window && seen > a->window ? a->window : seen);
+    }
+    return bytes;
+}
+
+void attend_layer(cl_chip *c, const team *t, cl_event *e, int layer, int first, int n, float *x)
+{
+    const cl_attention *a = &c->spec.layers[layer].attn;
+    const work *w = &c->work;
+    const slice *s = &c->slice;
+    const cl_matrix *q = &slice_get(s, CL_T_Q, layer)->m, *k = &slice_get(s, CL_T_K, layer)->m;
+    const cl_matrix *v = &slice_get(s, CL_T_V, layer)->m, *o = &slice_get(s, CL_T_O, layer)->m;
+    size_t hidden = (size_t)c->spec.hidden;
+
+    cl_mark m = mark(c, t, CL_TRACE_KERNEL);
+    cl_acts in = phase_acts(c, w->norm, w->hidden, n, c->spec.hidden, (const cl_matrix *[]){q, k, v}, 3);
+    phase_norm(c, t, &in, x, slice_get(s, CL_T_ATTN_NORM, layer)->vec);
+    team_wait(t);
+    phase_products(c, t, (product[]){{q, slice_get(s, CL_T_Q_BIAS, layer)->vec, w->qs, w->q, NULL, 0},
+                                     {k, slice_get(s, CL_T_K_BIAS, layer)->vec, w->ks, w->kv, NULL, 0},
+                                     {v, slice_get(s, CL_T_V_BIAS, layer)->vec, w->vs, w->kv, NULL, 0}}, 3, &in);
+    team_wait(t);
+    finish(c, t, layer, first, n);
+    team_wait(t);
+    uint64_t qkv_bytes = slice_expert_bytes(q) + slice_expert_bytes(k) + slice_expert_bytes(v), kv_bytes = 0;
+    m = record(c, m, e, CL_EV_QKV, qkv_bytes, 0, 0);
+
+    look(c, t, layer, first, n);
+    team_wait(t);
+    if (!t->id) kv_bytes = cache_read(c, layer, first, n);
+    m = record(c, m, e, CL_EV_ATTEND, 0, kv_bytes, 0);
+
+    cl_acts seen = phase_acts(c, w->att, w->q, n, (int64_t)a->heads * a->head_dim, (const cl_matrix *[]){o}, 1);
+    phase_prepare(c, t, &seen, w->att);
+    team_wait(t);
+    product out = {o, slice_get(s, CL_T_O_BIAS, layer)->vec, w->out, w->hidden, x, hidden};
+    phase_products(c, t, &out, 1, &seen);
+    team_wait(t);
+    record(c, m, e, CL_EV_ATTN_OUT, slice_expert_bytes(o), 0, 0);
+    e->weight_bytes += qkv_bytes + slice_expert_bytes(o);
+    e->kv_bytes += kv_bytes;
+}

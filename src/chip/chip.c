@@ -1,0 +1,178 @@
+/* chip.c: a chip is made, measured and freed. */
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "chip_impl.h"
+#include "chipline/util.h"
+
+/* A placement holds all that its layers need, whole; anything else is a mistake of the program. */
+static void check_tensor(const cl_chip *c, cl_role role, int layer, int64_t experts, int64_t rows, int64_t cols)
+{
+    const slice_tensor *st = slice_get(&c->slice, role, layer);
+    if ((!st->m.data && !st->vec) || st->row0 || st->expert0 || st->m.experts != experts || st->m.rows != rows || st->m.cols != cols)
+        CL_BUG("role %d of layer %d: not in the slice, or not whole", (int)role, layer);
+}
+
+static void check_attention(const cl_chip *c, int layer)
+{
+    const cl_attention *a = &c->spec.layers[layer].attn;
+    int64_t hidden = c->spec.hidden, q = (int64_t)a->heads * a->head_dim, kv = (int64_t)a->kv_heads * a->head_dim;
+    check_tensor(c, CL_T_ATTN_NORM, layer, 1, hidden, 1);
+    check_tensor(c, CL_T_Q, layer, 1, q, hidden);
+    check_tensor(c, CL_T_K, layer, 1, kv, hidden);
+    check_tensor(c, CL_T_V, layer, 1, kv, hidden);
+    check_tensor(c, CL_T_O, layer, 1, hidden, q);
+    if (a->qkv_bias) {
+        check_tensor(c, CL_T_Q_BIAS, layer, 1, q, 1);
+        check_tensor(c, CL_T_K_BIAS, layer, 1, kv, 1);
+        check_tensor(c, CL_T_V_BIAS, layer, 1, kv, 1);
+    }
+    if (a->o_bias) check_tensor(c, CL_T_O_BIAS, layer, 1, hidden, 1);
+    if (a->qk_norm != CL_QK_NORM_NONE) {
+        bool head = a->qk_norm == CL_QK_NORM_HEAD;
+        check_tensor(c, CL_T_Q_NORM, layer, 1, head ? a->head_dim : q, 1);
+        check_tensor(c, CL_T_K_NORM, layer, 1, head ? a->head_dim : kv, 1);
+    }
+}
+
+static void check_ffn(const cl_chip *c, int layer)
+{
+    const cl_ffn *f = &c->spec.layers[layer].ffn;
+    int64_t hidden = c->spec.hidden;
+    check_tensor(c, CL_T_FFN_NORM, layer, 1, hidden, 1);
+    if (f->kind == CL_FFN_MOE) {
+        check_tensor(c, CL_T_ROUTER, layer, 1, f->experts, hidden);
+        check_tensor(c, CL_T_EXPERT_GATE, layer, f->experts, f->width, hidden);
+        check_tensor(c, CL_T_EXPERT_UP, layer, f->experts, f->width, hidden);
+        check_tensor(c, CL_T_EXPERT_DOWN, layer, f->experts, hidden, f->width);
+        return;
+    }
+    check_tensor(c, CL_T_GATE, layer, 1, f->width, hidden);
+    check_tensor(c, CL_T_UP, layer, 1, f->width, hidden);
+    check_tensor(c, CL_T_DOWN, layer, 1, hidden, f->width);
+    if (!f->bias) return;
+    check_tensor(c, CL_T_GATE_BIAS, layer, 1, f->width, 1);
+    check_tensor(c, CL_T_UP_BIAS, layer, 1, f->width, 1);
+    check_tensor(c, CL_T_DOWN_BIAS, layer, 1, hidden, 1);
+}
+
+static void check_slice(const cl_chip *c)
+{
+    int64_t hidden = c->spec.hidden, vocab = c->spec.vocab;
+    if (c->stage.embed) check_tensor(c, CL_T_EMBED, -1, 1, vocab, hidden);
+    if (c->stage.head) check_tensor(c, CL_T_FINAL_NORM, -1, 1, hidden, 1);
+    if (c->stage.head) check_tensor(c, c->spec.tied ? CL_T_EMBED : CL_T_HEAD, -1, 1, vocab, hidden);
+    for (int i = 0; i < c->stage.n_layers; i++) {
+        check_attention(c, c->stage.first_layer + i);
+        check_ffn(c, c->stage.first_layer + i);
+    }
+}
+
+static cl_code create(cl_chip *c, const cl_model_file *file, const cl_part *parts, int n_parts, cl_err *err)
+{
+    const cl_chip_options *o = &c->opt;
+    const cl_stage *s = &c->stage;
+    cl_code code;
+    if ((code = cl_kernels_choose(o->kernels, &c->k, err))) return code;
+    if ((code = cl_spec_copy(&cl_model_file_model(file)->spec, &c->spec, err))) return code;
+    if ((code = kv_create(&c->kv, c->spec.layers + s->first_layer, s->n_layers, o->kv, &o->limits, err))) return code;
+    if ((code = work_create(c, err))) return code;
+    if ((code = slice_load(&c->slice, file, s, parts, n_parts, c->k, o->threads, o->progress, err))) return code;
+    check_slice(c);
+    return CL_OK;
+}
+
+cl_code cl_chip_create(cl_chip **out, const cl_model_file *file, const cl_stage *stage, const cl_part *parts, int n_parts,
+                       const cl_chip_options *opt, cl_trace *trace, cl_err *err)
+{
+    cl_err local;
+    if (!err) err = &local;
+    if (opt->threads < 1 || opt->limits.slots < 1 || opt->limits.context < 1 || opt->limits.chunk < 1)
+        CL_BUG("threads %d, slots %d, context %d, chunk %d", opt->threads, opt->limits.slots, opt->limits.context, opt->limits.chunk);
+    cl_chip *c = cl_calloc(1, sizeof *c, "the chip", err);
+    if (!c) return err->code;
+    c->stage = *stage;
+    c->opt = *opt;
+    c->trace = trace;
+    cl_code code = create(c, file, parts, n_parts, err);
+    if (code) cl_chip_free(c);
+    else *out = c;
+    return code;
+}
+
+void cl_chip_free(cl_chip *c)
+{
+    if (!c) return;
+    slice_free(&c->slice);
+    work_free(&c->work);
+    kv_free(&c->kv);
+    cl_spec_free(&c->spec);
+    free(c);
+}
+
+uint64_t cl_chip_slice_bytes(const cl_chip *c)
+{
+    return c->slice.bytes;
+}
+
+uint64_t cl_chip_kv_bytes(const cl_chip *c)
+{
+    return c->kv.bytes;
+}
+
+const char *cl_chip_kernels(const cl_chip *c)
+{
+    return c->k->name;
+}
+
+void cl_chip_traffic(const cl_chip *c, uint64_t *weight_bytes, uint64_t *kv_bytes)
+{
+    *weight_bytes = c->weight_bytes;
+    *kv_bytes = c->kv_bytes;
+}
+
+/* --- probe --- */
+
+/* Sum of the 64-bit words of a block, which is aligned and a multiple of 64 bytes. */
+static uint64_t read_words(const unsigned char *p, size_t bytes)
+{
+    const uint64_t *w = (const uint64_t *)__builtin_assume_aligned(p, 64);
+    uint64_t sum[8] = {0};
+    for (size_t i = 0; i < bytes / 8; i += 8)
+        for (int j = 0; j < 8; j++) sum[j] += w[i + (size_t)j];
+    for (int j = 1; j < 8; j++) sum[0] += sum[j];
+    return sum[0];
+}
+
+/* Reads the slice `times` times with all threads; seconds. */
+static double read_slice(const cl_chip *c, int64_t times)
+{
+    volatile uint64_t sink = 0;
+    uint64_t sum = 0, start = cl_now_ns();
+#pragma omp parallel num_threads(c->opt.threads) reduction(+ : sum)
+    {
+        team t = {.id = omp_get_thread_num(), .n = omp_get_num_threads()};
+        int64_t a, b;
+        team_share(&t, (int64_t)(c->slice.bytes / 64), &a, &b);
+        for (int64_t i = 0; i < times; i++) {
+            sum += read_words(c->slice.data + 64 * a, 64 * (size_t)(b - a));
+            __asm__ volatile("" ::: "memory"); /* so that every pass reads again */
+        }
+    }
+    sink = sum;
+    (void)sink;
+    return (double)(cl_now_ns() - start) * 1e-9;
+}
+
+double cl_chip_probe(cl_chip *c)
+{
+    enum { RUNS = 3, LEAST = 64 << 20 };
+    if (!c->slice.bytes) return 0;
+    int64_t times = ((int64_t)LEAST + (int64_t)c->slice.bytes - 1) / (int64_t)c->slice.bytes;
+    double s[RUNS];
+    for (int i = 0; i < RUNS; i++) s[i] = read_slice(c, times);
+    double lo = s[0] < s[1] ? s[0] : s[1], hi = s[0] < s[1] ? s[1] : s[0];
+    double median = s[2] < lo ? lo : s[2] > hi ? hi : s[2];
+    return (double)times * (double)c->slice.bytes / median;
+}

@@ -1,0 +1,145 @@
+/* chip_impl.h: what a chip is made of, and how its threads work together.
+ *
+ * Inside chip/. A step is one parallel region: every thread of the team runs the same functions, each does its share of a
+ * phase (of panels, heads or tokens), and a barrier ends the phase. Which thread does what never changes a bit. Only thread 0,
+ * the caller's own, records events and polls. */
+#ifndef CHIPLINE_CHIP_IMPL_H
+#define CHIPLINE_CHIP_IMPL_H
+
+#include "chipline/chip.h"
+#include "kv.h"
+#include "slice.h"
+
+enum { HEAD_ROWS = 16 }; /* most tokens whose logits are computed together */
+
+typedef struct token_ref {
+    int32_t slot, pos;
+} token_ref;
+
+/* A token's share of one expert's work. */
+typedef struct choice {
+    int32_t expert;
+    int32_t row;  /* its row in gate, up and down: rows are grouped by expert */
+    float weight;
+} choice;
+
+/* Everything a step writes besides x and the cache; made once. Strides count floats. Tokens go through a layer in tiles of at
+ * most `tile`, so that a long chunk through a wide model needs no more memory than a short one. */
+typedef struct work {
+    int tile;              /* tokens */
+    int rows;              /* of gate, up and down: tile, or tile * top_k with experts */
+    int head_rows;         /* tokens whose logits are computed together, at most HEAD_ROWS */
+    size_t hidden, q, kv, ffn, vocab; /* strides: numbers of the widest layer, rounded up to 32 */
+    token_ref *tokens;     /* [chunk] */
+    float *cos_sin;        /* [ropes][chunk][rope_stride]: cos of each pair, then sin of each pair */
+    size_t rope_stride;
+    float *norm;           /* [tile][hidden] input of q, k, v; of gate, up and router; of the head */
+    float *qs, *att;       /* [tile][q] queries; what the heads saw */
+    float *ks, *vs;        /* [tile][kv] */
+    float *gate, *up;      /* [rows][ffn] */
+    float *down;           /* [rows][hidden], with experts */
+    float *out;            /* [tile][hidden] a layer's output before it is added to x */
+    float *logits;         /* [head_rows][vocab] */
+    int8_t *x8;            /* the 8-bit form of the product's input that is alive, and its scales and sums */
+    float *x8_scale, *x_sum;
+    int32_t *x8_sum;
+    float *scratch;        /* [threads][scratch_stride] of attend */
+    size_t scratch_stride;
+    float *router;         /* [tile][router_stride] */
+    size_t router_stride;
+    choice *choices;       /* [tile][most top_k] */
+    int32_t *row_token;    /* [rows] token of each grouped row */
+    int32_t *row_self;     /* [rows] 0, 1, 2, ... */
+    int32_t *first_row;    /* [most experts + 1] rows of expert e: first_row[e] .. first_row[e + 1] - 1 */
+    int32_t *touched;      /* [most experts] experts with rows, ascending */
+    int n_touched;
+    unsigned char *data;   /* all of the above */
+    size_t bytes;
+} work;
+
+/* --- the team --- */
+
+/* A barrier that spins for some microseconds and then yields. OpenMP's own spins for milliseconds, which halves the speed of a
+ * chip that shares its cores with anything else. */
+typedef struct barrier {
+    _Atomic int arrived;
+    char apart[60]; /* who arrives does not disturb who waits */
+    _Atomic unsigned phase;
+    char end[60];
+} barrier;
+
+typedef struct team {
+    int id, n;
+    barrier *barrier;
+} team;
+
+void team_wait(const team *t);
+
+struct cl_chip {
+    cl_spec spec;
+    cl_stage stage;
+    cl_chip_options opt;
+    const cl_kernels *k;
+    cl_trace *trace;
+    slice slice;
+    kv_cache kv;
+    work work;
+    barrier barrier;
+    uint64_t weight_bytes, kv_bytes; /* read since creation */
+};
+
+/* This thread's share of n equal things: *a .. *b - 1. */
+static inline void team_share(const team *t, int64_t n, int64_t *a, int64_t *b)
+{
+    *a = n * t->id / t->n;
+    *b = n * (t->id + 1) / t->n;
+}
+
+/* --- phases shared by attention, feed-forward and head (phases.c) --- */
+
+/* y = W x (+ bias), then to += y where `to` is given. Rows are shared among the threads by panels. */
+typedef struct product {
+    const cl_matrix *w;
+    const float *bias; /* or NULL */
+    float *y;
+    size_t y_stride;
+    float *to;         /* or NULL */
+    size_t to_stride;
+} product;
+
+/* The input of products with the n matrices w: which derived forms they need is in their formats. */
+cl_acts phase_acts(const cl_chip *c, const float *x, size_t stride, int tokens, int64_t cols, const cl_matrix *const *w, int n);
+/* Pads and prepares this thread's share of the tokens. `x` must be the buffer behind acts->f32. */
+void phase_prepare(const cl_chip *c, const team *t, cl_acts *acts, float *x);
+/* RMSNorm of this thread's share of the tokens (hidden numbers each) into work.norm, then prepared. */
+void phase_norm(const cl_chip *c, const team *t, cl_acts *acts, const float *x, const float *weight);
+void phase_products(const cl_chip *c, const team *t, const product *p, int n, const cl_acts *acts);
+
+/* --- a layer's two halves; x [n][hidden], n <= tile; first: index of x's first token in the micro-batch --- */
+void attend_layer(cl_chip *c, const team *t, cl_event *e, int layer, int first, int n, float *x);
+void ffn_layer(cl_chip *c, const team *t, cl_event *e, int layer, int n, float *x);
+/* cos and sin of this thread's share of the n tokens of the step. */
+void attend_angles(cl_chip *c, const team *t, int n);
+
+/* --- events: thread 0 only; with recording off a branch each --- */
+static inline cl_mark mark(const cl_chip *c, const team *t, cl_trace_level level)
+{
+    return t->id ? (cl_mark){0} : cl_trace_mark(c->trace, level);
+}
+/* Ends an event that has layer, tokens, parts and micro-batch of `e`; the mark is for what follows it at once. */
+static inline cl_mark record(const cl_chip *c, cl_mark m, const cl_event *e, cl_event_kind kind, uint64_t weight_bytes,
+                             uint64_t kv_bytes, int experts)
+{
+    if (!m.on) return m;
+    cl_event out = *e;
+    out.kind = kind;
+    out.weight_bytes = weight_bytes;
+    out.kv_bytes = kv_bytes;
+    out.experts = experts;
+    return cl_trace_end(c->trace, m, &out);
+}
+
+cl_code work_create(cl_chip *c, cl_err *err);
+void work_free(work *w);
+
+#endif

@@ -1,0 +1,460 @@
+/* body.h: a kernel set, written once over 16 lanes. Each set's file includes its lanes_*.h, defines SET_NAME and SET_FUNCTION, and
+ * then includes this. Every result follows kernels.h operation by operation; what differs from reference.c is the order in which
+ * independent results are computed.
+ *
+ * Products: a pass takes one panel (16 rows in 16 lanes) and up to LANES_TOKENS tokens. `tokens`, `f` and `chains` are constants
+ * after inlining. */
+#include <float.h>
+
+#include "panel.h"
+#include "sets.h"
+
+/* What one pass reads, token by token, and the 16 results of each token. */
+typedef struct pass {
+    const unsigned char *panel;
+    int64_t blocks;
+    const float *x[LANES_TOKENS];
+    const int8_t *q[LANES_TOKENS];
+    const float *d[LANES_TOKENS];
+    const int32_t *sum[LANES_TOKENS];
+    const float *fsum[LANES_TOKENS];
+    uintptr_t fetch_from; /* from this place in the panel on, every fetch_step bytes, the line fetch_ahead bytes further is fetched */
+    size_t fetch_step, fetch_ahead;
+    vf y[LANES_TOKENS];
+} pass;
+
+#define EACH_TOKEN for (int t = 0; t < tokens; t++)
+
+/* Called for each block in turn: asks for the lines that are due before `end`, the end of the block. */
+INLINE void fetch(const pass *p, uintptr_t *next, const unsigned char *end)
+{
+    for (; *next < (uintptr_t)end; *next += p->fetch_step) __builtin_prefetch((const void *)(*next + p->fetch_ahead));
+}
+
+/* --- float weights: an even and an odd chain, 32 columns at a time, first the even columns of these, then the odd ones --- */
+
+INLINE vf float_column(cl_format f, const unsigned char *w, int c)
+{
+    switch (f) {
+    case CL_F32: return vf_load((const float *)(w + 64 * c));
+    case CL_F16: return vf_load_f16(w + 32 * c);
+    default: return c % 2 ? vf_bf16_odd(w + 32 * (c - 1)) : vf_bf16_even(w + 32 * c);
+    }
+}
+
+INLINE void float_pass(cl_format f, int tokens, pass *to)
+{
+    const pass p = *to;
+    vf chain[2][LANES_TOKENS];
+    EACH_TOKEN chain[0][t] = chain[1][t] = vf_set1(0);
+    const size_t bytes = f == CL_F32 ? 2048 : 1024;
+    const unsigned char *w = p.panel;
+    uintptr_t next = p.fetch_from;
+    for (int64_t b = 0; b < p.blocks; b++, w += bytes) {
+        fetch(&p, &next, w + bytes);
+        for (int odd = 0; odd < 2; odd++) {
+            for (int c = odd; c < 32; c += 2) {
+                vf column = float_column(f, w, c);
+                EACH_TOKEN chain[odd][t] = vf_fma(column, vf_set1(p.x[t][b * 32 + c]), chain[odd][t]);
+            }
+        }
+    }
+    EACH_TOKEN to->y[t] = vf_add(chain[0][t], chain[1][t]);
+}
+
+/* --- quantised weights --- */
+
+typedef struct block {
+    const unsigned char *scale, *ints;
+} block;
+
+INLINE block block_at(cl_format f, const unsigned char *panel, int64_t b)
+{
+    int64_t group = panel_group(f), k = b % group;
+    const unsigned char *p = panel + (size_t)(b / group) * panel_group_bytes(f);
+    return (block){p + k * (PANEL_SCALES / group), p + PANEL_SCALES + (size_t)k * panel_integers(f)};
+}
+
+INLINE vf block_scale(cl_format f, block b) { return f == CL_MXFP4 ? vf_load_e8m0(b.scale) : vf_load_f16(b.scale); }
+
+/* Rows x columns 4g .. 4g+3 of a block. */
+INLINE vg block_columns(cl_format f, block b, int g)
+{
+    if (f == CL_Q8_0) return vg_load(b.ints + 64 * g);
+    const int8_t *table = f == CL_Q4_0 ? cl_q4_0_values : f == CL_Q4_1 ? cl_q4_1_values : cl_e2m1_doubled;
+    return g % 2 ? vg_high(b.ints + 32 * (g - 1), table) : vg_low(b.ints + 32 * g, table);
+}
+
+/* `chains` blocks from b on, float32 activations: their sums are independent. */
+INLINE void f32_blocks(cl_format f, int tokens, int chains, const pass *p, int64_t b, vf *y)
+{
+    vf s[LANES_CHAINS > LANES_TOKENS ? LANES_CHAINS : LANES_TOKENS];
+    block w[LANES_CHAINS];
+    for (int k = 0; k < chains; k++) {
+        w[k] = block_at(f, p->panel, b + k);
+        EACH_TOKEN s[k * tokens + t] = vf_set1(0);
+    }
+    for (int g = 0; g < 8; g++) {
+        for (int k = 0; k < chains; k++) {
+            vg columns = block_columns(f, w[k], g);
+            for (int c = 0; c < 4; c++) {
+                vf q = vg_column(columns, c);
+                EACH_TOKEN s[k * tokens + t] = vf_fma(q, vf_set1(p->x[t][(b + k) * 32 + g * 4 + c]), s[k * tokens + t]);
+            }
+        }
+    }
+    for (int k = 0; k < chains; k++) {
+        vf d = block_scale(f, w[k]);
+        EACH_TOKEN y[t] = vf_fma(d, s[k * tokens + t], y[t]);
+        if (f == CL_Q4_1) {
+            vf m = vf_load_f16(w[k].scale + 2 * CL_PANEL);
+            EACH_TOKEN y[t] = vf_fma(m, vf_set1(p->fsum[t][b + k]), y[t]);
+        }
+    }
+}
+
+INLINE void f32_pass(cl_format f, int tokens, pass *to)
+{
+    const int chains = LANES_CHAINS / tokens > 1 ? LANES_CHAINS / tokens : 1;
+    const pass p = *to;
+    vf y[LANES_TOKENS];
+    EACH_TOKEN y[t] = vf_set1(0);
+    int64_t b = 0;
+    uintptr_t next = p.fetch_from;
+    for (; b + chains <= p.blocks; b += chains) {
+        fetch(&p, &next, block_at(f, p.panel, b + chains).ints);
+        f32_blocks(f, tokens, chains, &p, b, y);
+    }
+    for (; b < p.blocks; b++) f32_blocks(f, tokens, 1, &p, b, y);
+    EACH_TOKEN to->y[t] = y[t];
+}
+
+/* Block `at`, 8-bit activations. */
+INLINE void q8_block(cl_format f, int tokens, const pass *p, int64_t at, block w, vf *y)
+{
+    vi s[LANES_TOKENS];
+    const int8_t *q[LANES_TOKENS];
+    int32_t sum[LANES_TOKENS];
+    EACH_TOKEN {
+        q[t] = p->q[t] + at * 32;
+        sum[t] = p->sum[t][at];
+    }
+    switch (f) {
+    case CL_Q8_0: vi_dot_i8(tokens, w.ints, q, sum, s); break;
+    case CL_Q4_0: vi_dot_q4_0(tokens, w.ints, q, sum, s); break;
+    case CL_Q4_1: vi_dot_q4_1(tokens, w.ints, q, sum, s); break;
+    default: vi_dot_mxfp4(tokens, w.ints, q, sum, s); break;
+    }
+    vf d = block_scale(f, w);
+    EACH_TOKEN y[t] = vf_fma(vf_mul(d, vf_set1(p->d[t][at])), vf_from_vi(s[t]), y[t]);
+    if (f == CL_Q4_1) {
+        vf m = vf_load_f16(w.scale + 2 * CL_PANEL);
+        EACH_TOKEN y[t] = vf_fma(vf_mul(m, vf_set1(p->d[t][at])), vf_set1((float)total_of_sum(sum[t])), y[t]);
+    }
+}
+
+INLINE void q8_pass(cl_format f, int tokens, pass *to)
+{
+    const pass p = *to;
+    vf y[LANES_TOKENS];
+    EACH_TOKEN y[t] = vf_set1(0);
+    uintptr_t next = p.fetch_from;
+    for (int64_t b = 0; b < p.blocks; b++) {
+        block w = block_at(f, p.panel, b);
+        fetch(&p, &next, w.ints + panel_integers(f));
+        q8_block(f, tokens, &p, b, w, y);
+    }
+    EACH_TOKEN to->y[t] = y[t];
+}
+
+/* --- all passes, by format, activations and number of tokens --- */
+
+typedef void (*pass_fn)(pass *p);
+
+#define PASSES(T)                                                  \
+    static void f32_##T(pass *p) { float_pass(CL_F32, T, p); }     \
+    static void f16_##T(pass *p) { float_pass(CL_F16, T, p); }     \
+    static void bf16_##T(pass *p) { float_pass(CL_BF16, T, p); }   \
+    static void q8_0_f32_##T(pass *p) { f32_pass(CL_Q8_0, T, p); } \
+    static void q4_0_f32_##T(pass *p) { f32_pass(CL_Q4_0, T, p); } \
+    static void q4_1_f32_##T(pass *p) { f32_pass(CL_Q4_1, T, p); } \
+    static void mx_f32_##T(pass *p) { f32_pass(CL_MXFP4, T, p); }  \
+    static void q8_0_q8_##T(pass *p) { q8_pass(CL_Q8_0, T, p); }   \
+    static void q4_0_q8_##T(pass *p) { q8_pass(CL_Q4_0, T, p); }   \
+    static void q4_1_q8_##T(pass *p) { q8_pass(CL_Q4_1, T, p); }   \
+    static void mx_q8_##T(pass *p) { q8_pass(CL_MXFP4, T, p); }
+
+#define ROW(T)                                                                                             \
+    {{f32_##T, f16_##T, bf16_##T, q8_0_f32_##T, q4_0_f32_##T, q4_1_f32_##T, mx_f32_##T},                   \
+     {f32_##T, f16_##T, bf16_##T, q8_0_q8_##T, q4_0_q8_##T, q4_1_q8_##T, mx_q8_##T}}
+
+PASSES(1)
+PASSES(2)
+PASSES(3)
+PASSES(4)
+
+static const pass_fn passes[LANES_TOKENS][2][CL_NATIVE_FORMATS] = {ROW(1), ROW(2), ROW(3), ROW(4)};
+
+/* The first pass over a panel takes it from memory, the others find it in a cache. So a product of one pass fetches a little ahead;
+ * one of several passes fetches the next panel, each pass its share of the lines. */
+enum { LINE = 64, FETCH_AHEAD = 2048 };
+
+INLINE void plan_fetch(pass *p, int i, int n_passes, size_t panel_size, bool last_panel)
+{
+    bool never = n_passes > 1 && last_panel;
+    p->fetch_from = never ? UINTPTR_MAX : (uintptr_t)p->panel + (size_t)i * LINE;
+    p->fetch_step = (size_t)n_passes * LINE;
+    p->fetch_ahead = n_passes == 1 ? FETCH_AHEAD : panel_size;
+}
+
+INLINE void take_token(pass *p, int t, const cl_acts *x, size_t token)
+{
+    size_t at = token * (size_t)p->blocks;
+    p->x[t] = x->f32 + token * x->stride;
+    if (x->q8) {
+        p->q[t] = x->q + at * 32;
+        p->d[t] = x->d + at;
+        p->sum[t] = x->sum + at;
+    } else if (x->fsum) {
+        p->fsum[t] = x->fsum + at;
+    }
+}
+
+static void matmul(const cl_matrix *w, int64_t expert, int64_t p0, int64_t p1, const cl_acts *x, const int32_t *index,
+                   int n_index, float *y, size_t y_stride)
+{
+    const int n = index ? n_index : x->n, n_passes = (n + LANES_TOKENS - 1) / LANES_TOKENS;
+    pass p = {.blocks = panel_blocks(w->cols)};
+    for (int64_t i = p0; i < p1; i++) {
+        p.panel = w->data + (size_t)(expert * w->panels + i) * w->panel_bytes;
+        int64_t rows = w->rows - i * CL_PANEL;
+        for (int j = 0; j < n_passes; j++) {
+            int t0 = j * LANES_TOKENS, tokens = n - t0 < LANES_TOKENS ? n - t0 : LANES_TOKENS;
+            for (int t = 0; t < tokens; t++) take_token(&p, t, x, (size_t)(index ? index[t0 + t] : t0 + t));
+            plan_fetch(&p, j, n_passes, w->panel_bytes, i + 1 == p1);
+            passes[tokens - 1][x->q8][w->format](&p);
+            for (int t = 0; t < tokens; t++) {
+                float *out = y + (size_t)(t0 + t) * y_stride + i * CL_PANEL;
+                if (rows >= CL_PANEL) vf_store(out, p.y[t]);
+                else vf_store_part(out, p.y[t], (int)rows);
+            }
+        }
+    }
+}
+
+/* --- activations --- */
+
+static void prepare(cl_acts *x, int t0, int t1)
+{
+    int64_t blocks = panel_blocks(x->cols);
+    for (int t = t0; t < t1; t++) {
+        const float *in = x->f32 + (size_t)t * x->stride;
+        for (int64_t b = 0, at = t * blocks; b < blocks; b++, at++, in += 32) {
+            if (x->q8) {
+                x->d[at] = block_q8(in, x->q + at * 32, &x->sum[at]);
+            } else if (x->fsum) {
+                x->fsum[at] = 0;
+                for (int c = 0; c < 32; c++) x->fsum[at] += in[c];
+            }
+        }
+    }
+}
+
+/* --- vectors --- */
+
+INLINE vf lanes_exp(vf x)
+{
+    x = vf_max(vf_set1(CL_EXP_LO), x);
+    x = vf_min(vf_set1(CL_EXP_HI), x);
+    vf t = vf_fma(x, vf_set1(CL_EXP_LOG2E), vf_set1(CL_EXP_ROUND)), n = vf_sub(t, vf_set1(CL_EXP_ROUND));
+    vf r = vf_fma(n, vf_set1(-CL_EXP_LN2_HI), x);
+    r = vf_fma(n, vf_set1(-CL_EXP_LN2_LO), r);
+    vf p = vf_set1(CL_EXP_C6);
+    p = vf_fma(p, r, vf_set1(CL_EXP_C5));
+    p = vf_fma(p, r, vf_set1(CL_EXP_C4));
+    p = vf_fma(p, r, vf_set1(CL_EXP_C3));
+    p = vf_fma(p, r, vf_set1(CL_EXP_C2));
+    p = vf_fma(p, r, vf_set1(1));
+    p = vf_fma(p, r, vf_set1(1));
+    return vf_scale2(p, t);
+}
+
+INLINE vf load_some(const float *p, int64_t n) { return n >= 16 ? vf_load(p) : vf_load_part(p, (int)n); }
+INLINE void store_some(float *p, vf a, int64_t n)
+{
+    if (n >= 16) vf_store(p, a);
+    else vf_store_part(p, a, (int)n);
+}
+
+static void rmsnorm(const float *x, const float *w, int64_t n, float eps, float *y)
+{
+    vf lane = vf_set1(0);
+    for (int64_t i = 0; i < n; i += 16) {
+        vf a = load_some(x + i, n - i);
+        lane = vf_fma(a, a, lane);
+    }
+    vf r = vf_set1(1.0f / sqrtf(vf_fold_add(lane) / (float)n + eps));
+    for (int64_t i = 0; i < n; i += 16) {
+        vf a = vf_mul(load_some(x + i, n - i), r);
+        store_some(y + i, w ? vf_mul(a, load_some(w + i, n - i)) : a, n - i);
+    }
+}
+
+static void silu_mul(const float *g, const float *u, int64_t n, float *y)
+{
+    for (int64_t i = 0; i < n; i += 16) {
+        vf a = load_some(g + i, n - i), b = load_some(u + i, n - i);
+        store_some(y + i, vf_mul(vf_div(a, vf_add(vf_set1(1), lanes_exp(vf_neg(a)))), b), n - i);
+    }
+}
+
+static void add(float *x, const float *y, int64_t n)
+{
+    for (int64_t i = 0; i < n; i += 16) store_some(x + i, vf_add(load_some(x + i, n - i), load_some(y + i, n - i)), n - i);
+}
+
+static void axpy(float *x, float a, const float *y, int64_t n)
+{
+    for (int64_t i = 0; i < n; i += 16) {
+        store_some(x + i, vf_fma(vf_set1(a), load_some(y + i, n - i), load_some(x + i, n - i)), n - i);
+    }
+}
+
+/* --- attention: lanes are the 16 positions of a block for scores, 16 numbers of the head for values --- */
+
+/* Where to look in the cache: block b of a half. */
+INLINE const unsigned char *cache_block(const cl_kv_head *h, const unsigned char *half, int64_t b)
+{
+    return half + cl_kv_block_at(h, b);
+}
+
+/* Scores of `chains` blocks from b on, not yet scaled. */
+INLINE void score_blocks(cl_kv_format f, int chains, const cl_kv_head *h, const float *q, int64_t b, vf *s)
+{
+    const unsigned char *k[LANES_CHAINS], *ints[LANES_CHAINS];
+    vf t[LANES_CHAINS];
+    for (int c = 0; c < chains; c++) {
+        k[c] = cache_block(h, h->keys, b + c);
+        ints[c] = k[c] + cl_kv_scales(h->head_dim) * sizeof(float);
+        s[c] = t[c] = vf_set1(0);
+    }
+    if (f != CL_KV_Q8) {
+        for (int i = 0; i < h->head_dim; i++) {
+            vf qi = vf_set1(q[i]);
+            for (int c = 0; c < chains; c++) {
+                s[c] = vf_fma(qi, f == CL_KV_F32 ? vf_load((const float *)k[c] + i * 16) : vf_load_bf16(k[c] + i * 32), s[c]);
+            }
+        }
+        return;
+    }
+    for (int i0 = 0; i0 < h->head_dim; i0 += 32) {
+        int end = h->head_dim - i0 < 32 ? h->head_dim : i0 + 32;
+        for (int c = 0; c < chains; c++) t[c] = vf_set1(0);
+        for (int i = i0; i < end; i++) {
+            vf qi = vf_set1(q[i]);
+            for (int c = 0; c < chains; c++) t[c] = vf_fma(qi, vf_load_i8(ints[c] + i * 16), t[c]);
+        }
+        for (int c = 0; c < chains; c++) s[c] = vf_fma(vf_load((const float *)k[c] + i0 / 32 * 16), t[c], s[c]);
+    }
+}
+
+/* e[16 * (block - first)]: scores scaled; -inf where a position is not visible. Returns the largest. */
+INLINE float scores(cl_kv_format f, const cl_kv_head *h, const float *q, int64_t lo, int64_t pos, float scale, float *e)
+{
+    vf max = vf_set1(-INFINITY), s[LANES_CHAINS];
+    int64_t first = lo / CL_KV_BLOCK, last = pos / CL_KV_BLOCK;
+    for (int64_t b = first, m; b <= last; b += m) {
+        m = last - b + 1 >= LANES_CHAINS ? LANES_CHAINS : 1;
+        if (m > 1) score_blocks(f, LANES_CHAINS, h, q, b, s);
+        else score_blocks(f, 1, h, q, b, s);
+        for (int64_t c = 0; c < m; c++) {
+            vf a = vf_mul(vf_set1(scale), s[c]);
+            if (b + c == first || b + c == last) {
+                a = vf_pick(a, vf_set1(-INFINITY), b + c == first ? (int)(lo % CL_KV_BLOCK) : 0,
+                            b + c == last ? (int)(pos % CL_KV_BLOCK) : CL_KV_BLOCK - 1);
+            }
+            max = vf_max(a, max);
+            vf_store(e + (b + c - first) * CL_KV_BLOCK, a);
+        }
+    }
+    return vf_fold_max(max);
+}
+
+/* e = cl_exp(e - max), 0 where a position is not visible; returns the folded sum. */
+INLINE float weights(int64_t lo, int64_t pos, float max, float *e)
+{
+    vf lane = vf_set1(0);
+    int64_t first = lo / CL_KV_BLOCK, last = pos / CL_KV_BLOCK;
+    for (int64_t b = first; b <= last; b++, e += CL_KV_BLOCK) {
+        vf a = lanes_exp(vf_sub(vf_load(e), vf_set1(max)));
+        if (b == first || b == last) {
+            a = vf_pick(a, vf_set1(0), b == first ? (int)(lo % CL_KV_BLOCK) : 0,
+                        b == last ? (int)(pos % CL_KV_BLOCK) : CL_KV_BLOCK - 1);
+        }
+        lane = vf_add(lane, a);
+        vf_store(e, a);
+    }
+    return vf_fold_add(lane);
+}
+
+/* The 16 numbers i .. i+15 of the value of the block's position j; fewer at the end of a head. */
+INLINE vf value_lanes(cl_kv_format f, const unsigned char *v, size_t at, int n)
+{
+    size_t size = f == CL_KV_F32 ? 4 : f == CL_KV_BF16 ? 2 : 1;
+    _Alignas(64) unsigned char part[64] = {0};
+    v += at * size;
+    if (n < 16) v = memcpy(part, v, (size_t)n * size);
+    return f == CL_KV_F32 ? vf_load((const float *)v) : f == CL_KV_BF16 ? vf_load_bf16(v) : vf_load_i8(v);
+}
+
+/* out[i .. i + 16 * width) for numbers i on (n of them in the last lanes), all positions ascending. */
+INLINE void mix(cl_kv_format f, int width, int n, const cl_kv_head *h, int64_t lo, int64_t pos, const float *e, float inverse,
+                int i, float *out)
+{
+    vf o[4];
+    for (int k = 0; k < width; k++) o[k] = vf_set1(0);
+    const int64_t first = lo / CL_KV_BLOCK, last = pos / CL_KV_BLOCK;
+    for (int64_t b = first; b <= last; b++, e += CL_KV_BLOCK) {
+        const unsigned char *v = cache_block(h, h->values, b);
+        const float *scales = (const float *)v;
+        if (f == CL_KV_Q8) v += cl_kv_scales(h->head_dim) * sizeof(float);
+        int j = b == first ? (int)(lo % CL_KV_BLOCK) : 0, end = b == last ? (int)(pos % CL_KV_BLOCK) + 1 : CL_KV_BLOCK;
+        for (; j < end; j++) {
+            for (int k = 0; k < width; k++) {
+                float a = f == CL_KV_Q8 ? e[j] * scales[(i + 16 * k) / 32 * CL_KV_BLOCK + j] : e[j];
+                vf x = value_lanes(f, v, (size_t)(j * h->head_dim + i + 16 * k), n);
+                o[k] = vf_fma(vf_set1(a), x, o[k]);
+            }
+        }
+    }
+    for (int k = 0; k < width; k++) store_some(out + i + 16 * k, vf_mul(o[k], vf_set1(inverse)), n);
+}
+
+INLINE void attend_format(cl_kv_format f, const cl_kv_head *h, const float *q, int64_t lo, int64_t pos, float scale, float *out,
+                          float *e)
+{
+    float max = scores(f, h, q, lo, pos, scale, e);
+    float inverse = 1.0f / weights(lo, pos, max, e);
+    int i = 0;
+    for (; i + 64 <= h->head_dim; i += 64) mix(f, 4, 16, h, lo, pos, e, inverse, i, out);
+    for (; i + 16 <= h->head_dim; i += 16) mix(f, 1, 16, h, lo, pos, e, inverse, i, out);
+    if (i < h->head_dim) mix(f, 1, h->head_dim - i, h, lo, pos, e, inverse, i, out);
+}
+
+static void attend(const cl_kv_head *h, const float *q, int64_t lo, int64_t pos, float scale, float *out, float *scratch)
+{
+    switch (h->format) {
+    case CL_KV_F32: attend_format(CL_KV_F32, h, q, lo, pos, scale, out, scratch); break;
+    case CL_KV_BF16: attend_format(CL_KV_BF16, h, q, lo, pos, scale, out, scratch); break;
+    case CL_KV_Q8: attend_format(CL_KV_Q8, h, q, lo, pos, scale, out, scratch); break;
+    default: CL_BUG("cache format %d", (int)h->format);
+    }
+}
+
+const cl_kernels *SET_FUNCTION(void)
+{
+    static const cl_kernels set = {.name = SET_NAME, .panel_bytes = panel_bytes, .pack = panel_pack, .unpack = panel_unpack,
+        .prepare = prepare, .matmul = matmul, .rmsnorm = rmsnorm, .silu_mul = silu_mul, .add = add, .axpy = axpy,
+        .kv_store = cl_kv_store, .attend = attend};
+    return &set;
+}

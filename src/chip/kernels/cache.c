@@ -1,0 +1,77 @@
+/* cache.c: writing keys and values into the cache, and 8-bit blocks: plain code that every set uses. */
+#include <float.h>
+#include <string.h>
+
+#include "chipline/util.h"
+#include "sets.h"
+
+size_t cl_kv_block_bytes(cl_kv_format f, int head_dim)
+{
+    size_t n = (size_t)head_dim * CL_KV_BLOCK, bytes = 0;
+    switch (f) {
+    case CL_KV_F32: bytes = n * sizeof(float); break;
+    case CL_KV_BF16: bytes = n * sizeof(uint16_t); break;
+    case CL_KV_Q8: bytes = cl_kv_scales(head_dim) * sizeof(float) + n; break;
+    default: CL_BUG("cache format %d", (int)f);
+    }
+    return (bytes + 63) / 64 * 64;
+}
+
+float cl_block_q8(const float *x, int n, int8_t *q)
+{
+    uint32_t bits = 0; /* magnitudes ordered as integers: NaN is above infinity */
+    for (int i = 0; i < n; i++) {
+        uint32_t u;
+        memcpy(&u, &x[i], sizeof u);
+        u &= 0x7fffffff;
+        bits = u > bits ? u : bits;
+    }
+    float amax;
+    memcpy(&amax, &bits, sizeof amax);
+    float inverse = 127.0f / amax;
+    bool usable = amax <= FLT_MAX && inverse <= FLT_MAX;
+    for (int i = 0; i < n; i++) q[i] = (int8_t)(usable ? lrintf(x[i] * inverse) : 0);
+    return amax / 127.0f;
+}
+
+static void store_f32(const cl_kv_head *h, int64_t pos, const float *k, const float *v)
+{
+    size_t at = cl_kv_block_at(h, pos / CL_KV_BLOCK), j = (size_t)(pos % CL_KV_BLOCK), n = (size_t)h->head_dim;
+    float *keys = (float *)(h->keys + at), *values = (float *)(h->values + at);
+    for (size_t i = 0; i < n; i++) keys[i * CL_KV_BLOCK + j] = k[i];
+    memcpy(values + j * n, v, n * sizeof *v);
+}
+
+static void store_bf16(const cl_kv_head *h, int64_t pos, const float *k, const float *v)
+{
+    size_t at = cl_kv_block_at(h, pos / CL_KV_BLOCK), j = (size_t)(pos % CL_KV_BLOCK), n = (size_t)h->head_dim;
+    uint16_t *keys = (uint16_t *)(h->keys + at), *values = (uint16_t *)(h->values + at);
+    for (size_t i = 0; i < n; i++) {
+        keys[i * CL_KV_BLOCK + j] = cl_f32_to_bf16(k[i]);
+        values[j * n + i] = cl_f32_to_bf16(v[i]);
+    }
+}
+
+static void store_q8(const cl_kv_head *h, int64_t pos, const float *k, const float *v)
+{
+    size_t at = cl_kv_block_at(h, pos / CL_KV_BLOCK), j = (size_t)(pos % CL_KV_BLOCK), scales = cl_kv_scales(h->head_dim);
+    float *kd = (float *)(h->keys + at), *vd = (float *)(h->values + at);
+    int8_t *kq = (int8_t *)(kd + scales), *vq = (int8_t *)(vd + scales);
+    for (int i = 0; i < h->head_dim; i += 32) {
+        int n = h->head_dim - i < 32 ? h->head_dim - i : 32;
+        int8_t q[32];
+        kd[(size_t)i / 32 * CL_KV_BLOCK + j] = cl_block_q8(k + i, n, q);
+        for (int e = 0; e < n; e++) kq[(size_t)(i + e) * CL_KV_BLOCK + j] = q[e];
+        vd[(size_t)i / 32 * CL_KV_BLOCK + j] = cl_block_q8(v + i, n, vq + j * (size_t)h->head_dim + i);
+    }
+}
+
+void cl_kv_store(const cl_kv_head *h, int64_t pos, const float *k, const float *v)
+{
+    switch (h->format) {
+    case CL_KV_F32: store_f32(h, pos, k, v); break;
+    case CL_KV_BF16: store_bf16(h, pos, k, v); break;
+    case CL_KV_Q8: store_q8(h, pos, k, v); break;
+    default: CL_BUG("cache format %d", (int)h->format);
+    }
+}

@@ -1,0 +1,66 @@
+/* choose.c: which sets this CPU can run, and the choice of one. */
+#include <string.h>
+
+#include "chipline/util.h"
+#include "sets.h"
+
+#if defined(__x86_64__)
+static bool has_avx2(void)
+{
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+
+static bool has_avx512(void)
+{
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
+}
+#endif
+
+static bool has_always(void) { return true; }
+
+static const struct entry {
+    const char *name;
+    const cl_kernels *(*set)(void);
+    bool (*usable)(void);
+} entries[] = {
+#if defined(__x86_64__)
+    {"avx512", cl_kernels_avx512, has_avx512},
+    {"avx2", cl_kernels_avx2, has_avx2},
+#else
+    {"avx512", NULL, NULL},
+    {"avx2", NULL, NULL},
+#endif
+    {"generic", cl_kernels_generic, has_always},
+    {"reference", cl_kernels_reference, has_always},
+};
+enum { ENTRIES = sizeof entries / sizeof *entries };
+
+static bool usable(const struct entry *e) { return e->usable && e->usable(); }
+
+cl_code cl_kernels_choose(const char *name, const cl_kernels **out, cl_err *err)
+{
+    const char *names[ENTRIES];
+    for (int i = 0; i < ENTRIES; i++) {
+        names[i] = entries[i].name;
+        if (name ? strcmp(name, names[i]) != 0 : !usable(&entries[i])) continue;
+        if (!usable(&entries[i])) {
+            return cl_fail(err, CL_E_FIT, "kernels '%s': this CPU lacks its instructions (best here: %s)", name,
+                           cl_kernels_available()[0]);
+        }
+        *out = entries[i].set();
+        return CL_OK;
+    }
+    const char *near = cl_nearest(name, names, ENTRIES);
+    if (near) return cl_fail(err, CL_E_USAGE, "kernels '%s': no such set (did you mean %s?)", name, near);
+    return cl_fail(err, CL_E_USAGE, "kernels '%s': no such set (known: avx512, avx2, generic, reference)", name);
+}
+
+const char *const *cl_kernels_available(void)
+{
+    /* The usable names are a tail of the table: each set needs more of the CPU than the one after it. */
+    static const char *const names[] = {"avx512", "avx2", "generic", "reference", NULL};
+    int first = 0;
+    while (!usable(&entries[first])) first++;
+    return names + first;
+}

@@ -1,0 +1,254 @@
+/* lanes_avx2.h: 16 lanes in two AVX2 registers. What each operation means is said in lanes_generic.h.
+ * A block's sum of bytes is kept as two 16-bit sums: of columns 0, 1 and of columns 2, 3 of every four. */
+#ifndef CHIPLINE_KERNELS_LANES_AVX2_H
+#define CHIPLINE_KERNELS_LANES_AVX2_H
+
+#include <float.h>
+#include <immintrin.h>
+#include <stdbool.h>
+#include <string.h>
+
+#include "panel.h"
+
+enum { LANES_TOKENS = 4, LANES_CHAINS = 4 };
+
+#define INLINE static inline __attribute__((always_inline))
+
+typedef struct vf { __m256 a, b; } vf;
+typedef struct vi { __m256i a, b; } vi;
+typedef struct vg { __m256i a, b; } vg;
+
+/* The same operation on both halves. */
+#define VF(op, x, y) ((vf){op((x).a, (y).a), op((x).b, (y).b)})
+
+INLINE vf vf_set1(float x) { return (vf){_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+INLINE vf vf_load(const float *p) { return (vf){_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+INLINE void vf_store(float *p, vf x)
+{
+    _mm256_storeu_ps(p, x.a);
+    _mm256_storeu_ps(p + 8, x.b);
+}
+INLINE vf vf_load_part(const float *p, int n)
+{
+    _Alignas(32) float part[16] = {0};
+    memcpy(part, p, (size_t)n * sizeof *p);
+    return vf_load(part);
+}
+INLINE void vf_store_part(float *p, vf x, int n)
+{
+    _Alignas(32) float part[16];
+    vf_store(part, x);
+    memcpy(p, part, (size_t)n * sizeof *p);
+}
+
+INLINE vf vf_add(vf x, vf y) { return VF(_mm256_add_ps, x, y); }
+INLINE vf vf_sub(vf x, vf y) { return VF(_mm256_sub_ps, x, y); }
+INLINE vf vf_mul(vf x, vf y) { return VF(_mm256_mul_ps, x, y); }
+INLINE vf vf_div(vf x, vf y) { return VF(_mm256_div_ps, x, y); }
+INLINE vf vf_max(vf x, vf y) { return VF(_mm256_max_ps, x, y); }
+INLINE vf vf_min(vf x, vf y) { return VF(_mm256_min_ps, x, y); }
+INLINE vf vf_fma(vf x, vf y, vf z) { return (vf){_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
+INLINE vf vf_neg(vf x) { return VF(_mm256_xor_ps, x, vf_set1(-0.0f)); }
+
+INLINE float vf_fold_add(vf x)
+{
+    __m256 e = _mm256_add_ps(x.a, x.b);
+    __m128 f = _mm_add_ps(_mm256_castps256_ps128(e), _mm256_extractf128_ps(e, 1));
+    f = _mm_add_ps(f, _mm_movehl_ps(f, f));
+    return _mm_cvtss_f32(_mm_add_ss(f, _mm_movehdup_ps(f)));
+}
+
+INLINE float vf_fold_max(vf x)
+{
+    __m256 e = _mm256_max_ps(x.a, x.b);
+    __m128 f = _mm_max_ps(_mm256_castps256_ps128(e), _mm256_extractf128_ps(e, 1));
+    f = _mm_max_ps(f, _mm_movehl_ps(f, f));
+    return _mm_cvtss_f32(_mm_max_ss(f, _mm_movehdup_ps(f)));
+}
+
+INLINE __m256 between(__m256 x, __m256 y, __m256i lane, int lo, int hi)
+{
+    __m256i out = _mm256_or_si256(_mm256_cmpgt_epi32(_mm256_set1_epi32(lo), lane), _mm256_cmpgt_epi32(lane, _mm256_set1_epi32(hi)));
+    return _mm256_blendv_ps(x, y, _mm256_castsi256_ps(out));
+}
+INLINE vf vf_pick(vf x, vf y, int lo, int hi)
+{
+    return (vf){between(x.a, y.a, _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), lo, hi),
+                between(x.b, y.b, _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15), lo, hi)};
+}
+
+INLINE __m256 scale2(__m256 x, __m256 t)
+{
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), _mm256_slli_epi32(_mm256_castps_si256(t), 23)));
+}
+INLINE vf vf_scale2(vf x, vf t) { return VF(scale2, x, t); }
+
+INLINE vf vf_from_vi(vi x) { return (vf){_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
+
+INLINE __m128i load128(const unsigned char *p) { return _mm_loadu_si128((const __m128i *)p); }
+INLINE __m256i load256(const unsigned char *p) { return _mm256_loadu_si256((const __m256i *)p); }
+INLINE __m128i load64(const unsigned char *p) { return _mm_loadl_epi64((const __m128i *)p); }
+
+INLINE vf vf_load_f16(const unsigned char *p) { return (vf){_mm256_cvtph_ps(load128(p)), _mm256_cvtph_ps(load128(p + 16))}; }
+INLINE __m256 load_bf16(const unsigned char *p)
+{
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load128(p)), 16));
+}
+INLINE vf vf_load_bf16(const unsigned char *p) { return (vf){load_bf16(p), load_bf16(p + 16)}; }
+INLINE __m256 load_i8(const unsigned char *p) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(load64(p))); }
+INLINE vf vf_load_i8(const unsigned char *p) { return (vf){load_i8(p), load_i8(p + 8)}; }
+
+/* The bits of 2^(e - 128): (e - 1) << 23 where that is a normal number, else (e + 1) << 21 (e = 0, 1), which is the larger there. */
+INLINE __m256 load_e8m0(const unsigned char *p)
+{
+    __m256i e = _mm256_cvtepu8_epi32(load64(p));
+    __m256i normal = _mm256_sub_epi32(_mm256_slli_epi32(e, 23), _mm256_set1_epi32(1 << 23));
+    __m256i small = _mm256_add_epi32(_mm256_slli_epi32(e, 21), _mm256_set1_epi32(1 << 21));
+    return _mm256_castsi256_ps(_mm256_max_epi32(normal, small));
+}
+INLINE vf vf_load_e8m0(const unsigned char *p) { return (vf){load_e8m0(p), load_e8m0(p + 8)}; }
+
+INLINE __m256 bf16_even(const unsigned char *p) { return _mm256_castsi256_ps(_mm256_slli_epi32(load256(p), 16)); }
+INLINE __m256 bf16_odd(const unsigned char *p)
+{
+    return _mm256_castsi256_ps(_mm256_and_si256(load256(p), _mm256_set1_epi32((int)0xffff0000)));
+}
+INLINE vf vf_bf16_even(const unsigned char *p) { return (vf){bf16_even(p), bf16_even(p + 32)}; }
+INLINE vf vf_bf16_odd(const unsigned char *p) { return (vf){bf16_odd(p), bf16_odd(p + 32)}; }
+
+INLINE vg vg_load(const unsigned char *p) { return (vg){load256(p), load256(p + 32)}; }
+INLINE __m256i low_half(__m256i x) { return _mm256_and_si256(x, _mm256_set1_epi8(15)); }
+INLINE __m256i high_half(__m256i x) { return low_half(_mm256_srli_epi16(x, 4)); }
+INLINE __m256i table256(const int8_t table[16]) { return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)table)); }
+INLINE vg vg_low(const unsigned char *p, const int8_t table[16])
+{
+    return (vg){_mm256_shuffle_epi8(table256(table), low_half(load256(p))),
+                _mm256_shuffle_epi8(table256(table), low_half(load256(p + 32)))};
+}
+INLINE vg vg_high(const unsigned char *p, const int8_t table[16])
+{
+    return (vg){_mm256_shuffle_epi8(table256(table), high_half(load256(p))),
+                _mm256_shuffle_epi8(table256(table), high_half(load256(p + 32)))};
+}
+INLINE __m256 column(__m256i x, int c) { return _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(x, 24 - 8 * c), 24)); }
+INLINE vf vg_column(vg x, int c) { return (vf){column(x.a, c), column(x.b, c)}; }
+
+/* Ends a step: the compiler may not mix the instructions of several tokens, which would need more registers than there are. */
+#define STEP(sum) __asm__ volatile("" : "+x"((sum).a), "+x"((sum).b))
+
+/* 4 bytes of activations in every lane. */
+INLINE __m256i quad(const int8_t *x)
+{
+    int32_t v;
+    memcpy(&v, x, sizeof v);
+    return _mm256_set1_epi32(v);
+}
+
+/* Signed times signed: |w| times (x with the sign of w). A pair of products is at most 2 * 128 * 127 = 32512: no saturation. */
+INLINE __m256i quad_i8(__m256i s, __m256i size, __m256i w, __m256i x)
+{
+    __m256i pairs = _mm256_maddubs_epi16(size, _mm256_sign_epi8(x, w));
+    return _mm256_add_epi32(s, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+INLINE void vi_dot_i8(int tokens, const unsigned char *w, const int8_t *const *x, const int32_t *sum, vi *s)
+{
+    for (int t = 0; t < tokens; t++) s[t].a = s[t].b = _mm256_setzero_si256();
+    for (int g = 0; g < 8; g++) {
+        vg v = vg_load(w + 64 * g);
+        __m256i a = _mm256_abs_epi8(v.a), b = _mm256_abs_epi8(v.b);
+        for (int t = 0; t < tokens; t++) {
+            __m256i q = quad(x[t] + 4 * g);
+            s[t].a = quad_i8(s[t].a, a, v.a, q);
+            s[t].b = quad_i8(s[t].b, b, v.b, q);
+            STEP(s[t]);
+        }
+    }
+}
+
+/* 4-bit weights as unsigned codes, value = code - offset. Sums of two columns per lane stay in 16 bits for the whole block, from
+ * -offset times the sums of x on. They may wrap on the way; the result is at most 16 * 12 * 127 and so comes out right. */
+INLINE void pairs(int tokens, __m256i a, __m256i b, const int8_t *const *x, int at, vi *s)
+{
+    for (int t = 0; t < tokens; t++) {
+        __m256i q = quad(x[t] + at);
+        s[t].a = _mm256_add_epi16(s[t].a, _mm256_maddubs_epi16(a, q));
+        s[t].b = _mm256_add_epi16(s[t].b, _mm256_maddubs_epi16(b, q));
+        STEP(s[t]);
+    }
+}
+
+/* 8 columns. */
+INLINE void pairs_u4(int tokens, bool mx, const unsigned char *w, const int8_t *const *x, int at, vi *s)
+{
+    const __m256i table = _mm256_add_epi8(table256(cl_e2m1_doubled), _mm256_set1_epi8(12));
+    vg v = vg_load(w);
+    __m256i a = low_half(v.a), b = low_half(v.b);
+    pairs(tokens, mx ? _mm256_shuffle_epi8(table, a) : a, mx ? _mm256_shuffle_epi8(table, b) : b, x, at, s);
+    a = high_half(v.a);
+    b = high_half(v.b);
+    pairs(tokens, mx ? _mm256_shuffle_epi8(table, a) : a, mx ? _mm256_shuffle_epi8(table, b) : b, x, at + 4, s);
+}
+
+INLINE void dot_u4(int tokens, bool mx, int offset, const unsigned char *w, const int8_t *const *x, const int32_t *sum, vi *s)
+{
+    for (int t = 0; t < tokens; t++) {
+        __m256i start = _mm256_setzero_si256();
+        if (offset) start = _mm256_mullo_epi16(_mm256_set1_epi32(sum[t]), _mm256_set1_epi16((short)-offset));
+        s[t].a = s[t].b = start;
+    }
+    pairs_u4(tokens, mx, w, x, 0, s);
+    pairs_u4(tokens, mx, w + 64, x, 8, s);
+    pairs_u4(tokens, mx, w + 128, x, 16, s);
+    pairs_u4(tokens, mx, w + 192, x, 24, s);
+    for (int t = 0; t < tokens; t++) {
+        s[t].a = _mm256_madd_epi16(s[t].a, _mm256_set1_epi16(1));
+        s[t].b = _mm256_madd_epi16(s[t].b, _mm256_set1_epi16(1));
+    }
+}
+
+INLINE void vi_dot_q4_0(int tokens, const unsigned char *w, const int8_t *const *x, const int32_t *sum, vi *s)
+{
+    dot_u4(tokens, false, 8, w, x, sum, s);
+}
+INLINE void vi_dot_q4_1(int tokens, const unsigned char *w, const int8_t *const *x, const int32_t *sum, vi *s)
+{
+    dot_u4(tokens, false, 0, w, x, sum, s);
+}
+INLINE void vi_dot_mxfp4(int tokens, const unsigned char *w, const int8_t *const *x, const int32_t *sum, vi *s)
+{
+    dot_u4(tokens, true, 12, w, x, sum, s);
+}
+
+INLINE int32_t total_of_sum(int32_t sum) { return (int16_t)sum + (sum >> 16); }
+
+/* 8 numbers times `scale`, rounded. */
+INLINE __m256i rounded(__m256 x, __m256 scale) { return _mm256_cvtps_epi32(_mm256_mul_ps(x, scale)); }
+INLINE float block_q8(const float *x, int8_t *q, int32_t *sum)
+{
+    __m256 v[4];
+    __m256i most = _mm256_setzero_si256();
+    for (int i = 0; i < 4; i++) {
+        v[i] = _mm256_loadu_ps(x + 8 * i);
+        most = _mm256_max_epi32(most, _mm256_and_si256(_mm256_castps_si256(v[i]), _mm256_set1_epi32(0x7fffffff)));
+    }
+    __m128i m = _mm_max_epi32(_mm256_castsi256_si128(most), _mm256_extracti128_si256(most, 1));
+    m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0x4e));
+    m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0xb1));
+    float amax = _mm_cvtss_f32(_mm_castsi128_ps(m)), inverse = 127.0f / amax;
+    __m256i all = _mm256_setzero_si256();
+    if (amax <= FLT_MAX && inverse <= FLT_MAX) {
+        __m256 scale = _mm256_set1_ps(inverse);
+        all = _mm256_packs_epi16(_mm256_packs_epi32(rounded(v[0], scale), rounded(v[1], scale)),
+                                 _mm256_packs_epi32(rounded(v[2], scale), rounded(v[3], scale)));
+        all = _mm256_permutevar8x32_epi32(all, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)); /* packs worked within halves */
+    }
+    _mm256_storeu_si256((__m256i *)q, all);
+    __m256i pair = _mm256_maddubs_epi16(_mm256_set1_epi8(1), all);
+    __m128i p = _mm_add_epi16(_mm256_castsi256_si128(pair), _mm256_extracti128_si256(pair, 1));
+    p = _mm_add_epi16(p, _mm_shuffle_epi32(p, 0x4e));
+    p = _mm_add_epi16(p, _mm_shuffle_epi32(p, 0xb1));
+    *sum = _mm_cvtsi128_si32(p);
+    return amax / 127.0f;
+}
+
+#endif

@@ -1,0 +1,278 @@
+/* reference.c: the definition of kernels.h as plain scalar loops, one number at a time. Kept forever; the fast sets are tested
+ * against it by memcmp. A panel is simply 16 canonical rows, one after the other. */
+#include <math.h>
+#include <string.h>
+
+#include "chipline/util.h"
+#include "sets.h"
+
+float cl_exp(float x)
+{
+    x = CL_EXP_LO > x ? CL_EXP_LO : x;
+    x = CL_EXP_HI < x ? CL_EXP_HI : x;
+    float t = fmaf(x, CL_EXP_LOG2E, CL_EXP_ROUND), n = t - CL_EXP_ROUND;
+    float r = fmaf(n, -CL_EXP_LN2_HI, x);
+    r = fmaf(n, -CL_EXP_LN2_LO, r);
+    float p = CL_EXP_C6;
+    p = fmaf(p, r, CL_EXP_C5);
+    p = fmaf(p, r, CL_EXP_C4);
+    p = fmaf(p, r, CL_EXP_C3);
+    p = fmaf(p, r, CL_EXP_C2);
+    p = fmaf(p, r, 1.0f);
+    p = fmaf(p, r, 1.0f);
+    uint32_t bits, power;
+    memcpy(&bits, &p, sizeof bits);
+    memcpy(&power, &t, sizeof power);
+    bits += power << 23; /* times 2^n: the result is a normal number */
+    memcpy(&p, &bits, sizeof p);
+    return p;
+}
+
+/* --- panels: 16 rows as they are --- */
+
+static size_t panel_bytes(cl_format f, int64_t cols) { return (CL_PANEL * cl_row_bytes(f, cols) + 63) / 64 * 64; }
+
+static void pack(cl_format f, int64_t cols, const unsigned char *rows, int64_t n_rows, unsigned char *panels)
+{
+    size_t row = cl_row_bytes(f, cols), panel = panel_bytes(f, cols);
+    for (int64_t r = 0; r < n_rows; r += CL_PANEL) {
+        size_t n = (size_t)(n_rows - r < CL_PANEL ? n_rows - r : CL_PANEL);
+        memset(panels, 0, panel);
+        memcpy(panels, rows + (size_t)r * row, n * row);
+        panels += panel;
+    }
+}
+
+static void unpack(cl_format f, int64_t cols, const unsigned char *panel, int row, float *out)
+{
+    cl_decode_row(f, panel + (size_t)row * cl_row_bytes(f, cols), cols, out);
+}
+
+/* --- activations: tokens one after the other --- */
+
+static int64_t blocks_of(int64_t cols) { return (cols + 31) / 32; }
+
+static void prepare(cl_acts *x, int t0, int t1)
+{
+    int64_t blocks = blocks_of(x->cols);
+    for (int64_t i = t0 * blocks; i < t1 * blocks; i++) {
+        const float *in = x->f32 + (size_t)(i / blocks) * x->stride + i % blocks * 32;
+        if (x->q8) {
+            int8_t *q = x->q + i * 32;
+            x->d[i] = cl_block_q8(in, 32, q);
+            x->sum[i] = 0;
+            for (int c = 0; c < 32; c++) x->sum[i] += q[c];
+        } else if (x->fsum) {
+            x->fsum[i] = 0;
+            for (int c = 0; c < 32; c++) x->fsum[i] += in[c];
+        }
+    }
+}
+
+/* --- products --- */
+
+static uint16_t u16_at(const unsigned char *p) { return (uint16_t)(p[0] | p[1] << 8); }
+
+static float weight_at(cl_format f, const unsigned char *row, int64_t c)
+{
+    float w;
+    switch (f) {
+    case CL_F32: memcpy(&w, row + c * 4, sizeof w); return w;
+    case CL_F16: return cl_f16_to_f32(u16_at(row + c * 2));
+    case CL_BF16: return cl_bf16_to_f32(u16_at(row + c * 2));
+    default: CL_BUG("format %d has blocks", (int)f);
+    }
+}
+
+/* Columns past the end are zeros up to a multiple of 32. */
+static float dot_float(cl_format f, const unsigned char *row, int64_t cols, const float *x)
+{
+    float chain[2] = {0, 0};
+    for (int64_t c = 0; c < blocks_of(cols) * 32; c++) {
+        chain[c % 2] = fmaf(c < cols ? weight_at(f, row, c) : 0.0f, x[c], chain[c % 2]);
+    }
+    return chain[0] + chain[1];
+}
+
+typedef struct block {
+    float d, m; /* m: Q4_1 only */
+    int q[32];
+} block;
+
+static void read_nibbles(const unsigned char *b, block *out)
+{
+    for (int i = 0; i < 16; i++) {
+        out->q[i] = b[i] & 15;
+        out->q[i + 16] = b[i] >> 4;
+    }
+}
+
+static block read_block(cl_format f, const unsigned char *b)
+{
+    block out = {0};
+    switch (f) {
+    case CL_Q8_0:
+        out.d = cl_f16_to_f32(u16_at(b));
+        for (int i = 0; i < 32; i++) out.q[i] = (int8_t)b[2 + i];
+        break;
+    case CL_Q4_0:
+        out.d = cl_f16_to_f32(u16_at(b));
+        read_nibbles(b + 2, &out);
+        for (int i = 0; i < 32; i++) out.q[i] -= 8;
+        break;
+    case CL_Q4_1:
+        out.d = cl_f16_to_f32(u16_at(b));
+        out.m = cl_f16_to_f32(u16_at(b + 2));
+        read_nibbles(b + 4, &out);
+        break;
+    case CL_MXFP4:
+        out.d = cl_e8m0_half(b[0]);
+        read_nibbles(b + 1, &out);
+        for (int i = 0; i < 32; i++) out.q[i] = cl_e2m1_doubled[out.q[i]];
+        break;
+    default: CL_BUG("format %d has no blocks of 32", (int)f);
+    }
+    return out;
+}
+
+static float dot_quantised(cl_format f, const unsigned char *row, const cl_acts *x, int token)
+{
+    int64_t blocks = blocks_of(x->cols);
+    int bytes = cl_format_get(f)->block_bytes;
+    float y = 0;
+    for (int64_t b = 0; b < blocks; b++) {
+        block w = read_block(f, row + b * bytes);
+        int64_t at = token * blocks + b;
+        if (x->q8) {
+            int32_t isum = 0;
+            for (int c = 0; c < 32; c++) isum += w.q[c] * x->q[at * 32 + c];
+            y = fmaf(w.d * x->d[at], (float)isum, y);
+            if (f == CL_Q4_1) y = fmaf(w.m * x->d[at], (float)x->sum[at], y);
+        } else {
+            const float *in = x->f32 + (size_t)token * x->stride + b * 32;
+            float s = 0;
+            for (int c = 0; c < 32; c++) s = fmaf((float)w.q[c], in[c], s);
+            y = fmaf(w.d, s, y);
+            if (f == CL_Q4_1) y = fmaf(w.m, x->fsum[at], y);
+        }
+    }
+    return y;
+}
+
+static void matmul(const cl_matrix *w, int64_t expert, int64_t p0, int64_t p1, const cl_acts *x, const int32_t *index,
+                   int n_index, float *y, size_t y_stride)
+{
+    size_t row_bytes = cl_row_bytes(w->format, w->cols);
+    int n = index ? n_index : x->n;
+    for (int64_t r = p0 * CL_PANEL; r < p1 * CL_PANEL && r < w->rows; r++) {
+        const unsigned char *row = w->data + (size_t)(expert * w->panels + r / CL_PANEL) * w->panel_bytes +
+                                   (size_t)(r % CL_PANEL) * row_bytes;
+        for (int t = 0; t < n; t++) {
+            int token = index ? index[t] : t;
+            y[(size_t)t * y_stride + (size_t)r] = w->format <= CL_BF16
+                ? dot_float(w->format, row, w->cols, x->f32 + (size_t)token * x->stride)
+                : dot_quantised(w->format, row, x, token);
+        }
+    }
+}
+
+/* --- vectors --- */
+
+static float fold(float lane[16])
+{
+    for (int width = 8; width >= 1; width /= 2) {
+        for (int i = 0; i < width; i++) lane[i] += lane[i + width];
+    }
+    return lane[0];
+}
+
+static void rmsnorm(const float *x, const float *w, int64_t n, float eps, float *y)
+{
+    float lane[16] = {0};
+    for (int64_t i = 0; i < n; i++) lane[i % 16] = fmaf(x[i], x[i], lane[i % 16]);
+    float r = 1.0f / sqrtf(fold(lane) / (float)n + eps);
+    for (int64_t i = 0; i < n; i++) y[i] = w ? x[i] * r * w[i] : x[i] * r;
+}
+
+static void silu_mul(const float *g, const float *u, int64_t n, float *y)
+{
+    for (int64_t i = 0; i < n; i++) y[i] = g[i] / (1.0f + cl_exp(-g[i])) * u[i];
+}
+
+static void add(float *x, const float *y, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) x[i] += y[i];
+}
+
+static void axpy(float *x, float a, const float *y, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) x[i] = fmaf(a, y[i], x[i]);
+}
+
+/* --- attention --- */
+
+typedef struct cached {
+    float scale; /* q8: of its 32 numbers; otherwise 1 */
+    float value;
+} cached;
+
+/* Number i of position pos; `at` is its place in the half of the block. */
+static cached cache_at(const cl_kv_head *h, const unsigned char *half, int64_t pos, int i, size_t at)
+{
+    const unsigned char *b = half + cl_kv_block_at(h, pos / CL_KV_BLOCK);
+    switch (h->format) {
+    case CL_KV_F32: return (cached){1, ((const float *)b)[at]};
+    case CL_KV_BF16: return (cached){1, cl_bf16_to_f32(((const uint16_t *)b)[at])};
+    case CL_KV_Q8: {
+        const float *scales = (const float *)b;
+        return (cached){scales[i / 32 * CL_KV_BLOCK + pos % CL_KV_BLOCK],
+                        ((const int8_t *)(scales + cl_kv_scales(h->head_dim)))[at]};
+    }
+    default: CL_BUG("cache format %d", (int)h->format);
+    }
+}
+
+static float score(const cl_kv_head *h, const float *q, int64_t pos)
+{
+    float s = 0, t = 0;
+    for (int i = 0; i < h->head_dim; i++) {
+        cached k = cache_at(h, h->keys, pos, i, (size_t)(i * CL_KV_BLOCK + pos % CL_KV_BLOCK));
+        t = fmaf(q[i], k.value, t);
+        if (h->format == CL_KV_Q8 && (i % 32 == 31 || i == h->head_dim - 1)) {
+            s = fmaf(k.scale, t, s);
+            t = 0;
+        }
+    }
+    return h->format == CL_KV_Q8 ? s : t;
+}
+
+static void attend(const cl_kv_head *h, const float *q, int64_t lo, int64_t pos, float scale, float *out, float *scratch)
+{
+    float *e = scratch - lo / CL_KV_BLOCK * CL_KV_BLOCK; /* e[j] of position j; whole blocks, as the other sets use it */
+    float max = -INFINITY, lane[16] = {0};
+    for (int64_t j = lo; j <= pos; j++) {
+        e[j] = scale * score(h, q, j);
+        max = e[j] > max ? e[j] : max;
+    }
+    for (int64_t j = lo; j <= pos; j++) {
+        e[j] = cl_exp(e[j] - max);
+        lane[j % 16] += e[j];
+    }
+    float inverse = 1.0f / fold(lane);
+    for (int i = 0; i < h->head_dim; i++) {
+        float o = 0;
+        for (int64_t j = lo; j <= pos; j++) {
+            cached v = cache_at(h, h->values, j, i, (size_t)(j % CL_KV_BLOCK * h->head_dim + i));
+            o = h->format == CL_KV_Q8 ? fmaf(e[j] * v.scale, v.value, o) : fmaf(e[j], v.value, o);
+        }
+        out[i] = o * inverse;
+    }
+}
+
+const cl_kernels *cl_kernels_reference(void)
+{
+    static const cl_kernels set = {.name = "reference", .panel_bytes = panel_bytes, .pack = pack, .unpack = unpack,
+        .prepare = prepare, .matmul = matmul, .rmsnorm = rmsnorm, .silu_mul = silu_mul, .add = add, .axpy = axpy,
+        .kv_store = cl_kv_store, .attend = attend};
+    return &set;
+}

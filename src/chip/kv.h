@@ -1,0 +1,32 @@
+/* kv.h: the cache of keys and values: per layer, slot and kv head a ring of blocks of 16 positions.
+ *
+ * Inside chip/. Allocated whole before the first token, touched as it fills. A slot needs no clearing between requests: a token
+ * sees only positions that its own request has written. */
+#ifndef CHIPLINE_CHIP_KV_H
+#define CHIPLINE_CHIP_KV_H
+
+#include "chipline/kernels.h"
+#include "chipline/microbatch.h"
+
+typedef struct kv_layer {
+    const cl_attention *attn;
+    int64_t blocks;   /* of one ring */
+    size_t ring;      /* bytes of the keys, or of the values, of one kv head in one slot */
+    unsigned char *data; /* [slots][kv_heads][keys, values][ring] */
+} kv_layer;
+
+typedef struct kv_cache {
+    cl_kv_format format;
+    kv_layer *layers; /* [n_layers] */
+    unsigned char *data;
+    size_t bytes;
+} kv_cache;
+
+/* layers: the stage's own, n of them; they must outlive the cache. On failure nothing is left to free. err is not NULL. */
+cl_code kv_create(kv_cache *kv, const cl_layer *layers, int n, cl_kv_format format, const cl_limits *limits, cl_err *err);
+void kv_free(kv_cache *kv);
+
+/* layer counts from the stage's first. */
+cl_kv_head kv_head(const kv_cache *kv, int layer, int slot, int head);
+
+#endif

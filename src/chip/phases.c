@@ -1,0 +1,84 @@
+/* phases.c: the pieces of work that attention, feed-forward and head have in common. */
+#include <sched.h>
+#include <stdatomic.h>
+#include <string.h>
+
+#include "chip_impl.h"
+
+void team_wait(const team *t)
+{
+    enum { SPINS = 1000 };
+    barrier *b = t->barrier;
+    if (t->n == 1) return;
+    unsigned phase = atomic_load_explicit(&b->phase, memory_order_relaxed);
+    if (atomic_fetch_add_explicit(&b->arrived, 1, memory_order_acq_rel) == t->n - 1) {
+        atomic_store_explicit(&b->arrived, 0, memory_order_relaxed);
+        atomic_store_explicit(&b->phase, phase + 1, memory_order_release);
+        return;
+    }
+    for (int i = 0; atomic_load_explicit(&b->phase, memory_order_acquire) == phase; i++) {
+        if (i >= SPINS) sched_yield();
+#if defined(__x86_64__)
+        else __builtin_ia32_pause();
+#endif
+    }
+}
+
+static int64_t blocks_of(int64_t cols)
+{
+    return (cols + 31) / 32;
+}
+
+cl_acts phase_acts(const cl_chip *c, const float *x, size_t stride, int tokens, int64_t cols, const cl_matrix *const *w, int n)
+{
+    bool quantised = false, sums = false;
+    for (int i = 0; i < n; i++) {
+        quantised |= cl_format_get(w[i]->format)->block > 1;
+        sums |= w[i]->format == CL_Q4_1;
+    }
+    bool q8 = quantised && c->opt.activations != CL_ACT_F32;
+    const work *wk = &c->work;
+    return (cl_acts){.n = tokens, .cols = cols, .q8 = q8, .f32 = x, .stride = stride, .q = q8 ? wk->x8 : NULL,
+                     .d = q8 ? wk->x8_scale : NULL, .sum = q8 ? wk->x8_sum : NULL, .fsum = sums && !q8 ? wk->x_sum : NULL};
+}
+
+void phase_prepare(const cl_chip *c, const team *t, cl_acts *acts, float *x)
+{
+    int64_t a, b, padded = 32 * blocks_of(acts->cols);
+    team_share(t, acts->n, &a, &b);
+    if (a == b) return;
+    if (padded > acts->cols)
+        for (int64_t i = a; i < b; i++)
+            memset(x + (size_t)i * acts->stride + acts->cols, 0, (size_t)(padded - acts->cols) * sizeof *x);
+    c->k->prepare(acts, (int)a, (int)b);
+}
+
+void phase_norm(const cl_chip *c, const team *t, cl_acts *acts, const float *x, const float *weight)
+{
+    int64_t a, b;
+    team_share(t, acts->n, &a, &b);
+    for (int64_t i = a; i < b; i++)
+        c->k->rmsnorm(x + i * acts->cols, weight, acts->cols, (float)c->spec.norm_eps, c->work.norm + (size_t)i * acts->stride);
+    phase_prepare(c, t, acts, c->work.norm);
+}
+
+void phase_products(const cl_chip *c, const team *t, const product *p, int n, const cl_acts *acts)
+{
+    int64_t panels = 0, a, b;
+    for (int i = 0; i < n; i++) panels += p[i].w->panels;
+    team_share(t, panels, &a, &b);
+    for (int i = 0; i < n; i++) {
+        const cl_matrix *w = p[i].w;
+        int64_t p0 = a < 0 ? 0 : a, p1 = b < w->panels ? b : w->panels;
+        a -= w->panels;
+        b -= w->panels;
+        if (p0 >= p1) continue;
+        c->k->matmul(w, 0, p0, p1, acts, NULL, 0, p[i].y, p[i].y_stride);
+        int64_t r0 = p0 * CL_PANEL, rows = (p1 * CL_PANEL < w->rows ? p1 * CL_PANEL : w->rows) - r0;
+        for (int tok = 0; tok < acts->n; tok++) {
+            float *y = p[i].y + (size_t)tok * p[i].y_stride + r0;
+            if (p[i].bias) c->k->add(y, p[i].bias + r0, rows);
+            if (p[i].to) c->k->add(p[i].to + (size_t)tok * p[i].to_stride + r0, y, rows);
+        }
+    }
+}

@@ -1,0 +1,175 @@
+/* slice.c: from the model file into panels, in bounded pieces: no more than a few rows are held twice. */
+#include "slice.h"
+
+#include <stdlib.h>
+#include <xxhash.h>
+
+#include "chipline/util.h"
+
+enum { STAGING = 4 << 20, ALIGN = 64 };
+
+typedef struct loader {
+    const cl_model_file *file;
+    const cl_kernels *k;
+    int threads;
+    unsigned char *staging;
+    size_t staging_bytes;
+    XXH3_state_t *hash; /* of the tensor being read */
+    cl_progress progress;
+    uint64_t done;
+} loader;
+
+static bool is_vector(const cl_tensor *t)
+{
+    return !cl_role_is_matrix(t->role) && t->role != CL_T_ROUTER;
+}
+
+static int64_t piece_rows(size_t row_bytes)
+{
+    int64_t rows = (int64_t)(STAGING / row_bytes) / CL_PANEL * CL_PANEL;
+    return rows < CL_PANEL ? CL_PANEL : rows;
+}
+
+/* Fills shape and size of one tensor and adds its bytes, rounded up to a cache line, to *total. */
+static cl_code measure(slice_tensor *st, const cl_tensor *t, const cl_part *p, const cl_kernels *k, size_t *total, cl_err *err)
+{
+    st->at = *total;
+    st->row0 = p->row0;
+    st->expert0 = p->expert0;
+    st->m = (cl_matrix){.format = t->format, .experts = p->experts, .rows = p->rows, .cols = t->cols};
+    size_t bytes;
+    bool ok;
+    if (is_vector(t)) {
+        if (t->format != CL_F32) return cl_fail(err, CL_E_INPUT, "tensor %s: it must be f32 (convert the model again)", t->name);
+        ok = !__builtin_mul_overflow((size_t)p->rows, sizeof(float), &bytes);
+    } else {
+        st->m.panels = (p->rows + CL_PANEL - 1) / CL_PANEL;
+        st->m.panel_bytes = k->panel_bytes(t->format, t->cols);
+        ok = !__builtin_mul_overflow((size_t)st->m.panels, st->m.panel_bytes, &bytes) &&
+             !__builtin_mul_overflow(bytes, (size_t)p->experts, &bytes);
+    }
+    ok = ok && !__builtin_add_overflow(bytes, ALIGN - 1, &bytes);
+    bytes -= bytes % ALIGN;
+    if (!ok || __builtin_add_overflow(*total, bytes, total))
+        return cl_fail(err, CL_E_FIT, "tensor %s: larger than the address space (use more ranks)", t->name);
+    return CL_OK;
+}
+
+/* Finds every part its place: the table, the offsets in the block, and how much staging the largest row needs. */
+static cl_code lay_out(slice *s, loader *l, const cl_part *parts, int n_parts, uint64_t *file_bytes, cl_err *err)
+{
+    const cl_model *model = cl_model_file_model(l->file);
+    for (int i = 0; i < n_parts; i++) {
+        const cl_part *p = &parts[i];
+        const cl_tensor *t = &model->tensors[p->tensor];
+        if (t->layer >= 0 && (t->layer < s->first_layer || t->layer >= s->first_layer + s->n_layers))
+            CL_BUG("tensor %s does not belong to this stage", t->name);
+        slice_tensor *st = slice_get(s, t->role, t->layer);
+        if (st->m.cols) CL_BUG("tensor %s is in the slice twice", t->name);
+        cl_code code = measure(st, t, p, l->k, &s->bytes, err);
+        if (code) return code;
+        size_t row_bytes = cl_row_bytes(t->format, t->cols);
+        *file_bytes += (uint64_t)p->experts * (uint64_t)p->rows * row_bytes;
+        size_t want = is_vector(t) ? 0 : (size_t)piece_rows(row_bytes) * row_bytes;
+        if (want > l->staging_bytes) l->staging_bytes = want;
+    }
+    return CL_OK;
+}
+
+static bool is_whole(const cl_part *p, const cl_tensor *t)
+{
+    return p->expert0 == 0 && p->experts == (t->experts ? t->experts : 1) && p->row0 == 0 && p->rows == t->rows;
+}
+
+/* Packs n rows that lie in staging; panels do not touch each other, so threads share them where that is worth starting them. */
+static void pack(const loader *l, const cl_matrix *m, int64_t n, size_t row_bytes, unsigned char *out)
+{
+    int64_t panels = (n + CL_PANEL - 1) / CL_PANEL;
+#pragma omp parallel for num_threads(l->threads) schedule(static) if ((size_t)panels * m->panel_bytes > STAGING / 4)
+    for (int64_t p = 0; p < panels; p++) {
+        int64_t rows = n - p * CL_PANEL < CL_PANEL ? n - p * CL_PANEL : CL_PANEL;
+        l->k->pack(m->format, m->cols, l->staging + (size_t)(p * CL_PANEL) * row_bytes, rows, out + (size_t)p * m->panel_bytes);
+    }
+}
+
+static cl_code read_matrix(loader *l, slice_tensor *st, const cl_part *p, cl_err *err)
+{
+    const cl_matrix *m = &st->m;
+    size_t row_bytes = cl_row_bytes(m->format, m->cols);
+    int64_t step = piece_rows(row_bytes);
+    for (int64_t e = 0; e < p->experts; e++) {
+        unsigned char *out = m->data + (size_t)e * slice_expert_bytes(m);
+        for (int64_t r = 0; r < p->rows; r += step) {
+            int64_t n = p->rows - r < step ? p->rows - r : step;
+            cl_code code = cl_model_file_read(l->file, p->tensor, p->expert0 + e, p->row0 + r, n, l->staging, err);
+            if (code) return code;
+            XXH3_64bits_update(l->hash, l->staging, (size_t)n * row_bytes);
+            pack(l, m, n, row_bytes, out + (size_t)(r / CL_PANEL) * m->panel_bytes);
+            l->done += (uint64_t)n * row_bytes;
+            cl_progress_at(&l->progress, l->done);
+        }
+    }
+    return CL_OK;
+}
+
+static cl_code read_vector(loader *l, slice_tensor *st, const cl_part *p, cl_err *err)
+{
+    cl_code code = cl_model_file_read(l->file, p->tensor, 0, p->row0, p->rows, st->vec, err);
+    if (code) return code;
+    XXH3_64bits_update(l->hash, st->vec, (size_t)p->rows * sizeof(float));
+    l->done += (uint64_t)p->rows * sizeof(float);
+    return CL_OK;
+}
+
+static cl_code read_parts(slice *s, loader *l, const cl_part *parts, int n_parts, cl_err *err)
+{
+    const cl_model *model = cl_model_file_model(l->file);
+    for (int i = 0; i < n_parts; i++) {
+        const cl_tensor *t = &model->tensors[parts[i].tensor];
+        slice_tensor *st = slice_get(s, t->role, t->layer);
+        bool vector = is_vector(t);
+        if (vector) st->vec = (float *)(s->data + st->at);
+        else st->m.data = s->data + st->at;
+        XXH3_64bits_reset(l->hash);
+        cl_code code = vector ? read_vector(l, st, &parts[i], err) : read_matrix(l, st, &parts[i], err);
+        if (code) return code;
+        if (is_whole(&parts[i], t) && XXH3_64bits_digest(l->hash) != t->xxh3)
+            return cl_fail(err, CL_E_INPUT, "tensor %s: its checksum is wrong (the file is damaged: copy or convert it again)", t->name);
+    }
+    return CL_OK;
+}
+
+static cl_code load(slice *s, loader *l, const cl_part *parts, int n_parts, bool progress, cl_err *err)
+{
+    uint64_t file_bytes = 0;
+    cl_code code;
+    s->tensors = cl_calloc((size_t)(1 + s->n_layers) * CL_ROLES, sizeof *s->tensors, "the table of tensors", err);
+    if (!s->tensors) return err->code;
+    if ((code = lay_out(s, l, parts, n_parts, &file_bytes, err))) return code;
+    if (!(s->data = cl_malloc_aligned(s->bytes, "the weights", err))) return err->code;
+    if (!(l->staging = cl_malloc_aligned(l->staging_bytes, "the weights' staging buffer", err))) return err->code;
+    if (!(l->hash = XXH3_createState())) return cl_fail(err, CL_E_FIT, "a checksum: out of memory");
+    cl_progress_start(&l->progress, progress, "loading", file_bytes);
+    if ((code = read_parts(s, l, parts, n_parts, err))) return code;
+    cl_progress_end(&l->progress, l->done);
+    return CL_OK;
+}
+
+cl_code slice_load(slice *s, const cl_model_file *file, const cl_stage *stage, const cl_part *parts, int n_parts,
+                   const cl_kernels *k, int threads, bool progress, cl_err *err)
+{
+    *s = (slice){.first_layer = stage->first_layer, .n_layers = stage->n_layers};
+    loader l = {.file = file, .k = k, .threads = threads};
+    cl_code code = load(s, &l, parts, n_parts, progress, err);
+    XXH3_freeState(l.hash);
+    if (l.staging) cl_free_aligned(l.staging, l.staging_bytes);
+    if (code) slice_free(s);
+    return code;
+}
+
+void slice_free(slice *s)
+{
+    if (s->data) cl_free_aligned(s->data, s->bytes);
+    free(s->tensors);
+    *s = (slice){0};
+}

@@ -1,0 +1,43 @@
+/* slice.h: the weights that this chip holds, in one block of memory that is filled once and only read afterwards.
+ *
+ * Inside chip/. Matrices and routers are kept in the kernel set's panels, norms and biases as float32. The embedding table is
+ * kept in panels too, so that a chip with a tied head holds it once; rows are decoded by cl_kernels.unpack. */
+#ifndef CHIPLINE_CHIP_SLICE_H
+#define CHIPLINE_CHIP_SLICE_H
+
+#include "chipline/kernels.h"
+#include "chipline/model_file.h"
+
+/* What is here of one tensor: rows row0 .. row0 + m.rows - 1 of experts expert0 .. expert0 + m.experts - 1. */
+typedef struct slice_tensor {
+    int64_t row0, expert0;
+    size_t at;    /* offset in the slice's block */
+    cl_matrix m;  /* m.data is NULL when nothing is here, or for a vector */
+    float *vec;   /* m.rows numbers; NULL for a matrix */
+} slice_tensor;
+
+typedef struct slice {
+    int first_layer, n_layers;
+    slice_tensor *tensors; /* [1 + n_layers][CL_ROLES]: first the tensors that belong to no layer */
+    unsigned char *data;
+    size_t bytes;
+} slice;
+
+/* Reads, checks and packs the parts. err is not NULL. On failure nothing is left to free. */
+cl_code slice_load(slice *s, const cl_model_file *file, const cl_stage *stage, const cl_part *parts, int n_parts,
+                   const cl_kernels *k, int threads, bool progress, cl_err *err);
+void slice_free(slice *s);
+
+/* The tensor of this role; layer counts over the whole model, -1 for none. */
+static inline slice_tensor *slice_get(const slice *s, cl_role role, int layer)
+{
+    return &s->tensors[(layer < 0 ? 0 : layer - s->first_layer + 1) * CL_ROLES + (int)role];
+}
+
+/* Bytes of one expert (or of the whole matrix) as kept. */
+static inline uint64_t slice_expert_bytes(const cl_matrix *m)
+{
+    return (uint64_t)m->panels * m->panel_bytes;
+}
+
+#endif

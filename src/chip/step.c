@@ -1,0 +1,130 @@
+/* step.c: one micro-batch through this chip's layers, and through the output head. */
+#include <omp.h>
+
+#include "chip_impl.h"
+
+/* What the decoder relies on; run/ has checked every number that comes from outside. */
+static void check(const cl_chip *c, const cl_microbatch *mb)
+{
+    const cl_limits *l = &c->opt.limits;
+    int n = 0;
+    for (int p = 0; p < mb->n_parts; p++) {
+        const cl_seq_part *s = &mb->parts[p];
+        if (s->slot < 0 || s->slot >= l->slots || s->n_tokens < 1 || s->pos < 0 || s->pos > l->context - s->n_tokens)
+            CL_BUG("part %d: slot %d, positions %d + %d of %d", p, s->slot, s->pos, s->n_tokens, l->context);
+        n += s->n_tokens;
+    }
+    if (n != mb->n_tokens || n > l->chunk) CL_BUG("%d tokens in the parts, %d in the micro-batch of at most %d", n, mb->n_tokens, l->chunk);
+    for (int i = 0; c->stage.embed && i < n; i++)
+        if (mb->ids[i] < 0 || mb->ids[i] >= c->spec.vocab) CL_BUG("id %d of %d", mb->ids[i], c->spec.vocab);
+}
+
+static void embed(const cl_chip *c, const team *t, const cl_microbatch *mb, float *x)
+{
+    const cl_matrix *m = &slice_get(&c->slice, CL_T_EMBED, -1)->m;
+    int64_t a, b;
+    team_share(t, mb->n_tokens, &a, &b);
+    for (int64_t i = a; i < b; i++) {
+        const unsigned char *panel = m->data + (size_t)(mb->ids[i] / CL_PANEL) * m->panel_bytes;
+        c->k->unpack(m->format, m->cols, panel, mb->ids[i] % CL_PANEL, x + i * m->cols);
+    }
+}
+
+/* m: the moment at which the first layer begins. A layer's event includes the poll at its end. */
+static void layers(cl_chip *c, const team *t, const cl_microbatch *mb, float *x, cl_mark m)
+{
+    int n = mb->n_tokens, tiles = (n + c->work.tile - 1) / c->work.tile;
+    int step = ((n + tiles - 1) / tiles + CL_X_TOKENS - 1) / CL_X_TOKENS * CL_X_TOKENS;
+    if (step > c->work.tile) step = c->work.tile;
+    for (int i = 0; i < c->stage.n_layers; i++) {
+        int layer = c->stage.first_layer + i;
+        cl_event e = {.microbatch = mb->id, .layer = layer, .parts = mb->n_parts, .peer = -1, .waits_for = -1};
+        for (int first = 0; first < n; first += step) {
+            float *tile = x + (size_t)first * (size_t)c->spec.hidden;
+            e.tokens = n - first < step ? n - first : step;
+            attend_layer(c, t, &e, layer, first, e.tokens, tile);
+            ffn_layer(c, t, &e, layer, e.tokens, tile);
+        }
+        e.tokens = n;
+        if (t->id) continue;
+        c->weight_bytes += e.weight_bytes;
+        c->kv_bytes += e.kv_bytes;
+        if (c->opt.poll) c->opt.poll(c->opt.poll_ctx);
+        m = record(c, m, &e, CL_EV_LAYER, e.weight_bytes, e.kv_bytes, e.experts);
+    }
+}
+
+void cl_chip_step(cl_chip *c, const cl_microbatch *mb, float *x)
+{
+    check(c, mb);
+    token_ref *ref = c->work.tokens;
+    for (int p = 0; p < mb->n_parts; p++)
+        for (int i = 0; i < mb->parts[p].n_tokens; i++) *ref++ = (token_ref){mb->parts[p].slot, mb->parts[p].pos + i};
+#pragma omp parallel num_threads(c->opt.threads)
+    {
+        team t = {omp_get_thread_num(), omp_get_num_threads(), &c->barrier};
+        cl_event e = {.microbatch = mb->id, .layer = -1, .tokens = mb->n_tokens, .parts = mb->n_parts, .peer = -1, .waits_for = -1};
+        cl_mark m = mark(c, &t, CL_TRACE_LAYER);
+        attend_angles(c, &t, mb->n_tokens);
+        if (c->stage.embed) embed(c, &t, mb, x);
+        team_wait(&t);
+        if (c->stage.embed) {
+            const cl_matrix *table = &slice_get(&c->slice, CL_T_EMBED, -1)->m;
+            uint64_t row = cl_row_bytes(table->format, table->cols);
+            m = record(c, m, &e, CL_EV_EMBED, (uint64_t)mb->n_tokens * row, 0, 0);
+        }
+        layers(c, &t, mb, x, m);
+    }
+}
+
+/* --- head --- */
+
+typedef struct head_group {
+    int n;
+    const float *x[HEAD_ROWS];
+    int part[HEAD_ROWS], token[HEAD_ROWS];
+} head_group;
+
+/* Final norm and output of a group's rows, then fn for each; the group is empty again. */
+static void finish_group(cl_chip *c, const cl_microbatch *mb, head_group *g, cl_logits_fn fn, void *ctx)
+{
+    const work *w = &c->work;
+    const float *norm = slice_get(&c->slice, CL_T_FINAL_NORM, -1)->vec;
+    const cl_matrix *head = &slice_get(&c->slice, c->spec.tied ? CL_T_EMBED : CL_T_HEAD, -1)->m;
+#pragma omp parallel num_threads(c->opt.threads)
+    {
+        team t = {omp_get_thread_num(), omp_get_num_threads(), &c->barrier};
+        int64_t a, b;
+        cl_mark m = mark(c, &t, CL_TRACE_LAYER);
+        cl_acts in = phase_acts(c, w->norm, w->hidden, g->n, c->spec.hidden, &head, 1);
+        team_share(&t, g->n, &a, &b);
+        for (int64_t i = a; i < b; i++)
+            c->k->rmsnorm(g->x[i], norm, c->spec.hidden, (float)c->spec.norm_eps, w->norm + (size_t)i * w->hidden);
+        phase_prepare(c, &t, &in, w->norm);
+        team_wait(&t);
+        phase_products(c, &t, &(product){head, NULL, w->logits, w->vocab, NULL, 0}, 1, &in);
+        team_wait(&t);
+        cl_event e = {.microbatch = mb->id, .layer = -1, .tokens = g->n, .parts = mb->n_parts, .peer = -1, .waits_for = -1};
+        record(c, m, &e, CL_EV_HEAD, slice_expert_bytes(head), 0, 0);
+    }
+    c->weight_bytes += slice_expert_bytes(head);
+    for (int i = 0; i < g->n; i++) fn(ctx, g->part[i], g->token[i], w->logits + (size_t)i * w->vocab);
+    g->n = 0;
+}
+
+void cl_chip_head(cl_chip *c, const cl_microbatch *mb, const float *x, cl_logits_fn fn, void *ctx)
+{
+    head_group g = {.n = 0};
+    for (int p = 0; p < mb->n_parts; p++) {
+        const cl_seq_part *s = &mb->parts[p];
+        int from = s->flags & CL_PART_ROWS ? 0 : s->flags & CL_PART_SAMPLE ? s->n_tokens - 1 : s->n_tokens;
+        for (int i = from; i < s->n_tokens; i++) {
+            g.x[g.n] = x + (size_t)i * (size_t)c->spec.hidden;
+            g.part[g.n] = p;
+            g.token[g.n] = i;
+            if (++g.n == c->work.head_rows) finish_group(c, mb, &g, fn, ctx);
+        }
+        x += (size_t)s->n_tokens * (size_t)c->spec.hidden;
+    }
+    if (g.n) finish_group(c, mb, &g, fn, ctx);
+}

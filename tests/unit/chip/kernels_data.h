@@ -1,0 +1,141 @@
+/* kernels_data.h: random inputs for the tests of kernels: weights with awkward scales, activations with awkward blocks. */
+#ifndef CHIPLINE_TEST_KERNELS_DATA_H
+#define CHIPLINE_TEST_KERNELS_DATA_H
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "chipline/kernels.h"
+#include "chipline/util.h"
+#include "suite.h"
+
+/* splitmix64 (Steele, Lea, Flood 2014) */
+static inline uint64_t next_u64(uint64_t *state)
+{
+    uint64_t z = *state += 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return z ^ z >> 31;
+}
+static inline int below(uint64_t *state, int n) { return (int)(next_u64(state) % (uint64_t)n); }
+static inline float uniform(uint64_t *state) { return (float)(next_u64(state) >> 40) * 0x1p-23f - 1.0f; } /* -1 .. 1 */
+
+static inline void *need(size_t n, size_t size)
+{
+    void *p = aligned_alloc(64, (n * size + 127) / 64 * 64);
+    if (!p) abort();
+    memset(p, 0xa5, n * size);
+    return p;
+}
+
+/* Half-precision scales: usual sizes of either sign, zero, subnormal, the largest. */
+static inline uint16_t awkward_f16(uint64_t *r)
+{
+    switch (below(r, 8)) {
+    case 0: return 0;
+    case 1: return 0x8000;
+    case 2: return (uint16_t)(1 + below(r, 0x3ff));
+    case 3: return below(r, 2) ? 0x7bff : 0xfbff;
+    default: return (uint16_t)(0x1c00 + below(r, 0x1000) + below(r, 2) * 0x8000);
+    }
+}
+
+static inline void put_u16(unsigned char *p, uint16_t v) { memcpy(p, &v, 2); }
+
+/* One block (one number of a float format) at p. Bytes of integers are random, often the extremes. */
+static inline void awkward_block(cl_format f, uint64_t *r, unsigned char *p)
+{
+    int bytes = cl_format_get(f)->block_bytes, scales = 0;
+    switch (f) {
+    case CL_F32: {
+        float v = uniform(r) * (below(r, 16) ? 1.0f : 1e-38f);
+        memcpy(p, &v, 4);
+        return;
+    }
+    case CL_F16: put_u16(p, below(r, 16) ? cl_f32_to_f16(uniform(r)) : awkward_f16(r)); return;
+    case CL_BF16: put_u16(p, cl_f32_to_bf16(uniform(r) * (below(r, 16) ? 1.0f : 1e-39f))); return;
+    case CL_MXFP4:
+        p[0] = (uint8_t)(below(r, 8) ? 110 + below(r, 20) : below(r, 2) ? below(r, 4) : 180);
+        scales = 1;
+        break;
+    case CL_Q4_1: put_u16(p + 2, awkward_f16(r)); /* fallthrough */
+    default:
+        put_u16(p, awkward_f16(r));
+        scales = f == CL_Q4_1 ? 4 : 2;
+    }
+    int fill = below(r, 8);
+    for (int i = scales; i < bytes; i++) {
+        p[i] = (unsigned char)(fill == 0 ? 0x80 : fill == 1 ? 0x7f : fill == 2 ? 0xff : fill == 3 ? 0 : next_u64(r));
+    }
+}
+
+/* Canonical rows; numbers past `cols` in the last block are whatever the random bytes say (x is 0 there). */
+static inline unsigned char *awkward_rows(cl_format f, int64_t rows, int64_t cols, uint64_t seed)
+{
+    size_t bytes = cl_row_bytes(f, cols), step = (size_t)cl_format_get(f)->block_bytes;
+    unsigned char *p = need((size_t)rows, bytes);
+    for (size_t i = 0; i < (size_t)rows * bytes; i += step) awkward_block(f, &seed, p + i);
+    return p;
+}
+
+static inline cl_matrix pack_matrix(const cl_kernels *k, cl_format f, int64_t experts, int64_t rows, int64_t cols,
+                                    const unsigned char *data)
+{
+    cl_matrix m = {.format = f, .experts = experts, .rows = rows, .cols = cols, .panels = (rows + 15) / 16,
+                   .panel_bytes = k->panel_bytes(f, cols)};
+    CU_ASSERT_EQUAL_FATAL(m.panel_bytes % 64, 0);
+    m.data = need((size_t)(experts * m.panels), m.panel_bytes);
+    for (int64_t e = 0; e < experts; e++) {
+        k->pack(f, cols, data + (size_t)(e * rows) * cl_row_bytes(f, cols), rows,
+                m.data + (size_t)(e * m.panels) * m.panel_bytes);
+    }
+    return m;
+}
+
+/* Activations of n tokens: usual ones, tokens with zero blocks, tiny, huge, one-spike and constant blocks. */
+typedef struct acts {
+    cl_acts x;
+    float *f32;
+} acts;
+
+static inline acts make_acts(int n, int64_t cols, bool q8, uint64_t seed)
+{
+    size_t blocks = (size_t)(cols + 31) / 32, count = (size_t)n * blocks;
+    acts a = {.x = {.n = n, .cols = cols, .q8 = q8, .stride = blocks * 32 + 32}};
+    a.f32 = need((size_t)n * a.x.stride, sizeof(float));
+    for (size_t t = 0; t < (size_t)n; t++) {
+        for (size_t c = 0; c < blocks * 32; c++) {
+            static const float sizes[8] = {1, 1, 1, 0, 1e-30f, 1e-39f, 1e4f, 1};
+            float v = uniform(&seed) * sizes[(t * 5 + c / 32 * 3) % 8];
+            if ((t + c / 32) % 8 == 7 && c % 32 == 5) v = 1000;
+            if ((t + c / 32) % 5 == 4) v = t % 2 ? -3 : 3; /* 8-bit: all 127 or all -127 */
+            a.f32[t * a.x.stride + c] = c < (size_t)cols ? v : 0;
+        }
+    }
+    a.x.f32 = a.f32;
+    a.x.q = need(count, 32);
+    a.x.d = need(count, sizeof(float));
+    a.x.sum = need(count, sizeof(int32_t));
+    a.x.fsum = need(count, sizeof(float));
+    return a;
+}
+
+static inline void free_acts(acts *a)
+{
+    free(a->f32);
+    free(a->x.q);
+    free(a->x.d);
+    free(a->x.sum);
+    free(a->x.fsum);
+}
+
+static inline const cl_kernels *set_named(const char *name)
+{
+    const cl_kernels *k = NULL;
+    CU_ASSERT_EQUAL_FATAL(cl_kernels_choose(name, &k, NULL), CL_OK);
+    return k;
+}
+
+#endif

@@ -1,0 +1,333 @@
+/* test_chip.c: the same bits from every way of running a chip; events, probe, damaged files. */
+#include "chipline/kernels.h"
+#include "chipline/util.h"
+#include "tiny.h"
+
+enum { N = 60 };
+static tiny_rows want, got;
+
+static bool same_rows(int slot, int n)
+{
+    for (int i = 0; i < n; i++)
+        if (memcmp(want.row[slot][i], got.row[slot][i], sizeof want.row[0][0])) return false;
+    return true;
+}
+
+static void clear(tiny_rows *r)
+{
+    memset(r, 0xff, sizeof *r);
+    r->calls = 0;
+}
+
+static bool same_run(const tiny *m, int stages, const cl_chip_options *opt, int chunk)
+{
+    tiny_line l = tiny_chips(m, stages, opt, NULL);
+    clear(&got);
+    tiny_run(&l, N, chunk, &got);
+    tiny_line_free(&l);
+    CU_ASSERT_EQUAL(got.calls, N);
+    return same_rows(0, N);
+}
+
+/* Threads, chunks, kernel sets and stages, for one model and one kind of arithmetic. The reference: one thread, one token at a time. */
+static void check_bits(const tiny *m, cl_activations act, cl_kv_format kv)
+{
+    cl_chip_options base = tiny_options(1, N, NULL);
+    base.activations = act;
+    base.kv = kv;
+    tiny_line l = tiny_chips(m, 1, &base, NULL);
+    clear(&want);
+    tiny_run(&l, N, 1, &want);
+    tiny_line_free(&l);
+    CU_ASSERT(same_run(m, 1, &base, 5));
+    CU_ASSERT(same_run(m, 1, &base, N));
+    for (int threads = 2; threads <= 3; threads++) {
+        cl_chip_options o = base;
+        o.threads = threads;
+        CU_ASSERT(same_run(m, 1, &o, threads == 2 ? N : 7));
+    }
+    for (int stages = 2; stages <= TINY_LAYERS + 1; stages++) CU_ASSERT(same_run(m, stages, &base, stages == 2 ? N : 9));
+    for (const char *const *name = cl_kernels_available(); *name; name++) {
+        cl_chip_options o = base;
+        o.kernels = *name;
+        bool same = same_run(m, 1, &o, 11);
+        CU_ASSERT(same);
+        if (!same) printf("kernels %s differ\n", *name);
+    }
+    base.limits.chunk = 3; /* the smallest rings */
+    CU_ASSERT(same_run(m, 1, &base, 3));
+}
+
+static void check_model(bool moe)
+{
+    static const struct { cl_activations act; cl_kv_format kv; } arithmetic[] =
+        {{CL_ACT_F32, CL_KV_F32}, {CL_ACT_Q8, CL_KV_BF16}, {CL_ACT_AUTO, CL_KV_Q8}};
+    tiny m = tiny_make(tiny_spec(moe), CL_F32, true);
+    for (int i = 0; i < 3; i++) check_bits(&m, arithmetic[i].act, arithmetic[i].kv);
+    tiny_free(&m);
+}
+
+static void test_bits_dense(void) { check_model(false); }
+static void test_bits_moe(void) { check_model(true); }
+
+/* Four sequences, each alone and then all in one line, at different speeds and beginning at different times. */
+static void test_batch(void)
+{
+    tiny m = tiny_make(tiny_spec(true), CL_Q4_0, false);
+    cl_chip_options o = tiny_options(2, 40, NULL);
+    o.activations = CL_ACT_AUTO;
+    tiny_line l = tiny_chips(&m, 1, &o, NULL);
+    clear(&want);
+    for (int slot = 0; slot < 4; slot++) {
+        int at[4] = {0}, take[4] = {0};
+        for (take[slot] = 6; at[slot] < 36;) tiny_step(&l, at, take, CL_PART_ROWS, &want);
+    }
+    /* the same slots again, without clearing anything: what they held is forgotten */
+    clear(&got);
+    int at[4] = {0}, first[4] = {20, 1, 0, 7}, then[4] = {1, 1, 12, 5}, last[4] = {0};
+    tiny_step(&l, at, first, CL_PART_ROWS | CL_PART_FIRST, &got);
+    for (int i = 0; i < 3; i++) tiny_step(&l, at, then, CL_PART_ROWS, &got);
+    for (int slot = 0; slot < 4; slot++) last[slot] = 36 - at[slot] < 10 ? 36 - at[slot] : 10;
+    tiny_step(&l, at, last, CL_PART_ROWS, &got);
+    for (int slot = 0; slot < 4; slot++) {
+        CU_ASSERT(at[slot] >= 14);
+        CU_ASSERT(same_rows(slot, at[slot]));
+    }
+    tiny_line_free(&l);
+    tiny_free(&m);
+}
+
+/* Which rows the head computes. */
+static void test_head(void)
+{
+    tiny m = tiny_make(tiny_spec(false), CL_F32, false);
+    cl_chip_options o = tiny_options(1, 64, NULL);
+    tiny_line l = tiny_chips(&m, 1, &o, NULL);
+    int at[4] = {0}, take[4] = {10, 7, 0, 3}, one[4] = {1, 0, 1, 0};
+    clear(&want);
+    tiny_step(&l, at, take, CL_PART_ROWS | CL_PART_SAMPLE | CL_PART_FIRST, &want);
+    CU_ASSERT_EQUAL(want.calls, 20);
+    memset(at, 0, sizeof at);
+    clear(&got);
+    tiny_step(&l, at, take, CL_PART_SAMPLE | CL_PART_FIRST, &got);
+    CU_ASSERT_EQUAL(got.calls, 3);
+    CU_ASSERT_EQUAL(memcmp(want.row[0][9], got.row[0][9], sizeof got.row[0][9]), 0);
+    CU_ASSERT_EQUAL(memcmp(want.row[1][6], got.row[1][6], sizeof got.row[0][0]), 0);
+    CU_ASSERT_EQUAL(memcmp(want.row[3][2], got.row[3][2], sizeof got.row[0][0]), 0);
+    CU_ASSERT(isnan(got.row[0][8][0]));
+    tiny_step(&l, at, one, 0, &got);
+    CU_ASSERT_EQUAL(got.calls, 3);
+    tiny_line_free(&l);
+    tiny_free(&m);
+}
+
+/* A slot that held numbers gone wrong gives the next request the same bits as a new one. */
+static void test_broken_slot(void)
+{
+    tiny m = tiny_make(tiny_spec(true), CL_F32, false);
+    cl_chip_options o = tiny_options(1, 64, NULL);
+    for (int kv = CL_KV_F32; kv <= CL_KV_Q8; kv++) {
+        o.kv = (cl_kv_format)kv;
+        tiny_line l = tiny_chips(&m, 2, &o, NULL);
+        clear(&want);
+        tiny_run(&l, 21, 21, &want);
+        static float x[40 * 100];
+        for (size_t i = 0; i < sizeof x / sizeof *x; i++) x[i] = i % 3 ? NAN : INFINITY;
+        cl_seq_part part = {.slot = 0, .pos = 0, .n_tokens = 40};
+        int32_t ids[40] = {0};
+        cl_chip_step(l.chips[1], &(cl_microbatch){.n_parts = 1, .n_tokens = 40, .parts = &part, .ids = ids}, x);
+        clear(&got);
+        tiny_run(&l, 21, 21, &got);
+        CU_ASSERT(same_rows(0, 21));
+        CU_ASSERT(isfinite(got.row[0][20][0]));
+        tiny_line_free(&l);
+    }
+    tiny_free(&m);
+}
+
+static void count_poll(void *ctx)
+{
+    ++*(int *)ctx;
+}
+
+static uint64_t matrix_bytes(const tiny *m, const cl_kernels *k, bool experts)
+{
+    uint64_t bytes = 0;
+    for (int i = 0; i < m->model->n_tensors; i++) {
+        const cl_tensor *t = &m->model->tensors[i];
+        if (t->cols == 1 || t->role == CL_T_EMBED || (t->experts && !experts)) continue;
+        bytes += (uint64_t)(t->experts ? t->experts : 1) * (uint64_t)((t->rows + 15) / 16) * k->panel_bytes(t->format, t->cols);
+    }
+    return bytes;
+}
+
+/* Events of one step of 50 tokens: kinds, counts, and bytes that add up to the slice. */
+static void test_events(void)
+{
+    tiny m = tiny_make(tiny_spec(true), CL_Q8_0, false);
+    char path[160];
+    snprintf(path, sizeof path, "%s/part", m.dir);
+    cl_chip_options o = tiny_options(2, 64, NULL);
+    int polls = 0, rank;
+    o.poll = count_poll;
+    o.poll_ctx = &polls;
+    cl_trace *trace;
+    CU_ASSERT_EQUAL_FATAL(cl_trace_open(&trace, path, 0, CL_TRACE_KERNEL, NULL), CL_OK);
+    tiny_line l = tiny_chips(&m, 1, &o, trace);
+    clear(&got);
+    tiny_run(&l, 50, 50, &got);
+    CU_ASSERT_EQUAL(polls, TINY_LAYERS);
+
+    static cl_event e[64];
+    uint64_t n, weights = 0, kernel_weights = 0, kv = 0, kernel_kv = 0, last_ns = 0, kernel_ns = 0, layer_ns = 0;
+    int count[CL_EV_KINDS] = {0};
+    cl_trace_close(trace);
+    cl_part_file *f;
+    CU_ASSERT_EQUAL_FATAL(cl_part_file_open(&f, path, &rank, &n, NULL), CL_OK);
+    CU_ASSERT_EQUAL_FATAL(cl_part_file_read(f, 0, 64, e, &n, NULL), CL_OK);
+    cl_part_file_close(f);
+    unlink(path);
+    for (uint64_t i = 0; i < n; i++) {
+        bool outer = cl_event_level(e[i].kind) == CL_TRACE_LAYER;
+        count[e[i].kind]++;
+        *(outer ? &weights : &kernel_weights) += e[i].kind == CL_EV_EMBED ? 0 : e[i].weight_bytes;
+        *(outer ? &kv : &kernel_kv) += e[i].kv_bytes;
+        CU_ASSERT(e[i].end_ns >= e[i].start_ns && e[i].end_ns >= last_ns); /* in the order in which they ended */
+        if (!outer) CU_ASSERT(e[i].start_ns >= last_ns);                   /* and one after the other */
+        if (!outer) kernel_ns += e[i].end_ns - e[i].start_ns;
+        if (e[i].kind == CL_EV_LAYER) layer_ns += e[i].end_ns - e[i].start_ns;
+        last_ns = e[i].end_ns;
+        CU_ASSERT_EQUAL(e[i].tokens, e[i].kind == CL_EV_HEAD && count[CL_EV_HEAD] == 4 ? 2 : e[i].kind == CL_EV_HEAD ? 16 : 50);
+        CU_ASSERT_EQUAL(e[i].parts, 1);
+        CU_ASSERT_EQUAL(e[i].peer, -1);
+        if (e[i].kind == CL_EV_LAYER) CU_ASSERT_EQUAL(e[i].experts, e[i].layer == 2 ? 0 : 6);
+        if (e[i].kind == CL_EV_EMBED) CU_ASSERT_EQUAL(e[i].weight_bytes, 50 * cl_row_bytes(CL_Q8_0, 100));
+    }
+    const cl_kernels *k;
+    CU_ASSERT_EQUAL_FATAL(cl_kernels_choose(NULL, &k, NULL), CL_OK);
+    CU_ASSERT(kernel_ns > layer_ns / 2 && kernel_ns <= layer_ns);
+    CU_ASSERT_EQUAL(count[CL_EV_EMBED], 1);
+    CU_ASSERT_EQUAL(count[CL_EV_LAYER], TINY_LAYERS);
+    CU_ASSERT_EQUAL(count[CL_EV_QKV], TINY_LAYERS);
+    CU_ASSERT_EQUAL(count[CL_EV_ATTEND], TINY_LAYERS);
+    CU_ASSERT_EQUAL(count[CL_EV_ATTN_OUT], TINY_LAYERS);
+    CU_ASSERT_EQUAL(count[CL_EV_ROUTE], TINY_LAYERS - 1);
+    CU_ASSERT_EQUAL(count[CL_EV_FFN], TINY_LAYERS);
+    CU_ASSERT_EQUAL(count[CL_EV_HEAD], 4); /* 50 rows, 16 at a time */
+    uint64_t head = (uint64_t)((TINY_VOCAB + 15) / 16) * k->panel_bytes(CL_Q8_0, 100);
+    CU_ASSERT_EQUAL(weights, matrix_bytes(&m, k, true) + 3 * head); /* 50 tokens touch all experts */
+    CU_ASSERT_EQUAL(kernel_weights, weights - 4 * head);
+    CU_ASSERT_EQUAL(kv, kernel_kv);
+    uint64_t traffic_weights, traffic_kv;
+    cl_chip_traffic(l.chips[0], &traffic_weights, &traffic_kv);
+    CU_ASSERT_EQUAL(traffic_weights, weights);
+    CU_ASSERT_EQUAL(traffic_kv, kv);
+    CU_ASSERT(kv > 0);
+    tiny_line_free(&l);
+    tiny_free(&m);
+}
+
+static void test_sizes(void)
+{
+    tiny m = tiny_make(tiny_spec(false), CL_Q8_0, false);
+    cl_chip_options o = tiny_options(2, 16, NULL);
+    tiny_line l = tiny_chips(&m, 1, &o, NULL), two = tiny_chips(&m, 2, &o, NULL);
+    const cl_kernels *k;
+    CU_ASSERT_EQUAL_FATAL(cl_kernels_choose(NULL, &k, NULL), CL_OK);
+    CU_ASSERT_STRING_EQUAL(cl_chip_kernels(l.chips[0]), k->name);
+    /* a tied table is there once on one chip, and on both ends of a longer line */
+    uint64_t table = (uint64_t)((TINY_VOCAB + 15) / 16) * k->panel_bytes(CL_Q8_0, 100);
+    uint64_t one = cl_chip_slice_bytes(l.chips[0]), sum = cl_chip_slice_bytes(two.chips[0]) + cl_chip_slice_bytes(two.chips[1]);
+    CU_ASSERT(one >= matrix_bytes(&m, k, true) + table);
+    CU_ASSERT(one <= matrix_bytes(&m, k, true) + table + 40000);
+    CU_ASSERT_EQUAL(sum, one + table);
+    uint64_t kv = 0;
+    for (int i = 0; i < TINY_LAYERS; i++) kv += 4 * cl_kv_layer_bytes(&m.spec.layers[i].attn, CL_KV_F32, TINY_MAX, 16);
+    CU_ASSERT_EQUAL(cl_chip_kv_bytes(l.chips[0]), kv);
+    double speed = cl_chip_probe(l.chips[0]);
+    CU_ASSERT(speed > 1e8 && speed < 1e13);
+    tiny_line_free(&l);
+    tiny_line_free(&two);
+    tiny_free(&m);
+}
+
+/* Flips one byte of tensor i's last row in the file. */
+static void damage(const tiny *m, int i)
+{
+    const cl_tensor *t = &m->model->tensors[i];
+    size_t n = cl_row_bytes(t->format, t->cols);
+    unsigned char *row = malloc(n);
+    CU_ASSERT_EQUAL_FATAL(cl_model_file_read(m->file, i, t->experts ? t->experts - 1 : 0, t->rows - 1, 1, row, NULL), CL_OK);
+    cl_buf b = {0};
+    CU_ASSERT_EQUAL_FATAL(cl_read_file(m->path, 1 << 28, &b, NULL), CL_OK);
+    char *at = memmem(b.data, b.len, row, n);
+    CU_ASSERT_PTR_NOT_NULL_FATAL(at);
+    at[n - 1] ^= 1;
+    FILE *f = fopen(m->path, "r+b");
+    CU_ASSERT_EQUAL(fwrite(b.data, 1, b.len, f), b.len);
+    fclose(f);
+    free(row);
+    cl_buf_free(&b);
+}
+
+static void test_damage(void)
+{
+    static const cl_role roles[] = {CL_T_EMBED, CL_T_EXPERT_DOWN, CL_T_ROUTER, CL_T_FFN_NORM};
+    for (int i = 0; i < 4; i++) {
+        tiny m = tiny_make(tiny_spec(true), CL_Q8_0, false);
+        int index = 0;
+        while (m.model->tensors[index].role != roles[i]) index++;
+        /* a norm's last number alone would be found elsewhere too: take all of it as one row */
+        if (roles[i] != CL_T_FFN_NORM) damage(&m, index);
+        else {
+            FILE *f = fopen(m.path, "r+b");
+            cl_buf b = {0};
+            CU_ASSERT_EQUAL_FATAL(cl_read_file(m.path, 1 << 28, &b, NULL), CL_OK);
+            char *at = memmem(b.data, b.len, m.w[index], 400);
+            CU_ASSERT_PTR_NOT_NULL_FATAL(at);
+            at[0] ^= 1;
+            CU_ASSERT_EQUAL(fwrite(b.data, 1, b.len, f), b.len);
+            fclose(f);
+            cl_buf_free(&b);
+        }
+        cl_stage s = {.n_layers = TINY_LAYERS, .embed = true, .head = true, .n_ranks = 1};
+        cl_part parts[256];
+        int n = tiny_parts(&m, &s, parts);
+        cl_chip_options o = tiny_options(1, 16, NULL);
+        cl_chip *c = NULL;
+        cl_err err = {0};
+        CU_ASSERT_EQUAL(cl_chip_create(&c, m.file, &s, parts, n, &o, NULL, &err), CL_E_INPUT);
+        CU_ASSERT_PTR_NULL(c);
+        CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, m.model->tensors[index].name));
+        CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "checksum"));
+        tiny_free(&m);
+    }
+}
+
+static void test_refusals(void)
+{
+    tiny m = tiny_make(tiny_spec(false), CL_F32, false);
+    cl_stage s = {.n_layers = TINY_LAYERS, .embed = true, .head = true, .n_ranks = 1};
+    cl_part parts[256];
+    int n = tiny_parts(&m, &s, parts);
+    cl_chip_options o = tiny_options(1, 16, "avx9");
+    cl_chip *c = NULL;
+    cl_err err = {0};
+    CU_ASSERT_EQUAL(cl_chip_create(&c, m.file, &s, parts, n, &o, NULL, &err), CL_E_USAGE);
+    o.kernels = NULL;
+    o.limits.slots = 1 << 30;
+    o.limits.context = 1 << 30;
+    CU_ASSERT_EQUAL(cl_chip_create(&c, m.file, &s, parts, n, &o, NULL, &err), CL_E_FIT);
+    CU_ASSERT_PTR_NULL(c);
+    CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "KV cache"));
+    cl_chip_free(NULL);
+    tiny_free(&m);
+}
+
+int main(void)
+{
+    CU_TestInfo tests[] = {{"same bits, dense", test_bits_dense}, {"same bits, moe", test_bits_moe}, {"batch", test_batch},
+                           {"head", test_head}, {"broken slot", test_broken_slot}, {"events", test_events}, {"sizes", test_sizes},
+                           {"damage", test_damage}, {"refusals", test_refusals}, CU_TEST_INFO_NULL};
+    return run_suite("chip", tests);
+}

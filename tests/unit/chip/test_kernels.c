@@ -1,0 +1,254 @@
+/* test_kernels.c: products: the definition against double precision, and every set of this CPU against the definition, bit by bit. */
+#include <stdio.h>
+
+#include "kernels_data.h"
+
+static const int64_t widths[] = {1, 5, 16, 33, 100, 576}, heights[] = {1, 5, 16, 33, 100};
+static const int counts[] = {1, 2, 3, 5, 8, 17, 64};
+enum { WIDTHS = 6, HEIGHTS = 5, COUNTS = 7, MOST = 64 };
+static const bool kinds[] = {false, true};
+
+/* All tokens of all rows, [n][rows + 3]; the gaps keep a mark that must survive. */
+static float *product(const cl_kernels *k, const cl_matrix *m, int64_t expert, const cl_acts *x, const int32_t *index, int n)
+{
+    size_t stride = (size_t)m->rows + 3;
+    float *y = need((size_t)n * stride, sizeof(float));
+    k->matmul(m, expert, 0, m->panels, x, index, n, y, stride);
+    return y;
+}
+
+static void compare(const char *set, cl_format f, bool q8, int64_t rows, int64_t cols, int n, const float *y, const float *ref)
+{
+    bool equal = memcmp(y, ref, (size_t)n * ((size_t)rows + 3) * sizeof *y) == 0;
+    CU_ASSERT_TRUE(equal);
+    if (!equal) {
+        fprintf(stderr, "\n%s differs: %s, %s, %lld x %lld, %d tokens", set, cl_format_get(f)->name, q8 ? "q8" : "f32",
+                (long long)rows, (long long)cols, n);
+    }
+}
+
+/* --- the definition itself --- */
+
+/* The value a row times x must have, in double, from the decoded numbers; *size is the sum of magnitudes. 8-bit: x is what its
+ * blocks say. */
+static double direct(const float *w, const cl_acts *x, int t, double *size)
+{
+    double y = 0;
+    int64_t blocks = (x->cols + 31) / 32;
+    *size = 0;
+    for (int64_t c = 0; c < x->cols; c++) {
+        int64_t at = t * blocks + c / 32;
+        double v = x->q8 ? (double)x->d[at] * x->q[at * 32 + c % 32] : (double)x->f32[(size_t)t * x->stride + (size_t)c];
+        y += w[c] * v;
+        *size += fabs(w[c] * v);
+    }
+    return y;
+}
+
+static void test_definition(void)
+{
+    const cl_kernels *k = cl_kernels_reference();
+    enum { ROWS = 21, COLS = 100, N = 3 };
+    for (int f = 0; f < CL_NATIVE_FORMATS; f++) {
+        for (int q8 = 0; q8 < 2; q8++) {
+            unsigned char *rows = awkward_rows((cl_format)f, ROWS, COLS, 7 + (uint64_t)f);
+            cl_matrix m = pack_matrix(k, (cl_format)f, 1, ROWS, COLS, rows);
+            acts a = make_acts(N, COLS, q8, 11);
+            k->prepare(&a.x, 0, N);
+            float *y = product(k, &m, 0, &a.x, NULL, N), w[COLS];
+            bool was = a.x.q8;
+            a.x.q8 = q8 && f >= CL_Q8_0;
+            for (int r = 0; r < ROWS; r++) {
+                cl_decode_row((cl_format)f, rows + (size_t)r * cl_row_bytes((cl_format)f, COLS), COLS, w);
+                for (int t = 0; t < N; t++) {
+                    double size, want = direct(w, &a.x, t, &size);
+                    CU_ASSERT_DOUBLE_EQUAL(y[t * (ROWS + 3) + r], want, 1e-5 * size + 1e-37);
+                }
+            }
+            a.x.q8 = was;
+            free(y);
+            free(rows);
+            free(m.data);
+            free_acts(&a);
+        }
+    }
+}
+
+/* 8-bit blocks are the nearest integers at the scale of the largest number. */
+static void test_blocks(void)
+{
+    for (const char *const *name = cl_kernels_available(); *name; name++) {
+        const cl_kernels *k = set_named(*name);
+        acts a = make_acts(MOST, 100, true, 3);
+        a.f32[33] = -127.5f; /* halves round to even: 0.5 * 127.5 / 127.5 and so on */
+        k->prepare(&a.x, 0, 20);
+        k->prepare(&a.x, 20, MOST);
+        for (int i = 0; i < MOST * 4; i++) {
+            const float *x = a.f32 + (size_t)(i / 4) * a.x.stride + i % 4 * 32;
+            float amax = 0;
+            int32_t sum = 0;
+            for (int c = 0; c < 32; c++) amax = fmaxf(amax, fabsf(x[c]));
+            CU_ASSERT_EQUAL(a.x.d[i], amax / 127);
+            for (int c = 0; c < 32; c++) {
+                int q = amax > 1e-36f ? (int)rintf(x[c] * (127 / amax)) : 0;
+                CU_ASSERT_EQUAL(a.x.q[i * 32 + c], q);
+                sum += q;
+            }
+            if (k == cl_kernels_reference()) CU_ASSERT_EQUAL(a.x.sum[i], sum); /* other sets keep what they like of it */
+        }
+        /* a broken number is not hidden */
+        a.f32[0] = NAN;
+        a.f32[a.x.stride + 40] = -INFINITY;
+        k->prepare(&a.x, 0, 2);
+        CU_ASSERT_TRUE(isnan(a.x.d[0]) && isinf(a.x.d[5]) && a.x.q[0] == 0 && a.x.q[5 * 32 + 8] == 0);
+        a.x.q8 = false;
+        k->prepare(&a.x, 3, 5);
+        float sum = 0;
+        for (int c = 0; c < 32; c++) sum += a.f32[3 * a.x.stride + 64 + (size_t)c];
+        CU_ASSERT_EQUAL(a.x.fsum[14], sum);
+        free_acts(&a);
+    }
+}
+
+/* --- sets against the definition --- */
+
+static void check_shape(const cl_kernels *k, const cl_kernels *ref, cl_format f, bool q8, int64_t rows, int64_t cols)
+{
+    unsigned char *data = awkward_rows(f, rows, cols, (uint64_t)(rows * 1000 + cols) * 16 + (uint64_t)f);
+    cl_matrix m = pack_matrix(k, f, 1, rows, cols, data), mr = pack_matrix(ref, f, 1, rows, cols, data);
+    for (int i = 0; i < COUNTS; i++) {
+        acts a = make_acts(counts[i], cols, q8, 5), ar = make_acts(counts[i], cols, q8, 5);
+        k->prepare(&a.x, 0, counts[i]);
+        ref->prepare(&ar.x, 0, counts[i]);
+        float *y = product(k, &m, 0, &a.x, NULL, counts[i]), *yr = product(ref, &mr, 0, &ar.x, NULL, counts[i]);
+        compare(k->name, f, q8, rows, cols, counts[i], y, yr);
+        free(y);
+        free(yr);
+        free_acts(&a);
+        free_acts(&ar);
+    }
+    free(data);
+    free(m.data);
+    free(mr.data);
+}
+
+static void test_sets(void)
+{
+    const cl_kernels *ref = cl_kernels_reference();
+    for (const char *const *name = cl_kernels_available(); *name; name++) {
+        const cl_kernels *k = set_named(*name);
+        if (k == ref) continue;
+        for (int f = 0; f < CL_NATIVE_FORMATS; f++) {
+            for (int i = 0; i < WIDTHS * HEIGHTS * 2; i++) {
+                check_shape(k, ref, (cl_format)f, kinds[i % 2], heights[i / 2 % HEIGHTS], widths[i / 2 / HEIGHTS]);
+            }
+        }
+    }
+}
+
+/* Experts with gathered tokens, panels in any order and in pieces, and tokens alone: all the same bits. */
+static void check_ways(const cl_kernels *k, cl_format f, bool q8)
+{
+    enum { EXPERTS = 3, ROWS = 83, COLS = 160, N = 19, PICKS = 11 };
+    static const int32_t index[PICKS] = {18, 0, 3, 3, 7, 1, 12, 17, 2, 9, 18};
+    unsigned char *data = awkward_rows(f, EXPERTS * ROWS, COLS, 99);
+    cl_matrix m = pack_matrix(k, f, EXPERTS, ROWS, COLS, data);
+    acts a = make_acts(N, COLS, q8, 21);
+    k->prepare(&a.x, 0, N);
+    for (int64_t e = 0; e < EXPERTS; e++) {
+        float *all = product(k, &m, e, &a.x, NULL, N), *some = product(k, &m, e, &a.x, index, PICKS), y[ROWS + 3];
+        for (int i = 0; i < PICKS; i++) {
+            CU_ASSERT_EQUAL(memcmp(some + i * (ROWS + 3), all + index[i] * (ROWS + 3), ROWS * sizeof *y), 0);
+        }
+        float *pieces = need(N * (ROWS + 3), sizeof *pieces);
+        static const int64_t cuts[][2] = {{4, 6}, {0, 1}, {2, 4}, {1, 2}};
+        for (int i = 0; i < 4; i++) k->matmul(&m, e, cuts[i][0], cuts[i][1], &a.x, NULL, 0, pieces, ROWS + 3);
+        CU_ASSERT_EQUAL(memcmp(pieces, all, N * (ROWS + 3) * sizeof *all), 0);
+        for (int32_t t = 0; t < N; t++) {
+            acts one = make_acts(1, COLS, q8, 1);
+            memcpy(one.f32, a.f32 + (size_t)t * a.x.stride, a.x.stride * sizeof(float));
+            k->prepare(&one.x, 0, 1);
+            k->matmul(&m, e, 0, m.panels, &one.x, NULL, 0, y, ROWS + 3);
+            CU_ASSERT_EQUAL(memcmp(y, all + t * (ROWS + 3), ROWS * sizeof *y), 0);
+            free_acts(&one);
+        }
+        free(all);
+        free(some);
+        free(pieces);
+    }
+    free(data);
+    free(m.data);
+    free_acts(&a);
+}
+
+static void test_ways(void)
+{
+    for (const char *const *name = cl_kernels_available(); *name; name++) {
+        for (int f = 0; f < CL_NATIVE_FORMATS; f++) {
+            check_ways(set_named(*name), (cl_format)f, false);
+            check_ways(set_named(*name), (cl_format)f, true);
+        }
+    }
+}
+
+/* No NaN from zero blocks; nothing read past the rows: missing rows are zeros even if memory was not. */
+static void test_unpack(void)
+{
+    for (const char *const *name = cl_kernels_available(); *name; name++) {
+        const cl_kernels *k = set_named(*name);
+        for (int f = 0; f < CL_NATIVE_FORMATS; f++) {
+            for (int i = 0; i < WIDTHS; i++) {
+                enum { ROWS = 37 };
+                float got[576], want[576];
+                size_t row_bytes = cl_row_bytes((cl_format)f, widths[i]);
+                unsigned char *data = awkward_rows((cl_format)f, ROWS, widths[i], 5);
+                cl_matrix m = pack_matrix(k, (cl_format)f, 1, ROWS, widths[i], data);
+                for (int64_t r = 0; r < 48; r++) {
+                    k->unpack(m.format, m.cols, m.data + (size_t)(r / 16) * m.panel_bytes, (int)(r % 16), got);
+                    if (r < ROWS) {
+                        cl_decode_row(m.format, data + (size_t)r * row_bytes, m.cols, want);
+                        CU_ASSERT_EQUAL(memcmp(got, want, (size_t)m.cols * sizeof *got), 0);
+                    } else {
+                        for (int64_t c = 0; c < m.cols; c++) CU_ASSERT_EQUAL(fabsf(got[c]), f == CL_MXFP4 ? fabsf(got[0]) : 0);
+                    }
+                }
+                free(data);
+                free(m.data);
+            }
+        }
+    }
+}
+
+static void test_choose(void)
+{
+    const cl_kernels *k = NULL;
+    cl_err err;
+    CU_ASSERT_EQUAL(cl_kernels_choose(NULL, &k, &err), CL_OK);
+    CU_ASSERT_STRING_EQUAL(k->name, cl_kernels_available()[0]);
+    int n = 0;
+    for (const char *const *name = cl_kernels_available(); *name; name++, n++) CU_ASSERT_STRING_EQUAL(set_named(*name)->name, *name);
+    CU_ASSERT_STRING_EQUAL(cl_kernels_available()[n - 1], "reference");
+    CU_ASSERT_STRING_EQUAL(cl_kernels_available()[n - 2], "generic");
+    k = NULL;
+    CU_ASSERT_EQUAL(cl_kernels_choose("generik", &k, &err), CL_E_USAGE);
+    CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "did you mean generic"));
+    CU_ASSERT_EQUAL(cl_kernels_choose("", &k, &err), CL_E_USAGE);
+    CU_ASSERT_PTR_NULL(k);
+    static const char *const all[] = {"avx512", "avx2"};
+    for (int i = 0; i < 2; i++) {
+        bool here = strcmp(cl_kernels_available()[0], all[0]) == 0 || strcmp(cl_kernels_available()[0], all[i]) == 0;
+        CU_ASSERT_EQUAL(cl_kernels_choose(all[i], &k, &err), here ? CL_OK : CL_E_FIT);
+    }
+}
+
+int main(void)
+{
+    CU_TestInfo tests[] = {{"the definition agrees with double precision", test_definition},
+                           {"8-bit blocks of activations", test_blocks},
+                           {"every set has the reference's bits", test_sets},
+                           {"gathered, in pieces, one by one", test_ways},
+                           {"rows come back from panels", test_unpack},
+                           {"choosing a set", test_choose},
+                           CU_TEST_INFO_NULL};
+    return run_suite("kernels: products", tests);
+}

@@ -1,0 +1,248 @@
+/* test_kernels_vectors.c: exp, norms and attention: the definition against double precision, and every set of this CPU against the
+ * definition, bit by bit. */
+#include "kernels_data.h"
+
+/* Calls check(k, reference) for every set but the reference. */
+static void each_set(void (*check)(const cl_kernels *k, const cl_kernels *ref))
+{
+    for (const char *const *name = cl_kernels_available(); *name; name++) check(set_named(*name), cl_kernels_reference());
+}
+
+static float *random_floats(size_t n, float size, uint64_t seed)
+{
+    float *p = need(n, sizeof *p);
+    for (size_t i = 0; i < n; i++) p[i] = size * uniform(&seed);
+    return p;
+}
+
+/* --- exp --- */
+
+static double ulps(float got, double want)
+{
+    int exponent;
+    frexp(want, &exponent);
+    return fabs(got - want) / ldexp(1, exponent - 24);
+}
+
+static void test_exp(void)
+{
+    double worst = 0;
+    for (int i = -87299; i < 88700; i++) {
+        float x = (float)i * 0.001f;
+        worst = fmax(worst, ulps(cl_exp(x), exp((double)x)));
+    }
+    uint64_t seed = 1;
+    for (int i = 0; i < 300000; i++) {
+        float x = uniform(&seed) * (i % 2 ? 87.0f : 1.0f);
+        worst = fmax(worst, ulps(cl_exp(x), exp((double)x)));
+    }
+    CU_ASSERT(worst > 0.4 && worst < 2);
+    CU_ASSERT_EQUAL(cl_exp(0.0f), 1.0f);
+    CU_ASSERT_EQUAL(cl_exp(-0.0f), 1.0f);
+    CU_ASSERT_EQUAL(cl_exp(-INFINITY), cl_exp(-87.3f));
+    CU_ASSERT_EQUAL(cl_exp(-1e30f), cl_exp(-87.3f));
+    CU_ASSERT_EQUAL(cl_exp(INFINITY), cl_exp(88.7f));
+    CU_ASSERT_TRUE(cl_exp(-87.3f) >= 0x1p-126f && isfinite(cl_exp(88.7f)));
+    CU_ASSERT_TRUE(isnan(cl_exp(NAN)));
+}
+
+/* --- vectors --- */
+
+static const int64_t lengths[] = {1, 5, 15, 16, 17, 31, 32, 33, 100, 576, 2048};
+enum { LENGTHS = 11, LONGEST = 2048 };
+
+static void check_vectors(const cl_kernels *k, const cl_kernels *ref)
+{
+    for (int i = 0; i < LENGTHS; i++) {
+        int64_t n = lengths[i];
+        size_t bytes = (size_t)n * sizeof(float);
+        float *x = random_floats((size_t)n, 3, 1), *w = random_floats((size_t)n, 1, 2), *y = random_floats((size_t)n + 1, 1, 3),
+              *yr = random_floats((size_t)n + 1, 1, 3), mark = y[n];
+        for (int64_t e = 0; e < n; e += 9) x[e] *= 40; /* far ends of exp */
+
+        k->rmsnorm(x, w, n, 1e-5f, y);
+        ref->rmsnorm(x, w, n, 1e-5f, yr);
+        CU_ASSERT_EQUAL(memcmp(y, yr, bytes), 0);
+        double square = 0;
+        for (int64_t e = 0; e < n; e++) square += (double)x[e] * x[e];
+        for (int64_t e = 0; e < n; e++) {
+            double want = x[e] * w[e] / sqrt(square / (double)n + 1e-5);
+            CU_ASSERT_DOUBLE_EQUAL(y[e], want, 1e-6 * fabs(want));
+        }
+        k->rmsnorm(x, NULL, n, 1e-5f, y);
+        ref->rmsnorm(x, NULL, n, 1e-5f, yr);
+        CU_ASSERT_EQUAL(memcmp(y, yr, bytes), 0);
+
+        k->silu_mul(x, w, n, y);
+        ref->silu_mul(x, w, n, yr);
+        CU_ASSERT_EQUAL(memcmp(y, yr, bytes), 0);
+        for (int64_t e = 0; e < n; e++) {
+            double want = x[e] / (1 + exp(-(double)x[e])) * w[e];
+            CU_ASSERT_DOUBLE_EQUAL(y[e], want, 1e-6 * fabs(want) + 1e-35);
+        }
+        k->axpy(y, 0.3f, w, n);
+        ref->axpy(yr, 0.3f, w, n);
+        CU_ASSERT_EQUAL(memcmp(y, yr, bytes), 0);
+        k->add(y, x, n);
+        ref->add(yr, x, n);
+        CU_ASSERT_EQUAL(memcmp(y, yr, bytes), 0);
+        CU_ASSERT_EQUAL(y[n], mark);
+
+        memcpy(y, x, bytes); /* in place */
+        k->rmsnorm(y, w, n, 1e-5f, y);
+        ref->rmsnorm(x, w, n, 1e-5f, yr);
+        CU_ASSERT_EQUAL(memcmp(y, yr, bytes), 0);
+        memcpy(y, x, bytes);
+        k->silu_mul(y, w, n, y);
+        ref->silu_mul(x, w, n, yr);
+        CU_ASSERT_EQUAL(memcmp(y, yr, bytes), 0);
+        memcpy(y, w, bytes);
+        k->silu_mul(x, y, n, y);
+        CU_ASSERT_EQUAL(memcmp(y, yr, bytes), 0);
+        free(x);
+        free(w);
+        free(y);
+        free(yr);
+    }
+}
+
+static void test_vectors(void) { each_set(check_vectors); }
+
+/* --- attention --- */
+
+enum { POSITIONS = 300, MAX_HEAD = 200 };
+static const int heads[] = {1, 5, 16, 20, 32, 33, 64, 80, 128, 200};
+enum { HEADS = 10 };
+
+/* A ring of `blocks` blocks whose memory holds NaN before anything is stored. */
+static cl_kv_head make_cache(cl_kv_format f, int head_dim, int64_t blocks)
+{
+    size_t bytes = cl_kv_block_bytes(f, head_dim);
+    CU_ASSERT_EQUAL_FATAL(bytes % 64, 0);
+    cl_kv_head h = {f, head_dim, blocks, need((size_t)blocks, bytes), need((size_t)blocks, bytes)};
+    memset(h.keys, 0xff, (size_t)blocks * bytes);
+    memset(h.values, 0xff, (size_t)blocks * bytes);
+    return h;
+}
+
+static void free_cache(cl_kv_head *h)
+{
+    free(h->keys);
+    free(h->values);
+}
+
+/* softmax(scale q.k) v over lo..pos in double, of the numbers before they were stored; returns the scale of the values. */
+static double direct(const float *k, const float *v, int n, const float *q, int64_t lo, int64_t pos, double scale, double *out)
+{
+    static double e[POSITIONS];
+    double max = -INFINITY, sum = 0, size = 0;
+    for (int64_t j = lo; j <= pos; j++) {
+        e[j] = 0;
+        for (int i = 0; i < n; i++) e[j] += scale * q[i] * k[j * n + i];
+        max = fmax(max, e[j]);
+    }
+    for (int64_t j = lo; j <= pos; j++) sum += e[j] = exp(e[j] - max);
+    for (int i = 0; i < n; i++) {
+        out[i] = 0;
+        for (int64_t j = lo; j <= pos; j++) {
+            out[i] += e[j] / sum * v[j * n + i];
+            size = fmax(size, fabs(v[j * n + i]));
+        }
+    }
+    return size;
+}
+
+/* Stores positions in order into a ring with room for `window` of them; after each, attends with the window. */
+static void check_cache(const cl_kernels *k, const cl_kernels *ref, cl_kv_format f, int n, int64_t window, int step)
+{
+    int64_t blocks = window >= POSITIONS ? (POSITIONS + 15) / 16 : (window + 14) / 16 + 1;
+    cl_kv_head h = make_cache(f, n, blocks), hr = make_cache(f, n, blocks);
+    float *keys = random_floats((size_t)(POSITIONS * n), 1, 5), *values = random_floats((size_t)(POSITIONS * n), 2, 6),
+          *q = random_floats((size_t)n, 2, 7), *scratch = need(POSITIONS + 32, sizeof(float)), out[MAX_HEAD], outr[MAX_HEAD];
+    double want[MAX_HEAD], scale = 1 / sqrt((double)n);
+    static const double tolerance[] = {2e-6, 2e-2, 2e-2};
+    bool equal = true, near = true;
+    for (int64_t pos = 0; pos < POSITIONS; pos++) {
+        k->kv_store(&h, pos, keys + pos * n, values + pos * n);
+        ref->kv_store(&hr, pos, keys + pos * n, values + pos * n);
+        if (pos % step && pos != POSITIONS - 1) continue;
+        int64_t lo = pos - window + 1 > 0 ? pos - window + 1 : 0;
+        k->attend(&h, q, lo, pos, (float)scale, out, scratch);
+        ref->attend(&hr, q, lo, pos, (float)scale, outr, scratch);
+        equal &= memcmp(out, outr, (size_t)n * sizeof *out) == 0;
+        double size = direct(keys, values, n, q, lo, pos, (double)(float)scale, want);
+        for (int i = 0; i < n; i++) near &= fabs(out[i] - want[i]) <= tolerance[f] * size;
+    }
+    CU_ASSERT_TRUE(equal);
+    CU_ASSERT_TRUE(near);
+    free_cache(&h);
+    free_cache(&hr);
+    free(keys);
+    free(values);
+    free(q);
+    free(scratch);
+}
+
+static void check_attention(const cl_kernels *k, const cl_kernels *ref)
+{
+    static const cl_kv_format formats[] = {CL_KV_F32, CL_KV_BF16, CL_KV_Q8};
+    static const int64_t windows[] = {1, 7, 16, 40, 128, 1000};
+    for (int f = 0; f < 3; f++) {
+        for (int i = 0; i < HEADS; i++) {
+            for (int w = 0; w < 6; w++) check_cache(k, ref, formats[f], heads[i], windows[w], heads[i] > 64 ? 37 : 11);
+        }
+    }
+}
+
+static void test_attention(void) { each_set(check_attention); }
+
+/* Equal scores give the mean; scores far apart give the largest's value; stored numbers round as their format says. */
+static void test_attention_known(void)
+{
+    for (const char *const *name = cl_kernels_available(); *name; name++) {
+        const cl_kernels *k = set_named(*name);
+        cl_kv_head h = make_cache(CL_KV_F32, 2, 2);
+        float scratch[32], out[2], q[2] = {0, 0};
+        for (int64_t j = 0; j < 20; j++) k->kv_store(&h, j, (float[2]){(float)j, 1}, (float[2]){(float)(j % 4), (float)j});
+        k->attend(&h, q, 0, 19, 1, out, scratch);
+        CU_ASSERT_EQUAL(out[0], 1.5f);
+        CU_ASSERT_DOUBLE_EQUAL(out[1], 9.5, 1e-5);
+        q[0] = 100;
+        k->attend(&h, q, 0, 17, 1, out, scratch);
+        CU_ASSERT_EQUAL(out[0], 1);
+        CU_ASSERT_EQUAL(out[1], 17);
+        q[0] = -100;
+        k->attend(&h, q, 14, 17, 1, out, scratch);
+        CU_ASSERT_EQUAL(out[1], 14);
+        free_cache(&h);
+
+        cl_kv_head b = make_cache(CL_KV_BF16, 2, 2);
+        k->kv_store(&b, 0, (float[2]){0, 0}, (float[2]){0x1.01p0f, 0x1.03p0f}); /* halves go to even */
+        k->attend(&b, q, 0, 0, 1, out, scratch);
+        CU_ASSERT_EQUAL(out[0], 1);
+        CU_ASSERT_EQUAL(out[1], 0x1.04p0f);
+        free_cache(&b);
+
+        cl_kv_head e = make_cache(CL_KV_Q8, 40, 2);
+        float v[40] = {127, -1.5f, 2.5f, 63}, got[40];
+        v[32] = 1;
+        v[33] = -0.25f;
+        float key[40] = {0};
+        k->kv_store(&e, 5, key, v);
+        k->attend(&e, key, 5, 5, 1, got, scratch);
+        CU_ASSERT(got[0] == 127 && got[1] == -2 && got[2] == 2 && got[3] == 63 && got[4] == 0);
+        CU_ASSERT_DOUBLE_EQUAL(got[32], 1, 1e-7);
+        CU_ASSERT_DOUBLE_EQUAL(got[33], -32.0 / 127, 1e-7);
+        free_cache(&e);
+    }
+}
+
+int main(void)
+{
+    CU_TestInfo tests[] = {{"exp within 2 ulp", test_exp},
+                           {"norm, gate, sums", test_vectors},
+                           {"attention: formats, windows, rings", test_attention},
+                           {"attention: known answers", test_attention_known},
+                           CU_TEST_INFO_NULL};
+    return run_suite("kernels: vectors", tests);
+}
