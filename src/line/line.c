@@ -1,0 +1,194 @@
+/* line.c: start and end of the ranks, agreement, clocks, waiting. */
+#include "line_internal.h"
+
+#include <sched.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+_Noreturn void cl_line_mpi_failed(cl_line *l, int code, const char *call)
+{
+    char text[MPI_MAX_ERROR_STRING];
+    int n = 0;
+    if (MPI_Error_string(code, text, &n) != MPI_SUCCESS) snprintf(text, sizeof text, "error %d", code);
+    cl_line_abort(l, CL_E_RUN, "rank %d: %.40s failed: %s (a rank or a link is gone)", l->rank, call, text);
+}
+
+_Noreturn void cl_line_abort(cl_line *l, cl_code code, const char *fmt, ...)
+{
+    va_list ap;
+    char msg[1024];
+    va_start(ap, fmt);
+    vsnprintf(msg, sizeof msg, fmt, ap);
+    va_end(ap);
+    fprintf(stderr, "chipline: %s\n", msg);
+    fflush(NULL);
+    MPI_Abort(l->comm, (int)code);
+    _exit((int)code);
+}
+
+#define TEXT_(x) #x
+#define TEXT(x) TEXT_(x)
+
+const char *cl_line_library(void)
+{
+#ifdef OMPI_MAJOR_VERSION
+    return "Open MPI " TEXT(OMPI_MAJOR_VERSION) "." TEXT(OMPI_MINOR_VERSION) "." TEXT(OMPI_RELEASE_VERSION);
+#else
+    return "MPI " TEXT(MPI_VERSION) "." TEXT(MPI_SUBVERSION);
+#endif
+}
+
+static int cores_allowed(void)
+{
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+    return (int)sysconf(_SC_NPROCESSORS_ONLN);
+}
+
+cl_code cl_line_start(cl_line **out, int *argc, char ***argv, cl_err *err)
+{
+    cl_line *l = cl_calloc(1, sizeof *l, "line", err);
+    if (!l) return CL_E_FIT;
+    /* Only the thread that called MPI_Init ever calls MPI; the chip's other threads never do. */
+    if (MPI_Init(argc, argv) != MPI_SUCCESS) {
+        free(l);
+        return cl_fail(err, CL_E_RUN, "MPI: cannot start (run it under mpirun or srun, or check the MPI installation)");
+    }
+    l->comm = MPI_COMM_WORLD;
+    MPI_Comm_set_errhandler(l->comm, MPI_ERRORS_RETURN);
+    MPI_TRY(l, MPI_Comm_rank(l->comm, &l->rank));
+    MPI_TRY(l, MPI_Comm_size(l->comm, &l->size));
+    if (gethostname(l->host, sizeof l->host)) strcpy(l->host, "unknown");
+    l->host[sizeof l->host - 1] = 0;
+    char(*hosts)[sizeof l->host] = cl_calloc((size_t)l->size, sizeof l->host, "host names", err);
+    if (!hosts) return CL_E_FIT;
+    MPI_TRY(l, MPI_Allgather(l->host, sizeof l->host, MPI_CHAR, hosts, sizeof l->host, MPI_CHAR, l->comm));
+    for (int r = 0; r < l->size; r++) l->ranks_here += strcmp(hosts[r], l->host) == 0;
+    free(hosts);
+    l->cores_here = (int)sysconf(_SC_NPROCESSORS_ONLN);
+    l->posted = -1;
+    l->baseline = cl_rss_bytes();
+    *out = l;
+    return CL_OK;
+}
+
+void cl_line_end(cl_line *l)
+{
+    if (!l) return;
+    for (int i = 0; i < HOPS; i++) cl_free_aligned(l->hops[i].data, l->hop_capacity);
+    for (int i = 0; i < RESULT_SLOTS; i++) free(l->results[i]);
+    MPI_Finalize();
+    free(l);
+}
+
+int cl_line_rank(const cl_line *l) { return l->rank; }
+int cl_line_size(const cl_line *l) { return l->size; }
+const char *cl_line_host(const cl_line *l) { return l->host; }
+int cl_line_ranks_here(const cl_line *l) { return l->ranks_here; }
+int cl_line_cores_here(const cl_line *l) { return l->cores_here; }
+uint64_t cl_line_baseline_bytes(const cl_line *l) { return l->baseline; }
+uint64_t cl_line_wait_ns(const cl_line *l) { return l->wait_ns; }
+
+int cl_line_threads_fit(const cl_line *l)
+{
+    /* A launcher that binds ranks gives each its own cores; one that doesn't gives all of them to everybody. */
+    int mine = cores_allowed();
+    int share = mine < l->cores_here ? mine : l->cores_here / l->ranks_here;
+    return share > 1 ? share : 1;
+}
+
+/* --- waiting --- */
+
+void cl_line_wait(cl_line *l, MPI_Request *r, MPI_Status *status, const char *what, int peer)
+{
+    int done = 0;
+    uint64_t start = 0;
+    for (uint64_t tries = 0;; tries++) {
+        MPI_TRY(l, MPI_Test(r, &done, status));
+        if (done) break;
+        if (l->yields || tries > 2000) sched_yield();
+        if ((tries & 63) != 63) continue;
+        uint64_t now = cl_now_ns();
+        if (!start) start = now;
+        double s = (double)(now - start) * 1e-9;
+        if (s > 0.05) nanosleep(&(struct timespec){.tv_nsec = 200000}, NULL); /* long waits cost no core */
+        if (l->opt.stall_timeout_s > 0 && s > l->opt.stall_timeout_s)
+            cl_line_abort(l, CL_E_RUN, "rank %d: waited %.0f s for %s rank %d (a rank or a link is gone, or a step takes longer: --stall-timeout)",
+                          l->rank, s, what, peer);
+    }
+}
+
+/* --- agreement --- */
+
+cl_code cl_line_agree(cl_line *l, cl_code mine, cl_err *err)
+{
+    int failing = mine == CL_OK ? l->size : l->rank, first = l->size;
+    MPI_TRY(l, MPI_Allreduce(&failing, &first, 1, MPI_INT, MPI_MIN, l->comm));
+    if (first == l->size) return CL_OK;
+    cl_err told = {.code = mine};
+    if (first == l->rank) told = *err, told.code = mine;
+    MPI_TRY(l, MPI_Bcast(&told, sizeof told, MPI_BYTE, first, l->comm));
+    told.msg[sizeof told.msg - 1] = 0;
+    *err = told;
+    return told.code;
+}
+
+void cl_line_bcast(cl_line *l, void *data, size_t bytes) { MPI_TRY(l, MPI_Bcast(data, (int)bytes, MPI_BYTE, 0, l->comm)); }
+
+void cl_line_gather(cl_line *l, const void *mine, size_t bytes, void *all)
+{
+    MPI_TRY(l, MPI_Gather(mine, (int)bytes, MPI_BYTE, all, (int)bytes, MPI_BYTE, 0, l->comm));
+}
+
+void cl_line_barrier(cl_line *l) { MPI_TRY(l, MPI_Barrier(l->comm)); }
+
+/* --- clocks --- */
+
+enum { PINGS = 64 };
+
+void cl_line_clock(cl_line *l, int64_t *offset_ns, int64_t *uncertainty_ns)
+{
+    *offset_ns = *uncertainty_ns = 0;
+    uint64_t there = 0;
+    if (l->rank == 0) {
+        for (int r = 1; r < l->size; r++)
+            for (int i = 0; i < PINGS; i++) {
+                MPI_TRY(l, MPI_Recv(NULL, 0, MPI_BYTE, r, TAG_CLOCK, l->comm, MPI_STATUS_IGNORE));
+                there = cl_now_ns();
+                MPI_TRY(l, MPI_Send(&there, sizeof there, MPI_BYTE, r, TAG_CLOCK, l->comm));
+            }
+        return;
+    }
+    uint64_t best = UINT64_MAX;
+    for (int i = 0; i < PINGS; i++) {
+        uint64_t t0 = cl_now_ns();
+        MPI_TRY(l, MPI_Send(NULL, 0, MPI_BYTE, 0, TAG_CLOCK, l->comm));
+        MPI_TRY(l, MPI_Recv(&there, sizeof there, MPI_BYTE, 0, TAG_CLOCK, l->comm, MPI_STATUS_IGNORE));
+        uint64_t t1 = cl_now_ns(), trip = t1 - t0;
+        if (trip >= best) continue;
+        best = trip;
+        *offset_ns = (int64_t)there - (int64_t)(t0 + trip / 2);
+        *uncertainty_ns = (int64_t)(trip + 1) / 2;
+    }
+}
+
+/* --- bulk, after the run --- */
+
+enum { BULK_PIECE = 1 << 26 };
+
+void cl_line_send_bulk(cl_line *l, const void *data, size_t bytes)
+{
+    for (size_t at = 0; at < bytes; at += BULK_PIECE) {
+        size_t n = bytes - at < BULK_PIECE ? bytes - at : BULK_PIECE;
+        MPI_TRY(l, MPI_Send((const char *)data + at, (int)n, MPI_BYTE, 0, TAG_BULK, l->comm));
+    }
+}
+
+void cl_line_recv_bulk(cl_line *l, int from, void *data, size_t bytes)
+{
+    for (size_t at = 0; at < bytes; at += BULK_PIECE) {
+        size_t n = bytes - at < BULK_PIECE ? bytes - at : BULK_PIECE;
+        MPI_TRY(l, MPI_Recv((char *)data + at, (int)n, MPI_BYTE, from, TAG_BULK, l->comm, MPI_STATUS_IGNORE));
+    }
+}
