@@ -1,0 +1,273 @@
+/* run.c: a model on a line: from the placement to loaded chips, and the numbers at the end. */
+#include <stdlib.h>
+
+#include "run_internal.h"
+
+enum { DEFAULT_CONTEXT = 4096, DEFAULT_CHUNK = 128 };
+
+static cl_code choose_limits(cl_run *r, cl_err *err)
+{
+    const cl_run_options *o = &r->opt;
+    const cl_spec *s = &r->model.spec;
+    int stages = o->stages ? o->stages : cl_line_size(r->line);
+    if (stages != cl_line_size(r->line))
+        return cl_fail(err, CL_E_FIT, "--layout: %d stages of one chip need %d ranks, there are %d (start that many, or leave --layout out)", stages, stages,
+                       cl_line_size(r->line));
+    int context = o->context ? o->context : s->context < DEFAULT_CONTEXT ? s->context : DEFAULT_CONTEXT;
+    if (context > s->context)
+        return cl_fail(err, CL_E_FIT, "--context: %d is over the %d positions the model was made for (use at most that)", context, s->context);
+    r->limits = (cl_limits){.slots = o->slots ? o->slots : 4 * stages, .context = context, .chunk = o->chunk ? o->chunk : DEFAULT_CHUNK,
+                            .hidden = s->hidden, .vocab = s->vocab};
+    if (r->limits.chunk > context) r->limits.chunk = context;
+    return CL_OK;
+}
+
+/* auto: 8-bit where most of the weights are quantised. */
+static void choose_arithmetic(cl_run *r)
+{
+    cl_model_counts n;
+    cl_model_count(&r->model, &n);
+    uint64_t floats = n.bytes[CL_F32] + n.bytes[CL_F16] + n.bytes[CL_BF16], all = 0;
+    for (int f = 0; f < CL_FORMATS; f++) all += n.bytes[f];
+    r->activations = r->opt.activations != CL_ACT_AUTO ? r->opt.activations : floats < all / 2 ? CL_ACT_Q8 : CL_ACT_F32;
+    r->kv = !r->opt.kv_auto ? r->opt.kv : r->activations == CL_ACT_F32 ? CL_KV_F32 : CL_KV_BF16;
+}
+
+static cl_code open_model(cl_run *r, cl_err *err)
+{
+    cl_code c = cl_model_file_open(&r->file, r->opt.model_path, err);
+    if (c != CL_OK) return c;
+    const cl_model *m = cl_model_file_model(r->file);
+    r->checksum = cl_model_file_checksum(r->file);
+    if (!(r->source = cl_strdup(cl_model_file_source(r->file), err))) return CL_E_FIT;
+    if ((c = cl_spec_copy(&m->spec, &r->model.spec, err)) != CL_OK) return c;
+    r->model.tensors = cl_malloc((size_t)m->n_tensors, sizeof *m->tensors, "tensor list", err);
+    if (!r->model.tensors) return CL_E_FIT;
+    r->model.n_tensors = m->n_tensors;
+    memcpy(r->model.tensors, m->tensors, (size_t)m->n_tensors * sizeof *m->tensors);
+    return CL_OK;
+}
+
+static cl_code place(cl_run *r, cl_err *err)
+{
+    cl_place_options p = {.ranks = cl_line_size(r->line), .kv = r->kv, .slots = r->limits.slots, .context = r->limits.context,
+                          .chunk = r->limits.chunk, .chip_bytes = r->opt.chip_bytes};
+    cl_code c = cl_place(&r->model, &p, &r->placement, err);
+    if (c != CL_OK) return c;
+    int rank = cl_line_rank(r->line);
+    while (rank >= r->placement.stages[r->stage].first_rank + r->placement.stages[r->stage].n_ranks) r->stage++;
+    r->first = r->stage == 0;
+    r->last = r->stage == r->placement.n_stages - 1;
+    return CL_OK;
+}
+
+static cl_code open_trace(cl_run *r, cl_err *err)
+{
+    if (!r->opt.trace_path || r->opt.trace_level == CL_TRACE_OFF) return CL_OK;
+    if (!(r->part_path = cl_part_path(r->opt.trace_path, cl_line_rank(r->line), err))) return CL_E_FIT;
+    return cl_trace_open(&r->trace, r->part_path, cl_line_rank(r->line), r->opt.trace_level, err);
+}
+
+static cl_code open_chip(cl_run *r, cl_err *err)
+{
+    const cl_stage *stage = &r->placement.stages[r->stage];
+    cl_part *parts = NULL;
+    int n = 0, rank = cl_line_rank(r->line);
+    cl_code c = cl_placement_slice(&r->model, &r->placement, rank, &parts, &n, err);
+    cl_chip_options o = {.threads = r->opt.threads, .activations = r->activations, .kv = r->kv, .limits = r->limits, .kernels = r->opt.kernels,
+                         .progress = r->opt.progress && rank == 0, .poll = cl_line_poll, .poll_ctx = r->line};
+    uint64_t t0 = cl_now_ns();
+    if (c == CL_OK) c = cl_chip_create(&r->chip, r->file, stage, parts, n, &o, r->trace, err);
+    r->load_s = (double)(cl_now_ns() - t0) * 1e-9;
+    free(parts);
+    cl_model_file_close(r->file);
+    r->file = NULL;
+    return c;
+}
+
+static cl_code open_line(cl_run *r, cl_err *err)
+{
+    int rank = cl_line_rank(r->line), size = cl_line_size(r->line);
+    cl_line_options o = {.limits = r->limits, .prev = r->first ? -1 : rank - 1, .next = r->last ? -1 : rank + 1, .first = 0, .last = size - 1,
+                         .threads = r->opt.threads, .stall_timeout_s = r->opt.stall_timeout_s, .trace = r->trace};
+    cl_code c = cl_line_open(r->line, &o, err);
+    if (c == CL_OK && r->last) c = cl_output_create(&r->out, &r->limits, r->opt.allowed_vocab, r->opt.logits_path, err);
+    return c;
+}
+
+static void own_numbers(cl_run *r, cl_rank_numbers *n, cl_trace_rank *t);
+
+/* Clocks, the bandwidth that this rank's slice can be read with, and what a recovery would need. */
+static cl_code start_trace(cl_run *r, cl_err *err)
+{
+    cl_line_clock(r->line, &r->clock_offset, &r->clock_uncertainty);
+    cl_line_barrier(r->line); /* all ranks of a host probe at once, as they compute at once */
+    cl_mark m = cl_trace_mark(r->trace, CL_TRACE_STAGE);
+    r->probe = cl_chip_probe(r->chip);
+    cl_event e = {.kind = CL_EV_PROBE, .layer = -1, .microbatch = -1, .peer = -1, .waits_for = -1};
+    cl_trace_end(r->trace, m, &e);
+    cl_rank_numbers mine;
+    cl_trace_rank row;
+    own_numbers(r, &mine, &row);
+    bool root = cl_line_rank(r->line) == 0;
+    r->rank_rows = cl_calloc(root ? (size_t)cl_line_size(r->line) : 1, sizeof row, "rank rows", err);
+    cl_code c = cl_line_agree(r->line, r->rank_rows ? CL_OK : CL_E_FIT, err);
+    if (c != CL_OK) return c;
+    cl_line_gather(r->line, &row, sizeof row, r->rank_rows);
+    return cl_line_agree(r->line, root ? cl_run_note_ranks(r, err) : CL_OK, err);
+}
+
+cl_code cl_run_open(cl_run **out, cl_line *line, const cl_run_options *opt, cl_err *err)
+{
+    cl_run *r = cl_calloc(1, sizeof *r, "run", err);
+    cl_code c = r ? CL_OK : CL_E_FIT;
+    if ((c = cl_line_agree(line, c, err)) != CL_OK) {
+        free(r);
+        return c;
+    }
+    r->line = line;
+    r->opt = *opt;
+    if (!r->opt.threads) r->opt.threads = cl_line_threads_fit(line);
+    cl_line_bcast(line, &r->opt.allowed_vocab, sizeof r->opt.allowed_vocab);
+    c = open_model(r, err);
+    if (c == CL_OK) choose_arithmetic(r);
+    if (c == CL_OK) c = choose_limits(r, err);
+    if (c == CL_OK) c = place(r, err);
+    c = cl_line_agree(line, c, err); /* before anybody spends time or memory */
+    if (c == CL_OK) c = cl_line_agree(line, open_trace(r, err), err);
+    if (c == CL_OK) c = cl_line_agree(line, open_chip(r, err), err);
+    if (c == CL_OK) c = cl_line_agree(line, open_line(r, err), err);
+    if (c != CL_OK) {
+        cl_run_close(r);
+        return c;
+    }
+    if (r->trace) c = start_trace(r, err);
+    if (c != CL_OK) {
+        cl_run_close(r);
+        return c;
+    }
+    *out = r;
+    return CL_OK;
+}
+
+const cl_model *cl_run_model(const cl_run *r) { return &r->model; }
+cl_limits cl_run_limits(const cl_run *r) { return r->limits; }
+
+void cl_run_close(cl_run *r)
+{
+    if (!r) return;
+    cl_output_free(&r->out, r->limits.slots);
+    cl_chip_free(r->chip);
+    cl_trace_close(r->trace);
+    if (r->part_path && !r->numbers) remove(r->part_path); /* never got to work: nothing in it */
+    free(r->part_path);
+    cl_placement_free(&r->placement);
+    cl_model_free(&r->model);
+    cl_model_file_close(r->file);
+    free(r->source);
+    free(r->rank_rows);
+    free(r->numbers);
+    free(r->ttft);
+    free(r->request_rows);
+    free(r);
+}
+
+/* --- numbers --- */
+
+cl_code cl_run_note_request(cl_run *r, const cl_request *q, const cl_result *res, cl_err *err)
+{
+    if (r->requests == r->ttft_cap) {
+        int64_t cap = r->ttft_cap ? 2 * r->ttft_cap : 64;
+        double *p = cl_realloc(r->ttft, (size_t)cap, sizeof *p, "request numbers", err);
+        if (!p) return CL_E_FIT;
+        r->ttft = p;
+        cl_trace_request *t = cl_realloc(r->request_rows, (size_t)cap, sizeof *t, "request numbers", err);
+        if (!t) return CL_E_FIT;
+        r->request_rows = t;
+        r->ttft_cap = cap;
+    }
+    cl_trace_request *t = &r->request_rows[r->requests];
+    *t = (cl_trace_request){.prompt_tokens = q->n_prompt, .completion_tokens = res->n_tokens, .arrived_ns = q->arrived_ns,
+                            .started_ns = res->started_ns, .first_token_ns = res->first_token_ns, .finished_ns = res->finished_ns};
+    snprintf(t->id, sizeof t->id, "%.60s", q->id);
+    snprintf(t->finish_reason, sizeof t->finish_reason, "%s", res->finish_reason);
+    r->failed += q->error.code != CL_OK;
+    r->ttft[r->requests++] = res->first_token_ns ? (double)(res->first_token_ns - q->arrived_ns) * 1e-9 : -1;
+    if (q->error.code != CL_OK) return CL_OK;
+    r->prompt_tokens += q->n_prompt;
+    r->generated_tokens += res->n_tokens;
+    return CL_OK;
+}
+
+static int by_size(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Median of the first tokens' times; requests without one don't count. */
+static double median_ttft(cl_run *r)
+{
+    qsort(r->ttft, (size_t)r->requests, sizeof *r->ttft, by_size);
+    int64_t none = 0;
+    while (none < r->requests && r->ttft[none] < 0) none++;
+    int64_t n = r->requests - none;
+    return n ? (r->ttft[none + (n - 1) / 2] + r->ttft[none + n / 2]) / 2 : 0;
+}
+
+static void own_numbers(cl_run *r, cl_rank_numbers *n, cl_trace_rank *t)
+{
+    const cl_stage *stage = &r->placement.stages[r->stage];
+    uint64_t weights, cache, slice = cl_chip_slice_bytes(r->chip), kv = cl_chip_kv_bytes(r->chip), peak = cl_rss_peak_bytes();
+    uint64_t base = cl_line_baseline_bytes(r->line);
+    cl_chip_traffic(r->chip, &weights, &cache);
+    double serve = (double)r->serve_ns, busy = (double)r->busy_ns;
+    *n = (cl_rank_numbers){.rank = cl_line_rank(r->line), .stage = r->stage, .threads = r->opt.threads, .first_layer = stage->first_layer,
+        .n_layers = stage->n_layers, .slice_bytes = slice, .kv_bytes = kv, .rss_bytes = peak, .baseline_bytes = base,
+        .over_bytes = (int64_t)peak - (int64_t)(slice + kv + base), .busy = serve > 0 ? busy / serve : 0,
+        .wait = serve > 0 ? (double)cl_line_wait_ns(r->line) / serve : 0, .read_gb_per_s = busy > 0 ? (double)(weights + cache) / busy : 0,
+        .probe_gb_per_s = r->probe * 1e-9};
+    snprintf(n->host, sizeof n->host, "%s", cl_line_host(r->line));
+    *t = (cl_trace_rank){.rank = n->rank, .stage = n->stage, .threads = n->threads, .clock_offset_ns = r->clock_offset,
+        .clock_uncertainty_ns = r->clock_uncertainty, .slice_bytes = slice, .kv_bytes = kv, .baseline_bytes = base, .peak_rss_bytes = peak,
+        .first_layer = n->first_layer, .n_layers = n->n_layers, .probe_bytes_per_s = r->probe, .events = cl_trace_count(r->trace),
+        .dropped = cl_trace_dropped(r->trace)};
+    snprintf(t->host, sizeof t->host, "%s", n->host);
+    cl_cpu_name(t->cpu, sizeof t->cpu);
+}
+
+static void fill_numbers(cl_run *r, cl_run_numbers *out)
+{
+    double prompt = (double)r->prompt_ns * 1e-9, decode = (double)r->decode_ns * 1e-9;
+    int64_t decoded = r->generated_tokens - (r->requests - r->failed);
+    *out = (cl_run_numbers){.elapsed_s = (double)r->serve_ns * 1e-9, .load_s = r->load_s, .requests = r->requests, .failed = r->failed,
+        .prompt_tokens = r->prompt_tokens, .generated_tokens = r->generated_tokens, .prompt_tokens_per_s = prompt > 0 ? (double)r->prompt_tokens / prompt : 0,
+        .generation_tokens_per_s = decode > 0 && decoded > 0 ? (double)decoded / decode : 0, .ttft_s = median_ttft(r), .model_checksum = r->checksum,
+        .stages = r->placement.n_stages, .slots = r->limits.slots, .context = r->limits.context, .cores_here = cl_line_cores_here(r->line),
+        .kernels = cl_chip_kernels(r->chip), .activations = r->activations == CL_ACT_Q8 ? "q8" : "f32", .kv = cl_kv_name(r->kv),
+        .n_ranks = cl_line_size(r->line), .ranks = r->numbers};
+    for (int i = 0; i < out->n_ranks; i++) out->threads_total += r->numbers[i].threads;
+}
+
+cl_code cl_run_finish(cl_run *r, cl_run_numbers *numbers, cl_err *err)
+{
+    if (r->trace) {
+        int64_t offset, uncertainty;
+        cl_line_clock(r->line, &offset, &uncertainty);
+        if (uncertainty < r->clock_uncertainty) r->clock_offset = offset, r->clock_uncertainty = uncertainty;
+    }
+    cl_rank_numbers mine;
+    cl_trace_rank row;
+    own_numbers(r, &mine, &row);
+    cl_code c = CL_OK;
+    size_t size = (size_t)cl_line_size(r->line);
+    bool root = cl_line_rank(r->line) == 0;
+    if (!(r->numbers = cl_calloc(root ? size : 1, sizeof *r->numbers, "rank numbers", err))) c = CL_E_FIT;
+    if ((c = cl_line_agree(r->line, c, err)) != CL_OK) return c;
+    cl_line_gather(r->line, &mine, sizeof mine, r->numbers);
+    if (r->trace) cl_line_gather(r->line, &row, sizeof row, r->rank_rows);
+    if (root) fill_numbers(r, numbers);
+    c = r->last ? cl_output_finish(&r->out, err) : CL_OK;
+    c = cl_line_agree(r->line, c, err);
+    return c == CL_OK && r->trace ? cl_run_collect(r, err) : c;
+}

@@ -1,0 +1,120 @@
+/* schedule.c: which sequences' next tokens travel together. Pure. */
+#include "chipline/schedule.h"
+
+#include <stdint.h>
+#include <stdlib.h>
+
+#include "chipline/util.h"
+
+typedef struct seat {
+    cl_sequence *seq;  /* NULL: free */
+    int64_t turn;      /* when it was last served, or admitted: the least waits longest */
+} seat;
+
+struct cl_schedule {
+    cl_limits limits;
+    int stages, active;
+    int64_t turn, microbatches;
+    seat *slots;
+};
+
+cl_code cl_schedule_create(cl_schedule **out, const cl_limits *limits, int stages, cl_err *err)
+{
+    cl_schedule *s = cl_calloc(1, sizeof *s, "schedule", err);
+    if (!s) return CL_E_FIT;
+    s->limits = *limits;
+    s->stages = stages;
+    s->slots = cl_calloc((size_t)limits->slots, sizeof *s->slots, "schedule", err);
+    if (!s->slots) {
+        free(s);
+        return CL_E_FIT;
+    }
+    *out = s;
+    return CL_OK;
+}
+
+void cl_schedule_free(cl_schedule *s)
+{
+    if (!s) return;
+    free(s->slots);
+    free(s);
+}
+
+bool cl_schedule_has_room(const cl_schedule *s) { return s->active < s->limits.slots; }
+int cl_schedule_active(const cl_schedule *s) { return s->active; }
+cl_sequence *cl_schedule_sequence(const cl_schedule *s, int slot) { return s->slots[slot].seq; }
+
+int cl_schedule_admit(cl_schedule *s, cl_sequence *seq)
+{
+    int i = 0;
+    while (i < s->limits.slots && s->slots[i].seq) i++;
+    if (i == s->limits.slots) CL_BUG("schedule: no room");
+    s->slots[i] = (seat){.seq = seq, .turn = s->turn++};
+    s->active++;
+    return i;
+}
+
+void cl_schedule_leave(cl_schedule *s, int i)
+{
+    if (!s->slots[i].seq || s->slots[i].seq->awaits) CL_BUG("schedule: slot %d can't leave", i);
+    s->slots[i].seq = NULL;
+    s->active--;
+}
+
+void cl_schedule_sampled(cl_schedule *s, int i, int32_t id)
+{
+    cl_sequence *q = s->slots[i].seq;
+    if (!q || !q->awaits || q->n_tokens >= q->capacity) CL_BUG("schedule: slot %d takes no sample", i);
+    q->tokens[q->n_tokens++] = id;
+    q->awaits = false;
+}
+
+static int pending(const cl_sequence *q) { return q->n_tokens - q->n_sent; }
+static bool decodes(const cl_sequence *q) { return q->n_sent > 0 && pending(q) == 1 && q->n_tokens > q->n_prompt; }
+
+/* Of the slots that are ready and were last served in [from, before), those that decode or those with a prompt to send: the one
+ * that waits longest; -1: none. */
+static int longest_waiting(const cl_schedule *s, bool decoding, int64_t from, int64_t before)
+{
+    int best = -1;
+    for (int i = 0; i < s->limits.slots; i++) {
+        const seat *c = &s->slots[i];
+        if (!c->seq || c->seq->awaits || pending(c->seq) < 1 || decodes(c->seq) != decoding || c->turn < from || c->turn >= before) continue;
+        if (best < 0 || c->turn < s->slots[best].turn) best = i;
+    }
+    return best;
+}
+
+static void put(cl_schedule *s, cl_microbatch *mb, int i, int n)
+{
+    cl_sequence *q = s->slots[i].seq;
+    bool last = q->n_sent + n == q->n_tokens;
+    mb->parts[mb->n_parts++] = (cl_seq_part){.slot = i, .pos = q->n_sent, .n_tokens = n, .sampling = q->sampling,
+        .flags = (last ? CL_PART_SAMPLE : 0u) | (q->rows ? CL_PART_ROWS : 0u) | (q->n_sent == 0 ? CL_PART_FIRST : 0u)};
+    for (int t = 0; t < n; t++) mb->ids[mb->n_tokens++] = q->tokens[q->n_sent + t];
+    q->n_sent += n;
+    q->awaits = last;
+}
+
+bool cl_schedule_next(cl_schedule *s, cl_microbatch *mb)
+{
+    mb->id = s->microbatches;
+    mb->n_parts = mb->n_tokens = 0;
+    int64_t before = s->turn;
+    int share = (s->active + s->stages - 1) / s->stages; /* so that every stage has as many to work on */
+    for (int i; mb->n_parts < share && mb->n_tokens < s->limits.chunk && (i = longest_waiting(s, true, 0, before)) >= 0;) {
+        put(s, mb, i, 1);
+        s->slots[i].turn = s->turn++;
+    }
+    /* Prompts keep their turn until they are through, so that the oldest gets its first token first. */
+    for (int64_t from = 0; mb->n_tokens < s->limits.chunk;) {
+        int i = longest_waiting(s, false, from, before);
+        if (i < 0) break;
+        from = s->slots[i].turn + 1;
+        int room = s->limits.chunk - mb->n_tokens, n = pending(s->slots[i].seq);
+        put(s, mb, i, n < room ? n : room);
+    }
+    if (!mb->n_parts) return false;
+    s->microbatches++;
+    return true;
+}

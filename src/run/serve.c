@@ -1,0 +1,330 @@
+/* serve.c: the loops of the ranks while tokens flow. Rank 0 takes requests, chooses micro-batches, takes samples back and ends
+ * requests; every other rank computes what arrives and passes it on. */
+#include <stdlib.h>
+
+#include "run_internal.h"
+
+void cl_run_compute(cl_run *r, const cl_microbatch *mb, float *x)
+{
+    uint64_t t0 = cl_now_ns(), w0, k0, w1, k1;
+    cl_chip_traffic(r->chip, &w0, &k0);
+    cl_mark m = cl_trace_mark(r->trace, CL_TRACE_STAGE);
+    cl_chip_step(r->chip, mb, x);
+    if (r->last) cl_output_step(&r->out, r->chip, mb, x);
+    cl_chip_traffic(r->chip, &w1, &k1);
+    cl_event e = {.kind = CL_EV_STEP, .layer = -1, .microbatch = mb->id, .tokens = mb->n_tokens, .parts = mb->n_parts, .peer = -1,
+                  .waits_for = -1, .weight_bytes = w1 - w0, .kv_bytes = k1 - k0};
+    cl_trace_end(r->trace, m, &e);
+    r->busy_ns += cl_now_ns() - t0;
+}
+
+/* --- the other ranks --- */
+
+static void follow(cl_run *r)
+{
+    for (bool stop = false; !stop;) {
+        cl_hop *h = cl_line_recv(r->line);
+        stop = h->kind == CL_HOP_STOP;
+        if (h->kind == CL_HOP_WORK) cl_run_compute(r, &h->mb, h->x);
+        if (h->kind == CL_HOP_WORK && r->last) cl_line_send_results(r->line, h->mb.id, r->out.sampled, h->mb.n_parts);
+        if (r->last) cl_line_release(r->line, h);
+        else cl_line_pass(r->line, h);
+    }
+}
+
+/* --- rank 0 --- */
+
+/* A request that is in the line. */
+typedef struct live {
+    cl_request *request;
+    cl_sequence seq;
+    cl_result result;
+    cl_detok detok;
+    size_t shown;        /* bytes of text given out */
+} live;
+
+typedef struct driver {
+    cl_run *run;
+    cl_source *source;
+    const cl_tokenizer *tokenizer;
+    cl_schedule *schedule;
+    int in_flight;       /* micro-batches in the line */
+    int prompting;       /* requests without their first token */
+    uint64_t last;       /* when time was last booked */
+    int n_eos;
+    int eos[2 * CL_MAX_EOS];
+} driver;
+
+/* Books the time since the last call: to prompts while any is pending, to decoding while any sequence decodes. */
+static void book(driver *d)
+{
+    uint64_t now = cl_now_ns();
+    if (d->prompting) d->run->prompt_ns += now - d->last;
+    if (cl_schedule_active(d->schedule) > d->prompting) d->run->decode_ns += now - d->last;
+    d->last = now;
+}
+
+static void free_live(live *v)
+{
+    if (!v) return;
+    cl_request_free(v->request);
+    cl_buf_free(&v->result.text);
+    free(v->result.tokens);
+    free(v->seq.tokens);
+    free(v);
+}
+
+static cl_code end_request(driver *d, live *v, const char *reason, cl_err *err)
+{
+    v->result.finish_reason = reason;
+    v->result.finished_ns = cl_now_ns();
+    cl_code c = CL_OK;
+    if (d->tokenizer && v->request->error.code == CL_OK) {
+        if (strcmp(reason, "stop")) c = cl_detok_finish(&v->detok, &v->result.text, err);
+        if (c == CL_OK && d->source->text && v->result.text.len > v->shown)
+            d->source->text(d->source->ctx, v->request, v->result.text.data + v->shown, v->result.text.len - v->shown);
+    }
+    if (c == CL_OK) c = cl_run_note_request(d->run, v->request, &v->result, err);
+    if (c == CL_OK) c = d->source->done(d->source->ctx, v->request, &v->result, err);
+    free_live(v);
+    return c;
+}
+
+static live *new_live(driver *d, cl_request *q, cl_err *err)
+{
+    live *v = cl_calloc(1, sizeof *v, "request", err);
+    if (!v) {
+        cl_request_free(q);
+        return NULL;
+    }
+    v->request = q;
+    if (q->error.code != CL_OK) return v;
+    int64_t room = d->run->limits.context - q->n_prompt;
+    v->seq.n_prompt = v->seq.n_tokens = q->n_prompt;
+    v->seq.capacity = q->n_prompt + (int)(q->max_tokens < room ? q->max_tokens : room);
+    v->seq.rows = q->want_rows;
+    v->seq.sampling = q->sampling;
+    v->seq.owner = v;
+    v->seq.tokens = cl_malloc((size_t)v->seq.capacity, sizeof *v->seq.tokens, "tokens", err);
+    v->result.tokens = cl_malloc((size_t)v->seq.capacity, sizeof *v->result.tokens, "tokens", err);
+    if (!v->seq.tokens || !v->result.tokens) {
+        free_live(v);
+        return NULL;
+    }
+    memcpy(v->seq.tokens, q->prompt, (size_t)q->n_prompt * sizeof *q->prompt);
+    if (d->tokenizer) cl_detok_init(&v->detok, d->tokenizer, false, false);
+    v->result.started_ns = cl_now_ns();
+    return v;
+}
+
+/* Takes what the source has into free slots. */
+static cl_code admit(driver *d, bool *ended, cl_err *err)
+{
+    while (!*ended && cl_schedule_has_room(d->schedule)) {
+        bool idle = !d->in_flight && !cl_schedule_active(d->schedule);
+        cl_mark m = cl_trace_mark(idle ? d->run->trace : NULL, CL_TRACE_STAGE);
+        cl_request *q = d->source->next(d->source->ctx, idle ? 1000 : 0, ended);
+        if (idle && m.on) {
+            cl_event e = {.kind = CL_EV_IDLE, .layer = -1, .microbatch = -1, .peer = -1, .waits_for = -1};
+            cl_trace_end(d->run->trace, m, &e);
+        }
+        if (!q) break;
+        live *v = new_live(d, q, err);
+        if (!v) return CL_E_FIT;
+        if (q->error.code != CL_OK) {
+            cl_code c = end_request(d, v, "error", err);
+            if (c != CL_OK) return c;
+            continue;
+        }
+        book(d);
+        cl_schedule_admit(d->schedule, &v->seq);
+        d->prompting++;
+    }
+    return CL_OK;
+}
+
+static bool is_end(const driver *d, int32_t id)
+{
+    for (int i = 0; i < d->n_eos; i++)
+        if (d->eos[i] == id) return true;
+    return false;
+}
+
+/* Where the text first holds a stop, looking only at what is new since `from`; SIZE_MAX: nowhere. */
+static size_t find_stop(const cl_request *q, const cl_buf *text, size_t from)
+{
+    size_t best = SIZE_MAX;
+    for (int i = 0; i < q->n_stops; i++) {
+        size_t n = strlen(q->stops[i]), start = from >= n ? from - n + 1 : 0;
+        const char *at = text->len > start ? memmem(text->data + start, text->len - start, q->stops[i], n) : NULL;
+        if (at && (size_t)(at - text->data) < best) best = (size_t)(at - text->data);
+    }
+    return best;
+}
+
+/* Bytes at the end of the text that may be the beginning of a stop. */
+static size_t held_back(const cl_request *q, const cl_buf *text)
+{
+    size_t most = 0;
+    for (int i = 0; i < q->n_stops; i++) {
+        size_t n = strlen(q->stops[i]);
+        for (size_t k = n - 1; k > most; k--)
+            if (k <= text->len && memcmp(text->data + text->len - k, q->stops[i], k) == 0) {
+                most = k;
+                break;
+            }
+    }
+    return most;
+}
+
+/* New text of a token; true if a stop ends the request here. */
+static cl_code add_text(driver *d, live *v, int32_t id, bool *stop, cl_err *err)
+{
+    *stop = false;
+    if (!d->tokenizer) return CL_OK;
+    cl_buf *text = &v->result.text;
+    size_t before = text->len;
+    cl_code c = cl_detok_add(&v->detok, id, text, err);
+    if (c != CL_OK) return c;
+    size_t at = find_stop(v->request, text, before);
+    *stop = at != SIZE_MAX;
+    if (*stop) {
+        text->len = at;
+        text->data[at] = 0;
+        return CL_OK;
+    }
+    size_t until = text->len - held_back(v->request, text);
+    if (d->source->text && until > v->shown) d->source->text(d->source->ctx, v->request, text->data + v->shown, until - v->shown);
+    if (until > v->shown) v->shown = until;
+    return CL_OK;
+}
+
+static cl_code take_sample(driver *d, const cl_sampled *s, cl_err *err)
+{
+    cl_sequence *seq = cl_schedule_sequence(d->schedule, s->slot);
+    live *v = seq->owner;
+    book(d);
+    cl_schedule_sampled(d->schedule, s->slot, s->id);
+    v->result.tokens[v->result.n_tokens++] = s->id;
+    v->result.digest = s->digest;
+    if (v->result.n_tokens == 1) {
+        v->result.first_token_ns = cl_now_ns();
+        d->prompting--;
+    }
+    bool stop = false, end = !v->request->ignore_eos && is_end(d, s->id);
+    cl_code c = end ? CL_OK : add_text(d, v, s->id, &stop, err);
+    if (c != CL_OK) return c;
+    bool full = seq->n_tokens == seq->capacity;
+    if (!end && !stop && !full) return CL_OK;
+    cl_schedule_leave(d->schedule, s->slot);
+    return end_request(d, v, end || stop ? "stop" : "length", err);
+}
+
+static cl_code take_samples(driver *d, const cl_sampled *s, int n, cl_err *err)
+{
+    d->in_flight--;
+    for (int i = 0; i < n; i++) {
+        if (s[i].id < 0) continue;
+        cl_code c = take_sample(d, &s[i], err);
+        if (c != CL_OK) return c;
+    }
+    return CL_OK;
+}
+
+/* Sends the next micro-batch into the line, if there is one. */
+static cl_code inject(driver *d, bool *sent, cl_err *err)
+{
+    cl_run *r = d->run;
+    cl_mark m = cl_trace_mark(r->trace, CL_TRACE_STAGE);
+    cl_hop *h = cl_line_take(r->line);
+    *sent = cl_schedule_next(d->schedule, &h->mb);
+    if (!*sent) {
+        cl_line_release(r->line, h);
+        return CL_OK;
+    }
+    cl_line_seal(r->line, h);
+    cl_event e = {.kind = CL_EV_SCHEDULE, .layer = -1, .microbatch = h->mb.id, .tokens = h->mb.n_tokens, .parts = h->mb.n_parts, .peer = -1, .waits_for = -1};
+    cl_trace_end(r->trace, m, &e);
+    d->in_flight++;
+    cl_run_compute(r, &h->mb, h->x);
+    if (!r->last) {
+        cl_line_pass(r->line, h);
+        return CL_OK;
+    }
+    cl_code c = take_samples(d, r->out.sampled, h->mb.n_parts, err);
+    cl_line_release(r->line, h);
+    return c;
+}
+
+static void tell(cl_run *r, cl_hop_kind kind)
+{
+    if (r->last) return;
+    cl_hop *h = cl_line_take(r->line);
+    h->kind = kind;
+    cl_line_seal(r->line, h);
+    cl_line_pass(r->line, h);
+}
+
+static cl_code take_results(driver *d, bool wait, bool *got, cl_err *err)
+{
+    int64_t id;
+    const cl_sampled *s;
+    int n;
+    *got = cl_line_recv_results(d->run->line, wait, &id, &s, &n);
+    return *got ? take_samples(d, s, n, err) : CL_OK;
+}
+
+static cl_code drive(driver *d, cl_err *err)
+{
+    cl_run *r = d->run;
+    bool ended = false, sent, got;
+    uint64_t pinged = cl_now_ns();
+    for (cl_code c = CL_OK;;) {
+        for (got = !r->last; got && d->in_flight && c == CL_OK;) c = take_results(d, false, &got, err);
+        if (c == CL_OK) c = admit(d, &ended, err);
+        sent = false;
+        if (c == CL_OK && d->in_flight < r->placement.n_stages) c = inject(d, &sent, err);
+        if (c == CL_OK && !sent && d->in_flight) c = take_results(d, true, &got, err);
+        if (c != CL_OK) return c;
+        if (ended && !d->in_flight && !cl_schedule_active(d->schedule)) return CL_OK;
+        if (d->in_flight || cl_schedule_active(d->schedule)) pinged = cl_now_ns();
+        else if (r->opt.stall_timeout_s > 0 && (double)(cl_now_ns() - pinged) * 1e-9 > r->opt.stall_timeout_s / 4) {
+            tell(r, CL_HOP_PING); /* idle, not dead */
+            pinged = cl_now_ns();
+        }
+    }
+}
+
+cl_code cl_run_drive(cl_run *r, cl_source *source, cl_err *err)
+{
+    driver d = {.run = r, .source = source, .tokenizer = r->opt.tokenizer, .last = cl_now_ns()};
+    for (int i = 0; i < r->model.spec.n_eos; i++) d.eos[d.n_eos++] = r->model.spec.eos[i];
+    for (int i = 0; i < r->opt.n_eos && i < CL_MAX_EOS; i++) d.eos[d.n_eos++] = r->opt.eos[i];
+    cl_code c = cl_schedule_create(&d.schedule, &r->limits, r->placement.n_stages, err);
+    if (c == CL_OK) c = drive(&d, err);
+    /* After a failure (a full disk, say) what is in the line comes back first, then everybody stops. */
+    for (; d.in_flight && !r->last; d.in_flight--) {
+        int64_t id;
+        const cl_sampled *s;
+        int n;
+        cl_line_recv_results(r->line, true, &id, &s, &n);
+    }
+    book(&d);
+    tell(r, CL_HOP_STOP);
+    for (int i = 0; d.schedule && i < r->limits.slots; i++)
+        if (cl_schedule_sequence(d.schedule, i)) free_live(cl_schedule_sequence(d.schedule, i)->owner);
+    cl_schedule_free(d.schedule);
+    return c;
+}
+
+cl_code cl_run_serve(cl_run *r, cl_source *source, cl_err *err)
+{
+    cl_line_barrier(r->line);
+    r->serve_start = cl_now_ns();
+    cl_code c = CL_OK;
+    if (cl_line_rank(r->line) == 0) c = cl_run_drive(r, source, err);
+    else follow(r);
+    cl_line_drain(r->line);
+    r->serve_ns = cl_now_ns() - r->serve_start;
+    return cl_line_agree(r->line, c, err);
+}
