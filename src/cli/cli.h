@@ -1,0 +1,52 @@
+/* cli.h: what the subcommands share. One file per subcommand; each is `int cl_cmd_NAME(int argc, char **argv)`, where argv[0] is the
+ * name to show in help ("chipline convert"), and returns an exit code of status.h.
+ *
+ * Options are argp tables. Parsers get a pointer to their own struct as input, put errors into its cl_err and return EINVAL:
+ *
+ *     typedef struct options { cl_err *err; const char *src; ... } options;
+ *     static error_t parse(int key, char *arg, struct argp_state *st) { options *o = st->input; switch (key) { ...
+ *         case 'j': return cl_cli_int(o->err, "--jobs", arg, 1, 1024, &o->jobs); ...
+ *         case ARGP_KEY_ARG: ...; default: return ARGP_ERR_UNKNOWN; } }
+ */
+#ifndef CHIPLINE_CLI_H
+#define CHIPLINE_CLI_H
+
+#include <argp.h>
+#include <stdbool.h>
+
+#include "chipline/status.h"
+#include "chipline/util.h"
+
+/* Parses argv. Unknown options (no abbreviations) and missing values are CL_E_USAGE and suggest the nearest. `--help` and `-h`
+ * (unless the table has an -h) set *help and parse nothing: the caller prints cl_cli_help and returns 0. */
+cl_code cl_cli_parse(const struct argp *argp, int argc, char **argv, void *input, bool *help, cl_err *err);
+void cl_cli_help(const struct argp *argp, const char *name);
+
+/* Option values: fill *out, or fill err (CL_E_USAGE) and return EINVAL. */
+error_t cl_cli_int(cl_err *err, const char *option, const char *arg, int min, int max, int *out);
+error_t cl_cli_double(cl_err *err, const char *option, const char *arg, double min, double max, double *out);
+error_t cl_cli_bytes(cl_err *err, const char *option, const char *arg, uint64_t *out);
+/* arg must be one of words (NULL-terminated): *out its index. */
+error_t cl_cli_word(cl_err *err, const char *option, const char *arg, const char *const *words, int *out);
+/* A further argument that nobody takes. */
+error_t cl_cli_extra(cl_err *err, const char *arg);
+
+/* Prints "chipline: MESSAGE" on stderr and returns the code. */
+int cl_cli_fail(const cl_err *err);
+/* "chipline 0.1.0 (revision)": for what files say of their maker. */
+const char *cl_cli_creator(void);
+const char *cl_cli_revision(void);
+const char *cl_cli_build_flags(void);
+
+/* --chip FILE|BYTES: memory of one chip in bytes; FILE is a configs/chips/NAME.json (its memory_bytes). */
+cl_code cl_cli_chip(const char *arg, uint64_t *bytes, cl_err *err);
+
+int cl_cmd_collect(int argc, char **argv);
+int cl_cmd_convert(int argc, char **argv);
+int cl_cmd_inspect(int argc, char **argv);
+int cl_cmd_plan(int argc, char **argv);
+int cl_cmd_run(int argc, char **argv);
+int cl_cmd_tokenize(int argc, char **argv);
+int cl_cmd_verify(int argc, char **argv);
+
+#endif

@@ -1,0 +1,211 @@
+/* inspect.c: `chipline inspect`: what a model is, and what a token costs in it. */
+#include <stdlib.h>
+
+#include "cli.h"
+#include "model_arg.h"
+
+enum { JSON = 256 };
+
+static const struct argp_option options[] = {
+    {"json", JSON, NULL, 0, "{\"parameters\": {\"total\", \"active\"}, \"bytes\": {FORMAT: n}, \"read_bytes_per_token\", "
+                            "\"kv_bytes_per_token\", \"layers\": [...], ...}", 0},
+    {0}};
+
+typedef struct inspect_cli {
+    cl_err *err;
+    const char *model;
+    bool json;
+} inspect_cli;
+
+static error_t parse(int key, char *arg, struct argp_state *st)
+{
+    inspect_cli *o = st->input;
+    switch (key) {
+    case JSON: o->json = true; break;
+    case ARGP_KEY_ARG:
+        if (o->model) return cl_cli_extra(o->err, arg);
+        o->model = arg;
+        break;
+    default: return ARGP_ERR_UNKNOWN;
+    }
+    return 0;
+}
+
+static const struct argp argp = {options, parse, "MODEL.h5|CONFIG.json",
+    "What a model is: its layers, parameters (total, and active in one token's pass with the whole embedding table, as model "
+    "cards count), stored bytes by number format, weight bytes that a token reads, bytes it adds to the KV cache (bf16)."
+    "\vA config.json (or a folder with one) is taken in its own number format, bf16 where it names none.\n", NULL, NULL, NULL};
+
+enum { KV_BYTES = 2 }; /* per number of the cache, as published figures count: bf16 */
+
+typedef struct layer_numbers { uint64_t parameters, bytes, read, kv; } layer_numbers;
+
+/* One layer's share; malloced. */
+static layer_numbers *count_layers(const cl_model *m, cl_err *err)
+{
+    layer_numbers *n = cl_calloc((size_t)m->spec.n_layers, sizeof *n, "layers", err);
+    if (!n) return NULL;
+    for (int i = 0; i < m->n_tensors; i++) {
+        const cl_tensor *t = &m->tensors[i];
+        if (t->layer < 0) continue;
+        n[t->layer].parameters += (uint64_t)cl_tensor_rows(t) * (uint64_t)t->cols;
+        n[t->layer].bytes += cl_tensor_bytes(t);
+        n[t->layer].read += cl_tensor_token_bytes(m, t);
+    }
+    for (int i = 0; i < m->spec.n_layers; i++) {
+        const cl_attention *a = &m->spec.layers[i].attn;
+        n[i].kv = 2 * (uint64_t)a->kv_heads * (uint64_t)a->head_dim * KV_BYTES;
+    }
+    return n;
+}
+
+/* --- JSON: the spec's own keys, and the numbers beside them --- */
+
+static void set_int(json_t *j, const char *key, uint64_t n) { json_object_set_new(j, key, json_integer((json_int_t)n)); }
+
+static cl_code to_json(const model_arg *a, const cl_model_counts *n, const layer_numbers *layers, json_t **out, cl_err *err)
+{
+    const cl_model *m = &a->model;
+    cl_code c = cl_spec_to_json(&m->spec, out, err);
+    if (c != CL_OK) return c;
+    json_t *j = *out, *parameters = json_object(), *bytes = json_object();
+    set_int(parameters, "total", n->parameters);
+    set_int(parameters, "active", n->active_parameters);
+    for (int f = 0; f < CL_FORMATS; f++)
+        if (n->bytes[f]) set_int(bytes, cl_format_get((cl_format)f)->name, n->bytes[f]);
+    json_object_set_new(j, "parameters", parameters);
+    json_object_set_new(j, "bytes", bytes);
+    set_int(j, "read_bytes_per_token", n->read_bytes);
+    set_int(j, "kv_bytes_per_token", n->kv_values * KV_BYTES);
+    set_int(j, "tensors", (uint64_t)m->n_tensors);
+    for (int i = 0; i < m->spec.n_layers; i++) {
+        json_t *l = json_array_get(json_object_get(j, "layers"), (size_t)i);
+        set_int(l, "parameters", layers[i].parameters);
+        set_int(l, "bytes", layers[i].bytes);
+        set_int(l, "read_bytes_per_token", layers[i].read);
+        set_int(l, "kv_bytes_per_token", layers[i].kv);
+    }
+    if (!a->file) return CL_OK;
+    char sum[17];
+    snprintf(sum, sizeof sum, "%016llx", (unsigned long long)cl_model_file_checksum(a->file));
+    json_object_set_new(j, "source", json_string(cl_model_file_source(a->file)));
+    json_object_set_new(j, "checksum", json_string(sum));
+    return CL_OK;
+}
+
+/* --- for people --- */
+
+static const char *human_count(double n, char buf[32])
+{
+    static const char *const units[] = {"", " k", " M", " B", " T"};
+    int u = 0;
+    for (; n >= 999.5 && u < 4; u++) n /= 1000;
+    snprintf(buf, 32, u == 0 ? "%.0f%s" : n < 9.995 ? "%.2f%s" : n < 99.95 ? "%.1f%s" : "%.0f%s", n, units[u]);
+    return buf;
+}
+
+static void describe_attention(const cl_spec *s, const cl_attention *a, char *buf, size_t n)
+{
+    static const char *const norms[] = {"", ", q/k norm", ", q/k norm (whole)"};
+    char window[32] = "", clip[32] = "";
+    if (a->window) snprintf(window, sizeof window, ", window %d", a->window);
+    if (a->clip > 0) snprintf(clip, sizeof clip, ", clip %g", a->clip);
+    snprintf(buf, n, "%d heads on %d kv x %d%s%s%s%s%s", a->heads, a->kv_heads, a->head_dim, window, norms[a->qk_norm],
+             a->qkv_bias || a->o_bias ? ", bias" : "", clip, a->rope < 0 ? ", no positions" : "");
+    if (a->rope >= 0 && s->ropes[a->rope].dims != a->head_dim) {
+        size_t at = strlen(buf);
+        snprintf(buf + at, n - at, ", %d rotated", s->ropes[a->rope].dims);
+    }
+}
+
+static void describe_ffn(const cl_ffn *f, char *buf, size_t n)
+{
+    if (f->kind == CL_FFN_DENSE) snprintf(buf, n, "dense %d%s", f->width, f->bias ? ", bias" : "");
+    else snprintf(buf, n, "%d of %d experts x %d", f->top_k, f->experts, f->width);
+}
+
+/* Runs of layers that read the same are one line. */
+static void print_layers(const cl_model *m, const layer_numbers *n)
+{
+    char attention[160], ffn[64], line[384], last[384] = "", range[32];
+    int wide_a = 9, wide_f = 12;
+    for (int i = 0; i < m->spec.n_layers; i++) {
+        describe_attention(&m->spec, &m->spec.layers[i].attn, attention, sizeof attention);
+        describe_ffn(&m->spec.layers[i].ffn, ffn, sizeof ffn);
+        wide_a = (int)strlen(attention) > wide_a ? (int)strlen(attention) : wide_a;
+        wide_f = (int)strlen(ffn) > wide_f ? (int)strlen(ffn) : wide_f;
+    }
+    printf("\n%-9s %-*s  %-*s  %10s %9s %11s %9s\n", "layers", wide_a, "attention", wide_f, "feed-forward", "parameters", "bytes", "read/token",
+           "kv/token");
+    for (int i = 0, first = 0; i <= m->spec.n_layers; i++) {
+        line[0] = 0;
+        if (i < m->spec.n_layers) {
+            char a[32], b[32], c[32], d[32];
+            describe_attention(&m->spec, &m->spec.layers[i].attn, attention, sizeof attention);
+            describe_ffn(&m->spec.layers[i].ffn, ffn, sizeof ffn);
+            snprintf(line, sizeof line, "%-*s  %-*s  %10s %9s %11s %9s", wide_a, attention, wide_f, ffn, human_count((double)n[i].parameters, a),
+                     cl_human_bytes((double)n[i].bytes, b), cl_human_bytes((double)n[i].read, c), cl_human_bytes((double)n[i].kv, d));
+        }
+        if (i > 0 && strcmp(line, last) != 0) {
+            snprintf(range, sizeof range, first == i - 1 ? "%d" : "%d-%d", first, i - 1);
+            printf("%-9s %s\n", range, last);
+            first = i;
+        }
+        memcpy(last, line, sizeof last);
+    }
+}
+
+static void print_model(const char *path, const model_arg *a, const cl_model_counts *n, const layer_numbers *layers)
+{
+    const cl_spec *s = &a->model.spec;
+    char x[32], y[32];
+    uint64_t all = 0;
+    for (int f = 0; f < CL_FORMATS; f++) all += n->bytes[f];
+    printf("%s: %s, %d layers, hidden width %d, vocabulary of %d%s, %d positions\n", path, s->family, s->n_layers, s->hidden, s->vocab,
+           s->tied ? " (head and embedding are one table)" : "", s->context);
+    if (a->file)
+        printf("  from          %s\n  checksum      %016llx\n", cl_model_file_source(a->file), (unsigned long long)cl_model_file_checksum(a->file));
+    printf("  parameters    %s, active in one token's pass %s\n", human_count((double)n->parameters, x), human_count((double)n->active_parameters, y));
+    printf("  weights       %s in %d tensors:", cl_human_bytes((double)all, x), a->model.n_tensors);
+    for (int f = 0, k = 0; f < CL_FORMATS; f++)
+        if (n->bytes[f]) printf("%s %s %s", k++ ? "," : "", cl_format_get((cl_format)f)->name, cl_human_bytes((double)n->bytes[f], y));
+    printf("\n  each token    reads %s of weights, adds %s to the KV cache (bf16)\n", cl_human_bytes((double)n->read_bytes, x),
+           cl_human_bytes((double)n->kv_values * KV_BYTES, y));
+    print_layers(&a->model, layers);
+}
+
+static cl_code inspect(const inspect_cli *o, cl_err *err)
+{
+    model_arg a;
+    cl_code c = model_arg_open(o->model, &a, err);
+    if (c != CL_OK) return c;
+    cl_model_counts n;
+    cl_model_count(&a.model, &n);
+    layer_numbers *layers = count_layers(&a.model, err);
+    json_t *j = NULL;
+    if (!layers) c = CL_E_FIT;
+    else if (!o->json) print_model(o->model, &a, &n, layers);
+    else if ((c = to_json(&a, &n, layers, &j, err)) == CL_OK) {
+        json_dumpf(j, stdout, JSON_COMPACT);
+        putchar('\n');
+    }
+    json_decref(j);
+    free(layers);
+    model_arg_close(&a);
+    return c;
+}
+
+int cl_cmd_inspect(int argc, char **argv)
+{
+    cl_err err;
+    inspect_cli o = {.err = &err};
+    bool help;
+    cl_code c = cl_cli_parse(&argp, argc, argv, &o, &help, &err);
+    if (c == CL_OK && help) {
+        cl_cli_help(&argp, argv[0]);
+        return CL_OK;
+    }
+    if (c == CL_OK && !o.model) c = cl_fail(&err, CL_E_USAGE, "inspect: needs a model (chipline inspect MODEL.h5, or a config.json)");
+    if (c == CL_OK) c = inspect(&o, &err);
+    return c == CL_OK ? CL_OK : cl_cli_fail(&err);
+}

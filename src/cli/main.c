@@ -1,0 +1,71 @@
+/* main.c: chipline COMMAND ...: finds the command; help and version. */
+#include <stdio.h>
+#include <string.h>
+
+#include "chipline/kernels.h"
+#include "chipline/model_file.h"
+#include "chipline/line.h"
+#include "cli.h"
+
+typedef struct command {
+    const char *name, *args, *what;
+    int (*run)(int argc, char **argv);
+} command;
+
+static const command commands[] = {
+    {"convert", "SRC -o MODEL.h5", "a GGUF file or a Hugging Face folder to a model file", cl_cmd_convert},
+    {"inspect", "MODEL.h5|CONFIG.json", "what a model is: layers, parameters, bytes a token touches", cl_cmd_inspect},
+    {"verify", "MODEL.h5", "check every checksum of a model file", cl_cmd_verify},
+    {"tokenize", "MODEL.h5", "text to ids and back, chat prompts rendered", cl_cmd_tokenize},
+    {"plan", "MODEL.h5|CONFIG.json", "which rank would hold what, without MPI", cl_cmd_plan},
+    {"run", "MODEL.h5", "generate text; under mpirun, every rank is a chip of the line", cl_cmd_run},
+    {"collect", "TRACE.h5", "a trace from what a run left that died", cl_cmd_collect},
+};
+enum { COMMANDS = sizeof commands / sizeof *commands };
+
+static void help(void)
+{
+    printf("Usage: chipline COMMAND ...\n"
+           "       mpirun -n N chipline run MODEL.h5 -p TEXT\n\n"
+           "An assembly line of chips for language models: every MPI rank holds a fixed slice of the model in its own\n"
+           "memory; tokens move from rank to rank, weights do not.\n\nCommands:\n");
+    for (int i = 0; i < COMMANDS; i++) printf("  %-9s %-21s %s\n", commands[i].name, commands[i].args, commands[i].what);
+    printf("\n`chipline COMMAND --help` says more; `chipline --version` names the libraries.\n\n"
+           "Exit codes: 0 done, 1 a failure while running, 2 wrong command line, 3 bad input, 4 does not fit,\n"
+           "75 stopped on request.\n");
+}
+
+static void version(void)
+{
+    char hdf5[32];
+    cl_model_file_library(hdf5, sizeof hdf5);
+    printf("%s\nMPI: %s\nHDF5: %s\nkernels:", cl_cli_creator(), cl_line_library(), hdf5);
+    for (const char *const *k = cl_kernels_available(); *k; k++) printf(" %s", *k);
+    printf("\nbuild: %s\n", cl_cli_build_flags());
+}
+
+int main(int argc, char **argv)
+{
+    cl_err err;
+    const char *word = argc > 1 ? argv[1] : "--help";
+    if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0 || strcmp(word, "help") == 0) {
+        help();
+        return argc > 1 ? CL_OK : CL_E_USAGE;
+    }
+    if (strcmp(word, "--version") == 0 || strcmp(word, "-V") == 0) {
+        version();
+        return CL_OK;
+    }
+    const char *names[COMMANDS];
+    for (int i = 0; i < COMMANDS; i++) {
+        names[i] = commands[i].name;
+        if (strcmp(word, names[i])) continue;
+        char name[64];
+        snprintf(name, sizeof name, "chipline %s", names[i]);
+        argv[1] = name;
+        return commands[i].run(argc - 1, argv + 1);
+    }
+    const char *near = cl_nearest(word, names, COMMANDS);
+    cl_fail(&err, CL_E_USAGE, "%s: unknown command%s%s%s", word, near ? " (did you mean " : " (chipline --help lists them", near ? near : "", near ? "?)" : ")");
+    return cl_cli_fail(&err);
+}

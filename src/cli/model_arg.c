@@ -1,0 +1,56 @@
+/* model_arg.c: MODEL.h5 | CONFIG.json, told apart by what they hold. */
+#include "model_arg.h"
+
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#include "chipline/import.h"
+#include "chipline/util.h"
+
+/* A folder, or a text that begins like a JSON object. */
+static bool is_config(const char *path)
+{
+    struct stat st;
+    if (stat(path, &st) == 0 && S_ISDIR(st.st_mode)) return true;
+    FILE *f = fopen(path, "rb");
+    if (!f) return false; /* opening it as a model file says why */
+    char head[64];
+    size_t n = fread(head, 1, sizeof head - 1, f);
+    fclose(f);
+    head[n] = 0;
+    return head[strspn(head, " \t\r\n")] == '{';
+}
+
+static cl_code copy_model(const cl_model *from, cl_model *to, cl_err *err)
+{
+    *to = (cl_model){.n_tensors = from->n_tensors};
+    to->tensors = cl_malloc((size_t)from->n_tensors, sizeof *to->tensors, "tensor list", err);
+    if (!to->tensors) return CL_E_FIT;
+    memcpy(to->tensors, from->tensors, (size_t)from->n_tensors * sizeof *to->tensors);
+    return cl_spec_copy(&from->spec, &to->spec, err);
+}
+
+cl_code model_arg_open(const char *path, model_arg *out, cl_err *err)
+{
+    *out = (model_arg){0};
+    cl_code c;
+    if (is_config(path)) {
+        cl_spec spec = {0};
+        cl_format format;
+        c = cl_import_config(path, &spec, &format, err);
+        if (c == CL_OK) c = cl_model_from_spec(&spec, format, &out->model, err);
+        cl_spec_free(&spec);
+    } else {
+        c = cl_model_file_open(&out->file, path, err);
+        if (c == CL_OK) c = copy_model(cl_model_file_model(out->file), &out->model, err);
+    }
+    if (c != CL_OK) model_arg_close(out);
+    return c;
+}
+
+void model_arg_close(model_arg *a)
+{
+    cl_model_file_close(a->file);
+    cl_model_free(&a->model);
+    a->file = NULL;
+}

@@ -1,0 +1,42 @@
+/* run_cli.h: what the files of `chipline run` share: its options, its sources of requests, its summary. */
+#ifndef CHIPLINE_RUN_CLI_H
+#define CHIPLINE_RUN_CLI_H
+
+#include "chipline/run.h"
+#include "cli.h"
+
+enum { MAX_STOPS = 16 };
+
+typedef struct run_cli {
+    cl_err *err;
+    const char *prompt, *prompt_file, *tokens, *system, *chat_format, *batch, *out, *summary;
+    bool chat, ignore_eos, digest, json, quiet;
+    int max_tokens, top_k, n_stops;
+    double temperature, top_p;
+    int64_t seed;
+    char *stops[MAX_STOPS];
+    cl_sampling sampling;
+    cl_run_options run;
+
+    /* rank 0, made by cl_cli_open_texts */
+    cl_tokenizer_data *tok_data;
+    cl_tokenizer *tokenizer;
+    cl_chat *format;
+    cl_request_defaults defaults;
+    struct source_state *source;
+} run_cli;
+
+/* "4x1", "auto": *stages (0: as many as ranks). */
+error_t cl_cli_layout(cl_err *err, const char *arg, int *stages);
+
+/* Rank 0: tokenizer and chat format of the model file, before anything is loaded. */
+cl_code cl_cli_open_texts(run_cli *o);
+void cl_cli_close_texts(run_cli *o);
+/* Rank 0: prompt, batch file or terminal as a source. Errors of a single prompt are found here, before a token flows. */
+cl_code cl_cli_open_source(run_cli *o, const cl_model *m, cl_limits limits, cl_source *source);
+/* Rank 0, at the end: requests that failed, as an error. */
+cl_code cl_cli_outcome(run_cli *o, cl_err *err);
+/* Rank 0: --summary and the lines on stderr. */
+cl_code cl_cli_summary(run_cli *o, const cl_run_numbers *n, cl_err *err);
+
+#endif

@@ -1,0 +1,181 @@
+/* tokenize.c: `chipline tokenize`: text to ids and back; chat prompts rendered. */
+#include <stdlib.h>
+
+#include "chipline/chat.h"
+#include "chipline/json.h"
+#include "chipline/model_file.h"
+#include "cli.h"
+
+enum { CHAT = 256, JSON, DECODE, CHAT_FORMAT, MAX_TEXT = 1 << 30 };
+
+static const struct argp_option options[] = {
+    {"prompt", 'p', "TEXT", 0, "the text (or standard input)", 0},
+    {"chat", CHAT, NULL, 0, "the text is a user's message, or a JSON list of messages {\"role\", \"content\"}", 0},
+    {"chat-format", CHAT_FORMAT, "NAME", 0, "instead of the one found in the model file", 0},
+    {"decode", DECODE, "ID,ID,...", 0, "ids back to text", 0},
+    {"json", JSON, NULL, 0, "{\"tokens\": [ids], \"pieces\": [texts]}, with --chat also \"rendered\"", 0},
+    {0}};
+
+typedef struct tokenize_cli {
+    cl_err *err;
+    const char *model, *prompt, *decode, *chat_format;
+    bool chat, json;
+} tokenize_cli;
+
+static error_t parse(int key, char *arg, struct argp_state *st)
+{
+    tokenize_cli *o = st->input;
+    switch (key) {
+    case 'p': o->prompt = arg; break;
+    case CHAT: o->chat = true; break;
+    case CHAT_FORMAT: o->chat_format = arg; break;
+    case DECODE: o->decode = arg; break;
+    case JSON: o->json = true; break;
+    case ARGP_KEY_ARG:
+        if (o->model) return cl_cli_extra(o->err, arg);
+        o->model = arg;
+        break;
+    default: return ARGP_ERR_UNKNOWN;
+    }
+    return 0;
+}
+
+static const struct argp argp = {options, parse, "MODEL.h5",
+    "Text to token ids as the model would read it, one per line with its text, and back."
+    "\vExamples:\n"
+    "  chipline tokenize model.h5 -p 'Hello world'\n"
+    "  chipline tokenize model.h5 --chat -p 'What is a chip?'\n"
+    "  chipline tokenize model.h5 --decode 19556,905\n", NULL, NULL, NULL};
+
+static cl_code decode(const tokenize_cli *o, const cl_tokenizer *t, cl_err *err)
+{
+    int vocab = cl_tokenizer_get_data(t)->n_tokens;
+    cl_buf text = {0};
+    cl_detok d;
+    cl_detok_init(&d, t, true, true);
+    cl_code c = CL_OK;
+    for (const char *p = o->decode; c == CL_OK && *p;) {
+        char word[32];
+        size_t len = strcspn(p, ", \n");
+        int64_t id;
+        snprintf(word, sizeof word, "%.*s", (int)(len < 31 ? len : 31), p);
+        if (!cl_parse_int(word, 0, vocab - 1, &id)) c = cl_fail(err, CL_E_INPUT, "--decode: '%s' is not a token id below %d", word, vocab);
+        if (c == CL_OK) c = cl_detok_add(&d, (int32_t)id, &text, err);
+        p += len;
+        p += strspn(p, ", \n");
+    }
+    if (c == CL_OK) c = cl_detok_finish(&d, &text, err);
+    if (c == CL_OK) printf("%s\n", text.data ? text.data : "");
+    cl_buf_free(&text);
+    return c;
+}
+
+/* A JSON list of messages, or the text itself as a user's message. */
+static cl_code render(const tokenize_cli *o, const cl_tokenizer_data *data, const cl_buf *text, cl_buf *rendered, cl_err *err)
+{
+    cl_chat *format = NULL;
+    cl_code c = o->chat_format ? cl_chat_by_name(o->chat_format, &format, err)
+                : data->chat_template ? cl_chat_detect(data->chat_template, &format, err)
+                : cl_fail(err, CL_E_INPUT, "--chat: %s has no chat template (name a format: --chat-format)", o->model);
+    if (c != CL_OK) return c;
+    size_t at = strspn(text->data, " \t\r\n");
+    json_t *list = NULL;
+    cl_err not_json;
+    if (text->data[at] == '[' && cl_json_parse(text->data, text->len, "messages", &list, &not_json) == CL_OK && json_is_array(list) && json_array_size(list)) {
+        size_t n = json_array_size(list);
+        cl_message *m = cl_calloc(n, sizeof *m, "messages", err);
+        c = m ? CL_OK : CL_E_FIT;
+        for (size_t i = 0; c == CL_OK && i < n; i++) {
+            const json_t *v = json_array_get(list, i);
+            if (!json_is_object(v)) c = cl_fail(err, CL_E_INPUT, "messages: item %zu is not an object", i);
+            if (c == CL_OK) c = cl_json_str(v, "role", true, &m[i].role, err);
+            if (c == CL_OK) c = cl_json_str(v, "content", true, &m[i].content, err);
+        }
+        if (c == CL_OK) c = cl_chat_render(format, m, (int)n, true, rendered, err);
+        free(m);
+    } else {
+        cl_message m = {"user", text->data};
+        c = cl_chat_render(format, &m, 1, true, rendered, err);
+    }
+    json_decref(list);
+    cl_chat_free(format);
+    return c;
+}
+
+static cl_code show(const tokenize_cli *o, const cl_tokenizer *t, const int32_t *ids, int n, const cl_buf *rendered, cl_err *err)
+{
+    json_t *jids = json_array(), *pieces = json_array();
+    for (int i = 0; i < n; i++) {
+        const char *bytes;
+        size_t len, bad;
+        cl_tokenizer_piece(t, ids[i], true, &bytes, &len);
+        json_array_append_new(jids, json_integer(ids[i]));
+        /* A piece may be part of a character: those bytes are shown as U+FFFD, ids are exact. */
+        cl_buf piece = {0};
+        for (size_t k = 0; k < len;) {
+            bool ok = cl_utf8_valid(bytes + k, len - k, &bad);
+            cl_code c = cl_buf_add(&piece, bytes + k, ok ? len - k : bad, err);
+            if (c == CL_OK && !ok) c = cl_buf_str(&piece, "\xef\xbf\xbd", err);
+            if (c != CL_OK) break;
+            k += ok ? len - k : bad + 1;
+        }
+        json_array_append_new(pieces, json_stringn(piece.data ? piece.data : "", piece.len));
+        cl_buf_free(&piece);
+    }
+    json_t *j = json_pack("{s:o, s:o}", "tokens", jids, "pieces", pieces);
+    if (rendered) json_object_set_new(j, "rendered", json_stringn(rendered->data, rendered->len));
+    if (o->json) {
+        json_dumpf(j, stdout, JSON_COMPACT);
+        putchar('\n');
+    } else {
+        if (rendered) printf("%s\n", rendered->data);
+        for (int i = 0; i < n; i++) {
+            char *text = json_dumps(json_array_get(pieces, (size_t)i), JSON_ENCODE_ANY);
+            printf("%8d  %s\n", ids[i], text ? text : "");
+            free(text);
+        }
+    }
+    json_decref(j);
+    return CL_OK;
+}
+
+static cl_code encode(const tokenize_cli *o, const cl_tokenizer *t, cl_err *err)
+{
+    cl_buf text = {0}, rendered = {0};
+    int32_t *ids = NULL;
+    int n = 0;
+    cl_code c = o->prompt ? cl_buf_str(&text, o->prompt, err) : cl_read_file("-", MAX_TEXT, &text, err);
+    if (c == CL_OK && o->chat) c = render(o, cl_tokenizer_get_data(t), &text, &rendered, err);
+    const cl_buf *source = o->chat ? &rendered : &text;
+    if (c == CL_OK) c = cl_tokenizer_encode(t, source->data ? source->data : "", source->len, true, true, &ids, &n, err);
+    if (c == CL_OK) c = show(o, t, ids, n, o->chat ? &rendered : NULL, err);
+    free(ids);
+    cl_buf_free(&text);
+    cl_buf_free(&rendered);
+    return c;
+}
+
+int cl_cmd_tokenize(int argc, char **argv)
+{
+    cl_err err;
+    tokenize_cli o = {.err = &err};
+    bool help;
+    cl_code c = cl_cli_parse(&argp, argc, argv, &o, &help, &err);
+    if (c == CL_OK && help) {
+        cl_cli_help(&argp, argv[0]);
+        return CL_OK;
+    }
+    if (c == CL_OK && !o.model) c = cl_fail(&err, CL_E_USAGE, "tokenize: needs a model file (chipline tokenize MODEL.h5 -p TEXT)");
+    cl_model_file *f = NULL;
+    cl_tokenizer_data *data = NULL;
+    cl_tokenizer *t = NULL;
+    if (c == CL_OK) c = cl_model_file_open(&f, o.model, &err);
+    if (c == CL_OK) c = cl_model_file_tokenizer(f, &data, &err);
+    cl_model_file_close(f);
+    if (c == CL_OK && !data) c = cl_fail(&err, CL_E_INPUT, "%s: has no tokenizer (convert from a source that has one)", o.model);
+    if (c == CL_OK) c = cl_tokenizer_create(&t, data, &err);
+    if (c == CL_OK) c = o.decode ? decode(&o, t, &err) : encode(&o, t, &err);
+    cl_tokenizer_free(t);
+    cl_tokenizer_data_free(data);
+    return c == CL_OK ? CL_OK : cl_cli_fail(&err);
+}
