@@ -1,0 +1,1 @@
+"""Pictures and tables from the traces of chipline runs: python3 -m analysis --help."""

@@ -1,0 +1,215 @@
+"""trace.load: what is in the file comes out, on one clock; what is wrong with it is said."""
+import h5py
+import numpy as np
+import pytest
+
+import synth
+from conftest import S, by_hand
+
+from analysis import measure, trace
+
+
+def test_everything_comes_out(hand):
+    t = trace.load(hand)
+    assert t.run["model"] == "hand.h5" and t.name == "hand.h5"
+    assert (t.start_ns, t.end_ns, t.seconds) == (S, S + 1_000_000, 0.001)
+    assert list(t.ranks["rank"]) == [0, 1] and t.ranks.loc[1, "host"] == "node0" and t.ranks.loc[1, "first_layer"] == 2
+    assert list(t.requests["id"]) == ["a", "b", "c"] and t.requests.loc[2, "finish_reason"] == "error"
+    assert len(t.events) == 18 and (t.events["rank"] == 0).sum() == 11
+    first = t.of_kind("step").iloc[0]
+    assert (first["weight_bytes"], first["kv_bytes"], first["tokens"], first["peer"]) == (1_800_000, 200_000, 8, -1)
+    assert t.kinds.loc[8, "name"] == "layer" and t.has("head") and not t.has("idle")
+
+
+def test_clocks_are_shifted_to_rank_0(hand):
+    with h5py.File(hand) as f:
+        assert f["events/rank_0001"]["start_ns"][0] == S + 400_000_000  # the rank's own clock
+    t = trace.load(hand)
+    assert t.events[t.events["rank"] == 1]["start_ns"].iloc[0] == S
+
+
+def test_events_are_in_order_and_parents_come_first(hand):
+    e = trace.load(hand).events
+    e = e[e["rank"] == 0]
+    assert e["start_ns"].is_monotonic_increasing
+    assert list(e["kind"][1:4]) == ["schedule", "step", "layer"]
+
+
+def test_run_without_times_lasts_from_first_to_last_event(tmp_path):
+    b = synth.Builder()
+    b.rank(0)
+    b.event(0, "probe", 10, 20)
+    b.event(0, "step", 100, 200, microbatch=0)
+    b.event(0, "idle", 200, 350)
+    t = trace.load(b.write(str(tmp_path / "t.h5")))
+    assert (t.start_ns, t.end_ns) == (100, 350)
+
+
+def test_a_run_in_which_nothing_happened(tmp_path):
+    b = synth.Builder()
+    b.rank(0)
+    t = trace.load(b.write(str(tmp_path / "t.h5")))
+    assert len(t.events) == 0 and t.seconds < 1e-6 and len(measure.messages(t)) == 0
+
+
+def fields(rows):
+    return [(n, rows.dtype[n]) for n in rows.dtype.names]
+
+
+def test_columns_of_later_writers_are_kept(hand):
+    with h5py.File(hand, "r+") as f:
+        rows = f["ranks"][:]
+        more = np.zeros(len(rows), fields(rows) + [("colour", "<i4")])
+        for n in rows.dtype.names:
+            more[n] = rows[n]
+        more["colour"] = 7
+        del f["ranks"]
+        f["ranks"] = more
+    assert list(trace.load(hand).ranks["colour"]) == [7, 7]
+
+
+# --- what may be wrong ---
+
+def change(path, what):
+    with h5py.File(path, "r+") as f:
+        what(f)
+
+
+def replace(f, name, data):
+    del f[name]
+    f[name] = data
+
+
+def edited(f, name, column, value):
+    rows = f[name][:]
+    rows[column][-1] = value
+    replace(f, name, rows)
+
+
+def without(f, name, column):
+    rows = f[name][:]
+    less = np.zeros(len(rows), [d for d in fields(rows) if d[0] != column])
+    for n in less.dtype.names:
+        less[n] = rows[n]
+    replace(f, name, less)
+
+
+WRONG = [
+    (lambda f: f.attrs.__delitem__("schema"), "not a chipline trace"),
+    (lambda f: f.attrs.__setitem__("schema", np.bytes_("other")), "not a chipline trace"),
+    (lambda f: f.attrs.__setitem__("schema_version", np.int32(2)), "schema version 2"),
+    (lambda f: f.attrs.__delitem__("schema_version"), "schema version"),
+    (lambda f: f.__delitem__("run"), "/run is missing"),
+    (lambda f: replace(f, "run", np.bytes_("[1]")), "no JSON object"),
+    (lambda f: replace(f, "run", np.bytes_("{")), "not readable"),
+    (lambda f: f.__delitem__("kinds"), "/kinds is missing"),
+    (lambda f: f.__delitem__("ranks"), "/ranks is missing"),
+    (lambda f: f.__delitem__("requests"), "/requests is missing"),
+    (lambda f: f.__delitem__("events"), "/events is missing"),
+    (lambda f: f.__delitem__("events/rank_0001"), "/events/rank_0001 is missing"),
+    (lambda f: f.move("events/rank_0001", "events/rank_0007"), "/events/rank_0007 belongs to no row"),
+    (lambda f: replace(f, "ranks", np.arange(3)), "/ranks is no table"),
+    (lambda f: replace(f, "ranks", f["ranks"][:0]), "/ranks has no rows"),
+    (lambda f: without(f, "ranks", "clock_offset_ns"), "no column clock_offset_ns"),
+    (lambda f: without(f, "events/rank_0000", "kv_bytes"), "no column kv_bytes"),
+    (lambda f: without(f, "requests", "finished_ns"), "no column finished_ns"),
+    (lambda f: edited(f, "ranks", "rank", 0), "names a rank twice"),
+    (lambda f: edited(f, "events/rank_0000", "kind", 99), "kind 99"),
+    (lambda f: edited(f, "events/rank_0000", "end_ns", 5), "ends before it starts"),
+    (lambda f: edited(f, "events/rank_0000", "end_ns", 2**63), "impossible"),
+    (lambda f: edited(f, "requests", "finished_ns", 2**64 - 1), "impossible"),
+]
+
+
+@pytest.mark.parametrize("what,message", WRONG, ids=[m for _, m in WRONG])
+def test_wrong_files_are_refused(hand, run, what, message):
+    change(hand, what)
+    for command in ("summary", "timeline", "membw"):
+        code, out, err = run(command, hand)
+        assert code == 3 and out == ""
+        assert err.startswith(f"analysis: {hand}: ") and message in err and err.count("\n") == 1 and "(" in err
+
+
+def test_truncated_files_are_refused(hand, tmp_path, run):
+    whole = open(hand, "rb").read()
+    for part in (0, 1, 8, 100, len(whole) // 2, len(whole) - 1):
+        cut = tmp_path / "cut.h5"
+        cut.write_bytes(whole[:part])
+        code, out, err = run("summary", cut)
+        assert code == 3 and err.startswith(f"analysis: {cut}: ") and err.count("\n") == 1
+
+
+def test_things_that_are_no_trace(tmp_path, run):
+    text = tmp_path / "text.h5"
+    text.write_text("no HDF5")
+    for path in (text, tmp_path, tmp_path / "missing.h5"):
+        code, _, err = run("summary", path)
+        assert code == 3 and str(path) in err and err.count("\n") == 1
+
+
+# --- measures ---
+
+def test_union():
+    assert measure.union_ns([], []) == 0
+    assert measure.union_ns([0, 10], [5, 15]) == 10
+    assert measure.union_ns([10, 0, 2, 3], [15, 8, 4, 12]) == 15  # unsorted, nested, overlapping
+    assert measure.union_ns([0, 1, 1, 5], [3, 2, 3, 5]) == 3
+
+
+def test_time_use_counts_each_moment_once(hand):
+    t = trace.load(hand)
+    use = measure.time_use(t)
+    assert list(use.loc[0]) == [400_000, 400_000, 20_000, 10_000, 0, 170_000]  # busy, wait, send, schedule, idle, other
+    assert list(use.loc[1]) == [400_000, 540_000, 10_000, 0, 0, 50_000]
+    assert (use.sum(axis=1) == 1_000_000).all()
+    part = measure.time_use(t, S + 200_000, S + 300_000)
+    assert list(part.loc[0]) == [10_000, 80_000, 10_000, 0, 0, 0]
+
+
+def test_work_inside_a_wait_is_work(tmp_path):
+    b = synth.Builder(serve_start_s=1e-6, elapsed_s=1e-7)
+    b.rank(0)
+    b.event(0, "step", 1000, 1060)
+    b.event(0, "recv", 1020, 1090)
+    use = measure.time_use(trace.load(b.write(str(tmp_path / "t.h5"))))
+    assert use.loc[0, "busy"] == 60 and use.loc[0, "wait"] == 30 and use.loc[0, "other"] == 10
+
+
+def test_totals(hand):
+    t = trace.load(hand)
+    work = measure.work_totals(t)
+    assert list(work.loc[0]) == [2, 3_800_000, 200_000, 300_000]
+    assert list(work.loc[1]) == [2, 4_500_000, 0, 400_000]
+    sent = measure.message_totals(t)
+    assert list(sent.loc[0]) == [2, 5120, 1, 32] and list(sent.loc[1]) == [1, 32, 2, 5120]
+
+
+def test_messages_are_matched(hand):
+    pairs = measure.messages(trace.load(hand)).sort_values("send_start_ns")
+    assert list(zip(pairs["src"], pairs["dst"], pairs["microbatch"], pairs["bytes"])) == [(0, 1, 0, 4096), (1, 0, 0, 32), (0, 1, 1, 1024)]
+    assert list(pairs["recv_end_ns"] - S) == [250_000, 620_000, 850_000]
+
+
+def test_clocks_that_disagree_are_noticed(tmp_path):
+    b = synth.Builder()
+    b.rank(0, clock_uncertainty_ns=0)
+    b.rank(1, clock_uncertainty_ns=300)
+    b.event(0, "send", 5000, 5100, peer=1, microbatch=0)
+    b.event(1, "recv", 3000, 4500, peer=0, microbatch=0)  # 500 ns early
+    b.event(0, "send", 6000, 6100, peer=1, microbatch=1)
+    b.event(1, "recv", 5500, 5900, peer=0, microbatch=1)  # 100 ns early: within the uncertainty
+    t = trace.load(b.write(str(tmp_path / "t.h5")))
+    assert measure.clock_doubts(t, measure.messages(t)) == (1, 200)
+
+
+def test_probe_per_second_of_cpu(hand):
+    t = trace.load(hand)
+    assert list(measure.probe_speeds(t)) == [12.5e9, 20e9]
+    assert list(measure.probe_speeds(t, "cpu")) == [25e9, 20e9]  # rank 0 had half a core; rank 1 recorded no probe
+
+
+def test_hosts_with_too_few_cores(tmp_path):
+    assert trace.load(by_hand(str(tmp_path / "a.h5"), cores=2)).short_hosts() == {}
+    assert trace.load(by_hand(str(tmp_path / "b.h5"), cores=1)).short_hosts() == {"node0": (2, 1)}
+    assert trace.load(by_hand(str(tmp_path / "c.h5"), cores=0)).short_hosts() == {}
+    assert trace.load(by_hand(str(tmp_path / "d.h5"), cores=0, cores_of_rank0_host=1)).short_hosts() == {"node0": (2, 1)}
