@@ -49,7 +49,8 @@ cl_code cl_newfile_open(cl_newfile *nf, const char *path, cl_err *err)
 {
     *nf = (cl_newfile){0};
     struct stat st;
-    if (stat(path, &st) == 0 && S_ISDIR(st.st_mode)) return cl_fail(err, CL_E_INPUT, "%s: is a folder (give a file name)", path);
+    if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) /* renaming over a device or a folder would harm */
+        return cl_fail(err, CL_E_INPUT, "%s: is not a file (give a file name)", path);
     nf->path = cl_strdup(path, err);
     nf->tmp = nf->path ? cl_tmp_name(path, err) : NULL;
     if (!nf->tmp) {

@@ -135,16 +135,17 @@ static void print_layers(const cl_model *m, const layer_numbers *n)
         wide_a = (int)strlen(attention) > wide_a ? (int)strlen(attention) : wide_a;
         wide_f = (int)strlen(ffn) > wide_f ? (int)strlen(ffn) : wide_f;
     }
-    printf("\n%-9s %-*s  %-*s  %10s %9s %11s %9s\n", "layers", wide_a, "attention", wide_f, "feed-forward", "parameters", "bytes", "read/token",
-           "kv/token");
+    printf("\n%-9s %-*s  %-*s  %10s %9s %11s %9s\n", "layers", wide_a, "attention", wide_f, "feed-forward", "parameters", "bytes",
+           "read/token", "kv/token");
     for (int i = 0, first = 0; i <= m->spec.n_layers; i++) {
         line[0] = 0;
         if (i < m->spec.n_layers) {
             char a[32], b[32], c[32], d[32];
             describe_attention(&m->spec, &m->spec.layers[i].attn, attention, sizeof attention);
             describe_ffn(&m->spec.layers[i].ffn, ffn, sizeof ffn);
-            snprintf(line, sizeof line, "%-*s  %-*s  %10s %9s %11s %9s", wide_a, attention, wide_f, ffn, human_count((double)n[i].parameters, a),
-                     cl_human_bytes((double)n[i].bytes, b), cl_human_bytes((double)n[i].read, c), cl_human_bytes((double)n[i].kv, d));
+            snprintf(line, sizeof line, "%-*s  %-*s  %10s %9s %11s %9s", wide_a, attention, wide_f, ffn,
+                     human_count((double)n[i].parameters, a), cl_human_bytes((double)n[i].bytes, b),
+                     cl_human_bytes((double)n[i].read, c), cl_human_bytes((double)n[i].kv, d));
         }
         if (i > 0 && strcmp(line, last) != 0) {
             snprintf(range, sizeof range, first == i - 1 ? "%d" : "%d-%d", first, i - 1);
@@ -161,14 +162,17 @@ static void print_model(const char *path, const model_arg *a, const cl_model_cou
     char x[32], y[32];
     uint64_t all = 0;
     for (int f = 0; f < CL_FORMATS; f++) all += n->bytes[f];
-    printf("%s: %s, %d layers, hidden width %d, vocabulary of %d%s, %d positions\n", path, s->family, s->n_layers, s->hidden, s->vocab,
-           s->tied ? " (head and embedding are one table)" : "", s->context);
+    printf("%s: %s, %d layers, hidden width %d, vocabulary of %d%s, %d positions\n", path, s->family, s->n_layers, s->hidden,
+           s->vocab, s->tied ? " (head and embedding are one table)" : "", s->context);
     if (a->file)
-        printf("  from          %s\n  checksum      %016llx\n", cl_model_file_source(a->file), (unsigned long long)cl_model_file_checksum(a->file));
-    printf("  parameters    %s, active in one token's pass %s\n", human_count((double)n->parameters, x), human_count((double)n->active_parameters, y));
+        printf("  from          %s\n  checksum      %016llx\n", cl_model_file_source(a->file),
+               (unsigned long long)cl_model_file_checksum(a->file));
+    printf("  parameters    %s, active in one token's pass %s\n", human_count((double)n->parameters, x),
+           human_count((double)n->active_parameters, y));
     printf("  weights       %s in %d tensors:", cl_human_bytes((double)all, x), a->model.n_tensors);
     for (int f = 0, k = 0; f < CL_FORMATS; f++)
-        if (n->bytes[f]) printf("%s %s %s", k++ ? "," : "", cl_format_get((cl_format)f)->name, cl_human_bytes((double)n->bytes[f], y));
+        if (n->bytes[f])
+            printf("%s %s %s", k++ ? "," : "", cl_format_get((cl_format)f)->name, cl_human_bytes((double)n->bytes[f], y));
     printf("\n  each token    reads %s of weights, adds %s to the KV cache (bf16)\n", cl_human_bytes((double)n->read_bytes, x),
            cl_human_bytes((double)n->kv_values * KV_BYTES, y));
     print_layers(&a->model, layers);
@@ -205,7 +209,8 @@ int cl_cmd_inspect(int argc, char **argv)
         cl_cli_help(&argp, argv[0]);
         return CL_OK;
     }
-    if (c == CL_OK && !o.model) c = cl_fail(&err, CL_E_USAGE, "inspect: needs a model (chipline inspect MODEL.h5, or a config.json)");
+    if (c == CL_OK && !o.model)
+        c = cl_fail(&err, CL_E_USAGE, "inspect: needs a model (chipline inspect MODEL.h5, or a config.json)");
     if (c == CL_OK) c = inspect(&o, &err);
     return c == CL_OK ? CL_OK : cl_cli_fail(&err);
 }

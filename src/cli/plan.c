@@ -9,7 +9,8 @@
 enum { RANKS = 'n', CONTEXT = 'c', LAYOUT = 256, CHIP, CLUSTER, SLOTS, KV, JSON, DEFAULT_CONTEXT = 4096, DEFAULT_CHUNK = 128 };
 
 static const struct argp_option options[] = {
-    {"ranks", RANKS, "N", 0, "chips in the line (1; with --chip the fewest that hold the model; with --cluster all that can have work)", 0},
+    {"ranks", RANKS, "N", 0,
+     "chips in the line (1; with --chip the fewest that hold the model; with --cluster all that can have work)", 0},
     {"layout", LAYOUT, "SxG", 0, "S stages of G chips; this version: G = 1", 0},
     {"chip", CHIP, "FILE|BYTES", 0, "memory of one chip: 230MB, 1.5GiB, or a configs/chips/NAME.json", 0},
     {"cluster", CLUSTER, "FILE", 0, "a configs/clusters/NAME.json: how many chips there are, and which", 0},
@@ -49,8 +50,8 @@ static error_t parse(int key, char *arg, struct argp_state *st)
 }
 
 static const struct argp argp = {options, parse, "MODEL.h5|CONFIG.json",
-    "Which chip (MPI rank) would hold which layers: stages of whole layers, balanced by the bytes that a token touches, the output "
-    "head and the KV cache read included."
+    "Which chip (MPI rank) would hold which layers: stages of whole layers, balanced by the bytes that a token touches, the "
+    "output head and the KV cache read included."
     "\vExamples:\n"
     "  chipline plan model.h5 --ranks 4\n"
     "  chipline plan config.json --chip configs/chips/groq-lpu-v1.json\n"
@@ -65,7 +66,8 @@ static cl_code read_cluster(const char *path, bool want_chip, int *chips, uint64
     cl_buf file = {0};
     cl_code c = cl_json_load(path, &j, err);
     if (c != CL_OK) return cl_fail_prefix(err, "--cluster");
-    c = json_is_object(j) ? cl_json_int(j, "nodes", true, 1, 1 << 20, &nodes, err) : cl_fail(err, CL_E_INPUT, "is not a JSON object");
+    c = json_is_object(j) ? cl_json_int(j, "nodes", true, 1, 1 << 20, &nodes, err)
+                          : cl_fail(err, CL_E_INPUT, "is not a JSON object");
     if (c == CL_OK) c = cl_json_int(j, "chips_per_node", true, 1, 1 << 10, &per_node, err);
     if (c == CL_OK) c = cl_json_str(j, "chip", want_chip, &chip, err);
     if (c != CL_OK) cl_fail_prefix(err, "--cluster: %s", path);
@@ -100,9 +102,11 @@ static cl_code choose(const plan_cli *o, const cl_model *m, cl_place_options *p,
 {
     int longest = m->spec.context;
     if (o->ranks && o->stages && o->ranks != o->stages)
-        return cl_fail(err, CL_E_USAGE, "--layout: %d stages of one chip are %d ranks, not %d (leave one of the two out)", o->stages, o->stages, o->ranks);
+        return cl_fail(err, CL_E_USAGE, "--layout: %d stages of one chip are %d ranks, not %d (leave one of the two out)",
+                       o->stages, o->stages, o->ranks);
     if (o->context > longest)
-        return cl_fail(err, CL_E_FIT, "--context: %d is over the %d positions the model was made for (use at most that)", o->context, longest);
+        return cl_fail(err, CL_E_FIT, "--context: %d is over the %d positions the model was made for (use at most that)",
+                       o->context, longest);
     p->context = o->context ? o->context : longest < DEFAULT_CONTEXT ? longest : DEFAULT_CONTEXT;
     p->chunk = p->context < DEFAULT_CHUNK ? p->context : DEFAULT_CHUNK;
     p->slots = o->slots ? o->slots : 1;
@@ -119,13 +123,15 @@ static void print_json(const cl_place_options *p, const cl_placement *pl, uint64
     json_t *chips = json_array();
     for (int i = 0; i < pl->n_stages; i++) {
         const cl_stage *s = &pl->stages[i];
-        json_array_append_new(chips, json_pack("{s:i, s:i, s:i, s:i, s:i, s:b, s:b, s:I, s:I, s:I, s:I, s:f}", "rank", s->first_rank, "stage", i,
-            "member", 0, "first_layer", s->first_layer, "layers", s->n_layers, "embed", (int)s->embed, "head", (int)s->head,
-            "weight_bytes", (json_int_t)s->weight_bytes, "kv_bytes", (json_int_t)s->kv_bytes, "token_bytes", (json_int_t)s->token_bytes,
-            "token_kv_bytes", (json_int_t)s->token_kv_bytes, "share", (double)touched(s) / (double)all));
+        json_array_append_new(chips, json_pack("{s:i, s:i, s:i, s:i, s:i, s:b, s:b, s:I, s:I, s:I, s:I, s:f}", "rank",
+                                               s->first_rank, "stage", i, "member", 0, "first_layer", s->first_layer, "layers",
+                                               s->n_layers, "embed", (int)s->embed, "head", (int)s->head, "weight_bytes",
+                                               (json_int_t)s->weight_bytes, "kv_bytes", (json_int_t)s->kv_bytes, "token_bytes",
+                                               (json_int_t)s->token_bytes, "token_kv_bytes", (json_int_t)s->token_kv_bytes,
+                                               "share", (double)touched(s) / (double)all));
     }
-    json_t *j = json_pack("{s:i, s:i, s:s, s:i, s:i, s:s, s:o, s:o}", "ranks", pl->n_ranks, "stages", pl->n_stages, "layout", layout, "context",
-                          p->context, "slots", p->slots, "kv", cl_kv_name(p->kv), "chip_memory_bytes",
+    json_t *j = json_pack("{s:i, s:i, s:s, s:i, s:i, s:s, s:o, s:o}", "ranks", pl->n_ranks, "stages", pl->n_stages, "layout",
+                          layout, "context", p->context, "slots", p->slots, "kv", cl_kv_name(p->kv), "chip_memory_bytes",
                           p->chip_bytes ? json_integer((json_int_t)p->chip_bytes) : json_null(), "chips", chips);
     json_dumpf(j, stdout, JSON_COMPACT);
     putchar('\n');
@@ -136,20 +142,23 @@ static void print_table(const char *path, const cl_place_options *p, const cl_pl
 {
     char a[32], b[32], c[32], d[32], run[24], layers[48];
     uint64_t largest = 0;
-    printf("%s on %d chip%s: %d stage%s of one chip, %d slot%s of %d positions, KV cache in %s", path, pl->n_ranks, pl->n_ranks == 1 ? "" : "s",
-           pl->n_stages, pl->n_stages == 1 ? "" : "s", p->slots, p->slots == 1 ? "" : "s", p->context, cl_kv_name(p->kv));
+    printf("%s on %d chip%s: %d stage%s of one chip, %d slot%s of %d positions, KV cache in %s", path, pl->n_ranks,
+           pl->n_ranks == 1 ? "" : "s", pl->n_stages, pl->n_stages == 1 ? "" : "s", p->slots, p->slots == 1 ? "" : "s",
+           p->context, cl_kv_name(p->kv));
     if (p->chip_bytes) printf(", %s per chip", cl_human_bytes((double)p->chip_bytes, a));
-    printf("\n\n%5s  %-22s %10s %10s %6s %12s %12s %7s\n", "chip", "layers", "weights", "KV cache", p->chip_bytes ? "full" : "", "read/token", "KV/token", "share");
+    printf("\n\n%5s  %-22s %10s %10s %6s %12s %12s %7s\n", "chip", "layers", "weights", "KV cache", p->chip_bytes ? "full" : "",
+           "read/token", "KV/token", "share");
     for (int i = 0; i < pl->n_stages; i++) {
         const cl_stage *s = &pl->stages[i];
         int last = s->first_layer + s->n_layers - 1;
         char full[16] = "";
-        if (p->chip_bytes) snprintf(full, sizeof full, "%.0f %%", 100 * (double)(s->weight_bytes + s->kv_bytes) / (double)p->chip_bytes);
+        if (p->chip_bytes)
+            snprintf(full, sizeof full, "%.0f %%", 100 * (double)(s->weight_bytes + s->kv_bytes) / (double)p->chip_bytes);
         snprintf(run, sizeof run, s->n_layers > 1 ? "%d-%d" : "%d", s->first_layer, last);
         snprintf(layers, sizeof layers, "%s%s%s", s->embed ? "embed, " : "", run, s->head ? ", head" : "");
         printf("%5d  %-22s %10s %10s %6s %12s %12s %5.1f %%\n", s->first_rank, layers, cl_human_bytes((double)s->weight_bytes, a),
-               cl_human_bytes((double)s->kv_bytes, b), full, cl_human_bytes((double)s->token_bytes, c), cl_human_bytes((double)s->token_kv_bytes, d),
-               100 * (double)touched(s) / (double)all);
+               cl_human_bytes((double)s->kv_bytes, b), full, cl_human_bytes((double)s->token_bytes, c),
+               cl_human_bytes((double)s->token_kv_bytes, d), 100 * (double)touched(s) / (double)all);
         largest = touched(s) > largest ? touched(s) : largest;
     }
     printf("\nA token touches %s; the busiest chip has %.2f times the average (KV/token: at a quarter of the context).\n",
@@ -186,7 +195,8 @@ int cl_cmd_plan(int argc, char **argv)
         cl_cli_help(&argp, argv[0]);
         return CL_OK;
     }
-    if (c == CL_OK && !o.model) c = cl_fail(&err, CL_E_USAGE, "plan: needs a model (chipline plan MODEL.h5 --ranks N, or a config.json)");
+    if (c == CL_OK && !o.model)
+        c = cl_fail(&err, CL_E_USAGE, "plan: needs a model (chipline plan MODEL.h5 --ranks N, or a config.json)");
     if (c == CL_OK) c = plan(&o, &err);
     return c == CL_OK ? CL_OK : cl_cli_fail(&err);
 }

@@ -44,15 +44,16 @@ static cl_code write_json(const run_cli *o, const cl_run_numbers *n, cl_err *err
 static void print_lines(const cl_run_numbers *n)
 {
     const cl_rank_numbers *most = &n->ranks[0];
+    int here = 0; /* threads on rank 0's host */
     double slowest = n->ranks[0].read_gb_per_s, fastest = slowest;
-    for (int i = 1; i < n->n_ranks; i++) {
+    for (int i = 0; i < n->n_ranks; i++) {
         const cl_rank_numbers *k = &n->ranks[i];
+        if (strcmp(k->host, n->ranks[0].host) == 0) here += k->threads;
         if (k->rss_bytes > most->rss_bytes) most = k;
         if (k->read_gb_per_s < slowest) slowest = k->read_gb_per_s;
         if (k->read_gb_per_s > fastest) fastest = k->read_gb_per_s;
     }
     char a[32], b[32];
-    bool crowded = n->threads_total > n->cores_here && n->n_ranks > 1;
     fprintf(stderr, "\nprompt      %lld tokens, %.1f tokens/s, first token after %.3f s%s\n", (long long)n->prompt_tokens, n->prompt_tokens_per_s, n->ttft_s,
             n->requests > 1 ? " (median)" : "");
     fprintf(stderr, "generation  %lld tokens, %.1f tokens/s", (long long)n->generated_tokens, n->generation_tokens_per_s);
@@ -63,7 +64,8 @@ static void print_lines(const cl_run_numbers *n)
     fprintf(stderr, "memory      rank %d is the largest: %s resident", most->rank, cl_human_bytes((double)most->rss_bytes, a));
     if (most->over_bytes > 0) fprintf(stderr, ", %s over its slice, KV cache and start", cl_human_bytes((double)most->over_bytes, b));
     fprintf(stderr, "\n");
-    if (crowded) fprintf(stderr, "note        rank 0's host has %d cores for %d threads: these times are not those of parallel chips\n", n->cores_here, n->threads_total);
+    if (n->n_ranks > 1 && here > n->cores_here)
+        fprintf(stderr, "note        rank 0's host has %d cores for %d threads: these times are not those of parallel chips\n", n->cores_here, here);
 }
 
 cl_code cl_cli_summary(run_cli *o, const cl_run_numbers *n, cl_err *err)

@@ -27,9 +27,8 @@ static error_t parse(int key, char *arg, struct argp_state *st)
 }
 
 static const struct argp argp = {options, parse, "MODEL.h5",
-                                 "Reads the whole model file and compares every checksum. Exit code 3 and the name of the damaged part if one "
-                                 "does not match.",
-                                 NULL, NULL, NULL};
+    "Reads the whole model file and compares every checksum. Exit code 3 and the name of the damaged part if one "
+    "does not match.", NULL, NULL, NULL};
 
 int cl_cmd_verify(int argc, char **argv)
 {

@@ -55,6 +55,13 @@ static char *describe(const cl_run *r)
         "elapsed_s", (double)r->serve_ns * 1e-9, "requests", (json_int_t)r->requests, "prompt_tokens", (json_int_t)r->prompt_tokens, "generated_tokens",
         (json_int_t)r->generated_tokens, "prompt_s", (double)r->prompt_ns * 1e-9, "decode_s", (double)r->decode_ns * 1e-9, "serve_start_s",
         (double)r->serve_start * 1e-9, "load_s", r->load_s);
+    const cl_ffn *moe = NULL;
+    for (int i = 0; i < r->model.spec.n_layers && !moe; i++)
+        if (r->model.spec.layers[i].ffn.kind == CL_FFN_MOE) moe = &r->model.spec.layers[i].ffn;
+    if (j && moe) {
+        json_object_set_new(j, "experts", json_integer(moe->experts));
+        json_object_set_new(j, "experts_per_token", json_integer(moe->top_k));
+    }
     char *text = j ? json_dumps(j, JSON_INDENT(1)) : NULL;
     json_decref(j);
     return text;

@@ -228,7 +228,7 @@ static void own_numbers(cl_run *r, cl_rank_numbers *n, cl_trace_rank *t)
         .wait = serve > 0 ? (double)cl_line_wait_ns(r->line) / serve : 0, .read_gb_per_s = busy > 0 ? (double)(weights + cache) / busy : 0,
         .probe_gb_per_s = r->probe * 1e-9};
     snprintf(n->host, sizeof n->host, "%s", cl_line_host(r->line));
-    *t = (cl_trace_rank){.rank = n->rank, .stage = n->stage, .threads = n->threads, .clock_offset_ns = r->clock_offset,
+    *t = (cl_trace_rank){.rank = n->rank, .stage = n->stage, .threads = n->threads, .host_cores = cl_line_cores_here(r->line), .clock_offset_ns = r->clock_offset,
         .clock_uncertainty_ns = r->clock_uncertainty, .slice_bytes = slice, .kv_bytes = kv, .baseline_bytes = base, .peak_rss_bytes = peak,
         .first_layer = n->first_layer, .n_layers = n->n_layers, .probe_bytes_per_s = r->probe, .events = cl_trace_count(r->trace),
         .dropped = cl_trace_dropped(r->trace)};

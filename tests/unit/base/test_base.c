@@ -94,6 +94,8 @@ static void files(void)
     CU_ASSERT_EQUAL(access(path, F_OK), 0); /* the old one stays */
     CU_ASSERT_EQUAL(cl_newfile_open(&nf, "/nowhere/at/all", &err), CL_E_INPUT);
     CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "/nowhere/at/all"));
+    CU_ASSERT_EQUAL(cl_newfile_open(&nf, "/dev/null", &err), CL_E_INPUT);
+    CU_ASSERT_EQUAL(cl_newfile_open(&nf, dir, &err), CL_E_INPUT);
     unlink(path);
     CU_ASSERT_EQUAL(rmdir(dir), 0);
 }
