@@ -71,9 +71,8 @@ def text(t, table, clock):
     title = f"{t.path}: medians, time by {'the wall clock' if clock == 'wall' else 'CPU time of the recording thread'}"
     if not len(table):
         return title + "\n(no event read anything: nothing to show)"
-    columns = ["rank", "event<", "layers<", "phase<", "events", "tokens", "MB",
-               "of it KV", "ms", "GB/s", "10 % below", "10 % above", "probe GB/s",
-               "of probe %"]
+    columns = ["rank", "event<", "layers<", "phase<", "events", "tokens", "MB", "of it KV", "ms", "GB/s", "10 % below", "10 % above",
+               "probe GB/s", "of probe %"]
     rows = [[str(r.rank), r.kind, r.layers, r.phase, str(r.events), number(r.tokens), number(r.bytes / 1e6), number(r.kv_bytes / 1e6),
              number(r.ms), number(r.gb_per_s), number(r.gb_per_s_p10), number(r.gb_per_s_p90), number(r.probe_gb_per_s),
              percent(r.share_of_probe)] for r in table.itertuples()]
@@ -121,8 +120,8 @@ def scatter(ax, t, e, title, clock, legend=False):
     lo, hi = (e["bytes"].min() / 1e6 / 1.5 if log else 0), e["bytes"].max() / 1e6 * (1.5 if log else 1.08)
     speeds = measure.probe_speeds(t, clock)
     if len(speeds) > FEW:
-        ax.fill_between([lo, hi], [lo * 1e9 / speeds.max(), hi * 1e9 / speeds.max()], [lo * 1e9 / speeds.min(), hi * 1e9 / speeds.min()],
-                        color="#555555", alpha=0.3, linewidth=0, zorder=1)
+        ends = np.array([lo, hi]) * 1e9
+        ax.fill_between([lo, hi], ends / speeds.max(), ends / speeds.min(), color="#555555", alpha=0.3, linewidth=0, zorder=1)
     else:
         for rank, speed in speeds.items():
             ax.plot([lo, hi], [lo * 1e9 / speed, hi * 1e9 / speed], color=colours[rank], linewidth=1.1, linestyle=(0, (5, 2)), zorder=1)

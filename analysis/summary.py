@@ -3,7 +3,8 @@ import numpy as np
 import pandas as pd
 
 from analysis import measure
-from analysis.output import COLOURS, count, duration, layers, number, percent, pyplot, save_figure, span, stack, text_table, write_tables
+from analysis.output import (COLOURS, count, duration, layers, number, percent, pyplot, save_figure, span, stack, text_table,
+                             write_tables)
 
 
 def run(traces, args):
@@ -11,9 +12,8 @@ def run(traces, args):
     ranks = pd.concat([rank_table(t).assign(trace=t.path) for t in traces], ignore_index=True)
     experts = pd.concat([expert_table(t).assign(trace=t.path) for t in traces], ignore_index=True)
     notes = [warnings(t) for t in traces]
-    write_tables({"ranks": ranks, "run": runs, "experts": experts,
-                  "warnings": pd.DataFrame([(t.path, w) for t, note in zip(traces, notes) for w in note], columns=["trace", "warning"])},
-                 args.csv, args.json)
+    warned = pd.DataFrame([(t.path, w) for t, note in zip(traces, notes) for w in note], columns=["trace", "warning"])
+    write_tables({"ranks": ranks, "run": runs, "experts": experts, "warnings": warned}, args.csv, args.json)
     if args.png:
         draw(traces, args.png)
     print("\n\n".join(text(t, row, note) for t, (_, row), note in zip(traces, runs.iterrows(), notes)))
@@ -85,7 +85,7 @@ def warnings(t):
              for doubt in measure.core_doubts(t)]
     dropped = t.ranks[t.ranks["dropped"] > 0]
     if len(dropped):
-        notes.append(f"{int(dropped['dropped'].sum())} events of {len(dropped)} ranks were lost (the disk was full): sums are too small")
+        notes.append(f"{dropped['dropped'].sum()} events of {count(len(dropped), 'rank')} were lost (the disk was full): sums are too small")
     pairs = measure.messages(t)
     early, worst = measure.clock_doubts(t, pairs)
     if early:
@@ -132,8 +132,7 @@ def run_lines(t, row):
 
 def time_lines(t):
     short = bool(measure.core_doubts(t))
-    columns = ["rank", "stage", "layers<", "steps", "busy %", "wait %", "other %",
-               "on core %", "GB read", "GB/s busy"]
+    columns = ["rank", "stage", "layers<", "steps", "busy %", "wait %", "other %", "on core %", "GB read", "GB/s busy"]
     columns += ["probe GB/s"] if not short else ["GB/s on core", "probe GB/s on core"]
     columns += ["of probe %"]
     rows = []
@@ -147,11 +146,12 @@ def time_lines(t):
 
 
 def memory_lines(t):
-    columns = ["rank", "host<", "sent", "MB", "received", "MB", "slice MB",
-               "KV MB", "baseline MB", "peak MB", "over MB"]
-    rows = [[str(r.rank), r.host, str(r.messages_sent), number(r.bytes_sent / 1e6), str(r.messages_received),
-             number(r.bytes_received / 1e6)] + [f"{b / 1e6:.1f}" for b in (r.slice_bytes, r.kv_bytes, r.baseline_bytes, r.peak_rss_bytes, r.over_bytes)]
-            for r in rank_table(t).itertuples()]
+    columns = ["rank", "host<", "sent", "MB", "received", "MB", "slice MB", "KV MB", "baseline MB", "peak MB", "over MB"]
+    rows = []
+    for r in rank_table(t).itertuples():
+        memory = (r.slice_bytes, r.kv_bytes, r.baseline_bytes, r.peak_rss_bytes, r.over_bytes)
+        rows.append([str(r.rank), r.host, str(r.messages_sent), number(r.bytes_sent / 1e6), str(r.messages_received),
+                     number(r.bytes_received / 1e6)] + [f"{b / 1e6:.1f}" for b in memory])
     return text_table(columns, rows)
 
 
@@ -167,15 +167,13 @@ def expert_lines(t):
     left = len(rows) - 20  # the usual step sizes are few; the rest is in the CSV
     if left > 0:
         rows = sorted(sorted(rows, key=lambda r: -int(r[1]))[:20], key=lambda r: int(r[0]))
-    columns = ["tokens in step", "steps", "mean", "layer with fewest", "layer with most",
-               "if routed evenly"]
+    columns = ["tokens in step", "steps", "mean", "layer with fewest", "layer with most", "if routed evenly"]
     return (f"distinct experts read per layer and step ({table['layer'].nunique()} layers with experts)\n" + text_table(columns, rows)
             + (f"\n({left} rarer step sizes are in --csv)" if left > 0 else ""))
 
 
 def compare(runs):
-    columns = ["trace<", "ranks", "threads", "s", "prompt tokens/s", "generation tokens/s",
-               "first token s", "wall is parallel<"]
+    columns = ["trace<", "ranks", "threads", "s", "prompt tokens/s", "generation tokens/s", "first token s", "wall is parallel<"]
     rows = [[r.trace, str(r.ranks), str(r.threads), number(r.seconds), number(r.prompt_tokens_per_s), number(r.generation_tokens_per_s),
              number(r.ttft_median_s), "yes" if r.wall_is_parallel else "no"] for r in runs.itertuples()]
     return "all runs\n" + text_table(columns, rows)

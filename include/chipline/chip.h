@@ -39,7 +39,8 @@ const char *cl_chip_kernels(const cl_chip *c);
 /* One micro-batch through this chip's layers. x [n_tokens, hidden] float32, changed in place; a chip that embeds ignores what x holds
  * and starts from mb->ids (the others never look at ids). Tokens of a part attend to each other in order, whatever the chunking:
  * same bits. A part's positions must follow the slot's earlier ones without a gap; numbers out of range abort. Events: EMBED and LAYER at
- * layer level, the rest at kernel level; kv_bytes counts, for every token, all positions that it sees. */
+ * layer level, the rest at kernel level; kv_bytes counts, for every token, all positions that it sees. A wide
+ * model's chunk goes through a layer in tiles: weight_bytes and experts are then sums over the tiles, as each reads them again. */
 void cl_chip_step(cl_chip *c, const cl_microbatch *mb, float *x);
 
 /* Final norm and output head for the tokens that need logits (CL_PART_SAMPLE: the last of a part; CL_PART_ROWS: all), in order of
@@ -48,7 +49,8 @@ void cl_chip_step(cl_chip *c, const cl_microbatch *mb, float *x);
 typedef void (*cl_logits_fn)(void *ctx, int part, int token, const float *logits);
 void cl_chip_head(cl_chip *c, const cl_microbatch *mb, const float *x, cl_logits_fn fn, void *ctx);
 
-/* Bytes read since creation: weights (each distinct byte once per step: experts as touched) and KV cache. */
+/* Bytes read since creation: weights (experts as touched; once per step, or per tile of tokens where a wide model's chunk goes through
+ * in several) and KV cache. */
 void cl_chip_traffic(const cl_chip *c, uint64_t *weight_bytes, uint64_t *kv_bytes);
 
 /* Reads this chip's whole slice once with all threads and returns bytes per second: the bandwidth its weights can be had with. */

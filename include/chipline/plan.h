@@ -41,8 +41,8 @@ typedef struct cl_placement {
 } cl_placement;
 
 /* Contiguous layers, one chip per stage, each stage an equal share of the bytes a token touches (head and cache included):
- * minimises the largest share among the cuts whose slices fit chip_bytes, ties go to the earlier cut. More ranks than layers is
- * CL_E_FIT; if no cut fits chip_bytes that is CL_E_FIT too and says which chip is over, by how many bytes, and what would do. */
+ * minimises the largest share among the cuts whose slices fit chip_bytes, then the sum of the shares' squares; ties go to the
+ * earlier cut. More ranks than layers is CL_E_FIT; if no cut fits chip_bytes that is CL_E_FIT too and says which chip is over, by how many bytes, and what would do. */
 cl_code cl_place(const cl_model *m, const cl_place_options *opt, cl_placement *out, cl_err *err);
 void cl_placement_free(cl_placement *p);
 

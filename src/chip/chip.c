@@ -10,7 +10,8 @@
 static void check_tensor(const cl_chip *c, cl_role role, int layer, int64_t experts, int64_t rows, int64_t cols)
 {
     const slice_tensor *st = slice_get(&c->slice, role, layer);
-    if ((!st->m.data && !st->vec) || st->row0 || st->expert0 || st->m.experts != experts || st->m.rows != rows || st->m.cols != cols)
+    bool whole = !st->row0 && !st->expert0 && st->m.experts == experts && st->m.rows == rows && st->m.cols == cols;
+    if (!whole || (!st->m.data && !st->vec))
         CL_BUG("role %d of layer %d: not in the slice, or not whole", (int)role, layer);
 }
 

@@ -24,13 +24,13 @@ cl_code kv_create(kv_cache *kv, const cl_layer *layers, int n, cl_kv_format form
         if (bytes == UINT64_MAX || __builtin_mul_overflow(bytes, (uint64_t)limits->slots, &all) ||
             __builtin_add_overflow(kv->bytes, all, &kv->bytes)) {
             kv_free(kv);
-            return cl_fail(err, CL_E_FIT, "the KV cache: larger than the address space (use fewer slots or a shorter context)");
+            return cl_fail(err, CL_E_FIT, "the KV cache: larger than any memory (use fewer slots or a shorter context)");
         }
         size_t block = cl_kv_block_bytes(format, l->attn->head_dim), per_block = 2 * (size_t)l->attn->kv_heads * block;
         l->blocks = (int64_t)(bytes / per_block);
         l->ring = (size_t)l->blocks * block;
         if (bytes % per_block || l->blocks < blocks_needed(l->attn, limits))
-            CL_BUG("the plan gives a cache of %llu bytes, which is no whole number of blocks or too few", (unsigned long long)bytes);
+            CL_BUG("the plan gives %llu bytes of cache: no whole number of blocks, or too few", (unsigned long long)bytes);
     }
     if (!(kv->data = cl_malloc_aligned(kv->bytes, "the KV cache", err))) {
         kv_free(kv);
@@ -55,5 +55,6 @@ cl_kv_head kv_head(const kv_cache *kv, int layer, int slot, int head)
 {
     const kv_layer *l = &kv->layers[layer];
     unsigned char *keys = l->data + 2 * ((size_t)slot * (size_t)l->attn->kv_heads + (size_t)head) * l->ring;
-    return (cl_kv_head){.format = kv->format, .head_dim = l->attn->head_dim, .blocks = l->blocks, .keys = keys, .values = keys + l->ring};
+    return (cl_kv_head){.format = kv->format, .head_dim = l->attn->head_dim, .blocks = l->blocks,
+                        .keys = keys, .values = keys + l->ring};
 }

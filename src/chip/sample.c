@@ -28,7 +28,8 @@ cl_code cl_sampler_create(cl_sampler **out, int vocab, cl_err *err)
     s->vocab = vocab;
     size_t n = (size_t)vocab;
     if (!(s->logits = cl_malloc(n, sizeof *s->logits, "the sampler", err)) ||
-        !(s->ids = cl_malloc(n, sizeof *s->ids, "the sampler", err)) || !(s->sum = cl_malloc(n, sizeof *s->sum, "the sampler", err))) {
+        !(s->ids = cl_malloc(n, sizeof *s->ids, "the sampler", err)) ||
+        !(s->sum = cl_malloc(n, sizeof *s->sum, "the sampler", err))) {
         cl_sampler_free(s);
         return err->code;
     }

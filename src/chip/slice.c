@@ -134,7 +134,8 @@ static cl_code read_parts(slice *s, loader *l, const cl_part *parts, int n_parts
         cl_code code = vector ? read_vector(l, st, &parts[i], err) : read_matrix(l, st, &parts[i], err);
         if (code) return code;
         if (is_whole(&parts[i], t) && XXH3_64bits_digest(l->hash) != t->xxh3)
-            return cl_fail(err, CL_E_INPUT, "tensor %s: its checksum is wrong (the file is damaged: copy or convert it again)", t->name);
+            return cl_fail(err, CL_E_INPUT, "the model file: tensor %s: its checksum is wrong (it is damaged: copy or convert it again)",
+                           t->name);
     }
     return CL_OK;
 }

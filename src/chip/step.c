@@ -14,7 +14,7 @@ static void check(const cl_chip *c, const cl_microbatch *mb)
             CL_BUG("part %d: slot %d, positions %d + %d of %d", p, s->slot, s->pos, s->n_tokens, l->context);
         n += s->n_tokens;
     }
-    if (n != mb->n_tokens || n > l->chunk) CL_BUG("%d tokens in the parts, %d in the micro-batch of at most %d", n, mb->n_tokens, l->chunk);
+    if (n != mb->n_tokens || n > l->chunk) CL_BUG("%d tokens in the parts, %d in the micro-batch of %d", n, mb->n_tokens, l->chunk);
     for (int i = 0; c->stage.embed && i < n; i++)
         if (mb->ids[i] < 0 || mb->ids[i] >= c->spec.vocab) CL_BUG("id %d of %d", mb->ids[i], c->spec.vocab);
 }

@@ -32,6 +32,20 @@ static cl_code load_json(const char *dir, const char *name, json_t **out, cl_err
     return find(dir, name, path) ? cl_json_load(path, out, err) : CL_OK;
 }
 
+/* The same, for files with integers beyond 64 bits (a model_max_length of 1e30 is common): all become fractions. */
+static cl_code load_config(const char *dir, const char *name, json_t **out, cl_err *err)
+{
+    char path[MAX_PATH];
+    cl_buf b = {0};
+    json_error_t e;
+    if (!find(dir, name, path)) return CL_OK;
+    cl_code c = cl_read_file(path, MAX_FILE, &b, err);
+    if (c == CL_OK && !(*out = json_loadb(b.data, b.len, JSON_DECODE_INT_AS_REAL, &e)))
+        c = cl_fail(err, CL_E_INPUT, "%s: not valid JSON: %s at line %d, column %d", path, e.text, e.line, e.column);
+    cl_buf_free(&b);
+    return c;
+}
+
 static int flags_of(const json_t *token)
 {
     return (json_is_true(json_object_get(token, "lstrip")) ? CL_TOK_LSTRIP : 0) | (json_is_true(json_object_get(token, "rstrip")) ? CL_TOK_RSTRIP : 0) |
@@ -254,8 +268,8 @@ static cl_code load(source *s, bool *none, cl_err *err)
         if (*none) return CL_OK;
         c = cl_read_file(path, MAX_FILE, &s->model, err);
     }
-    if (c == CL_OK) c = load_json(s->dir, "tokenizer_config.json", &s->config, err);
-    if (c == CL_OK) c = load_json(s->dir, "special_tokens_map.json", &s->map, err);
+    if (c == CL_OK) c = load_config(s->dir, "tokenizer_config.json", &s->config, err);
+    if (c == CL_OK) c = load_config(s->dir, "special_tokens_map.json", &s->map, err);
     if (c != CL_OK) return c;
     s->d = cl_tok_data_new(CL_TOK_SPM, s->tokenizer ? "tokenizer.json" : "tokenizer.model", err);
     if (!s->d) return CL_E_FIT;

@@ -195,6 +195,6 @@ cl_code cl_chat_render(const cl_chat *c, const cl_message *messages, int n, bool
         else if (code == CL_OK) code = add_content(f, role, messages[i].content, out, err);
         if (code == CL_OK) code = cl_buf_str(out, f->close[role], err);
     }
-    if (code == CL_OK && add_generation) code = cl_buf_str(out, f->generation, err);
+    if (code == CL_OK && (add_generation || c->always_opens)) code = cl_buf_str(out, f->generation, err);
     return code;
 }

@@ -85,6 +85,13 @@ static cl_code find_default(const char *template, cl_chat *c, cl_err *err)
     return code;
 }
 
+static bool fits(const char *template, const cl_chat *c, char why[JINJA_WHY])
+{
+    for (size_t k = 0; k < sizeof probes / sizeof *probes; k++)
+        if (!agree(template, c, &probes[k], true, why) || !agree(template, c, &probes[k], false, why)) return false;
+    return true;
+}
+
 cl_code cl_chat_detect(const char *template, cl_chat **out, cl_err *err)
 {
     char why[JINJA_WHY] = "";
@@ -97,10 +104,9 @@ cl_code cl_chat_detect(const char *template, cl_chat **out, cl_err *err)
             cl_chat_free(c);
             return code;
         }
-        bool fits = true;
-        for (size_t k = 0; fits && k < sizeof probes / sizeof *probes; k++)
-            fits = agree(template, c, &probes[k], true, why) && agree(template, c, &probes[k], false, why);
-        if (fits) {
+        for (int opens = 0; opens < 2; opens++) { /* Llama 3's first template does not look at add_generation_prompt */
+            c->always_opens = opens;
+            if (!fits(template, c, why)) continue;
             *out = c;
             return CL_OK;
         }

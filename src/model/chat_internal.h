@@ -31,6 +31,7 @@ typedef struct cl_chat_format {
 struct cl_chat {
     const cl_chat_format *f;
     char *default_system; /* or NULL */
+    bool always_opens;    /* the assistant's turn is opened at the end whether asked for or not */
 };
 
 extern const cl_chat_format cl_chat_formats[];

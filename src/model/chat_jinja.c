@@ -120,7 +120,7 @@ static void rounds(jinja *j, const targets *t, const json_t *list)
         body(j);
         j->leaving = j->skip = false;
         pop_scope(j, scope);
-        if (++j->steps > JINJA_STEPS) jinja_fail(j, JINJA_UNKNOWN, "runs too long");
+        jinja_spend(j, 0);
     }
 }
 
@@ -132,8 +132,8 @@ static void for_statement(jinja *j)
         jinja_expect(j, J_NAME, NULL);
     } while (t.n < 2 && jinja_take(j, J_OP, ","));
     jinja_expect(j, J_NAME, "in");
-    json_t *list = jinja_or(j); /* "if" belongs to the loop here */
-    if (!j->skip && !jinja_failed(j) && (!list || !json_is_array(list))) jinja_fail(j, JINJA_UNKNOWN, "a loop over something that is no list");
+    json_t *list = jinja_or(j); /* "if" belongs to the loop here; what is undefined is empty */
+    if (list && !j->skip && !json_is_array(list)) jinja_fail(j, JINJA_UNKNOWN, "a loop over something that is no list");
     if (!j->skip && list && t.n == 2)
         for (size_t i = 0; i < json_array_size(list); i++)
             if (json_array_size(json_array_get(list, i)) != 2) jinja_fail(j, JINJA_UNKNOWN, "a loop with two names over other things than pairs");

@@ -30,7 +30,7 @@ typedef struct jinja_token {
     size_t n;
 } jinja_token;
 
-enum { JINJA_DEPTH = 64, JINJA_STEPS = 200000, JINJA_OUTPUT = 1 << 20 };
+enum { JINJA_DEPTH = 64, JINJA_STEPS = 200000, JINJA_STEP_BYTES = 256, JINJA_OUTPUT = 1 << 20 };
 
 typedef struct jinja {
     jinja_token *token; /* the last is J_END */
@@ -50,6 +50,8 @@ jinja_token *jinja_lex(const char *text, char why[JINJA_WHY]);
 
 /* Ends the rendering (the first cause counts) and returns NULL. */
 json_t *jinja_fail(jinja *j, jinja_result r, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+/* Counts work: one step, and one for each JINJA_STEP_BYTES copied. */
+void jinja_spend(jinja *j, size_t bytes);
 static inline bool jinja_failed(const jinja *j) { return j->result != JINJA_OK; }
 bool jinja_is(const jinja *j, jinja_kind kind, const char *s); /* the token at hand */
 bool jinja_take(jinja *j, jinja_kind kind, const char *s);     /* the same, and goes on if so */

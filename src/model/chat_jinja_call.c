@@ -137,7 +137,11 @@ json_t *jinja_function(jinja *j, const char *name, const jinja_args *a)
         json_int_t v[3] = {0, 0, 1};
         for (int i = 0; i < a->n; i++) v[a->n == 1 ? 1 : i] = json_integer_value(a->v[i]);
         json_t *list = json_array();
-        for (json_int_t i = v[0]; v[2] && (v[2] > 0 ? i < v[1] : i > v[1]) && json_array_size(list) < 10000; i += v[2]) json_array_append_new(list, json_integer(i));
+        bool over = v[2] == 0;
+        for (json_int_t i = v[0]; !over && (v[2] > 0 ? i < v[1] : i > v[1]) && !jinja_failed(j); over = __builtin_add_overflow(i, v[2], &i)) {
+            json_array_append_new(list, json_integer(i));
+            jinja_spend(j, 0);
+        }
         return list;
     }
     return jinja_fail(j, JINJA_UNKNOWN, "the function %s", name);

@@ -16,6 +16,13 @@ json_t *jinja_fail(jinja *j, jinja_result r, const char *fmt, ...)
     return NULL;
 }
 
+void jinja_spend(jinja *j, size_t bytes)
+{
+    size_t steps = 1 + bytes / JINJA_STEP_BYTES;
+    if (steps > (size_t)(JINJA_STEPS - j->steps)) jinja_fail(j, JINJA_UNKNOWN, "runs too long");
+    else j->steps += (int)steps;
+}
+
 bool jinja_is(const jinja *j, jinja_kind kind, const char *s)
 {
     const jinja_token *t = &j->token[j->at];
@@ -63,12 +70,13 @@ void jinja_print(jinja *j, const json_t *v, cl_buf *out)
     default: jinja_fail(j, JINJA_UNKNOWN, "prints a list, a mapping or a fraction");
     }
     if (c != CL_OK || out->len > JINJA_OUTPUT) jinja_fail(j, JINJA_UNKNOWN, "prints too much");
+    jinja_spend(j, json_string_length(v));
 }
 
 static bool deeper(jinja *j)
 {
     if (++j->depth > JINJA_DEPTH) jinja_fail(j, JINJA_UNKNOWN, "expressions nested too deeply");
-    if (++j->steps > JINJA_STEPS) jinja_fail(j, JINJA_UNKNOWN, "runs too long");
+    jinja_spend(j, 0);
     return !jinja_failed(j);
 }
 
@@ -226,6 +234,8 @@ static json_t *slice(jinja *j, const json_t *v, json_t *const part[3])
         if (at[k] < 0) at[k] += n;
         at[k] = at[k] < low ? low : at[k] > high ? high : at[k];
     }
+    step = step > n ? n + 1 : step < -n ? -n - 1 : step;
+    jinja_spend(j, 16 * (size_t)n);
     json_t *list = json_array();
     for (json_int_t i = at[0]; step > 0 ? i < at[1] : i > at[1]; i += step) json_array_append(list, json_array_get(v, (size_t)i));
     return list;
@@ -328,6 +338,8 @@ static json_t *arithmetic(jinja *j, char op, const json_t *a, const json_t *b)
         return v;
     }
     if (a && b && op == '+' && json_is_array(a) && json_is_array(b)) {
+        jinja_spend(j, 16 * (json_array_size(a) + json_array_size(b)));
+        if (jinja_failed(j)) return NULL;
         json_t *list = json_copy((json_t *)(uintptr_t)a);
         json_array_extend(list, (json_t *)(uintptr_t)b);
         return list;

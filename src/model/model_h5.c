@@ -12,8 +12,8 @@ enum { HASH_DIGITS = 16 };
 h5_scope h5_enter(void)
 {
     h5_scope s = {0};
-    /* A file whose last flush fails (disk full) stays in HDF5's tables, and its exit handler then crashes on it. Everything here is
-     * closed by hand, so the handler is not needed. Only heard before HDF5's first use; later it does nothing. */
+    /* A file whose last flush fails (disk full) stays in HDF5's tables, and its exit handler then crashes on it. Everything here
+     * is closed by hand, so the handler is not needed. Only heard before HDF5's first use; later it does nothing. */
     H5dont_atexit();
     H5Eget_auto2(H5E_DEFAULT, &s.print, &s.data);
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
@@ -22,7 +22,7 @@ h5_scope h5_enter(void)
 
 void h5_leave(h5_scope s) { H5Eset_auto2(H5E_DEFAULT, s.print, s.data); }
 
-/* The first message; of one that quotes the operating system only what that said ("..., error message = 'No space left', ..."). */
+/* The first message; of one that quotes the operating system ("..., error message = 'No space left', ...") only the quote. */
 static herr_t innermost(unsigned n, const H5E_error2_t *e, void *out)
 {
     static const char mark[] = "error message = '";
@@ -52,7 +52,8 @@ hid_t h5_access(size_t meta_bytes)
               H5Pset_fclose_degree(p, H5F_CLOSE_STRONG) >= 0 && H5Pset_sieve_buf_size(p, 0) >= 0 &&
               H5Pset_cache(p, 0, 0, 0, 0) >= 0 && H5Pset_meta_block_size(p, meta_bytes) >= 0 && H5Pget_mdc_config(p, &cache) >= 0;
 #if H5_VERSION_GE(1, 10, 7)
-    ok = ok && H5Pset_file_locking(p, 0, 1) >= 0; /* written under a name of its own, never changed later; some file systems refuse locks */
+    /* No locks, which some file systems refuse: a file is written under a name of its own and never changed later. */
+    ok = ok && H5Pset_file_locking(p, 0, 1) >= 0;
 #endif
     cache.set_initial_size = 1;
     cache.initial_size = cache.min_size = 256 << 10;
@@ -65,7 +66,8 @@ hid_t h5_access(size_t meta_bytes)
 static hid_t text_type(size_t n)
 {
     hid_t t = H5Tcopy(H5T_C_S1);
-    if (t >= 0 && H5Tset_size(t, n ? n : 1) >= 0 && H5Tset_strpad(t, H5T_STR_NULLPAD) >= 0 && H5Tset_cset(t, H5T_CSET_UTF8) >= 0) return t;
+    if (t >= 0 && H5Tset_size(t, n ? n : 1) >= 0 && H5Tset_strpad(t, H5T_STR_NULLPAD) >= 0 && H5Tset_cset(t, H5T_CSET_UTF8) >= 0)
+        return t;
     if (t >= 0) H5Tclose(t);
     return -1;
 }
@@ -87,8 +89,9 @@ cl_code h5_put_text(hid_t obj, const char *name, const char *text, cl_err *err)
 cl_code h5_set_text(hid_t obj, const char *name, const char *text, cl_err *err)
 {
     hid_t type = text_type(strlen(text)), a = H5Aopen(obj, name, H5P_DEFAULT);
-    cl_code c = type >= 0 && a >= 0 && H5Awrite(a, type, text) >= 0 ? CL_OK
-                                                                    : h5_fail(err, CL_E_RUN, "attribute %s: cannot be written", name);
+    cl_code c = type >= 0 && a >= 0 && H5Awrite(a, type, text) >= 0
+                    ? CL_OK
+                    : h5_fail(err, CL_E_RUN, "attribute %s: cannot be written", name);
     if (a >= 0) H5Aclose(a);
     if (type >= 0) H5Tclose(type);
     return c;
@@ -99,7 +102,8 @@ cl_code h5_put_ints(hid_t obj, const char *name, const int64_t *v, int n, cl_err
     hsize_t dim = (hsize_t)n;
     hid_t space = n ? H5Screate_simple(1, &dim, NULL) : H5Screate(H5S_SCALAR), a = -1;
     if (space >= 0) a = H5Acreate2(obj, name, H5T_STD_I64LE, space, H5P_DEFAULT, H5P_DEFAULT);
-    cl_code c = a >= 0 && H5Awrite(a, H5T_NATIVE_INT64, v) >= 0 ? CL_OK : h5_fail(err, CL_E_RUN, "attribute %s: cannot be written", name);
+    cl_code c =
+        a >= 0 && H5Awrite(a, H5T_NATIVE_INT64, v) >= 0 ? CL_OK : h5_fail(err, CL_E_RUN, "attribute %s: cannot be written", name);
     if (a >= 0) H5Aclose(a);
     if (space >= 0) H5Sclose(space);
     return c;
@@ -185,7 +189,8 @@ cl_code h5_get_text(hid_t obj, const char *name, char *buf, size_t cap, cl_err *
         H5Sget_simple_extent_type(space) != H5S_SCALAR)
         c = cl_fail(err, CL_E_INPUT, "attribute %s: is not a text of fixed length", name);
     size_t n = c == CL_OK ? H5Tget_size(type) : 0;
-    if (c == CL_OK && n >= cap) c = cl_fail(err, CL_E_INPUT, "attribute %s: has %zu bytes, at most %zu make sense", name, n, cap - 1);
+    if (c == CL_OK && n >= cap)
+        c = cl_fail(err, CL_E_INPUT, "attribute %s: has %zu bytes, at most %zu make sense", name, n, cap - 1);
     if (c == CL_OK && H5Aread(a, type, buf) < 0) c = h5_fail(err, CL_E_INPUT, "attribute %s: cannot be read", name);
     if (c == CL_OK) buf[n] = 0;
     if (space >= 0) H5Sclose(space);
@@ -203,7 +208,8 @@ cl_code h5_get_ints(hid_t obj, const char *name, int64_t *v, int n, cl_err *err)
     hsize_t dim = 0;
     bool good = type >= 0 && space >= 0 && H5Tequal(type, H5T_STD_I64LE) > 0;
     if (good && n == 0) good = H5Sget_simple_extent_type(space) == H5S_SCALAR;
-    if (good && n > 0) good = H5Sget_simple_extent_ndims(space) == 1 && H5Sget_simple_extent_dims(space, &dim, NULL) == 1 && dim == (hsize_t)n;
+    if (good && n > 0)
+        good = H5Sget_simple_extent_ndims(space) == 1 && H5Sget_simple_extent_dims(space, &dim, NULL) == 1 && dim == (hsize_t)n;
     if (!good) c = cl_fail(err, CL_E_INPUT, "attribute %s: is not %d int64", name, n ? n : 1);
     else if (H5Aread(a, H5T_NATIVE_INT64, v) < 0) c = h5_fail(err, CL_E_INPUT, "attribute %s: cannot be read", name);
     if (space >= 0) H5Sclose(space);
@@ -219,7 +225,8 @@ cl_code h5_get_hash(hid_t obj, const char *name, uint64_t *out, cl_err *err)
     if (c != CL_OK) return c;
     size_t n = 0;
     while (isxdigit((unsigned char)hex[n])) n++;
-    if (n != HASH_DIGITS || hex[n]) return cl_fail(err, CL_E_INPUT, "attribute %s: is not %d hexadecimal digits", name, HASH_DIGITS);
+    if (n != HASH_DIGITS || hex[n])
+        return cl_fail(err, CL_E_INPUT, "attribute %s: is not %d hexadecimal digits", name, HASH_DIGITS);
     *out = strtoull(hex, NULL, 16);
     return CL_OK;
 }
@@ -240,11 +247,13 @@ static cl_code check_array(hid_t d, const char *name, kind_info k, int rank, hsi
     else if (H5Pget_layout(p) != H5D_CONTIGUOUS || H5Pget_external_count(p) != 0)
         c = cl_fail(err, CL_E_INPUT, "%s: is not stored in one piece", name);
     for (int i = 0; c == CL_OK && i < rank; i++)
-        if (__builtin_mul_overflow(bytes, (uint64_t)dims[i], &bytes)) c = cl_fail(err, CL_E_INPUT, "%s: its size overflows", name);
+        if (__builtin_mul_overflow(bytes, (uint64_t)dims[i], &bytes))
+            c = cl_fail(err, CL_E_INPUT, "%s: its size overflows", name);
     if (c == CL_OK && bytes) {
         haddr_t at = H5Dget_offset(d);
         if (at == HADDR_UNDEF || H5Dget_storage_size(d) != bytes || bytes > file_size || at > file_size - bytes)
-            c = cl_fail(err, CL_E_INPUT, "%s: its %llu bytes are not all in the file (copy it again)", name, (unsigned long long)bytes);
+            c = cl_fail(err, CL_E_INPUT, "%s: its %llu bytes are not all in the file (copy it again)", name,
+                        (unsigned long long)bytes);
         *offset = at;
     }
     if (file >= 0) H5Fclose(file);

@@ -36,7 +36,10 @@ enum { H5_TEXT_MAX = 8191 };
 cl_code h5_put_text(hid_t obj, const char *name, const char *text, cl_err *err);
 /* n = 0: a scalar. */
 cl_code h5_put_ints(hid_t obj, const char *name, const int64_t *v, int n, cl_err *err);
-static inline cl_code h5_put_int(hid_t obj, const char *name, int64_t v, cl_err *err) { return h5_put_ints(obj, name, &v, 0, err); }
+static inline cl_code h5_put_int(hid_t obj, const char *name, int64_t v, cl_err *err)
+{
+    return h5_put_ints(obj, name, &v, 0, err);
+}
 hid_t h5_put_group(hid_t loc, const char *name, const char *description, cl_err *err); /* H5Gclose; < 0 on failure */
 /* Rewrites a text attribute with one of the same length. */
 cl_code h5_set_text(hid_t obj, const char *name, const char *text, cl_err *err);
@@ -62,7 +65,8 @@ cl_code h5_get_hash(hid_t obj, const char *name, uint64_t *out, cl_err *err); /*
  * has no bytes). H5Dclose; < 0 on failure. */
 hid_t h5_open_array(hid_t loc, const char *name, h5_kind kind, int rank, hsize_t *dims, uint64_t *offset, cl_err *err);
 /* The whole array (malloced, one zero byte more than its size), checked against its xxh3, which goes to *hash (may be NULL). */
-cl_code h5_get_array(hid_t loc, const char *name, h5_kind kind, int rank, hsize_t *dims, void **data, uint64_t *hash, cl_err *err);
+cl_code h5_get_array(hid_t loc, const char *name, h5_kind kind, int rank, hsize_t *dims, void **data, uint64_t *hash,
+                     cl_err *err);
 
 /* --- parts of a model file that have a file of their own --- */
 /* The checksum of a model: its spec's and its tensors' checksums, in canonical order. */

@@ -56,10 +56,12 @@ static cl_code read_root(cl_model_file *f, cl_err *err)
     int64_t version = 0;
     char source[H5_TEXT_MAX + 1];
     htri_t ours = H5Aexists(f->file, "chipline_model");
-    if (ours == 0) return cl_fail(err, CL_E_INPUT, "not a model file: it has no attribute chipline_model (chipline convert makes one)");
+    if (ours == 0)
+        return cl_fail(err, CL_E_INPUT, "not a model file: it has no attribute chipline_model (chipline convert makes one)");
     cl_code c = h5_get_ints(f->file, "chipline_model", &version, 0, err);
     if (c == CL_OK && version != 1)
-        c = cl_fail(err, CL_E_INPUT, "has layout version %lld, this program reads version 1 (convert it again)", (long long)version);
+        c = cl_fail(err, CL_E_INPUT, "has layout version %lld, this program reads version 1 (convert it again)",
+                    (long long)version);
     if (c == CL_OK) c = h5_get_text(f->file, "source", source, sizeof source, err);
     if (c == CL_OK && !(f->source = cl_strdup(source, err))) c = CL_E_FIT;
     return c;
@@ -90,15 +92,17 @@ static cl_code read_tensor(hid_t group, cl_tensor *t, uint64_t *offset, cl_err *
     cl_code c = h5_get_text(d, "format", text, sizeof text, err);
     if (c == CL_OK && (!cl_format_parse(text, &t->format) || !cl_format_native(t->format)))
         c = cl_fail(err, CL_E_INPUT, "format \"%s\" is not known", text);
-    if (c == CL_OK && !cl_role_is_matrix(t->role) && t->format != CL_F32) c = cl_fail(err, CL_E_INPUT, "is %s, must be f32", text);
+    if (c == CL_OK && !cl_role_is_matrix(t->role) && t->format != CL_F32)
+        c = cl_fail(err, CL_E_INPUT, "is %s, must be f32", text);
     if (c == CL_OK) c = h5_get_text(d, "role", text, sizeof text, err);
     if (c == CL_OK && strcmp(text, cl_role_name(t->role)) != 0) c = cl_fail(err, CL_E_INPUT, "has the role \"%s\"", text);
     if (c == CL_OK) c = h5_get_ints(d, "layer", &layer, 0, err);
     if (c == CL_OK && layer != t->layer) c = cl_fail(err, CL_E_INPUT, "has layer %lld", (long long)layer);
     if (c == CL_OK) c = h5_get_ints(d, "shape", shape + skip, rank, err);
     if (c == CL_OK && memcmp(shape + skip, want + skip, (size_t)rank * sizeof *shape) != 0)
-        c = cl_fail(err, CL_E_INPUT, "has %lld x %lld numbers (x %lld experts), must have %lld x %lld (x %lld)", (long long)shape[1],
-                    (long long)shape[2], (long long)shape[0], (long long)t->rows, (long long)t->cols, (long long)t->experts);
+        c = cl_fail(err, CL_E_INPUT, "has %lld x %lld numbers (x %lld experts), must have %lld x %lld (x %lld)",
+                    (long long)shape[1], (long long)shape[2], (long long)shape[0], (long long)t->rows, (long long)t->cols,
+                    (long long)t->experts);
     hsize_t held[3] = {(hsize_t)t->experts, (hsize_t)t->rows, c == CL_OK ? cl_row_bytes(t->format, t->cols) : 0};
     if (c == CL_OK && memcmp(dims + skip, held + skip, (size_t)rank * sizeof *dims) != 0)
         c = cl_fail(err, CL_E_INPUT, "its rows of bytes do not fit its shape and format");
@@ -182,7 +186,8 @@ static cl_code read_bytes(const cl_model_file *f, const cl_tensor *t, uint64_t a
         ssize_t got = pread(f->fd, p, n < (1u << 30) ? n : 1u << 30, (off_t)at);
         if (got < 0 && errno == EINTR) continue;
         if (got <= 0)
-            return cl_fail(err, CL_E_RUN, "%s: tensor %s: cannot be read: %s", f->path, t->name, got < 0 ? strerror(errno) : "the file has become shorter");
+            return cl_fail(err, CL_E_RUN, "%s: tensor %s: cannot be read: %s", f->path, t->name,
+                           got < 0 ? strerror(errno) : "the file has become shorter");
         p += got;
         at += (uint64_t)got;
         n -= (uint64_t)got;
@@ -198,7 +203,8 @@ cl_code cl_model_file_read(const cl_model_file *f, int tensor, int64_t expert, i
         row0 > t->rows - n)
         CL_BUG("rows %lld + %lld of expert %lld of tensor %d", (long long)row0, (long long)n, (long long)expert, tensor);
     size_t row_bytes = cl_row_bytes(t->format, t->cols);
-    return read_bytes(f, t, f->offset[tensor] + (uint64_t)(expert * t->rows + row0) * row_bytes, dst, (uint64_t)n * row_bytes, err);
+    return read_bytes(f, t, f->offset[tensor] + (uint64_t)(expert * t->rows + row0) * row_bytes, dst, (uint64_t)n * row_bytes,
+                      err);
 }
 
 cl_code cl_model_file_source_config(const cl_model_file *f, char **out, cl_err *err)
@@ -225,7 +231,8 @@ cl_code cl_model_file_tokenizer(const cl_model_file *f, cl_tokenizer_data **out,
     return c;
 }
 
-static cl_code verify_tensor(const cl_model_file *f, int i, XXH3_state_t *h, void *buf, size_t cap, cl_progress *p, uint64_t *done, cl_err *err)
+static cl_code verify_tensor(const cl_model_file *f, int i, XXH3_state_t *h, void *buf, size_t cap, cl_progress *p,
+                             uint64_t *done, cl_err *err)
 {
     const cl_tensor *t = &f->model.tensors[i];
     uint64_t left = cl_tensor_bytes(t), at = f->offset[i];
@@ -240,7 +247,8 @@ static cl_code verify_tensor(const cl_model_file *f, int i, XXH3_state_t *h, voi
         cl_progress_at(p, *done += n);
     }
     if (c == CL_OK && XXH3_64bits_digest(h) != t->xxh3)
-        c = cl_fail(err, CL_E_INPUT, "%s: tensor %s: its checksum does not match (the file is damaged: copy it again)", f->path, t->name);
+        c = cl_fail(err, CL_E_INPUT, "%s: tensor %s: its checksum does not match (the file is damaged: copy it again)", f->path,
+                    t->name);
     return c;
 }
 

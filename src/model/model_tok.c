@@ -14,9 +14,15 @@ enum { N_NUMBERS = 10 };
 static void numbers_of(cl_tokenizer_data *d, number out[N_NUMBERS])
 {
     const number list[N_NUMBERS] = {
-        {"ignore_merges", NULL, &d->ignore_merges}, {"nfc", NULL, &d->nfc},         {"add_prefix_space", NULL, &d->add_prefix_space},
-        {"byte_fallback", NULL, &d->byte_fallback}, {"add_bos", NULL, &d->add_bos}, {"add_eos", NULL, &d->add_eos},
-        {"bos_id", &d->bos, NULL},                  {"eos_id", &d->eos, NULL},      {"unk_id", &d->unk, NULL},
+        {"ignore_merges", NULL, &d->ignore_merges},
+        {"nfc", NULL, &d->nfc},
+        {"add_prefix_space", NULL, &d->add_prefix_space},
+        {"byte_fallback", NULL, &d->byte_fallback},
+        {"add_bos", NULL, &d->add_bos},
+        {"add_eos", NULL, &d->add_eos},
+        {"bos_id", &d->bos, NULL},
+        {"eos_id", &d->eos, NULL},
+        {"unk_id", &d->unk, NULL},
         {"pad_id", &d->pad, NULL},
     };
     memcpy(out, list, sizeof list);
@@ -34,8 +40,10 @@ static cl_code put_splits(hid_t g, const cl_tokenizer_data *d, cl_err *err)
         if (c == CL_OK && text.len > UINT32_MAX) c = cl_fail(err, CL_E_INPUT, "tokenizer: its regexes are over 4 GB");
         offset[i + 1] = (uint32_t)text.len;
     }
-    h5_array regex = {"split_regex", H5_U8, 1, {text.len}, "the pre-tokenizer's regexes (PCRE2), one after the other, UTF-8", NULL};
-    h5_array offsets = {"split_offset", H5_U32, 1, {(hsize_t)d->n_splits + 1}, "regex i is bytes [i] to [i + 1] of split_regex", "bytes"};
+    h5_array regex = {"split_regex", H5_U8, 1, {text.len}, "the pre-tokenizer's regexes (PCRE2), one after the other, UTF-8",
+                      NULL};
+    h5_array offsets = {"split_offset", H5_U32, 1, {(hsize_t)d->n_splits + 1}, "regex i is bytes [i] to [i + 1] of split_regex",
+                        "bytes"};
     if (c == CL_OK) c = h5_put_array(g, &regex, text.data, err);
     if (c == CL_OK) c = h5_put_array(g, &offsets, offset, err);
     cl_buf_free(&text);
@@ -50,10 +58,11 @@ static cl_code put_arrays(hid_t g, const cl_tokenizer_data *d, cl_err *err)
         {{"token_bytes", H5_U8, 1, {d->offset[d->n_tokens]}, "all tokens' bytes, one after the other", NULL}, d->bytes},
         {{"token_offset", H5_U32, 1, {n + 1}, "token i is bytes [i] to [i + 1] of token_bytes", "bytes"}, d->offset},
         {{"token_type", H5_U8, 1, {n}, "1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte", NULL}, d->type},
-        {{"token_flags", H5_U8, 1, {n}, "of added tokens: 1 strips left, 2 strips right, 4 single word, 8 normalized", NULL}, d->flags},
+        {{"token_flags", H5_U8, 1, {n}, "of added tokens: 1 strips left, 2 strips right, 4 single word, 8 normalized", NULL},
+         d->flags},
         {{"token_score", H5_F32, 1, {n}, "higher merges first", NULL}, d->score},
         {{"merges", H5_I32, 2, {(hsize_t)d->n_merges, 3}, "left id, right id, result id; the row is the rank", NULL}, d->merge},
-        {{"chat_template", H5_U8, 1, {d->chat_template ? strlen(d->chat_template) : 0}, "the checkpoint's Jinja text, UTF-8", NULL},
+        {{"chat_template", H5_U8, 1, {d->chat_template ? strlen(d->chat_template) : 0}, "the checkpoint's Jinja text", NULL},
          d->chat_template},
     };
     cl_code c = CL_OK;
@@ -66,7 +75,7 @@ cl_code model_put_tokenizer(hid_t file, const cl_tokenizer_data *d, cl_err *err)
 {
     cl_code c = cl_tokenizer_data_check(d, err);
     if (c != CL_OK) return c;
-    hid_t g = h5_put_group(file, "tokenizer", "text to ids and back; *_id attributes are ids or -1, other numbers are 0 or 1", err);
+    hid_t g = h5_put_group(file, "tokenizer", "text to ids and back; *_id are ids or -1, other numbers are 0 or 1", err);
     if (g < 0) return CL_E_RUN;
     cl_tokenizer_data copy = *d; /* numbers_of points into what it is given; nothing is changed through it here */
     number num[N_NUMBERS];
@@ -93,7 +102,8 @@ static cl_code get(hid_t g, const char *name, h5_kind kind, hsize_t n, bool requ
     if (c != CL_OK || !there) return c;
     if (dims[0] != n) {
         free(data);
-        return cl_fail(err, CL_E_INPUT, "%s: has %llu entries, must have %llu", name, (unsigned long long)dims[0], (unsigned long long)n);
+        return cl_fail(err, CL_E_INPUT, "%s: has %llu entries, must have %llu", name, (unsigned long long)dims[0],
+                       (unsigned long long)n);
     }
     memcpy(out, &data, sizeof data);
     return CL_OK;
@@ -109,7 +119,8 @@ static bool rising(const uint32_t *offset, hsize_t n, hsize_t total)
 }
 
 /* bytes and offset: the entries of a list of byte strings. */
-static cl_code get_strings(hid_t g, const char *bytes_name, const char *offset_name, char **bytes, uint32_t **offset, int *n, cl_err *err)
+static cl_code get_strings(hid_t g, const char *bytes_name, const char *offset_name, char **bytes, uint32_t **offset, int *n,
+                           cl_err *err)
 {
     hsize_t total = 0, count = 0;
     void *b = NULL, *o = NULL;

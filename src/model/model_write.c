@@ -28,15 +28,30 @@ struct cl_model_writer {
 static const char *describe(cl_role r)
 {
     static const char *const texts[CL_ROLES] = {
-        [CL_T_EMBED] = "embedding table: row i is token i", [CL_T_ATTN_NORM] = "RMSNorm before attention",
-        [CL_T_Q] = "queries; rows are head-major", [CL_T_K] = "keys; rows are head-major", [CL_T_V] = "values; rows are head-major",
-        [CL_T_O] = "attention's output", [CL_T_Q_BIAS] = "bias of the queries", [CL_T_K_BIAS] = "bias of the keys",
-        [CL_T_V_BIAS] = "bias of the values", [CL_T_O_BIAS] = "bias of attention's output", [CL_T_Q_NORM] = "RMSNorm of the queries",
-        [CL_T_K_NORM] = "RMSNorm of the keys", [CL_T_FFN_NORM] = "RMSNorm before the feed-forward part",
-        [CL_T_GATE] = "gate: goes through SiLU", [CL_T_UP] = "up: multiplied by the gate", [CL_T_DOWN] = "down: back to the hidden width",
-        [CL_T_GATE_BIAS] = "bias of gate", [CL_T_UP_BIAS] = "bias of up", [CL_T_DOWN_BIAS] = "bias of down",
-        [CL_T_ROUTER] = "router: one row per expert", [CL_T_EXPERT_GATE] = "gate of every expert", [CL_T_EXPERT_UP] = "up of every expert",
-        [CL_T_EXPERT_DOWN] = "down of every expert", [CL_T_FINAL_NORM] = "RMSNorm before the head",
+        [CL_T_EMBED] = "embedding table: row i is token i",
+        [CL_T_ATTN_NORM] = "RMSNorm before attention",
+        [CL_T_Q] = "queries; rows are head-major",
+        [CL_T_K] = "keys; rows are head-major",
+        [CL_T_V] = "values; rows are head-major",
+        [CL_T_O] = "attention's output",
+        [CL_T_Q_BIAS] = "bias of the queries",
+        [CL_T_K_BIAS] = "bias of the keys",
+        [CL_T_V_BIAS] = "bias of the values",
+        [CL_T_O_BIAS] = "bias of attention's output",
+        [CL_T_Q_NORM] = "RMSNorm of the queries",
+        [CL_T_K_NORM] = "RMSNorm of the keys",
+        [CL_T_FFN_NORM] = "RMSNorm before the feed-forward part",
+        [CL_T_GATE] = "gate: goes through SiLU",
+        [CL_T_UP] = "up: multiplied by the gate",
+        [CL_T_DOWN] = "down: back to the hidden width",
+        [CL_T_GATE_BIAS] = "bias of gate",
+        [CL_T_UP_BIAS] = "bias of up",
+        [CL_T_DOWN_BIAS] = "bias of down",
+        [CL_T_ROUTER] = "router: one row per expert",
+        [CL_T_EXPERT_GATE] = "gate of every expert",
+        [CL_T_EXPERT_UP] = "up of every expert",
+        [CL_T_EXPERT_DOWN] = "down of every expert",
+        [CL_T_FINAL_NORM] = "RMSNorm before the head",
         [CL_T_HEAD] = "output head: row i gives the logit of token i",
     };
     return texts[r];
@@ -64,11 +79,12 @@ static cl_code declare(cl_model_writer *w, const cl_tensor *t, hid_t props, cl_e
 
 static cl_code declare_all(cl_model_writer *w, cl_err *err)
 {
-    w->group = h5_put_group(w->file, "tensors",
-                            "one dataset per tensor: rows of bytes, [rows, bytes per row] or [experts, rows, bytes per row]. Attributes: shape "
-                            "in numbers, the number format of each row (little-endian, GGUF's block layouts), xxh3: XXH3-64 of all bytes, layer: "
-                            "-1 outside the layers",
-                            err);
+    w->group = h5_put_group(
+        w->file, "tensors",
+        "one dataset per tensor: rows of bytes, [rows, bytes per row] or [experts, rows, bytes per row]. Attributes: shape "
+        "in numbers, the number format of each row (little-endian, GGUF's block layouts), xxh3: XXH3-64 of all bytes, layer: "
+        "-1 outside the layers",
+        err);
     if (w->group < 0) return CL_E_RUN;
     hid_t props = H5Pcreate(H5P_DATASET_CREATE);
     if (props < 0 || H5Pset_layout(props, H5D_CONTIGUOUS) < 0 || H5Pset_alloc_time(props, H5D_ALLOC_TIME_EARLY) < 0 ||
@@ -105,8 +121,9 @@ static cl_code put_root(cl_model_writer *w, const char *source, const char *conf
     cl_code c = h5_put_int(root, "chipline_model", 1, err);
     if (c == CL_OK)
         c = h5_put_text(root, "description",
-                        "a language model for chipline. chipline_model: version of this layout; creator: the program that wrote it; source: what it "
-                        "was made from; checksum: XXH3-64 over the checksums (8 bytes, little-endian) of /spec and of all tensors in canonical order",
+                        "a language model for chipline. chipline_model: version of this layout; creator: the program that wrote "
+                        "it; source: what it was made from; checksum: XXH3-64 over the checksums (8 bytes, little-endian) of "
+                        "/spec and of all tensors in canonical order",
                         err);
     if (c == CL_OK) c = h5_put_text(root, "source", source ? source : "", err);
     if (c == CL_OK) c = h5_put_text(root, "checksum", zero_hash, err);
@@ -130,7 +147,7 @@ static cl_code make_file(cl_model_writer *w, const char *path, cl_err *err)
         return CL_E_INPUT;
     }
     close(fd);
-    /* An object header with its attributes takes below 700 bytes; group indexes and the rest fit in what small models have over. */
+    /* A tensor's object header and its place in the group's index take some 540 bytes, all the rest a few kB. */
     hid_t access = h5_access(8192 + (size_t)w->n * 600);
     if (access >= 0) w->file = H5Fcreate(w->tmp, H5F_ACC_TRUNC, H5P_DEFAULT, access);
     if (w->file < 0) h5_fail(err, CL_E_RUN, "cannot be created");
@@ -197,7 +214,8 @@ static cl_code put_rows(hid_t d, const cl_tensor *t, int64_t expert, int64_t fir
     hsize_t start[3] = {(hsize_t)expert, (hsize_t)first, 0}, count[3] = {1, (hsize_t)n, cl_row_bytes(t->format, t->cols)};
     int skip = t->experts ? 0 : 1;
     hid_t file = H5Dget_space(d), memory = H5Screate_simple(3 - skip, count + skip, NULL);
-    cl_code c = file >= 0 && memory >= 0 && H5Sselect_hyperslab(file, H5S_SELECT_SET, start + skip, NULL, count + skip, NULL) >= 0 &&
+    cl_code c = file >= 0 && memory >= 0 &&
+                        H5Sselect_hyperslab(file, H5S_SELECT_SET, start + skip, NULL, count + skip, NULL) >= 0 &&
                         H5Dwrite(d, H5T_NATIVE_UINT8, memory, file, H5P_DEFAULT, rows) >= 0
                     ? CL_OK
                     : h5_fail(err, CL_E_RUN, "tensor %s: cannot be written", t->name);
@@ -212,7 +230,8 @@ static cl_code write_rows(cl_model_writer *w, int i, const unsigned char *rows, 
     size_t row_bytes = cl_row_bytes(t->format, t->cols);
     if (!w->hash[i]) {
         w->hash[i] = XXH3_createState();
-        if (!w->hash[i] || XXH3_64bits_reset(w->hash[i]) != XXH_OK) return cl_fail(err, CL_E_FIT, "tensor %s: no memory", t->name);
+        if (!w->hash[i] || XXH3_64bits_reset(w->hash[i]) != XXH_OK)
+            return cl_fail(err, CL_E_FIT, "tensor %s: no memory", t->name);
     }
     hid_t d = H5Dopen2(w->group, t->name, H5P_DEFAULT);
     cl_code c = d >= 0 ? CL_OK : h5_fail(err, CL_E_RUN, "tensor %s: cannot be opened", t->name);
@@ -283,7 +302,8 @@ cl_code cl_model_writer_commit(cl_model_writer *w, cl_err *err)
     for (int i = 0; c == CL_OK && i < w->n; i++) {
         int64_t all = cl_tensor_rows(&w->tensors[i]);
         if (w->rows[i] != all)
-            c = cl_fail(err, CL_E_INPUT, "tensor %s: has %lld of %lld rows", w->tensors[i].name, (long long)w->rows[i], (long long)all);
+            c = cl_fail(err, CL_E_INPUT, "tensor %s: has %lld of %lld rows", w->tensors[i].name, (long long)w->rows[i],
+                        (long long)all);
     }
     h5_scope s = h5_enter();
     char hex[sizeof zero_hash];

@@ -6,8 +6,8 @@
 #include "chipline/model.h"
 #include "chipline/util.h"
 
-/* Bounds that keep every later product inside 64 bits: 2^40 numbers in a tensor, 4 bytes each, 16 tensors in a layer. */
-enum { MAX_SIZE = 0x7fffffff, MAX_LAYERS = 1 << 16, MAX_ROPES = 1 << 10, MAX_EXPERTS = 1 << 20 };
+/* Bounds that keep every later product inside 64 bits: 2^40 numbers in a tensor, 4 bytes each, 16 tensors in a layer, 2^12 layers. */
+enum { MAX_SIZE = 0x7fffffff, MAX_LAYERS = 1 << 12, MAX_ROPES = 1 << 10, MAX_EXPERTS = 1 << 20 };
 static const int64_t MAX_TENSOR = (int64_t)1 << 40;
 
 void cl_spec_free(cl_spec *s)
@@ -111,7 +111,8 @@ cl_code cl_spec_check(const cl_spec *s, cl_err *err)
 {
     size_t bad, n = strnlen(s->family, sizeof s->family);
     cl_code c = CL_OK;
-    if (n == sizeof s->family || !cl_utf8_valid(s->family, n, &bad)) c = cl_fail(err, CL_E_INPUT, "family: not a short UTF-8 text");
+    if (n == sizeof s->family || !cl_utf8_valid(s->family, n, &bad))
+        c = cl_fail(err, CL_E_INPUT, "family: not a short UTF-8 text");
     if (c == CL_OK) c = check_size("vocab", s->vocab, 1, MAX_SIZE, err);
     if (c == CL_OK) c = check_size("hidden", s->hidden, 1, MAX_SIZE, err);
     if (c == CL_OK) c = check_size("vocab * hidden", (int64_t)s->vocab * s->hidden, 1, MAX_TENSOR, err);

@@ -28,14 +28,15 @@ static json_t *rope_to_json(const cl_rope *r)
 static json_t *layer_to_json(const cl_layer *l)
 {
     const cl_attention *a = &l->attn;
-    json_t *attn = json_pack("{s:i, s:i, s:i, s:i, s:i, s:s, s:f, s:f, s:b, s:b}", "heads", a->heads, "kv_heads", a->kv_heads, "head_dim",
-                             a->head_dim, "window_positions", a->window, "rope", a->rope, "qk_norm", qk_norm_names[a->qk_norm], "clip",
-                             a->clip, "scale", a->scale, "qkv_bias", (int)a->qkv_bias, "o_bias", (int)a->o_bias);
+    json_t *attn =
+        json_pack("{s:i, s:i, s:i, s:i, s:i, s:s, s:f, s:f, s:b, s:b}", "heads", a->heads, "kv_heads", a->kv_heads, "head_dim",
+                  a->head_dim, "window_positions", a->window, "rope", a->rope, "qk_norm", qk_norm_names[a->qk_norm], "clip",
+                  a->clip, "scale", a->scale, "qkv_bias", (int)a->qkv_bias, "o_bias", (int)a->o_bias);
     const cl_ffn *f = &l->ffn;
     json_t *ffn = f->kind == CL_FFN_DENSE
                       ? json_pack("{s:s, s:i, s:b}", "kind", kind_names[f->kind], "width", f->width, "bias", (int)f->bias)
-                      : json_pack("{s:s, s:i, s:i, s:i, s:b}", "kind", kind_names[f->kind], "width", f->width, "experts", f->experts,
-                                  "top_k", f->top_k, "renormalise", (int)f->renormalise);
+                      : json_pack("{s:s, s:i, s:i, s:i, s:b}", "kind", kind_names[f->kind], "width", f->width, "experts",
+                                  f->experts, "top_k", f->top_k, "renormalise", (int)f->renormalise);
     return json_pack("{s:o, s:o}", "attention", attn, "ffn", ffn);
 }
 
@@ -49,9 +50,9 @@ cl_code cl_spec_to_json(const cl_spec *s, json_t **out, cl_err *err)
     for (int i = 0; !bad && i < s->n_ropes; i++) bad = json_array_append_new(ropes, rope_to_json(&s->ropes[i])) != 0;
     for (int i = 0; !bad && i < s->n_layers; i++) bad = json_array_append_new(layers, layer_to_json(&s->layers[i])) != 0;
     for (int i = 0; !bad && i < s->n_eos; i++) bad = json_array_append_new(eos, json_integer(s->eos[i])) != 0;
-    *out = json_pack("{s:s, s:i, s:i, s:i, s:f, s:b, s:i, s:o, s:o, s:o}", "family", s->family, "vocab", s->vocab, "hidden", s->hidden,
-                     "context_positions", s->context, "norm_eps", s->norm_eps, "tied_head", (int)s->tied, "bos_id", s->bos, "eos_ids",
-                     eos, "ropes", ropes, "layers", layers);
+    *out = json_pack("{s:s, s:i, s:i, s:i, s:f, s:b, s:i, s:o, s:o, s:o}", "family", s->family, "vocab", s->vocab, "hidden",
+                     s->hidden, "context_positions", s->context, "norm_eps", s->norm_eps, "tied_head", (int)s->tied, "bos_id",
+                     s->bos, "eos_ids", eos, "ropes", ropes, "layers", layers);
     if (*out && !bad) return CL_OK;
     json_decref(*out);
     *out = NULL;
@@ -105,8 +106,8 @@ static cl_code rope_from_json(const json_t *j, cl_rope *r, cl_err *err)
     if (c != CL_OK) return c;
     r->pairing = (cl_rope_pairing)pairing;
     if (r->dims < 0 || r->dims % 2 || json_array_size(freq) != (size_t)r->dims / 2)
-        return cl_fail(err, CL_E_INPUT, "inv_freq_rad_per_position: has %zu numbers, must have dims / 2 (dims: %d)", json_array_size(freq),
-                       r->dims);
+        return cl_fail(err, CL_E_INPUT, "inv_freq_rad_per_position: has %zu numbers, must have dims / 2 (dims: %d)",
+                       json_array_size(freq), r->dims);
     r->inv_freq = cl_malloc((size_t)r->dims / 2, sizeof *r->inv_freq, "spec", err);
     if (!r->inv_freq) return CL_E_FIT;
     for (int i = 0; i < r->dims / 2; i++) {
@@ -173,7 +174,8 @@ static cl_code head_from_json(const json_t *j, cl_spec *s, cl_err *err)
     const json_t *eos = NULL;
     cl_code c = known_keys(j, keys, err);
     if (c == CL_OK) c = cl_json_str(j, "family", true, &family, err);
-    if (c == CL_OK && strlen(family) >= sizeof s->family) c = cl_fail(err, CL_E_INPUT, "family: over %zu bytes", sizeof s->family - 1);
+    if (c == CL_OK && strlen(family) >= sizeof s->family)
+        c = cl_fail(err, CL_E_INPUT, "family: over %zu bytes", sizeof s->family - 1);
     if (c == CL_OK) memcpy(s->family, family, strlen(family) + 1);
     if (c == CL_OK) c = get_int(j, "vocab", &s->vocab, err);
     if (c == CL_OK) c = get_int(j, "hidden", &s->hidden, err);

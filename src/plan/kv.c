@@ -41,5 +41,6 @@ uint64_t cl_kv_read_bytes(const cl_attention *a, cl_kv_format f, int64_t positio
 {
     int64_t seen = a->window && a->window < positions ? a->window : positions;
     uint64_t bytes;
-    return __builtin_mul_overflow((uint64_t)seen, 2 * (uint64_t)a->kv_heads * head_bytes(f, a->head_dim), &bytes) ? UINT64_MAX : bytes;
+    return __builtin_mul_overflow((uint64_t)seen, 2 * (uint64_t)a->kv_heads * head_bytes(f, a->head_dim), &bytes) ? UINT64_MAX
+                                                                                                                  : bytes;
 }

@@ -1,11 +1,13 @@
 /* place.c: the line cut into stages: contiguous runs of layers, the largest share of a token's bytes as small as it can be among
- * all cuts whose slices fit a chip. */
+ * all cuts whose slices fit a chip, the other shares as even as that allows. */
+#include <math.h>
 #include <stdlib.h>
 
 #include "chipline/plan.h"
 #include "chipline/util.h"
 
-/* What one layer adds to its stage; embedding and head are added to the first and last layer's stage. Sums saturate instead of wrapping. */
+/* What one layer adds to its stage; embedding and head are added to the first and last layer's stage. Sums saturate instead of
+ * wrapping. */
 typedef struct cost {
     uint64_t held;    /* weights and cache */
     uint64_t touched; /* by one token */
@@ -103,26 +105,60 @@ static bool least_limit(const cost *c, int n, int stages, uint64_t held, int *ne
         else low = mid + 1;
     }
     *out = (cost){held, high};
-    fewest_stages(c, n, *out, need);
     return true;
 }
 
-/* Cuts as early as what follows allows: need says how many stages each rest takes, and every stage has a layer. */
-static cl_code cut(const cl_model *m, const cl_place_options *o, const int *need, cl_placement *out, cl_err *err)
+/* Among the cuts within the limits the one with the smallest sum of squared shares: a stage that needs much (the head's) does not
+ * leave the others uneven. Dynamic programming from the last stage: sum[i] is the best for layers i .. n-1 on the stages left,
+ * ends[s][i - s] where stage s then ends. Every stage has a layer, so stage s starts at one of the layers s .. n - stages + s. */
+static cl_code even_cut(const cost *c, int n, int stages, cost limit, int *end_of, cl_err *err)
 {
-    int n = m->spec.n_layers, first = 0;
-    cl_stage *stages = cl_calloc((size_t)o->ranks, sizeof *stages, "placement", err);
-    if (!stages) return CL_E_FIT;
-    for (int s = 0; s < o->ranks; s++) {
-        int end = first + 1, rest = o->ranks - 1 - s;
-        while (rest == 0 ? end < n : need[end] > rest) end++;
-        stages[s] = make_stage(m, o, first, end - first);
+    int band = n - stages + 1;
+    double *sum = cl_malloc((size_t)n + 1, sizeof *sum, "placement", err);
+    int *ends = cl_malloc((size_t)stages, (size_t)band * sizeof *ends, "placement", err);
+    if (!sum || !ends) {
+        free(sum);
+        free(ends);
+        return CL_E_FIT;
+    }
+    for (int i = 0; i <= n; i++) sum[i] = i == n ? 0 : INFINITY;
+    for (int s = stages - 1; s >= 0; s--) {
+        for (int i = s; i < s + band; i++) { /* sum[i + 1 ..] are still those of stage s + 1 */
+            cost share = {0};
+            double best = INFINITY;
+            for (int end = i + 1; end <= s + band; end++) {
+                share = (cost){share.held + c[end - 1].held, share.touched + c[end - 1].touched};
+                if (share.held > limit.held || share.touched > limit.touched) break;
+                double squares = (double)share.touched * (double)share.touched + sum[end];
+                if (squares < best) {
+                    best = squares;
+                    ends[(size_t)s * (size_t)band + (size_t)(i - s)] = end;
+                }
+            }
+            sum[i] = best;
+        }
+        sum[s + band] = INFINITY; /* too few layers for the stages before */
+    }
+    for (int s = 0, first = 0; s < stages; first = end_of[s++]) end_of[s] = ends[(size_t)s * (size_t)band + (size_t)(first - s)];
+    free(ends);
+    free(sum);
+    return CL_OK;
+}
+
+static cl_code cut(const cl_model *m, const cl_place_options *o, const cost *c, cost limit, cl_placement *out, cl_err *err)
+{
+    int *end = cl_malloc((size_t)o->ranks, sizeof *end, "placement", err);
+    cl_stage *stages = end ? cl_calloc((size_t)o->ranks, sizeof *stages, "placement", err) : NULL;
+    cl_code code = stages ? even_cut(c, m->spec.n_layers, o->ranks, limit, end, err) : CL_E_FIT;
+    for (int s = 0, first = 0; code == CL_OK && s < o->ranks; first = end[s++]) {
+        stages[s] = make_stage(m, o, first, end[s] - first);
         stages[s].first_rank = s;
         stages[s].n_ranks = 1;
-        first = end;
     }
-    *out = (cl_placement){.n_ranks = o->ranks, .n_stages = o->ranks, .stages = stages};
-    return CL_OK;
+    free(end);
+    if (code == CL_OK) *out = (cl_placement){.n_ranks = o->ranks, .n_stages = o->ranks, .stages = stages};
+    else free(stages);
+    return code;
 }
 
 static cl_code check_options(const cl_model *m, const cl_place_options *o, cl_err *err)
@@ -132,8 +168,8 @@ static cl_code check_options(const cl_model *m, const cl_place_options *o, cl_er
     if (o->context < 1) return cl_fail(err, CL_E_USAGE, "plan: a context of %d positions (at least 1)", o->context);
     if (o->chunk < 1) return cl_fail(err, CL_E_USAGE, "plan: micro-batches of %d tokens (at least 1)", o->chunk);
     if (o->ranks > m->spec.n_layers)
-        return cl_fail(err, CL_E_FIT, "plan: %d ranks for %d layers, and every chip needs a layer (use at most %d ranks)", o->ranks,
-                       m->spec.n_layers, m->spec.n_layers);
+        return cl_fail(err, CL_E_FIT, "plan: %d ranks for %d layers, and every chip needs a layer (use at most %d ranks)",
+                       o->ranks, m->spec.n_layers, m->spec.n_layers);
     return CL_OK;
 }
 
@@ -145,10 +181,11 @@ static cl_code too_big(const cl_model *m, const cl_place_options *o, const cost 
     cost limit;
     int n = m->spec.n_layers, worst = 0;
     least_limit(c, n, o->ranks, UINT64_MAX, need, &limit);
-    cl_code code = cut(m, o, need, &p, err);
+    cl_code code = cut(m, o, c, limit, &p, err);
     if (code != CL_OK) return code;
     for (int i = 1; i < p.n_stages; i++)
-        if (add(p.stages[i].weight_bytes, p.stages[i].kv_bytes) > add(p.stages[worst].weight_bytes, p.stages[worst].kv_bytes)) worst = i;
+        if (add(p.stages[i].weight_bytes, p.stages[i].kv_bytes) > add(p.stages[worst].weight_bytes, p.stages[worst].kv_bytes))
+            worst = i;
     uint64_t weights = p.stages[worst].weight_bytes, kv = p.stages[worst].kv_bytes;
     free(p.stages);
     char remedy[128] = "use larger chips, fewer slots, a shorter context or a smaller number format", a[32], b[32];
@@ -158,7 +195,8 @@ static cl_code too_big(const cl_model *m, const cl_place_options *o, const cost 
     fewest_stages(split, n, (cost){o->chip_bytes, UINT64_MAX}, need);
     if (need[0] <= n) snprintf(remedy, sizeof remedy, "use at least %d ranks, fewer slots or a shorter context", need[0]);
     free(split);
-    return cl_fail(err, CL_E_FIT, "plan: chip %d of %d: weights of %s and a cache of %s are %llu bytes more than a chip's %llu (%s)", worst,
+    return cl_fail(err, CL_E_FIT,
+                   "plan: chip %d of %d: weights of %s and a cache of %s are %llu bytes more than a chip's %llu (%s)", worst,
                    o->ranks, cl_human_bytes((double)weights, a), cl_human_bytes((double)kv, b),
                    (unsigned long long)(add(weights, kv) - o->chip_bytes), (unsigned long long)o->chip_bytes, remedy);
 }
@@ -178,7 +216,8 @@ cl_code cl_place(const cl_model *m, const cl_place_options *opt, cl_placement *o
     for (int i = 0; i < n; i++) all = add(all, add(c[i].held, c[i].touched));
     if (all == UINT64_MAX)
         code = cl_fail(err, CL_E_FIT, "plan: the cache is larger than any address space (use fewer slots or a shorter context)");
-    else if (least_limit(c, n, opt->ranks, opt->chip_bytes ? opt->chip_bytes : UINT64_MAX, need, &limit)) code = cut(m, opt, need, out, err);
+    else if (least_limit(c, n, opt->ranks, opt->chip_bytes ? opt->chip_bytes : UINT64_MAX, need, &limit))
+        code = cut(m, opt, c, limit, out, err);
     else code = too_big(m, opt, c, need, err);
     free(need);
     free(c);

@@ -60,7 +60,8 @@ static const column rank_columns[] = {
     COL(U64, cl_trace_rank, peak_rss_bytes, "byte", "largest resident memory of the process"),
     COL(I32, cl_trace_rank, first_layer, "", "first layer of this rank"),
     COL(I32, cl_trace_rank, n_layers, "layer", "layers of this rank"),
-    COL(F64, cl_trace_rank, probe_bytes_per_s, "byte/s", "read bandwidth of this rank's threads, all ranks of the host probing at once; 0: not probed"),
+    COL(F64, cl_trace_rank, probe_bytes_per_s, "byte/s",
+        "read bandwidth of this rank's threads, all ranks of the host probing at once; 0: not probed"),
     COL(U64, cl_trace_rank, events, "event", "events recorded"),
     COL(U64, cl_trace_rank, dropped, "event", "events lost because the disk was full"),
 };
@@ -298,7 +299,8 @@ static bool write_root(hid_t file, const char *run_json, json_t *run)
     int32_t version = CL_TRACE_VERSION;
     if (!add_text(file, "schema", "chipline trace") || !add_attribute(file, "schema_version", H5T_NATIVE_INT32, &version) ||
         !add_text(file, "creator", "chipline") ||
-        !add_text(file, "units", "times in ns, sizes in byte; NAME.unit and NAME.description explain each column, beside the tables or on /events") ||
+        !add_text(file, "units", "times in ns, sizes in byte; NAME.unit and NAME.description explain each column, beside the tables, "
+                                 "or for events on /events") ||
         !write_run(file, run_json) || !write_kinds(file))
         return false;
     const char *name;
@@ -454,7 +456,8 @@ cl_code cl_trace_file_commit(cl_trace_file *f, cl_err *err)
                           f->n_requests) && close_all(f);
     cl_code code = ok ? CL_OK : h5_fail(f, &q, CL_E_RUN, "the trace", err);
     unhush(&q);
-    if (ok && !sync_file(f->tmp)) code = cl_fail(err, CL_E_RUN, "%s: cannot write the trace: %s (choose a folder with room)", f->path, strerror(errno));
+    if (ok && !sync_file(f->tmp))
+        code = cl_fail(err, CL_E_RUN, "%s: cannot write the trace: %s (choose a folder with room)", f->path, strerror(errno));
     if (code == CL_OK) code = cl_rename_new(f->tmp, f->path, err);
     if (code == CL_OK) {
         free(f->tmp);

@@ -6,7 +6,8 @@ static const struct {
     cl_trace_level level;
     const char *text;
 } kinds[CL_EV_KINDS] = {
-    [CL_EV_STEP] = {"step", CL_TRACE_STAGE, "one micro-batch through this chip, first to last instruction; bytes are those of everything in it"},
+    [CL_EV_STEP] = {"step", CL_TRACE_STAGE,
+                    "one micro-batch through this chip, first to last instruction; bytes are those of everything in it"},
     [CL_EV_RECV] = {"recv", CL_TRACE_STAGE, "waiting for a message and taking it"},
     [CL_EV_SEND] = {"send", CL_TRACE_STAGE, "handing a message over"},
     [CL_EV_SAMPLE] = {"sample", CL_TRACE_STAGE, "choosing the next ids from the logits"},

@@ -42,8 +42,8 @@ static cl_code check_header(cl_part_file *p, uint64_t file_bytes, cl_err *err)
                        CL_TRACE_VERSION);
     if (h->header_bytes != PART_HEADER_BYTES || h->event_bytes != sizeof(cl_event) || h->rank < 0 || h->level < CL_TRACE_OFF ||
         h->level > CL_TRACE_KERNEL)
-        return cl_fail(err, CL_E_INPUT, "%s: header of %u bytes, events of %u bytes, rank %d, level %d: not possible (the file is damaged)",
-                       s, h->header_bytes, h->event_bytes, h->rank, h->level);
+        return cl_fail(err, CL_E_INPUT, "%s: header of %u bytes, events of %u bytes, rank %d, level %d: not possible (the file is "
+                       "damaged)", s, h->header_bytes, h->event_bytes, h->rank, h->level);
     p->count = atomic_load_explicit(&h->count, memory_order_relaxed);
     p->dropped = atomic_load_explicit(&h->dropped, memory_order_relaxed);
     uint64_t room = file_bytes < PART_HEADER_BYTES ? 0 : (file_bytes - PART_HEADER_BYTES) / sizeof(cl_event);

@@ -74,7 +74,7 @@ def test_summary_warns(tmp_path, run):
     b = synth.Builder()
     b.rank(0, dropped=17)
     code, out, _ = run("summary", b.write(str(tmp_path / "u.h5")))
-    assert code == 0 and "17 events of 1 ranks were lost" in out and "no events" in out
+    assert code == 0 and "17 events of 1 rank were lost" in out and "no events" in out
 
 
 def test_cores_that_others_used(tmp_path, run):

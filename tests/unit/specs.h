@@ -28,8 +28,8 @@ static inline cl_spec test_spec(test_geometry g)
     for (int i = 0; i < g.layers; i++) {
         s.layers[i].attn = (cl_attention){.heads = g.heads, .kv_heads = g.kv_heads, .head_dim = g.head_dim, .qk_norm = g.qk_norm,
                                           .scale = 1 / sqrt(g.head_dim)};
-        s.layers[i].ffn = (cl_ffn){.kind = g.experts ? CL_FFN_MOE : CL_FFN_DENSE, .width = g.width, .experts = g.experts, .top_k = g.top_k,
-                                   .renormalise = g.experts > 0};
+        s.layers[i].ffn = (cl_ffn){.kind = g.experts ? CL_FFN_MOE : CL_FFN_DENSE, .width = g.width, .experts = g.experts,
+                                   .top_k = g.top_k, .renormalise = g.experts > 0};
     }
     return s;
 }

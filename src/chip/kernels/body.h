@@ -184,16 +184,21 @@ typedef void (*pass_fn)(pass *p);
     static void q4_1_q8_##T(pass *p) { q8_pass(CL_Q4_1, T, p); }   \
     static void mx_q8_##T(pass *p) { q8_pass(CL_MXFP4, T, p); }
 
-#define ROW(T)                                                                                             \
-    {{f32_##T, f16_##T, bf16_##T, q8_0_f32_##T, q4_0_f32_##T, q4_1_f32_##T, mx_f32_##T},                   \
-     {f32_##T, f16_##T, bf16_##T, q8_0_q8_##T, q4_0_q8_##T, q4_1_q8_##T, mx_q8_##T}}
+#define ROW(T)                                                                                \
+    [T] = {{f32_##T, f16_##T, bf16_##T, q8_0_f32_##T, q4_0_f32_##T, q4_1_f32_##T, mx_f32_##T}, \
+           {f32_##T, f16_##T, bf16_##T, q8_0_q8_##T, q4_0_q8_##T, q4_1_q8_##T, mx_q8_##T}},
 
-PASSES(1)
-PASSES(2)
-PASSES(3)
-PASSES(4)
+EACH_SIZE(PASSES)
 
-static const pass_fn passes[LANES_TOKENS][2][CL_NATIVE_FORMATS] = {ROW(1), ROW(2), ROW(3), ROW(4)};
+static const pass_fn passes[LANES_TOKENS + 1][2][CL_NATIVE_FORMATS] = {EACH_SIZE(ROW)};
+
+/* Tokens of the next pass when `left` are left. */
+static int pass_tokens(int left)
+{
+    int n = left < LANES_TOKENS ? left : LANES_TOKENS;
+    while (!passes[n][0][0]) n--;
+    return n;
+}
 
 /* The first pass over a panel takes it from memory, the others find it in a cache. So a product of one pass fetches a little ahead;
  * one of several passes fetches the next panel, each pass its share of the lines. */
@@ -223,16 +228,18 @@ INLINE void take_token(pass *p, int t, const cl_acts *x, size_t token)
 static void matmul(const cl_matrix *w, int64_t expert, int64_t p0, int64_t p1, const cl_acts *x, const int32_t *index,
                    int n_index, float *y, size_t y_stride)
 {
-    const int n = index ? n_index : x->n, n_passes = (n + LANES_TOKENS - 1) / LANES_TOKENS;
+    const int n = index ? n_index : x->n;
+    int n_passes = 0;
+    for (int t = 0; t < n; t += pass_tokens(n - t)) n_passes++;
     pass p = {.blocks = panel_blocks(w->cols)};
     for (int64_t i = p0; i < p1; i++) {
         p.panel = w->data + (size_t)(expert * w->panels + i) * w->panel_bytes;
         int64_t rows = w->rows - i * CL_PANEL;
-        for (int j = 0; j < n_passes; j++) {
-            int t0 = j * LANES_TOKENS, tokens = n - t0 < LANES_TOKENS ? n - t0 : LANES_TOKENS;
+        for (int t0 = 0, j = 0, tokens; t0 < n; t0 += tokens, j++) {
+            tokens = pass_tokens(n - t0);
             for (int t = 0; t < tokens; t++) take_token(&p, t, x, (size_t)(index ? index[t0 + t] : t0 + t));
             plan_fetch(&p, j, n_passes, w->panel_bytes, i + 1 == p1);
-            passes[tokens - 1][x->q8][w->format](&p);
+            passes[tokens][x->q8][w->format](&p);
             for (int t = 0; t < tokens; t++) {
                 float *out = y + (size_t)(t0 + t) * y_stride + i * CL_PANEL;
                 if (rows >= CL_PANEL) vf_store(out, p.y[t]);

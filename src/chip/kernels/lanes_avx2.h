@@ -1,18 +1,14 @@
-/* lanes_avx2.h: 16 lanes in two AVX2 registers. What each operation means is said in lanes_generic.h.
- * A block's sum of bytes is kept as two 16-bit sums: of columns 0, 1 and of columns 2, 3 of every four. */
+/* lanes_avx2.h: 16 lanes in two AVX2 registers. What each operation means is said in lanes_generic.h. */
 #ifndef CHIPLINE_KERNELS_LANES_AVX2_H
 #define CHIPLINE_KERNELS_LANES_AVX2_H
 
-#include <float.h>
-#include <immintrin.h>
 #include <stdbool.h>
-#include <string.h>
 
 #include "panel.h"
+#include "x86.h"
 
 enum { LANES_TOKENS = 4, LANES_CHAINS = 4 };
-
-#define INLINE static inline __attribute__((always_inline))
+#define EACH_SIZE(X) X(1) X(2) X(3) X(4)
 
 typedef struct vf { __m256 a, b; } vf;
 typedef struct vi { __m256i a, b; } vi;
@@ -50,21 +46,8 @@ INLINE vf vf_min(vf x, vf y) { return VF(_mm256_min_ps, x, y); }
 INLINE vf vf_fma(vf x, vf y, vf z) { return (vf){_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
 INLINE vf vf_neg(vf x) { return VF(_mm256_xor_ps, x, vf_set1(-0.0f)); }
 
-INLINE float vf_fold_add(vf x)
-{
-    __m256 e = _mm256_add_ps(x.a, x.b);
-    __m128 f = _mm_add_ps(_mm256_castps256_ps128(e), _mm256_extractf128_ps(e, 1));
-    f = _mm_add_ps(f, _mm_movehl_ps(f, f));
-    return _mm_cvtss_f32(_mm_add_ss(f, _mm_movehdup_ps(f)));
-}
-
-INLINE float vf_fold_max(vf x)
-{
-    __m256 e = _mm256_max_ps(x.a, x.b);
-    __m128 f = _mm_max_ps(_mm256_castps256_ps128(e), _mm256_extractf128_ps(e, 1));
-    f = _mm_max_ps(f, _mm_movehl_ps(f, f));
-    return _mm_cvtss_f32(_mm_max_ss(f, _mm_movehdup_ps(f)));
-}
+INLINE float vf_fold_add(vf x) { return fold_add(_mm256_add_ps(x.a, x.b)); }
+INLINE float vf_fold_max(vf x) { return fold_max(_mm256_max_ps(x.a, x.b)); }
 
 INLINE __m256 between(__m256 x, __m256 y, __m256i lane, int lo, int hi)
 {
@@ -84,10 +67,6 @@ INLINE __m256 scale2(__m256 x, __m256 t)
 INLINE vf vf_scale2(vf x, vf t) { return VF(scale2, x, t); }
 
 INLINE vf vf_from_vi(vi x) { return (vf){_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
-
-INLINE __m128i load128(const unsigned char *p) { return _mm_loadu_si128((const __m128i *)p); }
-INLINE __m256i load256(const unsigned char *p) { return _mm256_loadu_si256((const __m256i *)p); }
-INLINE __m128i load64(const unsigned char *p) { return _mm_loadl_epi64((const __m128i *)p); }
 
 INLINE vf vf_load_f16(const unsigned char *p) { return (vf){_mm256_cvtph_ps(load128(p)), _mm256_cvtph_ps(load128(p + 16))}; }
 INLINE __m256 load_bf16(const unsigned char *p)
@@ -137,12 +116,7 @@ INLINE vf vg_column(vg x, int c) { return (vf){column(x.a, c), column(x.b, c)}; 
 #define STEP(sum) __asm__ volatile("" : "+x"((sum).a), "+x"((sum).b))
 
 /* 4 bytes of activations in every lane. */
-INLINE __m256i quad(const int8_t *x)
-{
-    int32_t v;
-    memcpy(&v, x, sizeof v);
-    return _mm256_set1_epi32(v);
-}
+INLINE __m256i quad(const int8_t *x) { return _mm256_set1_epi32(load32(x)); }
 
 /* Signed times signed: |w| times (x with the sign of w). A pair of products is at most 2 * 128 * 127 = 32512: no saturation. */
 INLINE __m256i quad_i8(__m256i s, __m256i size, __m256i w, __m256i x)
@@ -217,38 +191,6 @@ INLINE void vi_dot_q4_1(int tokens, const unsigned char *w, const int8_t *const 
 INLINE void vi_dot_mxfp4(int tokens, const unsigned char *w, const int8_t *const *x, const int32_t *sum, vi *s)
 {
     dot_u4(tokens, true, 12, w, x, sum, s);
-}
-
-INLINE int32_t total_of_sum(int32_t sum) { return (int16_t)sum + (sum >> 16); }
-
-/* 8 numbers times `scale`, rounded. */
-INLINE __m256i rounded(__m256 x, __m256 scale) { return _mm256_cvtps_epi32(_mm256_mul_ps(x, scale)); }
-INLINE float block_q8(const float *x, int8_t *q, int32_t *sum)
-{
-    __m256 v[4];
-    __m256i most = _mm256_setzero_si256();
-    for (int i = 0; i < 4; i++) {
-        v[i] = _mm256_loadu_ps(x + 8 * i);
-        most = _mm256_max_epi32(most, _mm256_and_si256(_mm256_castps_si256(v[i]), _mm256_set1_epi32(0x7fffffff)));
-    }
-    __m128i m = _mm_max_epi32(_mm256_castsi256_si128(most), _mm256_extracti128_si256(most, 1));
-    m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0x4e));
-    m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0xb1));
-    float amax = _mm_cvtss_f32(_mm_castsi128_ps(m)), inverse = 127.0f / amax;
-    __m256i all = _mm256_setzero_si256();
-    if (amax <= FLT_MAX && inverse <= FLT_MAX) {
-        __m256 scale = _mm256_set1_ps(inverse);
-        all = _mm256_packs_epi16(_mm256_packs_epi32(rounded(v[0], scale), rounded(v[1], scale)),
-                                 _mm256_packs_epi32(rounded(v[2], scale), rounded(v[3], scale)));
-        all = _mm256_permutevar8x32_epi32(all, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)); /* packs worked within halves */
-    }
-    _mm256_storeu_si256((__m256i *)q, all);
-    __m256i pair = _mm256_maddubs_epi16(_mm256_set1_epi8(1), all);
-    __m128i p = _mm_add_epi16(_mm256_castsi256_si128(pair), _mm256_extracti128_si256(pair, 1));
-    p = _mm_add_epi16(p, _mm_shuffle_epi32(p, 0x4e));
-    p = _mm_add_epi16(p, _mm_shuffle_epi32(p, 0xb1));
-    *sum = _mm_cvtsi128_si32(p);
-    return amax / 127.0f;
 }
 
 #endif

@@ -2,7 +2,8 @@
  *   vf 16 float32, vi 16 int32, vg 16 rows x 4 signed bytes; operations round as kernels.h says and touch lanes alone.
  *   block_q8: the 8-bit block of x[0..32), its scale returned; *sum is what the set keeps of the sum of q, total_of_sum the sum itself.
  *   vi_dot_*: exact sums over one block of 32 columns of weights times the tokens' bytes x[t][0..32), with what was kept in sum[t].
- * LANES_TOKENS: tokens of one pass over a panel; LANES_CHAINS: independent sums that hide the latency of fma. */
+ * LANES_TOKENS: most tokens of one pass over a panel, EACH_SIZE: the numbers of tokens that a pass may have; LANES_CHAINS: independent
+ * sums that hide the latency of fma. */
 #ifndef CHIPLINE_KERNELS_LANES_GENERIC_H
 #define CHIPLINE_KERNELS_LANES_GENERIC_H
 
@@ -13,7 +14,8 @@
 #include "panel.h"
 #include "sets.h"
 
-enum { LANES_TOKENS = 4, LANES_CHAINS = 1 };
+enum { LANES_TOKENS = 2, LANES_CHAINS = 1 };
+#define EACH_SIZE(X) X(1) X(2)
 
 #define INLINE static inline __attribute__((always_inline))
 #define EACH_LANE for (int i = 0; i < 16; i++)

@@ -248,22 +248,22 @@ static float score(const cl_kv_head *h, const float *q, int64_t pos)
 
 static void attend(const cl_kv_head *h, const float *q, int64_t lo, int64_t pos, float scale, float *out, float *scratch)
 {
-    float *e = scratch - lo / CL_KV_BLOCK * CL_KV_BLOCK; /* e[j] of position j; whole blocks, as the other sets use it */
+    float *e = scratch; /* of positions lo, lo + 1, ... */
     float max = -INFINITY, lane[16] = {0};
     for (int64_t j = lo; j <= pos; j++) {
-        e[j] = scale * score(h, q, j);
-        max = e[j] > max ? e[j] : max;
+        e[j - lo] = scale * score(h, q, j);
+        max = e[j - lo] > max ? e[j - lo] : max;
     }
     for (int64_t j = lo; j <= pos; j++) {
-        e[j] = cl_exp(e[j] - max);
-        lane[j % 16] += e[j];
+        e[j - lo] = cl_exp(e[j - lo] - max);
+        lane[j % 16] += e[j - lo];
     }
     float inverse = 1.0f / fold(lane);
     for (int i = 0; i < h->head_dim; i++) {
         float o = 0;
         for (int64_t j = lo; j <= pos; j++) {
             cached v = cache_at(h, h->values, j, i, (size_t)(j % CL_KV_BLOCK * h->head_dim + i));
-            o = h->format == CL_KV_Q8 ? fmaf(e[j] * v.scale, v.value, o) : fmaf(e[j], v.value, o);
+            o = fmaf(h->format == CL_KV_Q8 ? e[j - lo] * v.scale : e[j - lo], v.value, o);
         }
         out[i] = o * inverse;
     }

@@ -70,6 +70,35 @@ static void check_model(bool moe)
 static void test_bits_dense(void) { check_model(false); }
 static void test_bits_moe(void) { check_model(true); }
 
+/* So many choices per token that a chunk goes through the layers in several tiles: they see each other's keys all the same. */
+static void test_tiles(void)
+{
+    cl_spec s = tiny_spec(true);
+    s.layers[1].ffn.experts = s.layers[1].ffn.top_k = 300;
+    tiny m = tiny_make(s, CL_Q4_0, false);
+    char path[160];
+    snprintf(path, sizeof path, "%s/part", m.dir);
+    cl_chip_options o = tiny_options(2, N, NULL);
+    o.activations = CL_ACT_AUTO;
+    tiny_line l = tiny_chips(&m, 1, &o, NULL);
+    clear(&want);
+    tiny_run(&l, N, 1, &want);
+    tiny_line_free(&l);
+    cl_trace *trace;
+    CU_ASSERT_EQUAL_FATAL(cl_trace_open(&trace, path, 0, CL_TRACE_KERNEL, NULL), CL_OK);
+    l = tiny_chips(&m, 1, &o, trace);
+    clear(&got);
+    tiny_run(&l, N, N, &got);
+    tiny_line_free(&l);
+    CU_ASSERT(same_rows(0, N));
+    /* embed, 4 heads, 4 layers; per tile 4 events of each layer and one more where there are experts */
+    uint64_t events = cl_trace_count(trace), tiles = (events - 9) / 19;
+    CU_ASSERT(tiles > 1 && events == 9 + 19 * tiles);
+    cl_trace_close(trace);
+    unlink(path);
+    tiny_free(&m);
+}
+
 /* Four sequences, each alone and then all in one line, at different speeds and beginning at different times. */
 static void test_batch(void)
 {
@@ -326,8 +355,8 @@ static void test_refusals(void)
 
 int main(void)
 {
-    CU_TestInfo tests[] = {{"same bits, dense", test_bits_dense}, {"same bits, moe", test_bits_moe}, {"batch", test_batch},
-                           {"head", test_head}, {"broken slot", test_broken_slot}, {"events", test_events}, {"sizes", test_sizes},
-                           {"damage", test_damage}, {"refusals", test_refusals}, CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"same bits, dense", test_bits_dense}, {"same bits, moe", test_bits_moe}, {"tiles", test_tiles},
+                           {"batch", test_batch}, {"head", test_head}, {"broken slot", test_broken_slot}, {"events", test_events},
+                           {"sizes", test_sizes}, {"damage", test_damage}, {"refusals", test_refusals}, CU_TEST_INFO_NULL};
     return run_suite("chip", tests);
 }

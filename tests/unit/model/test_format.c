@@ -52,9 +52,9 @@ static void test_names_and_sizes(void)
 /* TYPE.bin decodes to TYPE.npy; TYPE_src.npy encodes to TYPE.bin. */
 static void test_fixtures(void)
 {
-    static const char *const types[CL_FORMATS] = {[CL_F16] = "F16",   [CL_BF16] = "BF16", [CL_Q8_0] = "Q8_0", [CL_Q4_0] = "Q4_0",
-                                                  [CL_Q4_1] = "Q4_1", [CL_MXFP4] = "MXFP4", [CL_Q5_0] = "Q5_0", [CL_Q5_1] = "Q5_1",
-                                                  [CL_Q4_K] = "Q4_K", [CL_Q5_K] = "Q5_K", [CL_Q6_K] = "Q6_K"};
+    static const char *const types[CL_FORMATS] = {
+        [CL_F16] = "F16",   [CL_BF16] = "BF16", [CL_Q8_0] = "Q8_0", [CL_Q4_0] = "Q4_0", [CL_Q4_1] = "Q4_1", [CL_MXFP4] = "MXFP4",
+        [CL_Q5_0] = "Q5_0", [CL_Q5_1] = "Q5_1", [CL_Q4_K] = "Q4_K", [CL_Q5_K] = "Q5_K", [CL_Q6_K] = "Q6_K"};
     for (int f = CL_F16; f < CL_FORMATS; f++) {
         char path[512];
         npy want, src;
@@ -135,7 +135,7 @@ static void test_by_hand(void)
     CU_ASSERT_EQUAL(out[163], 10.0f * 0x31 - 0x2c);
     CU_ASSERT_EQUAL(out[162], -(float)0x2c);
     CU_ASSERT_EQUAL(out[131], 0.0f);
-    /* Q6_K: d = 1 is the last field; element 128 + 96 + 20 of half 1: ql[64 + 20 + 32] high nibble, qh[32 + 20] bits 6-7, sc[8 + 7] */
+    /* Q6_K: d = 1 is the last field; element 128 + 96 + 20, half 1: high nibble of ql[64 + 52], bits 6-7 of qh[32 + 20], sc[8 + 7] */
     uint8_t q6k[210] = {0};
     q6k[209] = 0x3c, q6k[64 + 52] = 0x50, q6k[128 + 52] = 0xc0, q6k[192 + 15] = (uint8_t)-2;
     cl_decode_row(CL_Q6_K, q6k, 256, out);

@@ -104,7 +104,8 @@ static void near(uint64_t got, double want)
 
 static void test_real_geometries(void)
 {
-    /* SmolLM2-135M: V h + L (h (q + 2 kv) + q h + 3 f h + 2 h) + h = 49152*576 + 30 (576*960 + 576*576 + 3*1536*576 + 1152) + 576 */
+    /* SmolLM2-135M: V h + L (h (q + 2 kv) + q h + 3 f h + 2 h) + h
+     *             = 49152*576 + 30 (576*960 + 576*576 + 3*1536*576 + 1152) + 576 */
     cl_model_counts n = count(SMOLLM2_135M, CL_BF16);
     CU_ASSERT_EQUAL(n.parameters, 134515008);
     CU_ASSERT_EQUAL(n.active_parameters, 134515008);
@@ -137,6 +138,7 @@ static void test_real_geometries(void)
 
 int main(void)
 {
-    CU_TestInfo tests[] = {{"tensor list", test_tensor_list}, {"parameters and bytes of real models", test_real_geometries}, CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {
+        {"tensor list", test_tensor_list}, {"parameters and bytes of real models", test_real_geometries}, CU_TEST_INFO_NULL};
     return run_suite("model", tests);
 }

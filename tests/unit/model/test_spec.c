@@ -172,7 +172,10 @@ static void refuse_json(void (*change)(json_t *), const char *name)
     cl_spec_free(&s);
 }
 
-static json_t *layer(json_t *j, int i, const char *part) { return json_object_get(json_array_get(json_object_get(j, "layers"), (size_t)i), part); }
+static json_t *layer(json_t *j, int i, const char *part)
+{
+    return json_object_get(json_array_get(json_object_get(j, "layers"), (size_t)i), part);
+}
 static json_t *rope(json_t *j) { return json_array_get(json_object_get(j, "ropes"), 0); }
 static void unknown_top(json_t *j) { json_object_set_new(j, "sinks", json_true()); }
 static void unknown_attention(json_t *j) { json_object_set_new(layer(j, 1, "attention"), "sinks", json_true()); }
@@ -184,7 +187,10 @@ static void huge_hidden(json_t *j) { json_object_set_new(j, "hidden", json_integ
 static void huge_dims(json_t *j) { json_object_set_new(rope(j), "dims", json_integer(2000000000)); }
 static void minus_dims(json_t *j) { json_object_set_new(rope(j), "dims", json_integer(-2)); }
 static void few_freqs(json_t *j) { json_array_remove(json_object_get(rope(j), "inv_freq_rad_per_position"), 0); }
-static void text_freq(json_t *j) { json_array_set_new(json_object_get(rope(j), "inv_freq_rad_per_position"), 1, json_string("1")); }
+static void text_freq(json_t *j)
+{
+    json_array_set_new(json_object_get(rope(j), "inv_freq_rad_per_position"), 1, json_string("1"));
+}
 static void wrong_pairing(json_t *j) { json_object_set_new(rope(j), "pairing", json_string("thirds")); }
 static void long_family(json_t *j) { json_object_set_new(j, "family", json_string("0123456789012345678901234567890123456789")); }
 static void text_eos(json_t *j) { json_array_set_new(json_object_get(j, "eos_ids"), 0, json_string("2")); }
@@ -220,7 +226,9 @@ static void test_json_refused(void)
 
 int main(void)
 {
-    CU_TestInfo tests[] = {{"copy and JSON", test_copy_and_json}, {"impossible numbers", test_refused}, {"JSON that lies", test_json_refused},
+    CU_TestInfo tests[] = {{"copy and JSON", test_copy_and_json},
+                           {"impossible numbers", test_refused},
+                           {"JSON that lies", test_json_refused},
                            CU_TEST_INFO_NULL};
     return run_suite("spec", tests);
 }

@@ -47,6 +47,7 @@ static void test_read_bytes(void)
 
 int main(void)
 {
-    CU_TestInfo tests[] = {{"names", test_names}, {"bytes of a layer", test_layer_bytes}, {"bytes read", test_read_bytes}, CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {
+        {"names", test_names}, {"bytes of a layer", test_layer_bytes}, {"bytes read", test_read_bytes}, CU_TEST_INFO_NULL};
     return run_suite("kv", tests);
 }

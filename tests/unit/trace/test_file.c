@@ -73,7 +73,8 @@ static void test_round_trip(void)
         if (i == 0) CU_ASSERT(cl_trace_file_events(f, 3, e, 2, &err) == CL_OK); /* ranks may take turns */
     }
     CU_ASSERT(cl_trace_file_rank(f, &r1, &err) == CL_OK);
-    cl_trace_request q[2] = {{.id = "a", .prompt_tokens = 10, .finished_ns = 99, .finish_reason = "stop"}, {.id = "b", .completion_tokens = 7}};
+    cl_trace_request q[2] = {{.id = "a", .prompt_tokens = 10, .finished_ns = 99, .finish_reason = "stop"},
+                             {.id = "b", .completion_tokens = 7}};
     CU_ASSERT(cl_trace_file_requests(f, q, 1, &err) == CL_OK && cl_trace_file_requests(f, q + 1, 1, &err) == CL_OK);
     CU_ASSERT(access(path, F_OK) != 0);
     CU_ASSERT_FATAL(cl_trace_file_commit(f, &err) == CL_OK);
@@ -85,7 +86,8 @@ static void test_round_trip(void)
     CU_ASSERT(attribute_is_text(h, "layout", "2x1") && attribute_number(h, "threads") == 3 && attribute_number(h, "elapsed_s") == 1.5);
     CU_ASSERT(H5Aexists(h, "oversubscribed") > 0 && H5Aexists(h, "nothing") == 0 && H5Aexists(h, "model") == 0);
     double *v = malloc(N * sizeof *v);
-    const struct { const char *name; size_t at; } fields[] = {{"start_ns", offsetof(cl_event, start_ns)}, {"weight_bytes", offsetof(cl_event, weight_bytes)}};
+    const struct { const char *name; size_t at; } fields[] = {{"start_ns", offsetof(cl_event, start_ns)},
+                                                              {"weight_bytes", offsetof(cl_event, weight_bytes)}};
     for (int k = 0; k < 2; k++) {
         uint64_t wrong = 0, want;
         CU_ASSERT(column(h, "/events/rank_0000", fields[k].name, v, N) == N);
