@@ -161,10 +161,22 @@ static cl_code parse_ids(const char *text, int32_t **ids, int *n, cl_err *err)
     return CL_OK;
 }
 
+/* Is there a person at the other end of standard input? mpirun passes a terminal on as a pipe, so its own standard input counts. */
+static bool at_terminal(void)
+{
+    if (isatty(0)) return true;
+    if (!getenv("OMPI_COMM_WORLD_SIZE")) return false;
+    char path[64], target[128];
+    snprintf(path, sizeof path, "/proc/%ld/fd/0", (long)getppid());
+    ssize_t n = readlink(path, target, sizeof target - 1);
+    target[n < 0 ? 0 : n] = 0;
+    return strncmp(target, "/dev/pts/", 9) == 0 || strncmp(target, "/dev/tty", 8) == 0;
+}
+
 static cl_code read_prompt(run_cli *o, cl_buf *text)
 {
     if (o->prompt) return cl_buf_str(text, o->prompt, o->err);
-    if (!o->prompt_file && isatty(0)) fprintf(stderr, "chipline: reading the prompt from the terminal, end with Ctrl-D (or give -p TEXT)\n");
+    if (!o->prompt_file && at_terminal()) fprintf(stderr, "chipline: reading the prompt from the terminal, end with Ctrl-D (or give -p TEXT)\n");
     cl_code c = cl_read_file(o->prompt_file ? o->prompt_file : "-", MAX_PROMPT, text, o->err);
     return c == CL_OK ? CL_OK : cl_fail_prefix(o->err, "prompt");
 }
@@ -314,7 +326,7 @@ cl_code cl_cli_open_source(run_cli *o, const cl_model *m, cl_limits limits, cl_s
         *source = (cl_source){s, next_row, NULL, done_row};
         return open_batch(o, s);
     }
-    if (o->chat && !o->prompt && !o->prompt_file && isatty(0)) {
+    if (o->chat && !o->prompt && !o->prompt_file && at_terminal()) {
         *source = (cl_source){s, next_turn, put_text, done_turn};
         return open_chat(o, s);
     }

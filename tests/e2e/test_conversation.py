@@ -1,0 +1,48 @@
+"""A conversation on a terminal (a pseudo-terminal here), alone and under mpirun."""
+import fcntl
+import os
+import pty
+import select
+import subprocess
+import termios
+import time
+
+import pytest
+
+from conftest import ENV, command
+
+
+def own_terminal():
+    os.setsid()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def read_until(fd, wanted, seconds=60):
+    text, end = b"", time.time() + seconds
+    while wanted not in text and time.time() < end:
+        if select.select([fd], [], [], 0.2)[0]:
+            try:
+                text += os.read(fd, 4096)
+            except OSError:
+                break
+    assert wanted in text, text[-500:]
+    return text
+
+
+@pytest.mark.parametrize("ranks", [None, 2])
+def test_turns(ranks, demo):
+    master, slave = pty.openpty()
+    p = subprocess.Popen(command("run", demo, "--chat", "--chat-format", "chatml", "-n", 8, "--context", 512, "--quiet", "--threads", 1, ranks=ranks),
+                         env=ENV, stdin=slave, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=own_terminal)
+    os.close(slave)
+    out = p.stdout.fileno()
+    try:
+        read_until(out, b"> ")
+        for text in (b"Tell me of the dog.\n", b"And the cat?\n", b"/reset\n", b"Who are you?\n"):
+            os.write(master, text)
+            read_until(out, b"> ")
+        os.write(master, b"\x04")
+        assert p.wait(timeout=30) == 0
+    finally:
+        p.kill()
+        os.close(master)
