@@ -28,8 +28,8 @@ chipline_launch $ranks "$chipline" run "$out/demo.h5" -p "Once upon a time" -n 1
 
 echo
 echo "== run: eight stories at once, so that every stage has work, traced"
-for start in "Once upon a time" "The little dog" "One day, a girl named" "In the morning," "There was an old" "The king said" \
-    "Tom and his friend" "And it came to pass"; do
+for start in "Once upon a time" "Once upon a time, there was a little girl" "Tom was a kind boy who lived" "There was once" \
+    "Once upon a time, there was a big bear" "Lily was a happy girl who lived" "Once upon a time, a kind boy named Ben" "Mia had a friend"; do
     printf '{"id": "%s", "prompt": "%s", "max_tokens": 96, "temperature": 0.7, "top_k": 40}\n' "$start" "$start"
 done >"$out/in.jsonl"
 chipline_launch $ranks "$chipline" run "$out/demo.h5" --batch "$out/in.jsonl" --out "$out/out.jsonl" --context 512 --slots 8 \

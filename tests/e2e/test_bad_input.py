@@ -1,0 +1,172 @@
+"""Bad input: one message that starts with chipline:, one exit code, no hang, no partial file under its final name."""
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import h5py
+import pytest
+
+from conftest import DEMO, ENV, FIXTURES, command, ok, refuses
+
+
+@pytest.mark.parametrize("args,says", [
+    (["rum"], "run"), (["run"], "model file"), (["run", "m.h5", "--tempreature", "1"], "--temperature"), (["run", "m.h5", "-n"], "value"),
+    (["run", "m.h5", "-n", "many"], "whole number"), (["run", "m.h5", "-n", "0"], "from 1"), (["run", "m.h5", "--top-p", "1.5"], "from 0 to 1"),
+    (["run", "m.h5", "--temperature", "nan"], "not a number"), (["run", "m.h5", "--activations", "q9"], "f32"), (["run", "m.h5", "--layout", "2by2"], "SxG"),
+    (["run", "m.h5", "-p", "a", "--tokens", "1"], "exclude"), (["run", "m.h5", "--batch", "x.jsonl"], "--out"), (["run", "m.h5", "extra"], "too many"),
+    (["run", "m.h5", "--chip", "lots"], "lots"), (["run", "m.h5", "--stop", ""], "--stop"), (["convert", "--frmat", "q8_0"], "--format"),
+    (["convert", "x"], "-o"), (["convert", "x", "-o", "y", "--format", "q3"], "q"), (["inspect"], ""), (["verify"], ""), (["plan"], ""), (["tokenize"], "")])
+def test_command_lines(args, says, tmp_path):
+    code = 3 if "lots" in args else 2
+    assert says in refuses(code, *args, cwd=tmp_path)
+
+
+def test_command_line_under_mpirun(demo):
+    refuses(2, "run", demo, "--nonsense", ranks=3, says="--nonsense")
+    refuses(3, "run", "nowhere.h5", "-p", "x", ranks=3, says="nowhere.h5")
+
+
+def test_help_everywhere():
+    for c in ([], ["convert"], ["inspect"], ["verify"], ["tokenize"], ["plan"], ["run"]):
+        r = ok(*c, "--help")
+        assert "Usage" in r.stdout and r.stderr == ""
+    version = ok("--version").stdout
+    assert "MPI" in version and "HDF5" in version and "kernels" in version
+
+
+def test_prompts(demo):
+    refuses(3, "run", demo, "-p", "", says="empty", ranks=2)
+    refuses(3, "run", demo, "--tokens", "1,x", says="x")
+    refuses(3, "run", demo, "--tokens", "1,999999", says="999999", ranks=2)
+    refuses(3, "run", demo, "--tokens", "1,-1", says="-1")
+    refuses(4, "run", demo, "-p", "word " * 300, "--context", 64, says="context", ranks=2)
+    r = subprocess.run(command("run", demo, ranks=2), env=ENV, input=b"abc \xff\xfe def", capture_output=True, timeout=60)
+    assert r.returncode == 3 and b"UTF-8" in r.stderr and r.stderr.count(b"\nchipline:") + r.stderr.startswith(b"chipline:") == 1
+
+
+def test_context_over_the_model(demo):
+    refuses(4, "run", demo, "-p", "x", "--context", 1000000, ranks=2, says="--context")
+
+
+def test_budget(demo):
+    line = refuses(4, "run", demo, "-p", "x", "--chip", "100kB", ranks=2)
+    assert "bytes" in line or "B" in line
+
+
+def test_unwritable_outputs(demo, tmp_path):
+    gone = tmp_path / "no" / "such"
+    for args in (["--summary", gone / "s.json"], ["--trace", gone / "t.h5"], ["--logits", gone / "l.npy"]):
+        refuses(3, "run", demo, "-p", "Once", "-n", 2, *args, ranks=2, says=str(gone))
+    (tmp_path / "in.jsonl").write_text('{"prompt": "a"}')
+    refuses(3, "run", demo, "--batch", tmp_path / "in.jsonl", "--out", gone / "o.jsonl", ranks=2, says=str(gone))
+    refuses(3, "run", demo, "--batch", tmp_path / "none.jsonl", "--out", tmp_path / "o.jsonl", ranks=2, says="none.jsonl")
+    refuses(3, "convert", DEMO, "-o", gone / "m.h5", says=str(gone))
+
+
+def test_full_disk(demo, tmp_path):
+    (tmp_path / "in.jsonl").write_text('{"prompt": "a", "max_tokens": 3}\n' * 5)
+    refuses(1, "run", demo, "--batch", tmp_path / "in.jsonl", "--out", "/dev/full", "--context", 64, ranks=3, says="/dev/full")
+
+
+def test_model_files(demo, tmp_path):
+    data = demo.read_bytes()
+    bad = tmp_path / "bad.h5"
+    for cut in (0, 1, 100, len(data) // 2, len(data) - 1):
+        bad.write_bytes(data[:cut])
+        refuses(3, "run", bad, "-p", "x", ranks=2, says="bad.h5")
+    bad.write_bytes(b"x" * 5000)
+    refuses(3, "inspect", bad, says="bad.h5")
+    # one flipped byte in the middle of the weights: run and verify both find it
+    flipped = bytearray(data)
+    flipped[len(data) // 2] ^= 0x10
+    bad.write_bytes(flipped)
+    assert "checksum" in refuses(3, "verify", bad)
+    assert "checksum" in refuses(3, "run", bad, "-p", "x", ranks=2)
+
+
+def test_checkpoints(tmp_path):
+    source = FIXTURES / "llama_b"
+
+    def folder(**changes):
+        d = tmp_path / f"c{len(list(tmp_path.iterdir()))}"
+        d.mkdir()
+        config = json.loads((source / "config.json").read_text())
+        for k, v in changes.items():
+            config.pop(k, None) if v is None else config.update({k: v})
+        (d / "config.json").write_text(json.dumps(config))
+        shutil.copy(source / "model.safetensors", d)
+        return d
+
+    def bad(d, says, code=3):
+        out = tmp_path / "out.h5"
+        line = refuses(code, "convert", d, "-o", out, says=says)
+        assert not out.exists() and not list(tmp_path.glob("out.h5*")), line
+
+    bad(folder(model_type="elephant", architectures=["ElephantForCausalLM"]), "lephant")
+    bad(folder(num_attention_heads=0), "num_attention_heads")
+    bad(folder(num_key_value_heads=3), "num_key_value_heads")
+    bad(folder(hidden_size="wide"), "hidden_size")
+    bad(folder(rms_norm_eps="small"), "rms_norm_eps")
+    bad(folder(num_hidden_layers=3), "layers")
+    bad(folder(intermediate_size=34), "")
+    bad(folder(hidden_act="gelu"), "gelu")
+    d = folder()
+    (d / "config.json").write_text('{"model_type": ')
+    bad(d, "JSON")
+    d = folder()
+    (d / "config.json").unlink()
+    bad(d, "config.json")
+    d = folder()
+    data = (d / "model.safetensors").read_bytes()
+    for cut in (0, 5, 8, 300, len(data) // 2, len(data) - 4):
+        (d / "model.safetensors").write_bytes(data[:cut])
+        bad(d, "model.safetensors")
+    (d / "model.safetensors").unlink()
+    bad(d, "safetensors")
+    bad(tmp_path / "nowhere", "nowhere")
+    gguf = tmp_path / "x.gguf"
+    data = (source / "model.gguf").read_bytes()
+    for cut in (0, 3, 20, 200, len(data) // 2, len(data) - 4):
+        gguf.write_bytes(data[:cut])
+        bad(gguf, "x.gguf")
+    gguf.write_bytes(b"GGUF" + b"\xff" * 60)
+    bad(gguf, "x.gguf")
+
+
+def test_killed_rank_ends_the_job(demo, tmp_path):
+    """Within 10 s, and the rows finished before are whole."""
+    rows = [{"id": str(i), "prompt": "Once upon a time", "max_tokens": 3 if i < 6 else 400} for i in range(12)]
+    (tmp_path / "in.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
+    out = tmp_path / "out.jsonl"
+    p = subprocess.Popen(command("run", demo, "--batch", tmp_path / "in.jsonl", "--out", out, "--ignore-eos", "--context", 450, "--slots", 4, "--quiet",
+                                 "--threads", 1, "--kernels", "reference", "--trace", tmp_path / "t.h5", ranks=4),
+                         env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    end = time.time() + 60
+    while time.time() < end and not (out.exists() and len(out.read_text().splitlines()) >= 3):
+        time.sleep(0.05)
+    children = subprocess.run(["pgrep", "-P", str(p.pid)], capture_output=True, text=True).stdout.split()
+    victims = [c for c in children if open(f"/proc/{c}/comm").read().strip() == "chipline"]
+    assert len(victims) == 4
+    killed = time.time()
+    os.kill(int(victims[2]), signal.SIGKILL)
+    try:
+        p.wait(timeout=15)
+    finally:
+        p.kill()
+    assert time.time() - killed < 10
+    assert p.returncode != 0
+    lines = out.read_text().split("\n")
+    assert lines[-1] == "" and len(lines) > 3
+    assert all(json.loads(line)["finish_reason"] == "length" for line in lines[:-1])
+    assert not (tmp_path / "t.h5").exists()
+    # what the ranks recorded before is still there, and can be made a trace
+    assert len(list(tmp_path.glob("t.h5.rank*.part"))) == 4
+    assert "4 of 4 ranks" in ok("collect", tmp_path / "t.h5").stdout
+    with h5py.File(tmp_path / "t.h5") as f:
+        assert all(len(f[f"events/rank_{r:04d}"]) > 10 for r in range(4))
+    (tmp_path / "t.h5.rank0001.part").unlink()
+    assert "3 of 4 ranks" in ok("collect", tmp_path / "t.h5").stdout
+    refuses(3, "collect", tmp_path / "other.h5", says="other.h5")

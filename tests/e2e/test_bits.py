@@ -1,0 +1,71 @@
+"""Design decision 3: the same prompt gives the same bits in every layout, alone or in a batch, whatever the chunks and threads."""
+import itertools
+import json
+
+import pytest
+
+from conftest import generate, ok
+
+PROMPT = "Once upon a time there was a little dog who lived near the river, and every day"
+COMMON = ("-p", PROMPT, "-n", 24, "--ignore-eos", "--digest", "--context", 256)
+
+
+@pytest.fixture(scope="module", params=["f32", "q8"])
+def reference(request, demo):
+    row = generate(demo, *COMMON, "--activations", request.param, "--kernels", "reference", "--threads", 1)
+    return request.param, row["logits_xxh3"], row["tokens"]
+
+
+@pytest.mark.parametrize("options", [("--threads", 1), ("--threads", 2), ("--threads", 3), ("--chunk", 1), ("--chunk", 5), ("--slots", 3),
+                                     ("--kernels", "generic")], ids=lambda o: " ".join(map(str, o)))
+def test_one_rank(options, reference, demo):
+    act, digest, tokens = reference
+    row = generate(demo, *COMMON, "--activations", act, *options)
+    assert (row["logits_xxh3"], row["tokens"]) == (digest, tokens)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+def test_ranks(ranks, reference, demo):
+    act, digest, tokens = reference
+    for options in ((), ("--chunk", 4, "--slots", 5)):
+        row = generate(demo, *COMMON, "--activations", act, "--threads", 1, *options, ranks=ranks)
+        assert (row["logits_xxh3"], row["tokens"]) == (digest, tokens)
+
+
+@pytest.mark.parametrize("ranks,slots", [(None, 8), (2, 2), (4, 6)])
+def test_in_a_batch(ranks, slots, reference, demo, tmp_path):
+    """Among other requests, of other lengths, sampled ones too, in slots that are used again."""
+    act, digest, tokens = reference
+    texts = ["In the morning", PROMPT, "The king said unto the people that they should go", PROMPT, "A", PROMPT, "Two friends", PROMPT]
+    rows = [{"id": str(i), "prompt": t, "max_tokens": 24 if t == PROMPT else 5 + 3 * i, "temperature": 0 if t == PROMPT else 0.9, "seed": i}
+            for i, t in enumerate(texts)]
+    (tmp_path / "in.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
+    ok("run", demo, "--batch", tmp_path / "in.jsonl", "--out", tmp_path / "out.jsonl", "--digest", "--ignore-eos", "--context", 256, "--slots", slots,
+       "--activations", act, "--threads", 1, ranks=ranks)
+    out = {r["id"]: r for r in map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())}
+    assert len(out) == len(rows)
+    for r in rows:
+        assert len(out[r["id"]]["tokens"]) == r["max_tokens"]
+        if r["prompt"] == PROMPT:
+            assert (out[r["id"]]["logits_xxh3"], out[r["id"]]["tokens"]) == (digest, tokens)
+
+
+def test_sampled_text_is_the_same_everywhere(demo):
+    options = ("-p", PROMPT, "-n", 30, "--ignore-eos", "--temperature", 0.9, "--top-k", 50, "--top-p", 0.95, "--min-p", 0.01, "--repeat-penalty", 1.1,
+               "--seed", 11, "--context", 256, "--threads", 1)
+    texts = {generate(demo, *options, ranks=ranks)["text"] for ranks in (None, 2, 3)}
+    assert len(texts) == 1
+    other = generate(demo, *options[:-6], "--seed", 12, "--context", 256)["text"]
+    assert other not in texts
+
+
+@pytest.mark.parametrize("kv", ["f32", "bf16", "q8"])
+def test_cache_formats(kv, demo):
+    """Each format of the cache has its own bits, the same on any number of ranks."""
+    digests = {generate(demo, *COMMON, "--kv", kv, "--threads", t, ranks=r)["logits_xxh3"] for t, r in ((1, None), (2, None), (1, 3))}
+    assert len(digests) == 1
+
+
+def test_formats_differ(demo):
+    digests = [generate(demo, *COMMON, "--kv", kv, "--activations", act)["logits_xxh3"] for kv, act in itertools.product(("f32", "q8"), ("f32", "q8"))]
+    assert len(set(digests)) == 4
