@@ -127,6 +127,8 @@ def run_lines(t, row):
         ("first token", f"median {duration(row['ttft_median_s'])}, longest {duration(row['ttft_max_s'])} after the request arrived; "
                         f"in the queue: median {duration(row['queue_median_s'])}"),
     ]
+    if not t.run.get("ended", True):
+        rows[2:] = [("requests", "unknown: the run did not end; its events were collected afterwards")]
     return [f"  {k:<13}{v}" for k, v in rows]
 
 

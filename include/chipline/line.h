@@ -29,8 +29,8 @@ int cl_line_rank(const cl_line *l);
 int cl_line_size(const cl_line *l);
 const char *cl_line_host(const cl_line *l);    /* this rank's host name */
 int cl_line_ranks_here(const cl_line *l);      /* ranks on this host */
-int cl_line_cores_here(const cl_line *l);      /* of this host */
-int cl_line_threads_fit(const cl_line *l);     /* cores this rank may use as its own: its binding, else its share of the host */
+int cl_line_cores_here(const cl_line *l);      /* cores of this host that its ranks may use together */
+int cl_line_threads_fit(const cl_line *l);     /* cores this rank may use as its own: its binding, shared with the ranks that have the same */
 uint64_t cl_line_baseline_bytes(const cl_line *l); /* resident memory right after MPI_Init */
 
 /* --- agreement, collective --- */
@@ -57,7 +57,6 @@ typedef struct cl_line_options {
 } cl_line_options;
 /* Makes the buffers (local). */
 cl_code cl_line_open(cl_line *l, const cl_line_options *opt, cl_err *err);
-uint64_t cl_line_buffer_bytes(const cl_line *l);
 
 typedef enum cl_hop_kind { CL_HOP_WORK, CL_HOP_PING, CL_HOP_STOP } cl_hop_kind;
 

@@ -19,7 +19,8 @@ typedef struct cl_request {
     int n_prompt;
     int max_tokens;      /* most tokens to generate, >= 1 */
     bool ignore_eos;
-    bool want_rows;      /* logits of every position are digested (and written, with --logits) */
+    bool want_rows;      /* logits of every position are computed, digested (and written, with --logits) */
+    bool want_digest;    /* the result row has the digest */
     cl_sampling sampling;
     int n_stops;
     char **stops;        /* texts that end the output; not shown */
@@ -42,8 +43,8 @@ typedef struct cl_source {
     void *ctx;
     /* The next request (ownership passes), NULL if none now. wait_ms > 0: may wait that long for one. *ended: none will come. */
     cl_request *(*next)(void *ctx, int wait_ms, bool *ended);
-    /* New text of a request (whole UTF-8 characters), as it is generated. May be NULL. */
-    void (*text)(void *ctx, const cl_request *r, const char *s, size_t n);
+    /* New text of a request (whole UTF-8 characters), as it is generated. May be NULL. An error ends the run. */
+    cl_code (*text)(void *ctx, const cl_request *r, const char *s, size_t n, cl_err *err);
     /* It ended; both stay the caller's. CL_E_RUN: the result could not be kept (ends the run). */
     cl_code (*done)(void *ctx, const cl_request *r, const cl_result *result, cl_err *err);
 } cl_source;
@@ -54,7 +55,7 @@ typedef struct cl_request_defaults {
     const cl_chat *chat;           /* NULL: messages can't be given */
     cl_sampling sampling;
     int max_tokens;
-    bool ignore_eos, want_rows;
+    bool ignore_eos, want_rows, want_digest;
     int n_stops;
     char **stops;                  /* borrowed */
     int context, vocab;            /* prompts must be shorter than context; ids below vocab */

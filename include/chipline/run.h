@@ -45,7 +45,7 @@ typedef struct cl_rank_numbers {
 typedef struct cl_run_numbers {
     double elapsed_s, load_s;
     int64_t requests, failed, prompt_tokens, generated_tokens;
-    double prompt_tokens_per_s, generation_tokens_per_s; /* while prompts were pending; while only decoding: see README */
+    double prompt_tokens_per_s, generation_tokens_per_s; /* while prompts were pending; while any sequence decoded */
     double ttft_s;           /* median over requests */
     uint64_t model_checksum;
     int stages, slots, context, threads_total, cores_here;
@@ -54,10 +54,14 @@ typedef struct cl_run_numbers {
     const cl_rank_numbers *ranks; /* [n_ranks], the run's own */
 } cl_run_numbers;
 
-/* All collective. open: reads the plan, loads the slices, makes every buffer. serve: rank 0 drives the source until it ends, the
+enum { CL_DEFAULT_CONTEXT = 4096, CL_DEFAULT_CHUNK = 128 }; /* positions; tokens */
+
+/* All collective. open: the model's description and the plan, so that requests can be checked; load: the slices, every buffer, the
+ * trace; serve: rank 0 drives the source until it ends, the
  * others follow (source is looked at on rank 0 only); returns the same code everywhere. finish: measures, gathers, writes the
  * trace; numbers are valid on rank 0 until close. */
 cl_code cl_run_open(cl_run **out, cl_line *line, const cl_run_options *opt, cl_err *err);
+cl_code cl_run_load(cl_run *r, cl_err *err);
 const cl_model *cl_run_model(const cl_run *r);
 cl_limits cl_run_limits(const cl_run *r);
 cl_code cl_run_serve(cl_run *r, cl_source *source, cl_err *err);

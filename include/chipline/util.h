@@ -28,6 +28,8 @@ uint64_t cl_thread_cpu_ns(void); /* CPU time of the calling thread */
 /* --- text --- */
 /* True if s[0..n) is valid UTF-8 (no surrogates, no overlong forms); else *bad is the offset of the first wrong byte. */
 bool cl_utf8_valid(const char *s, size_t n, size_t *bad);
+/* Replaces every byte that makes s invalid UTF-8 by '?'. */
+void cl_utf8_repair(char *s);
 /* The nearest of words[0..n) by edit distance, or NULL if none is near: for "did you mean". */
 const char *cl_nearest(const char *word, const char *const *words, int n);
 /* "1.50 GB" (decimal units, 3 significant digits) into buf[32]; returns buf. */
@@ -81,6 +83,9 @@ typedef struct cl_progress {
 void cl_progress_start(cl_progress *p, bool on, const char *what, uint64_t total_bytes);
 void cl_progress_at(cl_progress *p, uint64_t done_bytes);
 void cl_progress_end(cl_progress *p, uint64_t done_bytes); /* prints the total and bytes/s */
+
+/* Can a new file of this name be written (folder there and writable, nothing but a file in its place)? CL_E_INPUT says why not. */
+cl_code cl_check_new(const char *path, cl_err *err);
 
 /* Exit-safe note on stderr: "chipline: note: ..." */
 void cl_note(bool on, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

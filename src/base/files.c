@@ -20,7 +20,7 @@ cl_code cl_read_file(const char *path, size_t max, cl_buf *b, cl_err *err)
     char part[65536];
     cl_code c = CL_OK;
     size_t n, total = 0;
-    while (c == CL_OK && (n = fread(part, 1, sizeof part, f)) > 0) {
+    while (c == CL_OK && !feof(f) && (n = fread(part, 1, sizeof part, f)) > 0) { /* a terminal's end is said once */
         total += n;
         if (total > max) c = cl_fail(err, CL_E_INPUT, "%s: over %zu bytes", path, max);
         else c = cl_buf_add(b, part, n, err);
@@ -45,16 +45,29 @@ cl_code cl_rename_new(const char *tmp, const char *path, cl_err *err)
     return cl_fail(err, CL_E_RUN, "%s: cannot rename %s to it: %s", path, tmp, strerror(errno));
 }
 
-cl_code cl_newfile_open(cl_newfile *nf, const char *path, cl_err *err)
+cl_code cl_check_new(const char *path, cl_err *err)
 {
-    *nf = (cl_newfile){0};
     struct stat st;
     if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) /* renaming over a device or a folder would harm */
         return cl_fail(err, CL_E_INPUT, "%s: is not a file (give a file name)", path);
+    const char *slash = strrchr(path, '/');
+    size_t n = slash == path ? 1 : slash ? (size_t)(slash - path) : 0;
+    char *folder = n ? strndup(path, n) : strdup(".");
+    if (!folder) return cl_fail(err, CL_E_FIT, "%s: out of memory", path);
+    int bad = access(folder, W_OK) ? errno : 0;
+    free(folder);
+    return bad ? cl_fail(err, CL_E_INPUT, "%s: cannot be written: %s", path, strerror(bad)) : CL_OK;
+}
+
+cl_code cl_newfile_open(cl_newfile *nf, const char *path, cl_err *err)
+{
+    *nf = (cl_newfile){0};
+    cl_code c = cl_check_new(path, err);
+    if (c != CL_OK) return c;
     nf->path = cl_strdup(path, err);
     nf->tmp = nf->path ? cl_tmp_name(path, err) : NULL;
     if (!nf->tmp) {
-        free(nf->path);
+        cl_newfile_drop(nf);
         return CL_E_FIT;
     }
     nf->f = fopen(nf->tmp, "wb");

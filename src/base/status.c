@@ -21,13 +21,14 @@ cl_code cl_fail(cl_err *err, cl_code code, const char *fmt, ...)
         for (char *p = err->msg; *p; p++)
             if ((unsigned char)*p < 0x20) *p = ' ';
         /* Messages go into JSON rows: text quoted from bad input, or cut in the middle of a character, must not spoil them. */
-        for (size_t bad; !cl_utf8_valid(err->msg, strlen(err->msg), &bad);) err->msg[bad] = '?';
+        cl_utf8_repair(err->msg);
     }
     return code;
 }
 
 cl_code cl_fail_prefix(cl_err *err, const char *fmt, ...)
 {
+    if (!err) return CL_E_INPUT;
     char prefix[sizeof err->msg], old[sizeof err->msg];
     va_list ap;
     va_start(ap, fmt);
@@ -37,6 +38,7 @@ cl_code cl_fail_prefix(cl_err *err, const char *fmt, ...)
     size_t n = strlen(prefix);
     if (n > sizeof old / 2) n = sizeof old / 2;
     snprintf(err->msg, sizeof err->msg, "%.*s: %.*s", (int)n, prefix, (int)(sizeof old - n - 3), old);
+    cl_utf8_repair(err->msg);
     return err->code;
 }
 

@@ -23,6 +23,11 @@ bool cl_utf8_valid(const char *s, size_t n, size_t *bad)
     return true;
 }
 
+void cl_utf8_repair(char *s)
+{
+    for (size_t bad; !cl_utf8_valid(s, strlen(s), &bad);) s[bad] = '?';
+}
+
 /* Levenshtein distance of words up to 63 letters. */
 static int distance(const char *a, const char *b)
 {

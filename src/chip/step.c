@@ -71,6 +71,7 @@ void cl_chip_step(cl_chip *c, const cl_microbatch *mb, float *x)
         if (c->stage.embed) {
             const cl_matrix *table = &slice_get(&c->slice, CL_T_EMBED, -1)->m;
             uint64_t row = cl_row_bytes(table->format, table->cols);
+            if (!t.id) c->weight_bytes += (uint64_t)mb->n_tokens * row;
             m = record(c, m, &e, CL_EV_EMBED, (uint64_t)mb->n_tokens * row, 0, 0);
         }
         layers(c, &t, mb, x, m);

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "chipline/json.h"
 #include "chipline_version.h"
@@ -122,6 +123,23 @@ error_t cl_cli_word(cl_err *err, const char *option, const char *arg, const char
     return EINVAL;
 }
 
+error_t cl_cli_layout(cl_err *err, const char *arg, int *stages)
+{
+    if (strcmp(arg, "auto") == 0) {
+        *stages = 0;
+        return 0;
+    }
+    int s, g, end = 0;
+    if (sscanf(arg, "%4dx%4d%n", &s, &g, &end) != 2 || arg[end] || s < 1 || g < 1)
+        cl_fail(err, CL_E_USAGE, "--layout: '%s' is neither SxG (stages x chips, for example 4x1) nor auto", arg);
+    else if (g != 1) cl_fail(err, CL_E_USAGE, "--layout: %s: this version has one chip per stage (use %dx1)", arg, s * g);
+    else {
+        *stages = s;
+        return 0;
+    }
+    return EINVAL;
+}
+
 error_t cl_cli_extra(cl_err *err, const char *arg)
 {
     cl_fail(err, CL_E_USAGE, "%s: one argument too many (quote texts that have spaces)", arg);
@@ -130,8 +148,11 @@ error_t cl_cli_extra(cl_err *err, const char *arg)
 
 int cl_cli_fail(const cl_err *err)
 {
+    /* Under mpirun or srun every rank that never started MPI fails alike: one of them says so. */
+    const char *rank = getenv("OMPI_COMM_WORLD_RANK");
+    if (!rank) rank = getenv("PMIX_RANK");
     fflush(stdout);
-    fprintf(stderr, "chipline: %s\n", err->msg);
+    if (!rank || strcmp(rank, "0") == 0) fprintf(stderr, "chipline: %s\n", err->msg);
     return (int)err->code;
 }
 
@@ -147,6 +168,8 @@ cl_code cl_cli_chip(const char *arg, uint64_t *bytes, cl_err *err)
     }
     json_t *j = NULL;
     int64_t n = 0;
+    if (access(arg, R_OK) != 0)
+        return cl_fail(err, CL_E_USAGE, "--chip: '%s' is neither a size (230MB, 1.5GiB) nor a readable file: %s", arg, strerror(errno));
     cl_code c = cl_json_load(arg, &j, err);
     if (c != CL_OK) return cl_fail_prefix(err, "--chip");
     c = json_is_object(j) ? cl_json_int(j, "memory_bytes", true, 1, INT64_MAX, &n, err) : cl_fail(err, CL_E_INPUT, "is not a JSON object");

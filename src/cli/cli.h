@@ -28,6 +28,8 @@ error_t cl_cli_double(cl_err *err, const char *option, const char *arg, double m
 error_t cl_cli_bytes(cl_err *err, const char *option, const char *arg, uint64_t *out);
 /* arg must be one of words (NULL-terminated): *out its index. */
 error_t cl_cli_word(cl_err *err, const char *option, const char *arg, const char *const *words, int *out);
+/* "4x1", "auto": *stages (0: as many as ranks). */
+error_t cl_cli_layout(cl_err *err, const char *arg, int *stages);
 /* A further argument that nobody takes. */
 error_t cl_cli_extra(cl_err *err, const char *arg);
 

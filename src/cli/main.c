@@ -1,6 +1,10 @@
 /* main.c: chipline COMMAND ...: finds the command; help and version. */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "chipline/kernels.h"
 #include "chipline/model_file.h"
@@ -44,7 +48,14 @@ static void version(void)
     printf("\nbuild: %s\n", cl_cli_build_flags());
 }
 
-int main(int argc, char **argv)
+/* A closed standard descriptor would be given to the next file that is opened, MPI's own among them. */
+static void open_missing(void)
+{
+    for (int fd = 0; fd <= 2; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd) _exit(CL_E_RUN);
+}
+
+static int command_line(int argc, char **argv)
 {
     cl_err err;
     const char *word = argc > 1 ? argv[1] : "--help";
@@ -68,4 +79,17 @@ int main(int argc, char **argv)
     const char *near = cl_nearest(word, names, COMMANDS);
     cl_fail(&err, CL_E_USAGE, "%s: unknown command%s%s%s", word, near ? " (did you mean " : " (chipline --help lists them", near ? near : "", near ? "?)" : ")");
     return cl_cli_fail(&err);
+}
+
+int main(int argc, char **argv)
+{
+    open_missing();
+    signal(SIGPIPE, SIG_IGN); /* a reader that went away is an error like a full disk, so that files are left in order */
+    int code = command_line(argc, argv);
+    if ((fflush(stdout) != 0 || ferror(stdout)) && code == CL_OK) {
+        cl_err err;
+        cl_fail(&err, CL_E_RUN, "stdout: write failed: %s", strerror(errno));
+        return cl_cli_fail(&err);
+    }
+    return code;
 }

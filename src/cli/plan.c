@@ -4,9 +4,9 @@
 #include "chipline/plan.h"
 #include "cli.h"
 #include "model_arg.h"
-#include "run_cli.h"
+#include "chipline/run.h"
 
-enum { RANKS = 'n', CONTEXT = 'c', LAYOUT = 256, CHIP, CLUSTER, SLOTS, KV, JSON, DEFAULT_CONTEXT = 4096, DEFAULT_CHUNK = 128 };
+enum { RANKS = 'n', CONTEXT = 'c', LAYOUT = 256, CHIP, CLUSTER, SLOTS, KV, JSON };
 
 static const struct argp_option options[] = {
     {"ranks", RANKS, "N", 0,
@@ -107,8 +107,8 @@ static cl_code choose(const plan_cli *o, const cl_model *m, cl_place_options *p,
     if (o->context > longest)
         return cl_fail(err, CL_E_FIT, "--context: %d is over the %d positions the model was made for (use at most that)",
                        o->context, longest);
-    p->context = o->context ? o->context : longest < DEFAULT_CONTEXT ? longest : DEFAULT_CONTEXT;
-    p->chunk = p->context < DEFAULT_CHUNK ? p->context : DEFAULT_CHUNK;
+    p->context = o->context ? o->context : longest < CL_DEFAULT_CONTEXT ? longest : CL_DEFAULT_CONTEXT;
+    p->chunk = p->context < CL_DEFAULT_CHUNK ? p->context : CL_DEFAULT_CHUNK;
     p->slots = o->slots ? o->slots : 1;
     p->kv = o->kv ? (cl_kv_format)(o->kv - 1) : cl_model_quantised(m) ? CL_KV_BF16 : CL_KV_F32;
     return CL_OK;

@@ -1,7 +1,7 @@
 /* run.c: `chipline run`: options, then the line: prompt, batch or conversation in, text out. */
 #include <errno.h>
 #include <stdlib.h>
-#include <unistd.h>
+#include <sys/stat.h>
 
 #include "cli.h"
 #include "run_cli.h"
@@ -48,7 +48,8 @@ static const struct argp_option options[] = {
     {"summary", SUMMARY, "FILE.json", 0, "numbers of the run as JSON", 5},
     {"json", JSON, NULL, 0, "one JSON object per finished request on stdout instead of text", 5},
     {"quiet", QUIET, NULL, 0, "no progress and no summary on stderr", 5},
-    {"stall-timeout", STALL, "S", 0, "end the job when a rank waits S seconds for another (120; 0: never)", 5},
+    {NULL, 0, NULL, 0, "Safety:", 6},
+    {"stall-timeout", STALL, "S", 0, "end the job when a rank waits S seconds for another (120; 0: never)", 6},
     {0}};
 
 static error_t parse(int key, char *arg, struct argp_state *st)
@@ -124,8 +125,27 @@ static const struct argp argp = {options, parse, "MODEL.h5",
     "\vExamples:\n"
     "  mpirun -n 4 chipline run model.h5 -p 'Once upon a time' -n 200\n"
     "  chipline run model.h5 --chat\n"
-    "  mpirun -n 4 chipline run model.h5 --batch in.jsonl --out out.jsonl --trace trace.h5\n\n"
+    "  mpirun -n 4 chipline run model.h5 --batch in.jsonl --out out.jsonl\n\n"
     "Text goes to stdout as it is generated, everything else to stderr.", NULL, NULL, NULL};
+
+static bool same_file(const char *a, const char *b)
+{
+    struct stat x, y;
+    return strcmp(a, b) == 0 || (stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino);
+}
+
+/* No output may be an input or another output, by whatever name. */
+static cl_code check_files(const run_cli *o)
+{
+    const struct { const char *option, *path; bool output; } f[] = {{"MODEL", o->run.model_path, false}, {"--batch", o->batch, false},
+        {"-f", o->prompt_file, false}, {"--out", o->out, true}, {"--trace", o->run.trace_path, true}, {"--logits", o->run.logits_path, true},
+        {"--summary", o->summary, true}};
+    for (size_t i = 0; i < sizeof f / sizeof *f; i++)
+        for (size_t k = 0; k < i; k++)
+            if (f[i].path && f[k].path && f[i].output && same_file(f[i].path, f[k].path))
+                return cl_fail(o->err, CL_E_USAGE, "%s: is the same file as %s, %s (name another)", f[i].option, f[k].option, f[k].path);
+    return CL_OK;
+}
 
 /* What options can't mean together. */
 static cl_code check(run_cli *o)
@@ -140,7 +160,7 @@ static cl_code check(run_cli *o)
     if (o->tokens && o->chat) return cl_fail(err, CL_E_USAGE, "--chat: not with --tokens");
     if (o->system && !o->chat) return cl_fail(err, CL_E_USAGE, "--system: needs --chat");
     if (o->run.context && o->run.chunk > o->run.context) return cl_fail(err, CL_E_USAGE, "--chunk: %d is over the context of %d", o->run.chunk, o->run.context);
-    return CL_OK;
+    return check_files(o);
 }
 
 static void defaults(run_cli *o)
@@ -163,6 +183,7 @@ static cl_code command_text(int argc, char **argv, cl_buf *b, cl_err *err)
 {
     cl_code c = CL_OK;
     for (int i = 0; c == CL_OK && i < argc; i++) c = cl_buf_printf(b, err, "%s%s", i ? " " : "", argv[i]);
+    if (c == CL_OK) cl_utf8_repair(b->data);
     return c;
 }
 
@@ -177,7 +198,10 @@ static cl_code run(run_cli *o, cl_line *line)
     if ((c = cl_run_open(&r, line, &o->run, err)) != CL_OK) return c;
     cl_source source = {0};
     if (root) c = cl_cli_open_source(o, cl_run_model(r), cl_run_limits(r), &source);
-    if ((c = cl_line_agree(line, c, err)) == CL_OK) {
+    if (c == CL_OK && root && o->summary) c = cl_check_new(o->summary, err);
+    c = cl_line_agree(line, c, err); /* before anybody spends time on loading */
+    if (c == CL_OK) c = cl_run_load(r, err);
+    if (c == CL_OK) {
         c = cl_run_serve(r, &source, err);
         cl_err later;
         cl_code f = cl_run_finish(r, &numbers, c == CL_OK ? err : &later);

@@ -26,13 +26,10 @@ typedef struct run_cli {
     struct source_state *source;
 } run_cli;
 
-/* "4x1", "auto": *stages (0: as many as ranks). */
-error_t cl_cli_layout(cl_err *err, const char *arg, int *stages);
-
 /* Rank 0: tokenizer and chat format of the model file, before anything is loaded. */
 cl_code cl_cli_open_texts(run_cli *o);
 void cl_cli_close_texts(run_cli *o);
-/* Rank 0: prompt, batch file or terminal as a source. Errors of a single prompt are found here, before a token flows. */
+/* Rank 0: prompt, batch file or terminal as a source. Errors of a single prompt are found here, before weights are read. */
 cl_code cl_cli_open_source(run_cli *o, const cl_model *m, cl_limits limits, cl_source *source);
 /* Rank 0, at the end: requests that failed, as an error. */
 cl_code cl_cli_outcome(run_cli *o, cl_err *err);

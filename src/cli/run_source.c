@@ -1,10 +1,12 @@
 /* run_source.c: where the requests of `chipline run` come from and where their text goes: one prompt, a batch file, a
  * conversation on a terminal. */
 #include <errno.h>
-#include <poll.h>
+#include <fcntl.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include "lines.h"
 #include "run_cli.h"
 
 enum { MAX_PROMPT = 64 << 20, MAX_LINE = 64 << 20 };
@@ -13,32 +15,17 @@ typedef struct source_state {
     run_cli *o;
     cl_request *single;      /* one prompt: not handed out yet */
     /* batch */
-    FILE *in, *out;
-    char *line;
-    size_t line_cap;
+    int out;                 /* results, -1: none */
     int64_t row, failed;
+    uint64_t opened_ns;
+    bool waits;              /* rows may come later: a pipe or a terminal */
+    cl_err broken;           /* why reading ended early */
+    cl_lines lines;          /* batch and conversation */
     /* conversation */
     bool asked, waiting;     /* the prompt sign is shown; an answer is on its way */
     cl_message *turns;
     int n_turns, cap_turns;
 } source_state;
-
-error_t cl_cli_layout(cl_err *err, const char *arg, int *stages)
-{
-    if (strcmp(arg, "auto") == 0) {
-        *stages = 0;
-        return 0;
-    }
-    int s, g, end = 0;
-    if (sscanf(arg, "%4dx%4d%n", &s, &g, &end) != 2 || arg[end] || s < 1 || g < 1)
-        cl_fail(err, CL_E_USAGE, "--layout: '%s' is neither SxG (stages x chips, for example 4x1) nor auto", arg);
-    else if (g != 1) cl_fail(err, CL_E_USAGE, "--layout: %s: this version has one chip per stage (use %dx1)", arg, s * g);
-    else {
-        *stages = s;
-        return 0;
-    }
-    return EINVAL;
-}
 
 /* --- tokenizer and chat format --- */
 
@@ -88,9 +75,8 @@ void cl_cli_close_texts(run_cli *o)
         for (int i = 0; i < s->n_turns; i++) free((char *)s->turns[i].content);
         free(s->turns);
         cl_request_free(s->single);
-        free(s->line);
-        if (s->in && s->in != stdin) fclose(s->in);
-        if (s->out) fclose(s->out);
+        cl_lines_close(&s->lines);
+        if (s->out >= 0) close(s->out);
         free(s);
     }
     cl_chat_free(o->format);
@@ -109,19 +95,27 @@ static cl_request *next_single(void *ctx, int wait_ms, bool *ended)
     return r;
 }
 
-static void put_text(void *ctx, const cl_request *r, const char *text, size_t n)
+static cl_code put_text(void *ctx, const cl_request *r, const char *text, size_t n, cl_err *err)
 {
-    fwrite(text, 1, n, stdout);
-    fflush(stdout);
+    if (fwrite(text, 1, n, stdout) == n && fflush(stdout) == 0) return CL_OK;
+    return cl_fail(err, CL_E_RUN, "stdout: write failed: %s", strerror(errno));
 }
 
-static cl_code put_row(FILE *f, const char *name, const cl_request *r, const cl_result *result, cl_err *err)
+/* Writes a row by one call where the system lets it; in a file, a row that can't be whole is taken back. */
+static cl_code put_row(int fd, const char *name, const cl_request *r, const cl_result *result, cl_err *err)
 {
     cl_buf row = {0};
     cl_code c = cl_result_row(r, result, &row, err);
     if (c == CL_OK) c = cl_buf_str(&row, "\n", err);
-    if (c == CL_OK && (fwrite(row.data, 1, row.len, f) != row.len || fflush(f) != 0)) /* a row is whole or not there */
-        c = cl_fail(err, CL_E_RUN, "%s: write failed: %s", name, strerror(errno));
+    off_t start = lseek(fd, 0, SEEK_CUR);
+    for (size_t at = 0; c == CL_OK && at < row.len;) {
+        ssize_t n = write(fd, row.data + at, row.len - at);
+        if (n > 0) at += (size_t)n;
+        else if (n < 0 && errno != EINTR) {
+            c = cl_fail(err, CL_E_RUN, "%s: write failed: %s", name, strerror(errno));
+            if (start >= 0 && ftruncate(fd, start) != 0) break; /* not a file: nothing can be taken back */
+        }
+    }
     cl_buf_free(&row);
     return c;
 }
@@ -135,7 +129,7 @@ static void put_ids(const cl_result *result)
 static cl_code done_single(void *ctx, const cl_request *r, const cl_result *result, cl_err *err)
 {
     source_state *s = ctx;
-    if (s->o->json) return put_row(stdout, "stdout", r, result, err);
+    if (s->o->json) return put_row(STDOUT_FILENO, "stdout", r, result, err);
     if (!s->o->tokenizer) put_ids(result);
     putchar('\n');
     if (s->o->digest) fprintf(stderr, "logits_xxh3: %016llx\n", (unsigned long long)result->digest);
@@ -153,10 +147,10 @@ static cl_code parse_ids(const char *text, int32_t **ids, int *n, cl_err *err)
         size_t len = strcspn(p, ",");
         int64_t v;
         snprintf(word, sizeof word, "%.*s", (int)(len < 31 ? len : 31), p);
-        if (!cl_parse_int(word, 0, INT32_MAX, &v)) return cl_fail(err, CL_E_INPUT, "--tokens: '%s' is not a token id (write them as 5,17,9)", word);
+        if (len > 31 || !cl_parse_int(word, 0, INT32_MAX, &v)) return cl_fail(err, CL_E_USAGE, "--tokens: '%s' is not a token id (write them as 5,17,9)", word);
         (*ids)[(*n)++] = (int32_t)v;
         p += len;
-        if (*p == ',' && !*++p) return cl_fail(err, CL_E_INPUT, "--tokens: ends with a comma");
+        if (*p == ',' && !*++p) return cl_fail(err, CL_E_USAGE, "--tokens: ends with a comma");
     }
     return CL_OK;
 }
@@ -176,7 +170,7 @@ static bool at_terminal(void)
 static cl_code read_prompt(run_cli *o, cl_buf *text)
 {
     if (o->prompt) return cl_buf_str(text, o->prompt, o->err);
-    if (!o->prompt_file && at_terminal()) fprintf(stderr, "chipline: reading the prompt from the terminal, end with Ctrl-D (or give -p TEXT)\n");
+    cl_note(!o->quiet && !o->prompt_file && at_terminal(), "reading the prompt from the terminal, end it with Ctrl-D (or give -p TEXT)");
     cl_code c = cl_read_file(o->prompt_file ? o->prompt_file : "-", MAX_PROMPT, text, o->err);
     return c == CL_OK ? CL_OK : cl_fail_prefix(o->err, "prompt");
 }
@@ -212,17 +206,17 @@ static cl_request *next_row(void *ctx, int wait_ms, bool *ended)
 {
     source_state *s = ctx;
     for (;;) {
-        ssize_t n = getline(&s->line, &s->line_cap, s->in);
-        if (n < 0) {
-            *ended = true;
-            return NULL;
-        }
-        while (n > 0 && (s->line[n - 1] == '\n' || s->line[n - 1] == '\r')) n--;
-        s->row++;
+        const char *line;
+        size_t n;
+        cl_lines_got got = cl_lines_next(&s->lines, wait_ms, MAX_LINE, &line, &n, &s->broken);
+        *ended = got == CL_LINES_END || got == CL_LINES_FAILED;
+        if (got != CL_LINES_LINE) return NULL;
         if (n == 0) continue;
-        cl_request *r = cl_request_from_row(&s->o->defaults, s->line, (size_t)n, s->row - 1);
+        cl_request *r = cl_request_from_row(&s->o->defaults, line, n, s->row++);
+        if (r && !s->waits) r->arrived_ns = s->opened_ns; /* a file's rows were all there from the start */
         if (r) return r;
         *ended = true;
+        cl_fail(&s->broken, CL_E_FIT, "%s: out of memory at row %lld", s->o->batch, (long long)s->row);
         return NULL;
     }
 }
@@ -232,16 +226,20 @@ static cl_code done_row(void *ctx, const cl_request *r, const cl_result *result,
     source_state *s = ctx;
     s->failed += r->error.code != CL_OK;
     cl_code c = put_row(s->out, s->o->out, r, result, err);
-    return c == CL_OK && s->o->json ? put_row(stdout, "stdout", r, result, err) : c;
+    return c == CL_OK && s->o->json ? put_row(STDOUT_FILENO, "stdout", r, result, err) : c;
 }
 
 static cl_code open_batch(run_cli *o, source_state *s)
 {
-    s->in = strcmp(o->batch, "-") ? fopen(o->batch, "r") : stdin;
-    if (!s->in) return cl_fail(o->err, CL_E_INPUT, "%s: %s", o->batch, strerror(errno));
-    if (strcmp(o->batch, o->out) == 0) return cl_fail(o->err, CL_E_USAGE, "--out: would overwrite the requests of --batch (name another file)");
-    s->out = fopen(o->out, "w");
-    if (!s->out) return cl_fail(o->err, CL_E_INPUT, "%s: cannot be written: %s", o->out, strerror(errno));
+    struct stat st;
+    int in = strcmp(o->batch, "-") ? open(o->batch, O_RDONLY | O_CLOEXEC) : STDIN_FILENO;
+    if (in < 0 || fstat(in, &st) != 0) return cl_fail(o->err, CL_E_INPUT, "%s: %s", o->batch, strerror(errno));
+    cl_lines_open(&s->lines, in, o->batch);
+    if (S_ISDIR(st.st_mode)) return cl_fail(o->err, CL_E_INPUT, "%s: is a folder (give a file)", o->batch);
+    s->waits = !S_ISREG(st.st_mode);
+    s->opened_ns = cl_now_ns();
+    s->out = open(o->out, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (s->out < 0) return cl_fail(o->err, CL_E_INPUT, "%s: cannot be written: %s", o->out, strerror(errno));
     return CL_OK;
 }
 
@@ -268,28 +266,23 @@ static cl_request *next_turn(void *ctx, int wait_ms, bool *ended)
     if (s->waiting) return NULL;
     if (!s->asked) fprintf(stderr, "> ");
     s->asked = true;
-    struct pollfd p = {.fd = 0, .events = POLLIN};
-    if (poll(&p, 1, wait_ms) <= 0) return NULL;
-    ssize_t n = getline(&s->line, &s->line_cap, stdin);
+    const char *line;
+    size_t n;
+    cl_lines_got got = cl_lines_next(&s->lines, wait_ms, MAX_LINE, &line, &n, &s->broken);
+    *ended = got == CL_LINES_END || got == CL_LINES_FAILED;
+    if (got != CL_LINES_LINE) return NULL;
     s->asked = false;
-    if (n < 0) {
-        *ended = true;
-        return NULL;
-    }
-    while (n > 0 && s->line[n - 1] == '\n') s->line[--n] = 0;
-    if (n == 0) return NULL;
-    if (strcmp(s->line, "/reset") == 0) {
+    char *text = n && memchr(line, 0, n) == NULL ? strndup(line, n) : NULL;
+    cl_request *r = NULL;
+    if (text && strcmp(text, "/reset") == 0) {
         int keep = s->o->system ? 1 : 0;
         while (s->n_turns > keep) free((char *)s->turns[--s->n_turns].content);
-        return NULL;
+    } else if (text && add_turn(s, "user", text, &s->broken) == CL_OK) {
+        r = cl_request_from_messages(&s->o->defaults, "chat", s->turns, s->n_turns);
+        s->waiting = r != NULL;
     }
-    cl_err err;
-    if (add_turn(s, "user", s->line, &err) != CL_OK) {
-        *ended = true;
-        return NULL;
-    }
-    s->waiting = true;
-    return cl_request_from_messages(&s->o->defaults, "chat", s->turns, s->n_turns);
+    free(text);
+    return r;
 }
 
 static cl_code done_turn(void *ctx, const cl_request *r, const cl_result *result, cl_err *err)
@@ -301,13 +294,16 @@ static cl_code done_turn(void *ctx, const cl_request *r, const cl_result *result
         free((char *)s->turns[--s->n_turns].content);
         return CL_OK;
     }
-    printf("\n");
-    fflush(stdout);
+    cl_code c = s->o->json ? put_row(STDOUT_FILENO, "stdout", r, result, err) : put_text(ctx, r, "\n", 1, err);
+    if (c != CL_OK) return c;
+    if (s->o->digest && !s->o->json) fprintf(stderr, "logits_xxh3: %016llx\n", (unsigned long long)result->digest);
     return add_turn(s, "assistant", result->text.data ? result->text.data : "", err);
 }
 
 static cl_code open_chat(run_cli *o, source_state *s)
 {
+    cl_lines_open(&s->lines, STDIN_FILENO, "stdin");
+    if (o->run.logits_path) return cl_fail(o->err, CL_E_USAGE, "--logits: is for one request, not for a conversation (give -p TEXT)");
     fprintf(stderr, "(a conversation: end it with Ctrl-D, /reset forgets it)\n");
     return o->system ? add_turn(s, "system", o->system, o->err) : CL_OK;
 }
@@ -319,15 +315,16 @@ cl_code cl_cli_open_source(run_cli *o, const cl_model *m, cl_limits limits, cl_s
     source_state *s = o->source = cl_calloc(1, sizeof *s, "source", o->err);
     if (!s) return CL_E_FIT;
     s->o = o;
+    s->out = -1;
     o->defaults = (cl_request_defaults){.tokenizer = o->tokenizer, .chat = o->format, .sampling = o->sampling, .max_tokens = o->max_tokens,
-        .ignore_eos = o->ignore_eos, .want_rows = o->digest || o->run.logits_path, .n_stops = o->n_stops, .stops = o->stops, .context = limits.context,
+        .ignore_eos = o->ignore_eos, .want_rows = o->digest || o->run.logits_path, .want_digest = o->digest, .n_stops = o->n_stops, .stops = o->stops, .context = limits.context,
         .vocab = limits.vocab};
     if (o->batch) {
         *source = (cl_source){s, next_row, NULL, done_row};
         return open_batch(o, s);
     }
     if (o->chat && !o->prompt && !o->prompt_file && at_terminal()) {
-        *source = (cl_source){s, next_turn, put_text, done_turn};
+        *source = (cl_source){s, next_turn, o->json ? NULL : put_text, done_turn};
         return open_chat(o, s);
     }
     *source = (cl_source){s, next_single, o->json ? NULL : put_text, done_single};
@@ -337,6 +334,8 @@ cl_code cl_cli_open_source(run_cli *o, const cl_model *m, cl_limits limits, cl_s
 cl_code cl_cli_outcome(run_cli *o, cl_err *err)
 {
     const source_state *s = o->source;
+    if (s->broken.code != CL_OK) *err = s->broken;
+    if (s->broken.code != CL_OK) return err->code;
     if (!s->failed) return CL_OK;
     return cl_fail(err, CL_E_RUN, "%s: %lld of %lld rows could not run (their result rows in %s say why)", o->batch, (long long)s->failed,
                    (long long)s->row, o->out);

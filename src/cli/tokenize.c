@@ -78,6 +78,10 @@ static cl_code render(const tokenize_cli *o, const cl_tokenizer_data *data, cons
                 : data->chat_template ? cl_chat_detect(data->chat_template, &format, err)
                 : cl_fail(err, CL_E_INPUT, "--chat: %s has no chat template (name a format: --chat-format)", o->model);
     if (c != CL_OK) return c;
+    if (strlen(text->data) != text->len) {
+        cl_chat_free(format);
+        return cl_fail(err, CL_E_INPUT, "prompt: holds a zero byte");
+    }
     size_t at = strspn(text->data, " \t\r\n");
     json_t *list = NULL;
     cl_err not_json;

@@ -38,11 +38,8 @@ cl_code cl_line_open(cl_line *l, const cl_line_options *opt, cl_err *err)
         l->result_send[i] = MPI_REQUEST_NULL;
         if (!(l->results[i] = cl_calloc(1, l->result_capacity, "result buffer", err))) return CL_E_FIT;
     }
-    l->open = true;
     return CL_OK;
 }
-
-uint64_t cl_line_buffer_bytes(const cl_line *l) { return HOPS * l->hop_capacity + RESULT_SLOTS * l->result_capacity; }
 
 static void record(cl_line *l, cl_mark m, cl_event_kind kind, const cl_microbatch *mb, int peer, size_t bytes)
 {
@@ -68,9 +65,10 @@ static int free_hop(cl_line *l)
     return -1;
 }
 
-/* A free buffer, waiting for the oldest send if need be. */
+/* A free buffer, waiting for a send to end if need be. */
 static int need_hop(cl_line *l)
 {
+    uint64_t t0 = cl_now_ns();
     int i = free_hop(l);
     for (int k = 0; i < 0 && k < HOPS; k++) {
         if (l->hops[k].taken || l->posted == k) continue;
@@ -78,6 +76,7 @@ static int need_hop(cl_line *l)
         i = k;
     }
     if (i < 0) CL_BUG("line: all hand-over buffers are taken");
+    l->wait_ns += cl_now_ns() - t0;
     return i;
 }
 
@@ -142,14 +141,14 @@ static bool open_message(const cl_line *l, hop_slot *s, int bytes)
 
 cl_hop *cl_line_recv(cl_line *l)
 {
-    cl_mark m = cl_trace_mark(l->opt.trace, CL_TRACE_STAGE);
-    uint64_t t0 = cl_now_ns();
     MPI_Status status;
     int bytes = 0;
     if (l->posted < 0) {
         (void)need_hop(l);
         post_receive(l);
     }
+    cl_mark m = cl_trace_mark(l->opt.trace, CL_TRACE_STAGE);
+    uint64_t t0 = cl_now_ns();
     cl_line_wait(l, &l->recv, &status, "a micro-batch from", l->opt.prev);
     MPI_TRY(l, MPI_Get_count(&status, MPI_BYTE, &bytes));
     hop_slot *s = &l->hops[l->posted];
@@ -231,6 +230,8 @@ bool cl_line_recv_results(cl_line *l, bool wait, int64_t *microbatch, const cl_s
     const wire_results *w = (const wire_results *)(const void *)got;
     if (bytes < (int)sizeof *w || w->n < 0 || w->n > l->opt.limits.slots || (size_t)bytes != sizeof *w + (size_t)w->n * sizeof *w->sampled)
         cl_line_abort(l, CL_E_RUN, "rank %d: a result of rank %d makes no sense (a bug: please report it)", l->rank, l->opt.last);
+    for (int i = 0; i < w->n; i++)
+        if (w->sampled[i].slot < 0 || w->sampled[i].slot >= l->opt.limits.slots) cl_line_abort(l, CL_E_RUN, "rank %d: a result names slot %d (a bug: please report it)", l->rank, w->sampled[i].slot);
     *microbatch = w->microbatch;
     *results = w->sampled;
     *n = w->n;

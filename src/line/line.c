@@ -39,11 +39,35 @@ const char *cl_line_library(void)
 #endif
 }
 
-static int cores_allowed(void)
+/* What ranks tell each other of where they are. */
+typedef struct place {
+    char host[64];
+    cpu_set_t cores; /* that this rank may run on */
+} place;
+
+static place own_place(void)
 {
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
-    return (int)sysconf(_SC_NPROCESSORS_ONLN);
+    place p;
+    memset(&p, 0, sizeof p);
+    if (gethostname(p.host, sizeof p.host - 1)) strcpy(p.host, "unknown");
+    if (sched_getaffinity(0, sizeof p.cores, &p.cores) != 0)
+        for (long i = 0; i < sysconf(_SC_NPROCESSORS_ONLN) && i < CPU_SETSIZE; i++) CPU_SET((size_t)i, &p.cores);
+    return p;
+}
+
+static void compare_places(cl_line *l, const place *all)
+{
+    const place *mine = &all[l->rank];
+    cpu_set_t together;
+    CPU_ZERO(&together);
+    for (int r = 0; r < l->size; r++) {
+        if (strcmp(all[r].host, mine->host)) continue;
+        l->ranks_here++;
+        l->sharers += CPU_EQUAL(&all[r].cores, &mine->cores) != 0;
+        CPU_OR(&together, &together, &all[r].cores);
+    }
+    l->cores_here = CPU_COUNT(&together);
+    l->cores_mine = CPU_COUNT(&mine->cores);
 }
 
 cl_code cl_line_start(cl_line **out, int *argc, char ***argv, cl_err *err)
@@ -59,14 +83,12 @@ cl_code cl_line_start(cl_line **out, int *argc, char ***argv, cl_err *err)
     MPI_Comm_set_errhandler(l->comm, MPI_ERRORS_RETURN);
     MPI_TRY(l, MPI_Comm_rank(l->comm, &l->rank));
     MPI_TRY(l, MPI_Comm_size(l->comm, &l->size));
-    if (gethostname(l->host, sizeof l->host)) strcpy(l->host, "unknown");
-    l->host[sizeof l->host - 1] = 0;
-    char(*hosts)[sizeof l->host] = cl_calloc((size_t)l->size, sizeof l->host, "host names", err);
-    if (!hosts) return CL_E_FIT;
-    MPI_TRY(l, MPI_Allgather(l->host, sizeof l->host, MPI_CHAR, hosts, sizeof l->host, MPI_CHAR, l->comm));
-    for (int r = 0; r < l->size; r++) l->ranks_here += strcmp(hosts[r], l->host) == 0;
-    free(hosts);
-    l->cores_here = (int)sysconf(_SC_NPROCESSORS_ONLN);
+    place mine = own_place(), *all = cl_calloc((size_t)l->size, sizeof *all, "host names", err);
+    if (!all) cl_line_abort(l, CL_E_FIT, "%s", err->msg);
+    strcpy(l->host, mine.host);
+    MPI_TRY(l, MPI_Allgather(&mine, sizeof mine, MPI_BYTE, all, sizeof mine, MPI_BYTE, l->comm));
+    compare_places(l, all);
+    free(all);
     l->posted = -1;
     l->baseline = cl_rss_bytes();
     *out = l;
@@ -92,9 +114,7 @@ uint64_t cl_line_wait_ns(const cl_line *l) { return l->wait_ns; }
 
 int cl_line_threads_fit(const cl_line *l)
 {
-    /* A launcher that binds ranks gives each its own cores; one that doesn't gives all of them to everybody. */
-    int mine = cores_allowed();
-    int share = mine < l->cores_here ? mine : l->cores_here / l->ranks_here;
+    int share = l->cores_mine / l->sharers;
     return share > 1 ? share : 1;
 }
 

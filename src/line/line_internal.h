@@ -36,12 +36,12 @@ typedef struct hop_slot {
 
 struct cl_line {
     MPI_Comm comm;
-    int rank, size, ranks_here, cores_here;
+    int rank, size, ranks_here, cores_here, cores_mine, sharers; /* sharers: ranks of this host with the same cores, this one too */
     char host[64];
     uint64_t baseline;
 
     cl_line_options opt;
-    bool open, yields;
+    bool yields;
     uint64_t wait_ns;
     size_t hop_capacity, result_capacity;
     hop_slot hops[HOPS];

@@ -28,7 +28,7 @@ char *cl_part_path(const char *trace_path, int rank, cl_err *err)
 }
 
 /* The description of the run, as JSON text; caller frees. */
-static char *describe(const cl_run *r)
+static char *describe(const cl_run *r, bool ended)
 {
     char sum[17], when[32];
     time_t now = time(NULL);
@@ -58,6 +58,7 @@ static char *describe(const cl_run *r)
     const cl_ffn *moe = NULL;
     for (int i = 0; i < r->model.spec.n_layers && !moe; i++)
         if (r->model.spec.layers[i].ffn.kind == CL_FFN_MOE) moe = &r->model.spec.layers[i].ffn;
+    json_object_set_new(j, "ended", json_boolean(ended));
     if (j && moe) {
         json_object_set_new(j, "experts", json_integer(moe->experts));
         json_object_set_new(j, "experts_per_token", json_integer(moe->top_k));
@@ -70,17 +71,17 @@ static char *describe(const cl_run *r)
 cl_code cl_run_note_ranks(cl_run *r, cl_err *err)
 {
     uint32_t size = (uint32_t)cl_line_size(r->line);
-    char *path = cl_part_path(r->opt.trace_path, -1, err), *text = path ? describe(r) : NULL;
+    char *path = cl_part_path(r->opt.trace_path, -1, err), *text = path ? describe(r, false) : NULL;
     run_head h = {.version = CL_TRACE_VERSION, .row_bytes = sizeof(cl_trace_rank), .ranks = size, .text_bytes = text ? (uint32_t)strlen(text) : 0};
     memcpy(h.magic, run_magic, sizeof h.magic);
     FILE *f = text ? fopen(path, "wb") : NULL;
     bool ok = f && fwrite(&h, sizeof h, 1, f) == 1 && fwrite(r->rank_rows, sizeof(cl_trace_rank), size, f) == size &&
               fwrite(text, 1, h.text_bytes, f) == h.text_bytes;
     if (f && fclose(f) != 0) ok = false;
-    if (!ok && path) cl_fail(err, CL_E_RUN, "%s: write failed: %s", path, strerror(errno));
+    if (!ok && text) cl_fail(err, CL_E_RUN, "%s: write failed: %s", path, strerror(errno));
     free(text);
     free(path);
-    return ok ? CL_OK : err->code;
+    return ok ? CL_OK : text ? err->code : cl_fail(err, CL_E_FIT, "trace: cannot describe the run (out of memory)");
 }
 
 static cl_code read_run(const char *path, cl_buf *file, const cl_trace_rank **rows, uint32_t *ranks, const char **text, cl_err *err)
@@ -120,7 +121,12 @@ cl_code cl_run_recover(const char *trace_path, int *found, int *expected, uint64
     cl_event *piece = cl_malloc(PIECE, sizeof *piece, "events", err);
     *found = 0;
     *events = 0;
-    cl_code c = run_path && piece ? read_run(run_path, &file, &rows, &ranks, &text, err) : CL_E_FIT;
+    if (run_path && access(run_path, R_OK) != 0) {
+        cl_fail(err, CL_E_INPUT, "%s: no %s is there (a run that ended well leaves only the trace)", trace_path, run_path);
+        free(piece);
+        piece = NULL;
+    }
+    cl_code c = run_path && piece ? read_run(run_path, &file, &rows, &ranks, &text, err) : err->code;
     cl_part_file **parts = c == CL_OK ? cl_calloc(ranks, sizeof *parts, "part files", err) : NULL;
     uint64_t *counts = c == CL_OK ? cl_calloc(ranks, sizeof *counts, "event counts", err) : NULL;
     if (c == CL_OK && (!parts || !counts)) c = CL_E_FIT;
@@ -194,7 +200,7 @@ cl_code cl_run_collect(cl_run *r, cl_err *err)
     cl_event *piece = cl_malloc(PIECE, sizeof *piece, "events", err);
     cl_code c = piece ? cl_part_file_open(&own, r->part_path, &part_rank, &n, err) : CL_E_FIT;
     if (c == CL_OK && rank == 0) {
-        char *run = describe(r);
+        char *run = describe(r, true);
         c = run ? cl_trace_file_create(&f, r->opt.trace_path, run, err) : cl_fail(err, CL_E_FIT, "trace: out of memory");
         free(run);
         if (c == CL_OK && !(counts = cl_calloc((size_t)size, sizeof *counts, "event counts", err))) c = CL_E_FIT;

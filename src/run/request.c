@@ -20,6 +20,7 @@ static cl_request *new_request(const cl_request_defaults *d, const char *id)
     r->max_tokens = d->max_tokens;
     r->ignore_eos = d->ignore_eos;
     r->want_rows = d->want_rows;
+    r->want_digest = d->want_digest;
     r->sampling = d->sampling;
     r->arrived_ns = cl_now_ns();
     if (!(r->id = cl_strdup(id, &r->error))) {
@@ -105,6 +106,13 @@ cl_request *cl_request_from_ids(const cl_request_defaults *d, const char *id, co
 
 /* --- rows --- */
 
+/* null means: not given. */
+static const json_t *get(const json_t *row, const char *key)
+{
+    const json_t *v = json_object_get(row, key);
+    return json_is_null(v) ? NULL : v;
+}
+
 static cl_code row_ids(cl_request *r, const json_t *list)
 {
     size_t n = json_array_size(list);
@@ -144,8 +152,8 @@ static cl_code row_messages(const cl_request_defaults *d, cl_request *r, const j
 
 static cl_code row_prompt(const cl_request_defaults *d, cl_request *r, const json_t *row)
 {
-    const json_t *prompt = json_object_get(row, "prompt"), *messages = json_object_get(row, "messages"), *tokens = json_object_get(row, "tokens");
-    if (!!prompt + !!messages + !!tokens != 1) return cl_fail(&r->error, CL_E_INPUT, "row: needs one of prompt, messages or tokens");
+    const json_t *prompt = get(row, "prompt"), *messages = get(row, "messages"), *tokens = get(row, "tokens");
+    if (!!prompt + !!messages + !!tokens != 1) return cl_fail(&r->error, CL_E_INPUT, "row: needs exactly one of prompt, messages and tokens");
     if (prompt && !json_is_string(prompt)) return cl_fail(&r->error, CL_E_INPUT, "prompt: must be a text");
     if (messages && !json_is_array(messages)) return cl_fail(&r->error, CL_E_INPUT, "messages: must be a list");
     if (tokens && !json_is_array(tokens)) return cl_fail(&r->error, CL_E_INPUT, "tokens: must be a list of ids");
@@ -200,10 +208,10 @@ static cl_code read_row(const cl_request_defaults *d, cl_request *r, const json_
     if (c == CL_OK) c = cl_json_int(row, "top_k", false, 0, INT32_MAX, &top_k, &r->error);
     if (c == CL_OK) c = cl_json_int(row, "seed", false, 0, INT64_MAX, &seed, &r->error);
     if (c != CL_OK) return c;
-    if (json_object_get(row, "seed")) s->seed = (uint64_t)seed;
+    if (get(row, "seed")) s->seed = (uint64_t)seed;
     r->max_tokens = (int)max;
     s->top_k = (int32_t)top_k;
-    if ((c = row_stops(d, r, json_object_get(row, "stop"))) != CL_OK) return c;
+    if ((c = row_stops(d, r, get(row, "stop"))) != CL_OK) return c;
     if ((c = row_prompt(d, r, row)) != CL_OK) return c;
     return check(d, r);
 }
@@ -211,14 +219,14 @@ static cl_code read_row(const cl_request_defaults *d, cl_request *r, const json_
 /* The row's own id if it has a usable one. */
 static void set_row_id(cl_request *r, const json_t *row)
 {
-    const json_t *v = json_object_get(row, "id");
+    const json_t *v = get(row, "id");
     char *id = NULL;
     if (json_is_string(v) && strlen(json_string_value(v)) == json_string_length(v)) id = strdup(json_string_value(v));
     else if (json_is_integer(v) && asprintf(&id, "%lld", (long long)json_integer_value(v)) < 0) id = NULL;
     if (id) {
         free(r->id);
         r->id = id;
-    } else if (v && !json_is_null(v)) cl_fail(&r->error, CL_E_INPUT, "id: must be a text");
+    } else if (v) cl_fail(&r->error, CL_E_INPUT, "id: must be a text");
 }
 
 cl_request *cl_request_from_row(const cl_request_defaults *d, const char *line, size_t n, int64_t index)
@@ -252,7 +260,7 @@ cl_code cl_result_row(const cl_request *r, const cl_result *result, cl_buf *out,
     if (!row) return cl_fail(err, CL_E_RUN, "result %s: cannot be written as JSON (out of memory, or its text is not UTF-8)", r->id);
     char hex[17];
     snprintf(hex, sizeof hex, "%016llx", (unsigned long long)result->digest);
-    if (r->want_rows && r->error.code == CL_OK) json_object_set_new(row, "logits_xxh3", json_string(hex));
+    if (r->want_digest && r->error.code == CL_OK) json_object_set_new(row, "logits_xxh3", json_string(hex));
     if (r->error.code != CL_OK) json_object_set_new(row, "error", json_pack("{s:s}", "message", r->error.msg));
     char *text = json_dumps(row, JSON_COMPACT | JSON_REAL_PRECISION(6));
     json_decref(row);

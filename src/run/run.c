@@ -3,8 +3,6 @@
 
 #include "run_internal.h"
 
-enum { DEFAULT_CONTEXT = 4096, DEFAULT_CHUNK = 128 };
-
 static cl_code choose_limits(cl_run *r, cl_err *err)
 {
     const cl_run_options *o = &r->opt;
@@ -13,10 +11,10 @@ static cl_code choose_limits(cl_run *r, cl_err *err)
     if (stages != cl_line_size(r->line))
         return cl_fail(err, CL_E_FIT, "--layout: %d stages of one chip need %d ranks, there are %d (start that many, or leave --layout out)", stages, stages,
                        cl_line_size(r->line));
-    int context = o->context ? o->context : s->context < DEFAULT_CONTEXT ? s->context : DEFAULT_CONTEXT;
+    int context = o->context ? o->context : s->context < CL_DEFAULT_CONTEXT ? s->context : CL_DEFAULT_CONTEXT;
     if (context > s->context)
         return cl_fail(err, CL_E_FIT, "--context: %d is over the %d positions the model was made for (use at most that)", context, s->context);
-    r->limits = (cl_limits){.slots = o->slots ? o->slots : 4 * stages, .context = context, .chunk = o->chunk ? o->chunk : DEFAULT_CHUNK,
+    r->limits = (cl_limits){.slots = o->slots ? o->slots : 4 * stages, .context = context, .chunk = o->chunk ? o->chunk : CL_DEFAULT_CHUNK,
                             .hidden = s->hidden, .vocab = s->vocab};
     if (r->limits.chunk > context) r->limits.chunk = context;
     return CL_OK;
@@ -25,11 +23,7 @@ static cl_code choose_limits(cl_run *r, cl_err *err)
 /* auto: 8-bit where most of the weights are quantised. */
 static void choose_arithmetic(cl_run *r)
 {
-    cl_model_counts n;
-    cl_model_count(&r->model, &n);
-    uint64_t floats = n.bytes[CL_F32] + n.bytes[CL_F16] + n.bytes[CL_BF16], all = 0;
-    for (int f = 0; f < CL_FORMATS; f++) all += n.bytes[f];
-    r->activations = r->opt.activations != CL_ACT_AUTO ? r->opt.activations : floats < all / 2 ? CL_ACT_Q8 : CL_ACT_F32;
+    r->activations = r->opt.activations != CL_ACT_AUTO ? r->opt.activations : cl_model_quantised(&r->model) ? CL_ACT_Q8 : CL_ACT_F32;
     r->kv = !r->opt.kv_auto ? r->opt.kv : r->activations == CL_ACT_F32 ? CL_KV_F32 : CL_KV_BF16;
 }
 
@@ -48,6 +42,16 @@ static cl_code open_model(cl_run *r, cl_err *err)
     return CL_OK;
 }
 
+/* A stale copy on one node would mix two models. Collective. */
+static cl_code same_model(cl_run *r, cl_err *err)
+{
+    uint64_t first = r->checksum;
+    cl_line_bcast(r->line, &first, sizeof first);
+    if (first == r->checksum) return CL_OK;
+    return cl_fail(err, CL_E_INPUT, "%s: on %s (rank %d) is not the same model as on rank 0 (copy the file again)", r->opt.model_path, cl_line_host(r->line),
+                   cl_line_rank(r->line));
+}
+
 static cl_code place(cl_run *r, cl_err *err)
 {
     cl_place_options p = {.ranks = cl_line_size(r->line), .kv = r->kv, .slots = r->limits.slots, .context = r->limits.context,
@@ -64,6 +68,8 @@ static cl_code place(cl_run *r, cl_err *err)
 static cl_code open_trace(cl_run *r, cl_err *err)
 {
     if (!r->opt.trace_path || r->opt.trace_level == CL_TRACE_OFF) return CL_OK;
+    cl_code c = cl_line_rank(r->line) == 0 ? cl_check_new(r->opt.trace_path, err) : CL_OK;
+    if ((c = cl_line_agree(r->line, c, err)) != CL_OK) return c; /* before a part file stands beside it */
     if (!(r->part_path = cl_part_path(r->opt.trace_path, cl_line_rank(r->line), err))) return CL_E_FIT;
     return cl_trace_open(&r->trace, r->part_path, cl_line_rank(r->line), r->opt.trace_level, err);
 }
@@ -133,21 +139,19 @@ cl_code cl_run_open(cl_run **out, cl_line *line, const cl_run_options *opt, cl_e
     if (c == CL_OK) choose_arithmetic(r);
     if (c == CL_OK) c = choose_limits(r, err);
     if (c == CL_OK) c = place(r, err);
-    c = cl_line_agree(line, c, err); /* before anybody spends time or memory */
-    if (c == CL_OK) c = cl_line_agree(line, open_trace(r, err), err);
-    if (c == CL_OK) c = cl_line_agree(line, open_chip(r, err), err);
-    if (c == CL_OK) c = cl_line_agree(line, open_line(r, err), err);
-    if (c != CL_OK) {
-        cl_run_close(r);
-        return c;
-    }
-    if (r->trace) c = start_trace(r, err);
-    if (c != CL_OK) {
-        cl_run_close(r);
-        return c;
-    }
-    *out = r;
-    return CL_OK;
+    c = cl_line_agree(line, c, err);
+    if (c == CL_OK) c = cl_line_agree(line, same_model(r, err), err);
+    if (c == CL_OK) *out = r;
+    else cl_run_close(r);
+    return c;
+}
+
+cl_code cl_run_load(cl_run *r, cl_err *err)
+{
+    cl_code c = cl_line_agree(r->line, open_trace(r, err), err);
+    if (c == CL_OK) c = cl_line_agree(r->line, open_chip(r, err), err);
+    if (c == CL_OK) c = cl_line_agree(r->line, open_line(r, err), err);
+    return c == CL_OK && r->trace ? start_trace(r, err) : c;
 }
 
 const cl_model *cl_run_model(const cl_run *r) { return &r->model; }
@@ -159,7 +163,12 @@ void cl_run_close(cl_run *r)
     cl_output_free(&r->out, r->limits.slots);
     cl_chip_free(r->chip);
     cl_trace_close(r->trace);
-    if (r->part_path && !r->numbers) remove(r->part_path); /* never got to work: nothing in it */
+    if (r->part_path && !r->numbers) { /* never got to work: nothing in it */
+        char *run_path = cl_line_rank(r->line) == 0 ? cl_part_path(r->opt.trace_path, -1, NULL) : NULL;
+        remove(r->part_path);
+        if (run_path) remove(run_path);
+        free(run_path);
+    }
     free(r->part_path);
     cl_placement_free(&r->placement);
     cl_model_free(&r->model);
@@ -190,6 +199,7 @@ cl_code cl_run_note_request(cl_run *r, const cl_request *q, const cl_result *res
     *t = (cl_trace_request){.prompt_tokens = q->n_prompt, .completion_tokens = res->n_tokens, .arrived_ns = q->arrived_ns,
                             .started_ns = res->started_ns, .first_token_ns = res->first_token_ns, .finished_ns = res->finished_ns};
     snprintf(t->id, sizeof t->id, "%.60s", q->id);
+    cl_utf8_repair(t->id);
     snprintf(t->finish_reason, sizeof t->finish_reason, "%s", res->finish_reason);
     r->failed += q->error.code != CL_OK;
     r->ttft[r->requests++] = res->first_token_ns ? (double)(res->first_token_ns - q->arrived_ns) * 1e-9 : -1;

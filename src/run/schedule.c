@@ -102,7 +102,8 @@ bool cl_schedule_next(cl_schedule *s, cl_microbatch *mb)
     mb->n_parts = mb->n_tokens = 0;
     int64_t before = s->turn;
     int share = (s->active + s->stages - 1) / s->stages; /* so that every stage has as many to work on */
-    for (int i; mb->n_parts < share && mb->n_tokens < s->limits.chunk && (i = longest_waiting(s, true, 0, before)) >= 0;) {
+    int room_to_decode = s->limits.chunk - (longest_waiting(s, false, 0, before) >= 0); /* a prompt never starves */
+    for (int i; mb->n_parts < share && mb->n_tokens < room_to_decode && (i = longest_waiting(s, true, 0, before)) >= 0;) {
         put(s, mb, i, 1);
         s->slots[i].turn = s->turn++;
     }

@@ -51,6 +51,7 @@ typedef struct driver {
     int in_flight;       /* micro-batches in the line */
     int prompting;       /* requests without their first token */
     uint64_t last;       /* when time was last booked */
+    int idle_ms;         /* longest wait for a request with nothing in the line */
     int n_eos;
     int eos[2 * CL_MAX_EOS];
 } driver;
@@ -82,7 +83,7 @@ static cl_code end_request(driver *d, live *v, const char *reason, cl_err *err)
     if (d->tokenizer && v->request->error.code == CL_OK) {
         if (strcmp(reason, "stop")) c = cl_detok_finish(&v->detok, &v->result.text, err);
         if (c == CL_OK && d->source->text && v->result.text.len > v->shown)
-            d->source->text(d->source->ctx, v->request, v->result.text.data + v->shown, v->result.text.len - v->shown);
+            c = d->source->text(d->source->ctx, v->request, v->result.text.data + v->shown, v->result.text.len - v->shown, err);
     }
     if (c == CL_OK) c = cl_run_note_request(d->run, v->request, &v->result, err);
     if (c == CL_OK) c = d->source->done(d->source->ctx, v->request, &v->result, err);
@@ -123,7 +124,7 @@ static cl_code admit(driver *d, bool *ended, cl_err *err)
     while (!*ended && cl_schedule_has_room(d->schedule)) {
         bool idle = !d->in_flight && !cl_schedule_active(d->schedule);
         cl_mark m = cl_trace_mark(idle ? d->run->trace : NULL, CL_TRACE_STAGE);
-        cl_request *q = d->source->next(d->source->ctx, idle ? 1000 : 0, ended);
+        cl_request *q = d->source->next(d->source->ctx, idle ? d->idle_ms : 0, ended);
         if (idle && m.on) {
             cl_event e = {.kind = CL_EV_IDLE, .layer = -1, .microbatch = -1, .peer = -1, .waits_for = -1};
             cl_trace_end(d->run->trace, m, &e);
@@ -194,14 +195,15 @@ static cl_code add_text(driver *d, live *v, int32_t id, bool *stop, cl_err *err)
         return CL_OK;
     }
     size_t until = text->len - held_back(v->request, text);
-    if (d->source->text && until > v->shown) d->source->text(d->source->ctx, v->request, text->data + v->shown, until - v->shown);
+    size_t from = v->shown;
     if (until > v->shown) v->shown = until;
-    return CL_OK;
+    return d->source->text && until > from ? d->source->text(d->source->ctx, v->request, text->data + from, until - from, err) : CL_OK;
 }
 
 static cl_code take_sample(driver *d, const cl_sampled *s, cl_err *err)
 {
     cl_sequence *seq = cl_schedule_sequence(d->schedule, s->slot);
+    if (!seq) CL_BUG("a sample for slot %d, which is free", s->slot);
     live *v = seq->owner;
     book(d);
     cl_schedule_sampled(d->schedule, s->slot, s->id);
@@ -235,8 +237,8 @@ static cl_code take_samples(driver *d, const cl_sampled *s, int n, cl_err *err)
 static cl_code inject(driver *d, bool *sent, cl_err *err)
 {
     cl_run *r = d->run;
-    cl_mark m = cl_trace_mark(r->trace, CL_TRACE_STAGE);
     cl_hop *h = cl_line_take(r->line);
+    cl_mark m = cl_trace_mark(r->trace, CL_TRACE_STAGE);
     *sent = cl_schedule_next(d->schedule, &h->mb);
     if (!*sent) {
         cl_line_release(r->line, h);
@@ -297,7 +299,8 @@ static cl_code drive(driver *d, cl_err *err)
 
 cl_code cl_run_drive(cl_run *r, cl_source *source, cl_err *err)
 {
-    driver d = {.run = r, .source = source, .tokenizer = r->opt.tokenizer, .last = cl_now_ns()};
+    driver d = {.run = r, .source = source, .tokenizer = r->opt.tokenizer, .last = cl_now_ns(), .idle_ms = 1000};
+    if (r->opt.stall_timeout_s > 0 && r->opt.stall_timeout_s < 4) d.idle_ms = (int)(r->opt.stall_timeout_s * 250); /* pings are due in between */
     for (int i = 0; i < r->model.spec.n_eos; i++) d.eos[d.n_eos++] = r->model.spec.eos[i];
     for (int i = 0; i < r->opt.n_eos && i < CL_MAX_EOS; i++) d.eos[d.n_eos++] = r->opt.eos[i];
     cl_code c = cl_schedule_create(&d.schedule, &r->limits, r->placement.n_stages, err);
@@ -309,7 +312,7 @@ cl_code cl_run_drive(cl_run *r, cl_source *source, cl_err *err)
         int n;
         cl_line_recv_results(r->line, true, &id, &s, &n);
     }
-    book(&d);
+    if (d.schedule) book(&d);
     tell(r, CL_HOP_STOP);
     for (int i = 0; d.schedule && i < r->limits.slots; i++)
         if (cl_schedule_sequence(d.schedule, i)) free_live(cl_schedule_sequence(d.schedule, i)->owner);

@@ -20,7 +20,7 @@ def check(model, gold, want, work, ranks, *options):
     """Logits of prompt and continuation within 1e-4 of their standard deviation, the same greedy ids."""
     path = work / "logits.npy"
     row = generate(model, "--tokens", ids(gold["prompt"]), "-n", len(gold["greedy"]), "--ignore-eos", "--activations", "f32", "--logits", path,
-                   "--threads", 1, *options, ranks=ranks)
+                   "--digest", "--threads", 1, *options, ranks=ranks)
     assert row["tokens"] == gold["greedy"]
     got = np.load(path)
     path.unlink()

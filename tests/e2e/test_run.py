@@ -1,12 +1,13 @@
 """`chipline run` as people use it: text, batches, stops, JSON, logits, summary, traces."""
 import json
 import subprocess
+import time
 
 import h5py
 import numpy as np
 import pytest
 
-from conftest import CHIPLINE, DEMO, ENV, chipline, generate, ok, refuses
+from conftest import CHIPLINE, DEMO, ENV, chipline, command, generate, ok, refuses
 
 
 def test_text_goes_to_stdout_and_nothing_else(demo):
@@ -45,10 +46,9 @@ def test_stops(demo):
 
 
 def test_eos_ends(demo):
-    rows = [generate(demo, "-p", "Once upon a time", "-n", 400, "--temperature", 0.8, "--seed", s) for s in range(2)]
-    for row in rows:
-        if row["finish_reason"] == "stop":
-            assert len(row["tokens"]) < 400 and "<|endoftext|>" not in row["text"]
+    rows = [generate(demo, "-p", "Once upon a time", "-n", 400, "--temperature", 0.8, "--seed", s) for s in range(3)]
+    stopped = [r for r in rows if r["finish_reason"] == "stop"]
+    assert stopped and all(len(r["tokens"]) < 400 and "<|endoftext|>" not in r["text"] for r in stopped)
 
 
 def test_context_is_the_end(demo):
@@ -69,8 +69,26 @@ def test_batch_rows(demo, tmp_path):
     by = {o["id"]: o for o in out}
     assert by["a"]["finish_reason"] == "length" and len(by["a"]["tokens"]) == 4
     assert len(by["b"]["tokens"]) == 3
-    for bad, says in (("1", "JSON"), ("3", "max_tokens"), ("long", "context"), ("c", "vocabulary")):
+    for bad, says in (("1", "JSON"), ("2", "max_tokens"), ("long", "context"), ("c", "vocabulary")):
         assert by[bad]["finish_reason"] == "error" and says in by[bad]["error"]["message"], by[bad]
+
+
+def test_batch_from_a_slow_pipe(demo, tmp_path):
+    """A row that comes late holds up nobody: the first one's result is there before it."""
+    out = tmp_path / "out.jsonl"
+    p = subprocess.Popen(command("run", demo, "--batch", "-", "--out", out, "-n", 5, "--context", 64, "--quiet", "--stall-timeout", 2, "--threads", 1, ranks=2),
+                         env=ENV, stdin=subprocess.PIPE)
+    p.stdin.write(b'{"id": "first", "prompt": "Once"}\n')
+    p.stdin.flush()
+    end = time.time() + 60
+    while time.time() < end and not (out.exists() and out.read_text()):
+        time.sleep(0.05)
+    time.sleep(3)  # longer than the stall time-out: idle is not dead
+    assert json.loads(out.read_text())["id"] == "first"
+    p.stdin.write(b'{"id": "second", "prompt": "Twice"}')
+    p.stdin.close()
+    assert p.wait(timeout=60) == 0
+    assert [json.loads(line)["id"] for line in out.read_text().splitlines()] == ["first", "second"]
 
 
 def test_many_sequences_through_few_slots(demo, tmp_path):
@@ -82,7 +100,7 @@ def test_many_sequences_through_few_slots(demo, tmp_path):
 
 def test_logits_and_digest(demo, tmp_path):
     import ctypes.util
-    row = generate(demo, "-p", "Once upon a time", "-n", 5, "--ignore-eos", "--logits", tmp_path / "l.npy", ranks=2)
+    row = generate(demo, "-p", "Once upon a time", "-n", 5, "--ignore-eos", "--digest", "--logits", tmp_path / "l.npy", ranks=2)
     got = np.load(tmp_path / "l.npy")
     assert got.shape[0] == row["usage"]["prompt_tokens"] + 4
     assert [int(i) for i in got[-5:].argmax(1)] == row["tokens"]
@@ -144,10 +162,8 @@ def test_runs_without_mpirun_from_any_folder(demo, tmp_path):
     assert r.returncode == 0 and r.stdout
 
 
-@pytest.mark.parametrize("ranks", [6])
-def test_one_layer_each(ranks, demo):
+def test_one_layer_each(demo):
     layers = len(json.loads(ok("inspect", demo, "--json").stdout)["layers"])
     alone = generate(demo, "-p", "Once upon a time", "-n", 8, "--digest")
-    if layers >= ranks:
-        assert generate(demo, "-p", "Once upon a time", "-n", 8, "--digest", "--threads", 1, ranks=layers)["logits_xxh3"] == alone["logits_xxh3"]
+    assert generate(demo, "-p", "Once upon a time", "-n", 8, "--digest", "--threads", 1, ranks=layers)["logits_xxh3"] == alone["logits_xxh3"]
     refuses(4, "run", demo, "-p", "x", ranks=layers + 1, says=str(layers))

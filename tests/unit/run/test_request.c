@@ -22,6 +22,9 @@ static void good_rows(void)
     CU_ASSERT_TRUE(r->max_tokens == 2 && r->sampling.temperature == 0.5f && r->sampling.top_k == 3 && r->sampling.top_p == 0.9f &&
                    r->sampling.min_p == 0.1f && r->sampling.repeat_penalty == 1.2f && r->sampling.seed == 0);
     cl_request_free(r);
+    r = row("{\"tokens\": [0], \"prompt\": null, \"seed\": null, \"stop\": null, \"id\": null, \"top_k\": null}"); /* null: not given */
+    CU_ASSERT_TRUE(r->error.code == CL_OK && r->sampling.seed == 5 && r->n_stops == 0);
+    cl_request_free(r);
 }
 
 static void bad_rows(void)
@@ -29,8 +32,8 @@ static void bad_rows(void)
     const struct { const char *row, *says; cl_code code; } cases[] = {
         {"{", "not valid JSON", CL_E_INPUT},
         {"[1]", "not a JSON object", CL_E_INPUT},
-        {"{}", "needs one of", CL_E_INPUT},
-        {"{\"tokens\": [1], \"prompt\": \"a\"}", "needs one of", CL_E_INPUT},
+        {"{}", "needs exactly one of", CL_E_INPUT},
+        {"{\"tokens\": [1], \"prompt\": \"a\"}", "needs exactly one of", CL_E_INPUT},
         {"{\"tokens\": []}", "empty", CL_E_INPUT},
         {"{\"tokens\": [100]}", "not in the vocabulary", CL_E_INPUT},
         {"{\"tokens\": [-1]}", "not a token id", CL_E_INPUT},
@@ -70,7 +73,7 @@ static void bad_rows(void)
 static void result_row(void)
 {
     cl_request *r = row("{\"tokens\": [1, 2], \"id\": \"q\\\"1\"}");
-    r->want_rows = true;
+    r->want_digest = true;
     r->arrived_ns = 1000000000;
     int32_t ids[] = {5, 6, 7};
     cl_result res = {.tokens = ids, .n_tokens = 3, .finish_reason = "length", .started_ns = 1100000000, .first_token_ns = 1500000000,
