@@ -5,8 +5,8 @@
  * vector width. That is a definition, so here it is, operation by operation; fma is the fused one (one rounding), every
  * other operation rounds to float32; compile with -ffp-contract=off, never -ffast-math.
  *
- * PRODUCT y = W x, one row, n columns in blocks of 32 (the format's block; a padded tail multiplies zeros, which changes no bit
- * except that -0 may become +0):
+ * PRODUCT y = W x, one row, n columns in blocks of 32 (in every format, float ones too; a padded tail multiplies zeros, which
+ * changes no bit except that -0 may become +0):
  *   f32, f16, bf16 weights (x is always float32): e = o = 0; over even columns ascending e = fma(w, x, e); over odd columns
  *     ascending o = fma(w, x, o); y = e + o.
  *   quantised weights, float32 x: y = 0; per block ascending: s = 0; over its columns ascending s = fma(q, x, s);
@@ -14,17 +14,17 @@
  *     q is the integer (Q8_0: q; Q4_0: n - 8; Q4_1: n; MXFP4: cl_e2m1_doubled), d the block's scale (MXFP4: cl_e8m0_half).
  *   quantised weights, 8-bit x: per block isum = exact integer sum of q * xq; y = fma(d * dx, (float)isum, y). Q4_1 adds
  *     y = fma(m * dx, (float)(sum of xq), y).
- * 8-BIT BLOCKS of x (32 columns): amax = max |x|; dx = amax / 127; xq = round-to-nearest-even(x * (127 / amax)), all 0 if amax is
- *   0 or not finite-invertible; |xq| <= 127.
+ * 8-BIT BLOCKS of x (32 columns): amax = max |x|, where NaN counts as the largest; dx = amax / 127; xq = round-to-nearest-even(x *
+ *   (127 / amax)), all 0 if amax or 127 / amax is not finite (so NaN and infinity reach every product through dx); |xq| <= 127.
  * RMSNORM: 16 lanes: lane[i % 16] = fma(x, x, lane[i % 16]) ascending; fold lane[i] += lane[i + 8], then 4, 2, 1;
  *   r = 1 / sqrtf(lane[0] / n + eps); y = (x * r) * w.
  * EXP: cl_exp below. SILU-GATED: (g / (1 + cl_exp(-g))) * u.
  * ATTENTION of one query head at position p over visible positions lo..p: s_j = scale * (q.k_j), q.k_j = one fma chain over the
  *   head's numbers ascending (from 0); m = max s_j; e_j = cl_exp(s_j - m); sum: 16 lanes, lane[j % 16] += e_j for j
  *   ascending, folded as above; o_i = one chain over j ascending o_i = fma(e_j, v_ji, o_i); out_i = o_i * (1 / sum).
- *   (positions of a block that are not visible count as e_j = 0.) Cache bf16: k, v are rounded to nearest even when stored. Cache
- *   q8: per position, head and block of 32 numbers d = amax / 127 and rounded integers, as above; the chain for q.k is
- *   per block t = fma(q, kq, t) from 0, s = fma(d, t, s); for values o_i = fma(e_j * d, (float)vq, o_i). */
+ *   (positions of a block that are not visible take no part, whatever their memory holds.) Cache bf16: k, v are rounded to nearest
+ *   even when stored. Cache q8: per position, head and block of 32 numbers d = amax / 127 and rounded integers, as above; the
+ *   chain for q.k is per block t = fma(q, kq, t) from 0, s = fma(d, t, s); for values o_i = fma(e_j * d, (float)vq, o_i). */
 #ifndef CHIPLINE_KERNELS_H
 #define CHIPLINE_KERNELS_H
 
@@ -37,7 +37,8 @@
 #include "chipline/status.h"
 
 /* exp(x) in float32, 2 ulp, defined by its operations so that every instruction set gives the same bits: clamp x to [-87.3,
- * 88.7]; n = rint(x * log2e); r = fma(n, -ln2_hi, x); r = fma(n, -ln2_lo, r); a fixed fma polynomial in r; times 2^n. */
+ * 88.7] (NaN passes); n = fma(x, log2e, 1.5 * 2^23) - 1.5 * 2^23, the nearest integer; r = fma(n, -ln2_hi, x); r = fma(n, -ln2_lo, r);
+ * a fixed fma polynomial in r; times 2^n. */
 float cl_exp(float x);
 
 enum { CL_PANEL = 16,    /* rows per panel: one row is one lane */
@@ -64,12 +65,13 @@ typedef struct cl_acts {
     size_t stride;       /* floats between tokens */
     int8_t *q;           /* 8-bit: [n][blocks * 32] or the set's own packing */
     float *d;            /* [n][blocks] */
-    int32_t *sum;        /* [n][blocks] sums of q */
+    int32_t *sum;        /* [n][blocks] sums of q, or what the set keeps of them */
     float *fsum;         /* [n][blocks] sums of float32 x, for Q4_1 with float32 x */
 } cl_acts;
 
 /* One layer's cache of one sequence and one kv head: blocks in a ring; block b of positions 16b .. 16b+15 sits at index b % blocks.
- * Bytes per block: cl_kv_block_bytes. Keys are stored dimension-major inside a block ([head_dim][16]), values position-major. */
+ * Bytes per block: cl_kv_block_bytes. Keys are stored dimension-major inside a block ([head_dim][16]), values position-major; q8 has
+ * float32 scales [ceil(head_dim / 32)][16] in front of either. */
 typedef struct cl_kv_head {
     cl_kv_format format;
     int head_dim;

@@ -147,8 +147,12 @@ int main(int argc, char **argv)
         fprintf(stderr, "%s\n", err.msg);
         return 2;
     }
-    int threads = argc > 2 ? atoi(argv[2]) : 1;
-    size_t bytes = (size_t)(argc > 3 ? atoi(argv[3]) : 96) * 1000000;
+    int threads = argc > 2 ? atoi(argv[2]) : 1, megabytes = argc > 3 ? atoi(argv[3]) : 96;
+    if (threads < 1 || megabytes < 16) {
+        fprintf(stderr, "at least 1 thread and 16 megabytes\n");
+        return 2;
+    }
+    size_t bytes = (size_t)megabytes * 1000000;
     bool all = argc <= 4 || !cl_format_parse(argv[4], &only);
     const char *list = argc > 5 ? argv[5] : "1,4,16,128";
     for (int f = 0; f < CL_NATIVE_FORMATS; f++) {

@@ -4,8 +4,6 @@
  *
  * Products: a pass takes one panel (16 rows in 16 lanes) and up to LANES_TOKENS tokens. `tokens`, `f` and `chains` are constants
  * after inlining. */
-#include <float.h>
-
 #include "panel.h"
 #include "sets.h"
 
@@ -33,6 +31,7 @@ INLINE void fetch(const pass *p, uintptr_t *next, const unsigned char *end)
 
 /* --- float weights: an even and an odd chain, 32 columns at a time, first the even columns of these, then the odd ones --- */
 
+/* Column c of 32. */
 INLINE vf float_column(cl_format f, const unsigned char *w, int c)
 {
     switch (f) {
@@ -42,24 +41,39 @@ INLINE vf float_column(cl_format f, const unsigned char *w, int c)
     }
 }
 
+INLINE void float_step(cl_format f, int tokens, const unsigned char *w, int c, const float *const *x, vf *chain)
+{
+    vf column = float_column(f, w, c);
+    EACH_TOKEN chain[t] = vf_fma(column, vf_set1(x[t][c]), chain[t]);
+}
+
+/* Every other column of 32 from `first` on. */
+INLINE void float_columns(cl_format f, int tokens, int first, const unsigned char *w, const float *const *x, vf *chain)
+{
+    for (int c = first; c < 32; c += 8) {
+        float_step(f, tokens, w, c, x, chain);
+        float_step(f, tokens, w, c + 2, x, chain);
+        float_step(f, tokens, w, c + 4, x, chain);
+        float_step(f, tokens, w, c + 6, x, chain);
+    }
+}
+
 INLINE void float_pass(cl_format f, int tokens, pass *to)
 {
     const pass p = *to;
-    vf chain[2][LANES_TOKENS];
-    EACH_TOKEN chain[0][t] = chain[1][t] = vf_set1(0);
+    vf even[LANES_TOKENS], odd[LANES_TOKENS];
+    EACH_TOKEN even[t] = odd[t] = vf_set1(0);
     const size_t bytes = f == CL_F32 ? 2048 : 1024;
     const unsigned char *w = p.panel;
     uintptr_t next = p.fetch_from;
     for (int64_t b = 0; b < p.blocks; b++, w += bytes) {
         fetch(&p, &next, w + bytes);
-        for (int odd = 0; odd < 2; odd++) {
-            for (int c = odd; c < 32; c += 2) {
-                vf column = float_column(f, w, c);
-                EACH_TOKEN chain[odd][t] = vf_fma(column, vf_set1(p.x[t][b * 32 + c]), chain[odd][t]);
-            }
-        }
+        const float *x[LANES_TOKENS];
+        EACH_TOKEN x[t] = p.x[t] + b * 32;
+        float_columns(f, tokens, 0, w, x, even);
+        float_columns(f, tokens, 1, w, x, odd);
     }
-    EACH_TOKEN to->y[t] = vf_add(chain[0][t], chain[1][t]);
+    EACH_TOKEN to->y[t] = vf_add(even[t], odd[t]);
 }
 
 /* --- quantised weights --- */
@@ -184,21 +198,13 @@ typedef void (*pass_fn)(pass *p);
     static void q4_1_q8_##T(pass *p) { q8_pass(CL_Q4_1, T, p); }   \
     static void mx_q8_##T(pass *p) { q8_pass(CL_MXFP4, T, p); }
 
-#define ROW(T)                                                                                \
-    [T] = {{f32_##T, f16_##T, bf16_##T, q8_0_f32_##T, q4_0_f32_##T, q4_1_f32_##T, mx_f32_##T}, \
+#define ROW(T)                                                                                   \
+    [T] = {{f32_##T, f16_##T, bf16_##T, q8_0_f32_##T, q4_0_f32_##T, q4_1_f32_##T, mx_f32_##T},   \
            {f32_##T, f16_##T, bf16_##T, q8_0_q8_##T, q4_0_q8_##T, q4_1_q8_##T, mx_q8_##T}},
 
 EACH_SIZE(PASSES)
 
 static const pass_fn passes[LANES_TOKENS + 1][2][CL_NATIVE_FORMATS] = {EACH_SIZE(ROW)};
-
-/* Tokens of the next pass when `left` are left. */
-static int pass_tokens(int left)
-{
-    int n = left < LANES_TOKENS ? left : LANES_TOKENS;
-    while (!passes[n][0][0]) n--;
-    return n;
-}
 
 /* The first pass over a panel takes it from memory, the others find it in a cache. So a product of one pass fetches a little ahead;
  * one of several passes fetches the next panel, each pass its share of the lines. */
@@ -228,15 +234,13 @@ INLINE void take_token(pass *p, int t, const cl_acts *x, size_t token)
 static void matmul(const cl_matrix *w, int64_t expert, int64_t p0, int64_t p1, const cl_acts *x, const int32_t *index,
                    int n_index, float *y, size_t y_stride)
 {
-    const int n = index ? n_index : x->n;
-    int n_passes = 0;
-    for (int t = 0; t < n; t += pass_tokens(n - t)) n_passes++;
+    const int n = index ? n_index : x->n, n_passes = (n + LANES_TOKENS - 1) / LANES_TOKENS;
     pass p = {.blocks = panel_blocks(w->cols)};
     for (int64_t i = p0; i < p1; i++) {
         p.panel = w->data + (size_t)(expert * w->panels + i) * w->panel_bytes;
         int64_t rows = w->rows - i * CL_PANEL;
-        for (int t0 = 0, j = 0, tokens; t0 < n; t0 += tokens, j++) {
-            tokens = pass_tokens(n - t0);
+        for (int j = 0; j < n_passes; j++) {
+            int t0 = n * j / n_passes, tokens = n * (j + 1) / n_passes - t0; /* passes of nearly equal size */
             for (int t = 0; t < tokens; t++) take_token(&p, t, x, (size_t)(index ? index[t0 + t] : t0 + t));
             plan_fetch(&p, j, n_passes, w->panel_bytes, i + 1 == p1);
             passes[tokens][x->q8][w->format](&p);
@@ -329,19 +333,13 @@ static void axpy(float *x, float a, const float *y, int64_t n)
 
 /* --- attention: lanes are the 16 positions of a block for scores, 16 numbers of the head for values --- */
 
-/* Where to look in the cache: block b of a half. */
-INLINE const unsigned char *cache_block(const cl_kv_head *h, const unsigned char *half, int64_t b)
-{
-    return half + cl_kv_block_at(h, b);
-}
-
 /* Scores of `chains` blocks from b on, not yet scaled. */
 INLINE void score_blocks(cl_kv_format f, int chains, const cl_kv_head *h, const float *q, int64_t b, vf *s)
 {
     const unsigned char *k[LANES_CHAINS], *ints[LANES_CHAINS];
     vf t[LANES_CHAINS];
     for (int c = 0; c < chains; c++) {
-        k[c] = cache_block(h, h->keys, b + c);
+        k[c] = h->keys + cl_kv_block_at(h, b + c);
         ints[c] = k[c] + cl_kv_scales(h->head_dim) * sizeof(float);
         s[c] = t[c] = vf_set1(0);
     }
@@ -349,9 +347,11 @@ INLINE void score_blocks(cl_kv_format f, int chains, const cl_kv_head *h, const 
         for (int i = 0; i < h->head_dim; i++) {
             vf qi = vf_set1(q[i]);
             for (int c = 0; c < chains; c++) {
-                s[c] = vf_fma(qi, f == CL_KV_F32 ? vf_load((const float *)k[c] + i * 16) : vf_load_bf16(k[c] + i * 32), s[c]);
+                vf key = f == CL_KV_F32 ? vf_load((const float *)k[c] + i * 16) : vf_load_bf16_apart(k[c] + i * 32);
+                s[c] = vf_fma(qi, key, s[c]);
             }
         }
+        for (int c = 0; f == CL_KV_BF16 && c < chains; c++) s[c] = vf_together(s[c]);
         return;
     }
     for (int i0 = 0; i0 < h->head_dim; i0 += 32) {
@@ -404,14 +404,14 @@ INLINE float weights(int64_t lo, int64_t pos, float max, float *e)
     return vf_fold_add(lane);
 }
 
-/* The 16 numbers i .. i+15 of the value of the block's position j; fewer at the end of a head. */
+/* The 16 numbers from `at` on of a block of values, n of them at the end of a head; bf16: in the order of vf_load_bf16_apart. */
 INLINE vf value_lanes(cl_kv_format f, const unsigned char *v, size_t at, int n)
 {
     size_t size = f == CL_KV_F32 ? 4 : f == CL_KV_BF16 ? 2 : 1;
     _Alignas(64) unsigned char part[64] = {0};
     v += at * size;
     if (n < 16) v = memcpy(part, v, (size_t)n * size);
-    return f == CL_KV_F32 ? vf_load((const float *)v) : f == CL_KV_BF16 ? vf_load_bf16(v) : vf_load_i8(v);
+    return f == CL_KV_F32 ? vf_load((const float *)v) : f == CL_KV_BF16 ? vf_load_bf16_apart(v) : vf_load_i8(v);
 }
 
 /* out[i .. i + 16 * width) for numbers i on (n of them in the last lanes), all positions ascending. */
@@ -422,7 +422,7 @@ INLINE void mix(cl_kv_format f, int width, int n, const cl_kv_head *h, int64_t l
     for (int k = 0; k < width; k++) o[k] = vf_set1(0);
     const int64_t first = lo / CL_KV_BLOCK, last = pos / CL_KV_BLOCK;
     for (int64_t b = first; b <= last; b++, e += CL_KV_BLOCK) {
-        const unsigned char *v = cache_block(h, h->values, b);
+        const unsigned char *v = h->values + cl_kv_block_at(h, b);
         const float *scales = (const float *)v;
         if (f == CL_KV_Q8) v += cl_kv_scales(h->head_dim) * sizeof(float);
         int j = b == first ? (int)(lo % CL_KV_BLOCK) : 0, end = b == last ? (int)(pos % CL_KV_BLOCK) + 1 : CL_KV_BLOCK;
@@ -434,7 +434,9 @@ INLINE void mix(cl_kv_format f, int width, int n, const cl_kv_head *h, int64_t l
             }
         }
     }
-    for (int k = 0; k < width; k++) store_some(out + i + 16 * k, vf_mul(o[k], vf_set1(inverse)), n);
+    for (int k = 0; k < width; k++) {
+        store_some(out + i + 16 * k, vf_mul(f == CL_KV_BF16 ? vf_together(o[k]) : o[k], vf_set1(inverse)), n);
+    }
 }
 
 INLINE void attend_format(cl_kv_format f, const cl_kv_head *h, const float *q, int64_t lo, int64_t pos, float scale, float *out,

@@ -69,11 +69,6 @@ INLINE vf vf_scale2(vf x, vf t) { return VF(scale2, x, t); }
 INLINE vf vf_from_vi(vi x) { return (vf){_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
 
 INLINE vf vf_load_f16(const unsigned char *p) { return (vf){_mm256_cvtph_ps(load128(p)), _mm256_cvtph_ps(load128(p + 16))}; }
-INLINE __m256 load_bf16(const unsigned char *p)
-{
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load128(p)), 16));
-}
-INLINE vf vf_load_bf16(const unsigned char *p) { return (vf){load_bf16(p), load_bf16(p + 16)}; }
 INLINE __m256 load_i8(const unsigned char *p) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(load64(p))); }
 INLINE vf vf_load_i8(const unsigned char *p) { return (vf){load_i8(p), load_i8(p + 8)}; }
 
@@ -94,6 +89,13 @@ INLINE __m256 bf16_odd(const unsigned char *p)
 }
 INLINE vf vf_bf16_even(const unsigned char *p) { return (vf){bf16_even(p), bf16_even(p + 32)}; }
 INLINE vf vf_bf16_odd(const unsigned char *p) { return (vf){bf16_odd(p), bf16_odd(p + 32)}; }
+/* Even numbers in one half, odd ones in the other. */
+INLINE vf vf_load_bf16_apart(const unsigned char *p) { return (vf){bf16_even(p), bf16_odd(p)}; }
+INLINE vf vf_together(vf x)
+{
+    __m256 low = _mm256_unpacklo_ps(x.a, x.b), high = _mm256_unpackhi_ps(x.a, x.b);
+    return (vf){_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31)};
+}
 
 INLINE vg vg_load(const unsigned char *p) { return (vg){load256(p), load256(p + 32)}; }
 INLINE __m256i low_half(__m256i x) { return _mm256_and_si256(x, _mm256_set1_epi8(15)); }

@@ -8,7 +8,7 @@
 #include "x86.h"
 
 enum { LANES_TOKENS = 8, LANES_CHAINS = 8 };
-#define EACH_SIZE(X) X(1) X(2) X(3) X(4) X(6) X(8)
+#define EACH_SIZE(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8)
 
 typedef __m512 vf;
 typedef __m512i vi;
@@ -47,10 +47,11 @@ INLINE vf vf_scale2(vf x, vf t)
 INLINE vf vf_from_vi(vi x) { return _mm512_cvtepi32_ps(x); }
 
 INLINE vf vf_load_f16(const unsigned char *p) { return _mm512_cvtph_ps(load256(p)); }
-INLINE vf vf_load_bf16(const unsigned char *p)
+INLINE vf vf_load_bf16_apart(const unsigned char *p)
 {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(load256(p)), 16));
 }
+INLINE vf vf_together(vf x) { return x; }
 INLINE vf vf_load_i8(const unsigned char *p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load128(p))); }
 
 /* The bits of 2^(e - 128): (e - 1) << 23 where that is a normal number, else (e + 1) << 21 (e = 0, 1), which is the larger there. */

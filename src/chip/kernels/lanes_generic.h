@@ -2,8 +2,8 @@
  *   vf 16 float32, vi 16 int32, vg 16 rows x 4 signed bytes; operations round as kernels.h says and touch lanes alone.
  *   block_q8: the 8-bit block of x[0..32), its scale returned; *sum is what the set keeps of the sum of q, total_of_sum the sum itself.
  *   vi_dot_*: exact sums over one block of 32 columns of weights times the tokens' bytes x[t][0..32), with what was kept in sum[t].
- * LANES_TOKENS: most tokens of one pass over a panel, EACH_SIZE: the numbers of tokens that a pass may have; LANES_CHAINS: independent
- * sums that hide the latency of fma. */
+ * LANES_TOKENS: most tokens of one pass over a panel, EACH_SIZE: 1 up to that; LANES_CHAINS: independent sums that hide the latency
+ * of fma. */
 #ifndef CHIPLINE_KERNELS_LANES_GENERIC_H
 #define CHIPLINE_KERNELS_LANES_GENERIC_H
 
@@ -75,7 +75,9 @@ INLINE vf vf_from_vi(vi a) { vf r; EACH_LANE r.v[i] = (float)a.v[i]; return r; }
 
 INLINE uint16_t u16_at(const unsigned char *p) { return (uint16_t)(p[0] | p[1] << 8); }
 INLINE vf vf_load_f16(const unsigned char *p) { vf r; EACH_LANE r.v[i] = cl_f16_to_f32(u16_at(p + 2 * i)); return r; }
-INLINE vf vf_load_bf16(const unsigned char *p) { vf r; EACH_LANE r.v[i] = cl_bf16_to_f32(u16_at(p + 2 * i)); return r; }
+/* 16 numbers in an order of the set's choice, which vf_together makes the usual one. */
+INLINE vf vf_load_bf16_apart(const unsigned char *p) { vf r; EACH_LANE r.v[i] = cl_bf16_to_f32(u16_at(p + 2 * i)); return r; }
+INLINE vf vf_together(vf a) { return a; }
 INLINE vf vf_load_i8(const unsigned char *p) { vf r; EACH_LANE r.v[i] = (float)(int8_t)p[i]; return r; }
 /* Scales 2^(e - 128). */
 INLINE vf vf_load_e8m0(const unsigned char *p) { vf r; EACH_LANE r.v[i] = cl_e8m0_half(p[i]); return r; }
@@ -111,7 +113,6 @@ INLINE void generic_dot(int tokens, vg w, const int8_t *const *x, int at, vi *s)
 
 INLINE void vi_dot_i8(int tokens, const unsigned char *w, const int8_t *const *x, const int32_t *sum, vi *s)
 {
-    (void)sum;
     for (int t = 0; t < tokens; t++) s[t] = (vi){{0}};
     for (int g = 0; g < 8; g++) generic_dot(tokens, vg_load(w + 64 * g), x, 4 * g, s);
 }
@@ -128,17 +129,14 @@ INLINE void vi_dot_4bit(int tokens, const unsigned char *w, const int8_t table[1
 
 INLINE void vi_dot_q4_0(int tokens, const unsigned char *w, const int8_t *const *x, const int32_t *sum, vi *s)
 {
-    (void)sum;
     vi_dot_4bit(tokens, w, cl_q4_0_values, x, s);
 }
 INLINE void vi_dot_q4_1(int tokens, const unsigned char *w, const int8_t *const *x, const int32_t *sum, vi *s)
 {
-    (void)sum;
     vi_dot_4bit(tokens, w, cl_q4_1_values, x, s);
 }
 INLINE void vi_dot_mxfp4(int tokens, const unsigned char *w, const int8_t *const *x, const int32_t *sum, vi *s)
 {
-    (void)sum;
     vi_dot_4bit(tokens, w, cl_e2m1_doubled, x, s);
 }
 
