@@ -1,7 +1,8 @@
 /* chat.h: messages to the prompt text a model was tuned on.
  *
  * A format is data: pieces of text around roles, and a default system message. Formats have names ("chatml", "llama3",
- * "mistral", ...); cl_chat_detect finds the one whose rendering equals a checkpoint's Jinja template. Local, pure. */
+ * "mistral", ...); cl_chat_detect runs a checkpoint's Jinja template on a few conversations and finds the format that writes the
+ * same prompts, byte for byte. Local, pure. */
 #ifndef CHIPLINE_CHAT_H
 #define CHIPLINE_CHAT_H
 

@@ -19,7 +19,8 @@ cl_tokenizer_data *cl_tok_data_new(cl_tok_kind kind, const char *source, cl_err 
 
 cl_code cl_tok_list_set(cl_tok_list *l, int64_t id, const cl_tok_entry *e, cl_err *err)
 {
-    if (id < 0 || id >= MAX_TOKENS) return cl_fail(err, CL_E_INPUT, "token id %lld (0 to %d are possible)", (long long)id, MAX_TOKENS - 1);
+    if (id < 0 || id >= MAX_TOKENS)
+        return cl_fail(err, CL_E_INPUT, "token id %lld (0 to %d are possible)", (long long)id, MAX_TOKENS - 1);
     if (id >= l->cap) {
         int cap = l->cap < 1024 ? 1024 : l->cap;
         while (cap <= id) cap *= 2;
@@ -55,7 +56,8 @@ void cl_tok_list_free(cl_tok_list *l)
 bool cl_tok_byte_name(const char *s, size_t n, unsigned char *byte)
 {
     static const char hex[] = "0123456789ABCDEFabcdef";
-    if (n != 6 || memcmp(s, "<0x", 3) != 0 || s[5] != '>' || !s[3] || !s[4] || !strchr(hex, s[3]) || !strchr(hex, s[4])) return false;
+    if (n != 6 || memcmp(s, "<0x", 3) != 0 || s[5] != '>' || !s[3] || !s[4] || !strchr(hex, s[3]) || !strchr(hex, s[4]))
+        return false;
     *byte = (unsigned char)strtol(s + 3, NULL, 16);
     return true;
 }
@@ -109,7 +111,8 @@ static cl_code store_bytes(const cl_tok_list *l, cl_tokenizer_data *d, cl_err *e
             n = 1;
         } else if (e->type == CL_TOK_NORMAL && d->kind == CL_TOK_BPE_BYTES) {
             if (!unmap(byte_of, known, e->s, e->n, out, &n))
-                return cl_fail(err, CL_E_INPUT, "token %d: %.*s is not written in the byte-level alphabet", id, (int)(e->n < 40 ? e->n : 40), e->s);
+                return cl_fail(err, CL_E_INPUT, "token %d: %.*s is not written in the byte-level alphabet", id,
+                               (int)(e->n < 40 ? e->n : 40), e->s);
         } else if (n) {
             memcpy(out, e->s, n);
         }
@@ -158,8 +161,11 @@ cl_code cl_tok_merges_add(cl_tokenizer_data *d, const json_t *ids, const char *l
     }
     for (int k = 0; k < 3; k++)
         if (!id[k])
-            return cl_fail(err, CL_E_INPUT, "merge %d: %.*s and %.*s: %s is no token", d->n_merges, (int)(n_left < 40 ? n_left : 40), left,
-                           (int)(n_right < 40 ? n_right : 40), right, k == 0 ? "the first" : k == 1 ? "the second" : "both together");
+            return cl_fail(err, CL_E_INPUT, "merge %d: %.*s and %.*s: %s is no token", d->n_merges,
+                           (int)(n_left < 40 ? n_left : 40), left, (int)(n_right < 40 ? n_right : 40), right,
+                           k == 0   ? "the first"
+                           : k == 1 ? "the second"
+                                    : "both together");
     for (int k = 0; k < 3; k++) d->merge[(size_t)3 * d->n_merges + k] = (int32_t)json_integer_value(id[k]);
     d->n_merges++;
     return CL_OK;

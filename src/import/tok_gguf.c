@@ -25,8 +25,11 @@ static const pre_kind kinds[] = {
     {"llama-bpe", {CONTRACTIONS "\\p{N}{1,3}" REST}, true, true},
     {"qwen2", {CONTRACTIONS "\\p{N}" REST}, false, false},
     /* the expressions of llama.cpp's own default, which no family was trained with */
-    {"default", {"[\\p{P}\\$\\+<=>\\^~\\|]+", "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)", "\\p{N}+",
-                 "[0-9][0-9][0-9]"}, false, false},
+    {"default",
+     {"[\\p{P}\\$\\+<=>\\^~\\|]+", "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)", "\\p{N}+",
+      "[0-9][0-9][0-9]"},
+     false,
+     false},
 };
 
 static cl_code find_kind(const cl_gguf *g, const pre_kind **out, cl_err *err)
@@ -34,12 +37,15 @@ static cl_code find_kind(const cl_gguf *g, const pre_kind **out, cl_err *err)
     const char *s;
     size_t n;
     if (!cl_gguf_str(g, "tokenizer.ggml.pre", &s, &n))
-        return cl_fail(err, CL_E_INPUT, "tokenizer.ggml.pre: missing, so that nothing says how text is split (convert the checkpoint's folder instead)");
+        return cl_fail(
+            err, CL_E_INPUT,
+            "tokenizer.ggml.pre: missing, so that nothing says how text is split (convert the checkpoint's folder instead)");
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         *out = &kinds[i];
         if (strlen(kinds[i].name) == n && memcmp(kinds[i].name, s, n) == 0) return CL_OK;
     }
-    return cl_fail(err, CL_E_INPUT, "tokenizer.ggml.pre: %.*s is not known (convert the checkpoint's folder with its tokenizer.json instead)",
+    return cl_fail(err, CL_E_INPUT,
+                   "tokenizer.ggml.pre: %.*s is not known (convert the checkpoint's folder with its tokenizer.json instead)",
                    (int)(n < 60 ? n : 60), s);
 }
 
@@ -50,9 +56,11 @@ static cl_code read_tokens(const cl_gguf *g, cl_tok_list *l, json_t *ids, cl_err
     uint64_t n, n_types = 0, n_scores = 0;
     if (!cl_gguf_array(g, "tokenizer.ggml.tokens", &type, &n) || type != CL_GGUF_STR || n == 0)
         return cl_fail(err, CL_E_INPUT, "tokenizer.ggml.tokens: missing or no list of texts");
-    bool typed = cl_gguf_array(g, "tokenizer.ggml.token_type", &type, &n_types), scored = cl_gguf_array(g, "tokenizer.ggml.scores", &type, &n_scores);
+    bool typed = cl_gguf_array(g, "tokenizer.ggml.token_type", &type, &n_types),
+         scored = cl_gguf_array(g, "tokenizer.ggml.scores", &type, &n_scores);
     if ((typed && n_types != n) || (scored && n_scores != n))
-        return cl_fail(err, CL_E_INPUT, "tokenizer.ggml.%s: %llu entries for %llu tokens", typed && n_types != n ? "token_type" : "scores",
+        return cl_fail(err, CL_E_INPUT, "tokenizer.ggml.%s: %llu entries for %llu tokens",
+                       typed && n_types != n ? "token_type" : "scores",
                        (unsigned long long)(typed && n_types != n ? n_types : n_scores), (unsigned long long)n);
     cl_code c = CL_OK;
     for (uint64_t i = 0; c == CL_OK && i < n; i++) {
@@ -62,13 +70,17 @@ static cl_code read_tokens(const cl_gguf *g, cl_tok_list *l, json_t *ids, cl_err
         size_t bad;
         cl_gguf_array_str(g, "tokenizer.ggml.tokens", i, &e.s, &e.n);
         if ((typed && !cl_gguf_array_i64(g, "tokenizer.ggml.token_type", i, &t)) || t < CL_TOK_NORMAL || t > CL_TOK_BYTE)
-            return cl_fail(err, CL_E_INPUT, "tokenizer.ggml.token_type: token %llu: %lld is none of 1 to 6", (unsigned long long)i, (long long)t);
-        if (scored && !cl_gguf_array_f64(g, "tokenizer.ggml.scores", i, &score)) return cl_fail(err, CL_E_INPUT, "tokenizer.ggml.scores: no list of numbers");
-        if (!cl_utf8_valid(e.s, e.n, &bad)) return cl_fail(err, CL_E_INPUT, "tokenizer.ggml.tokens: token %llu is not UTF-8", (unsigned long long)i);
+            return cl_fail(err, CL_E_INPUT, "tokenizer.ggml.token_type: token %llu: %lld is none of 1 to 6",
+                           (unsigned long long)i, (long long)t);
+        if (scored && !cl_gguf_array_f64(g, "tokenizer.ggml.scores", i, &score))
+            return cl_fail(err, CL_E_INPUT, "tokenizer.ggml.scores: no list of numbers");
+        if (!cl_utf8_valid(e.s, e.n, &bad))
+            return cl_fail(err, CL_E_INPUT, "tokenizer.ggml.tokens: token %llu is not UTF-8", (unsigned long long)i);
         e.type = (uint8_t)t;
         e.score = (float)score;
         c = cl_tok_list_set(l, (int64_t)i, &e, err);
-        if (c == CL_OK && e.type != CL_TOK_UNUSED && json_object_setn_new_nocheck(ids, e.s, e.n, json_integer((json_int_t)i)) != 0)
+        if (c == CL_OK && e.type != CL_TOK_UNUSED &&
+            json_object_setn_new_nocheck(ids, e.s, e.n, json_integer((json_int_t)i)) != 0)
             c = cl_fail(err, CL_E_FIT, "vocabulary: no memory");
     }
     return c;
@@ -164,9 +176,11 @@ cl_code cl_tok_from_gguf(const cl_gguf *g, cl_tokenizer_data **out, cl_err *err)
     if ((n == 4 && memcmp(model, "none", n) == 0) || (n == 8 && memcmp(model, "no_vocab", n) == 0)) return CL_OK;
     bool bpe = n == 4 && memcmp(model, "gpt2", n) == 0, spm = n == 5 && memcmp(model, "llama", n) == 0;
     if (!bpe && !spm)
-        return cl_fail(err, CL_E_INPUT, "tokenizer.ggml.model: %.*s is not supported (gpt2 and llama are)", (int)(n < 60 ? n : 60), model);
+        return cl_fail(err, CL_E_INPUT, "tokenizer.ggml.model: %.*s is not supported (gpt2 and llama are)",
+                       (int)(n < 60 ? n : 60), model);
     char source[64];
-    if (bpe && cl_gguf_str(g, "tokenizer.ggml.pre", &pre, &n_pre)) snprintf(source, sizeof source, "gguf: %.*s", (int)(n_pre < 40 ? n_pre : 40), pre);
+    if (bpe && cl_gguf_str(g, "tokenizer.ggml.pre", &pre, &n_pre))
+        snprintf(source, sizeof source, "gguf: %.*s", (int)(n_pre < 40 ? n_pre : 40), pre);
     else snprintf(source, sizeof source, "gguf: %s", bpe ? "gpt2" : "llama");
     cl_tokenizer_data *d = cl_tok_data_new(bpe ? CL_TOK_BPE_BYTES : CL_TOK_SPM, source, err);
     json_t *ids = json_object();

@@ -1,4 +1,4 @@
-/* tok_hf.c: the tokenizer of a Hugging Face folder: tokenizer.json, or tokenizer.model; what tokenizer_config.json adds to them. */
+/* tok_hf.c: the tokenizer of a Hugging Face folder: tokenizer.json, or tokenizer.model, with what tokenizer_config.json adds. */
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -48,7 +48,8 @@ static cl_code load_config(const char *dir, const char *name, json_t **out, cl_e
 
 static int flags_of(const json_t *token)
 {
-    return (json_is_true(json_object_get(token, "lstrip")) ? CL_TOK_LSTRIP : 0) | (json_is_true(json_object_get(token, "rstrip")) ? CL_TOK_RSTRIP : 0) |
+    return (json_is_true(json_object_get(token, "lstrip")) ? CL_TOK_LSTRIP : 0) |
+           (json_is_true(json_object_get(token, "rstrip")) ? CL_TOK_RSTRIP : 0) |
            (json_is_true(json_object_get(token, "single_word")) ? CL_TOK_SINGLE_WORD : 0) |
            (json_is_true(json_object_get(token, "normalized")) ? CL_TOK_NORMALIZED : 0);
 }
@@ -64,8 +65,10 @@ static cl_code add_token(source *s, int64_t id, const json_t *token, cl_err *err
     if (!*content) return CL_OK; /* never found */
     const cl_tok_entry *old = id >= 0 && id < s->list.n ? &s->list.v[id] : NULL;
     if (old && old->type && (old->n != strlen(content) || memcmp(old->s, content, old->n) != 0))
-        return cl_fail(err, CL_E_INPUT, "added token %lld: is %.40s here and %.*s in the vocabulary", (long long)id, content, (int)(old->n < 40 ? old->n : 40), old->s);
-    cl_tok_entry e = {content, strlen(content), old ? old->score : 0, special ? CL_TOK_CONTROL : CL_TOK_USER, (uint8_t)flags_of(token)};
+        return cl_fail(err, CL_E_INPUT, "added token %lld: is %.40s here and %.*s in the vocabulary", (long long)id, content,
+                       (int)(old->n < 40 ? old->n : 40), old->s);
+    cl_tok_entry e = {content, strlen(content), old ? old->score : 0, special ? CL_TOK_CONTROL : CL_TOK_USER,
+                      (uint8_t)flags_of(token)};
     /* SentencePiece's spaces come from a normaliser that would change the token's text too: these are looked for before it */
     if (s->d->kind == CL_TOK_SPM) e.flags &= ~CL_TOK_NORMALIZED;
     return cl_tok_list_set(&s->list, id, &e, err);
@@ -88,11 +91,14 @@ static cl_code add_tokens(source *s, cl_err *err)
     if (c == CL_OK && s->config) c = cl_json_object(s->config, "added_tokens_decoder", false, &decoder, err);
     json_object_foreach((json_t *)(uintptr_t)decoder, key, token) {
         int64_t id;
-        if (c == CL_OK && !cl_parse_int(key, 0, INT32_MAX, &id)) c = cl_fail(err, CL_E_INPUT, "added_tokens_decoder: %.40s is no token id", key);
+        if (c == CL_OK && !cl_parse_int(key, 0, INT32_MAX, &id))
+            c = cl_fail(err, CL_E_INPUT, "added_tokens_decoder: %.40s is no token id", key);
         if (c == CL_OK) c = add_token(s, id, token, err);
     }
     if (c == CL_OK && !s->tokenizer && !decoder && find(s->dir, "added_tokens.json", path))
-        c = cl_fail(err, CL_E_INPUT, "added_tokens.json without added_tokens_decoder in tokenizer_config.json is not read (save the tokenizer anew with transformers)");
+        c = cl_fail(err, CL_E_INPUT,
+                    "added_tokens.json without added_tokens_decoder in tokenizer_config.json is not read (save the tokenizer "
+                    "anew with transformers)");
     return c;
 }
 
@@ -108,7 +114,8 @@ static cl_code read_vocab(source *s, const json_t *vocab, const char *unk, cl_er
         unsigned char byte;
         if (!json_is_integer(id)) return cl_fail(err, CL_E_INPUT, "vocab: %.40s has no id", key);
         int64_t n = json_integer_value(id);
-        if (n >= 0 && n < s->list.n && s->list.v[n].type) return cl_fail(err, CL_E_INPUT, "vocab: id %lld is used twice", (long long)n);
+        if (n >= 0 && n < s->list.n && s->list.v[n].type)
+            return cl_fail(err, CL_E_INPUT, "vocab: id %lld is used twice", (long long)n);
         if (s->d->kind == CL_TOK_SPM && unk && strcmp(key, unk) == 0) e.type = CL_TOK_UNKNOWN;
         else if (s->d->byte_fallback && cl_tok_byte_name(key, e.n, &byte)) e.type = CL_TOK_BYTE;
         c = cl_tok_list_set(&s->list, n, &e, err);
@@ -129,7 +136,8 @@ static cl_code read_merges(source *s, const json_t *model, const json_t *vocab, 
         if (space && !strchr(space + 1, ' ')) /* "a b" */
             c = cl_tok_merges_add(s->d, vocab, text, (size_t)(space - text), space + 1, strlen(space + 1), err);
         else if (json_array_size(m) == 2 && json_is_string(a) && json_is_string(b)) /* ["a", "b"] */
-            c = cl_tok_merges_add(s->d, vocab, json_string_value(a), json_string_length(a), json_string_value(b), json_string_length(b), err);
+            c = cl_tok_merges_add(s->d, vocab, json_string_value(a), json_string_length(a), json_string_value(b),
+                                  json_string_length(b), err);
         else c = cl_fail(err, CL_E_INPUT, "merges: entry %zu is no pair", i);
     }
     return c;
@@ -166,8 +174,10 @@ static cl_code read_model(source *s, cl_err *err)
     if (c == CL_OK) c = cl_json_bool(model, "ignore_merges", false, &d->ignore_merges, err);
     if (c == CL_OK) c = cl_json_bool(model, "byte_fallback", false, &d->byte_fallback, err);
     if (c == CL_OK) c = cl_json_bool(model, "fuse_unk", false, &fuse, err);
-    if (c == CL_OK && d->kind == CL_TOK_BPE_BYTES && d->byte_fallback) c = cl_fail(err, CL_E_INPUT, "byte_fallback together with ByteLevel is not supported");
-    if (c == CL_OK && d->kind == CL_TOK_SPM && !d->byte_fallback && !fuse) c = cl_fail(err, CL_E_INPUT, "unknown characters that are not fused are not supported");
+    if (c == CL_OK && d->kind == CL_TOK_BPE_BYTES && d->byte_fallback)
+        c = cl_fail(err, CL_E_INPUT, "byte_fallback together with ByteLevel is not supported");
+    if (c == CL_OK && d->kind == CL_TOK_SPM && !d->byte_fallback && !fuse)
+        c = cl_fail(err, CL_E_INPUT, "unknown characters that are not fused are not supported");
     if (c == CL_OK) c = read_vocab(s, vocab, unk, err);
     if (c == CL_OK && unk) d->unk = cl_tok_list_find(&s->list, unk, strlen(unk));
     if (c == CL_OK) c = read_merges(s, model, vocab, err);
@@ -232,8 +242,9 @@ static cl_code read_template(source *s, cl_err *err)
     if (json_is_array(v)) {
         const json_t *list = v;
         v = NULL;
-        json_array_foreach(list, i, e)
-            if (json_is_string(json_object_get(e, "name")) && strcmp(json_string_value(json_object_get(e, "name")), "default") == 0) v = json_object_get(e, "template");
+        json_array_foreach(list, i, e) if (json_is_string(json_object_get(e, "name")) &&
+                                           strcmp(json_string_value(json_object_get(e, "name")), "default") == 0) v =
+            json_object_get(e, "template");
     }
     if (!json_is_string(v)) return CL_OK;
     s->d->chat_template = cl_strdup(json_string_value(v), err);

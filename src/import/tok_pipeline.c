@@ -67,7 +67,8 @@ static cl_code byte_level(pipeline *p, const json_t *step, cl_err *err)
     cl_code c = cl_json_bool(step, "use_regex", false, &regex, err);
     if (c == CL_OK) c = cl_json_bool(step, "add_prefix_space", false, &prefix, err);
     if (c != CL_OK) return c;
-    if (prefix && p->d->n_splits) return not_understood("pre_tokenizer", "ByteLevel with add_prefix_space behind another split", err);
+    if (prefix && p->d->n_splits)
+        return not_understood("pre_tokenizer", "ByteLevel with add_prefix_space behind another split", err);
     p->byte_level = true;
     p->d->add_prefix_space = prefix;
     p->d->prefix_unless_space = true;
@@ -92,7 +93,8 @@ static cl_code add_literal(pipeline *p, const char *text, cl_err *err)
 static cl_code split(pipeline *p, const json_t *step, cl_err *err)
 {
     const char *behavior;
-    const json_t *pattern = json_object_get(step, "pattern"), *regex = json_object_get(pattern, "Regex"), *text = json_object_get(pattern, "String");
+    const json_t *pattern = json_object_get(step, "pattern"), *regex = json_object_get(pattern, "Regex"),
+                 *text = json_object_get(pattern, "String");
     cl_code c = cl_json_str(step, "behavior", true, &behavior, err);
     if (c != CL_OK) return c;
     if (strcmp(behavior, "Isolated") != 0) {
@@ -109,7 +111,8 @@ static cl_code metaspace(pipeline *p, const json_t *step, cl_err *err)
 {
     const json_t *scheme = json_object_get(step, "prepend_scheme");
     bool prefix = true, cuts = true;
-    if (p->d->n_splits || p->escapes || !is_text(json_object_get(step, "replacement"), SPACE)) return not_understood("pre_tokenizer", "this Metaspace", err);
+    if (p->d->n_splits || p->escapes || !is_text(json_object_get(step, "replacement"), SPACE))
+        return not_understood("pre_tokenizer", "this Metaspace", err);
     cl_code c = cl_json_bool(step, "add_prefix_space", false, &prefix, err); /* files older than prepend_scheme */
     if (c == CL_OK) c = cl_json_bool(step, "split", false, &cuts, err);
     if (c != CL_OK) return c;
@@ -147,11 +150,13 @@ static cl_code decoder(pipeline *p, const json_t *step, cl_err *err)
     cl_code c = type_of(step, "decoder", &type, err);
     if (c != CL_OK) return c;
     if (strcmp(type, "Sequence") == 0) return each(p, step, "decoders", decoder, err);
-    bool known = p->d->kind == CL_TOK_BPE_BYTES ? strcmp(type, "ByteLevel") == 0
-                 : strcmp(type, "ByteFallback") == 0 || strcmp(type, "Fuse") == 0 || strcmp(type, "Metaspace") == 0 ||
-                       (strcmp(type, "Strip") == 0 && is_text(json_object_get(step, "content"), " ")) ||
-                       (strcmp(type, "Replace") == 0 && is_text(json_object_get(json_object_get(step, "pattern"), "String"), SPACE) &&
-                        is_text(json_object_get(step, "content"), " "));
+    bool known =
+        p->d->kind == CL_TOK_BPE_BYTES
+            ? strcmp(type, "ByteLevel") == 0
+            : strcmp(type, "ByteFallback") == 0 || strcmp(type, "Fuse") == 0 || strcmp(type, "Metaspace") == 0 ||
+                  (strcmp(type, "Strip") == 0 && is_text(json_object_get(step, "content"), " ")) ||
+                  (strcmp(type, "Replace") == 0 && is_text(json_object_get(json_object_get(step, "pattern"), "String"), SPACE) &&
+                   is_text(json_object_get(step, "content"), " "));
     return known ? CL_OK : not_understood("decoder", type, err);
 }
 
@@ -162,12 +167,16 @@ static cl_code template_item(const json_t *step, const json_t *item, int *id, cl
     const json_t *special = json_object_get(item, "SpecialToken"), *ids, *entry;
     int64_t v;
     *id = -1;
-    if (!special) return is_text(json_object_get(json_object_get(item, "Sequence"), "id"), "A") ? CL_OK : not_understood("post_processor", "a template item", err);
+    if (!special)
+        return is_text(json_object_get(json_object_get(item, "Sequence"), "id"), "A")
+                   ? CL_OK
+                   : not_understood("post_processor", "a template item", err);
     cl_code c = cl_json_str(special, "id", true, &name, err);
     if (c != CL_OK) return c;
     entry = json_object_get(json_object_get(step, "special_tokens"), name);
     ids = json_object_get(entry, "ids");
-    if (json_array_size(ids) != 1 || !json_is_integer(json_array_get(ids, 0)) || (v = json_integer_value(json_array_get(ids, 0))) < 0 || v > INT32_MAX)
+    if (json_array_size(ids) != 1 || !json_is_integer(json_array_get(ids, 0)) ||
+        (v = json_integer_value(json_array_get(ids, 0))) < 0 || v > INT32_MAX)
         return cl_fail(err, CL_E_INPUT, "post_processor: special token %.60s has no single id", name);
     *id = (int)v;
     return CL_OK;
@@ -190,7 +199,8 @@ static cl_code post_processor(pipeline *p, const json_t *step, cl_err *err)
         if (c != CL_OK) break;
         bool *adds = behind ? &p->d->add_eos : &p->d->add_bos;
         if (id < 0 && !behind) behind = true;
-        else if (id < 0 || *adds) return not_understood("post_processor", "a template of more than one token before and one behind the text", err);
+        else if (id < 0 || *adds)
+            return not_understood("post_processor", "a template of more than one token before and one behind the text", err);
         else {
             *adds = true;
             *(behind ? &p->d->eos : &p->d->bos) = id;

@@ -79,7 +79,8 @@ static cl_code read_piece(wire w, cl_tok_list *l, bool *bad, cl_err *err)
             uint32_t bits = (uint32_t)f.v;
             memcpy(&e.score, &bits, sizeof bits);
         } else if (f.number == 3 && f.type == 0) {
-            if (f.v < CL_TOK_NORMAL || f.v > CL_TOK_BYTE) return cl_fail(err, CL_E_INPUT, "piece %d: type %llu is none of 1 to 6", l->n, (unsigned long long)f.v);
+            if (f.v < CL_TOK_NORMAL || f.v > CL_TOK_BYTE)
+                return cl_fail(err, CL_E_INPUT, "piece %d: type %llu is none of 1 to 6", l->n, (unsigned long long)f.v);
             e.type = (uint8_t)f.v;
         }
     }
@@ -117,7 +118,10 @@ static cl_code read_normalizer(wire w, cl_tokenizer_data *d, bool *bad, cl_err *
         if (f.number == 5 && f.type == 0) escapes = f.v != 0;
     }
     if (!*bad && (rules || strips || !escapes))
-        return cl_fail(err, CL_E_INPUT, "its normaliser %s: not supported", rules ? "has rules" : strips ? "removes white space" : "leaves spaces alone");
+        return cl_fail(err, CL_E_INPUT, "its normaliser %s: not supported",
+                       rules    ? "has rules"
+                       : strips ? "removes white space"
+                                : "leaves spaces alone");
     return CL_OK;
 }
 
@@ -137,6 +141,8 @@ cl_code cl_tok_read_spm(const cl_buf *file, cl_tok_list *l, cl_tokenizer_data *d
     }
     if (c != CL_OK) return c;
     if (bad || !trained || !normal || !l->n)
-        return cl_fail(err, CL_E_INPUT, "is no SentencePiece model, or a damaged one (tiktoken's files of this name are not read: use tokenizer.json)");
+        return cl_fail(
+            err, CL_E_INPUT,
+            "is no SentencePiece model, or a damaged one (tiktoken's files of this name are not read: use tokenizer.json)");
     return CL_OK;
 }

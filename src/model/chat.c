@@ -29,15 +29,17 @@ const cl_chat_format cl_chat_formats[] = {
     {.name = "mistral-v1", MISTRAL_BLOCKS, /* the same checkpoints since they take a system message */
      .open = {NULL, " [INST] ", " "}, .close = {NULL, " [/INST]", "</s>"}, .system = CL_CHAT_FIRST_USER},
     {.name = "mistral-v3", MISTRAL_BLOCKS, /* Mistral-7B-Instruct-v0.3, Mixtral-8x22B-Instruct-v0.1 */
-     .open = {NULL, "[INST] ", " "}, .close = {NULL, "[/INST]", "</s>"}, .system = CL_CHAT_LAST_USER, .trim = 1 << CL_CHAT_ASSISTANT},
+     .open = {NULL, "[INST] ", " "}, .close = {NULL, "[/INST]", "</s>"}, .system = CL_CHAT_LAST_USER,
+     .trim = 1 << CL_CHAT_ASSISTANT},
     {.name = "mistral-nemo", MISTRAL_BLOCKS, /* Mistral-Nemo-Instruct-2407 */
      .open = {NULL, "[INST]", ""}, .close = {NULL, "[/INST]", "</s>"}, .system = CL_CHAT_LAST_USER},
 };
 const int cl_chat_n_formats = sizeof cl_chat_formats / sizeof *cl_chat_formats;
 
-static const char *const format_names[] = {"chatml", "qwen3", "llama3", "llama3.1", "mistral", "mistral-v0", "mistral-v1", "mistral-v3",
-                                           "mistral-nemo", NULL};
-_Static_assert(sizeof format_names / sizeof *format_names == sizeof cl_chat_formats / sizeof *cl_chat_formats + 1, "a name for each format");
+static const char *const format_names[] = {"chatml",     "qwen3",      "llama3",     "llama3.1",     "mistral",
+                                           "mistral-v0", "mistral-v1", "mistral-v3", "mistral-nemo", NULL};
+_Static_assert(sizeof format_names / sizeof *format_names == sizeof cl_chat_formats / sizeof *cl_chat_formats + 1,
+               "a name for each format");
 
 const char *const *cl_chat_names(void) { return format_names; }
 
@@ -55,7 +57,8 @@ cl_code cl_chat_by_name(const char *name, cl_chat **out, cl_err *err)
     const char *near = cl_nearest(name, format_names, cl_chat_n_formats);
     cl_buf all = {0};
     cl_code c = CL_OK;
-    for (int i = 0; c == CL_OK && i < cl_chat_n_formats; i++) c = cl_buf_printf(&all, err, "%s%s", i ? ", " : "", format_names[i]);
+    for (int i = 0; c == CL_OK && i < cl_chat_n_formats; i++)
+        c = cl_buf_printf(&all, err, "%s%s", i ? ", " : "", format_names[i]);
     if (c == CL_OK)
         c = near ? cl_fail(err, CL_E_USAGE, "chat format '%s': unknown (did you mean %s?)", name, near)
                  : cl_fail(err, CL_E_USAGE, "chat format '%s': unknown (there are %s)", name, all.data);
@@ -82,7 +85,8 @@ static size_t space_len(const char *s, size_t n)
     if (n >= 2 && p[0] == 0xc2 && (p[1] == 0x85 || p[1] == 0xa0)) return 2;
     if (n < 3) return 0;
     unsigned c = (unsigned)(p[0] & 15) << 12 | (unsigned)(p[1] & 63) << 6 | (p[2] & 63);
-    bool space = c == 0x1680 || (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
+    bool space =
+        c == 0x1680 || (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
     return p[0] >= 0xe1 && p[0] <= 0xe3 && space ? 3 : 0;
 }
 
@@ -117,12 +121,15 @@ static cl_code check(const cl_chat_format *f, const cl_message *m, int n, cl_err
     int first = n && role_of(m[0].role) == CL_CHAT_SYSTEM ? 1 : 0;
     for (int i = 0; i < n; i++) {
         int role = role_of(m[i].role);
-        if (role < 0) return cl_fail(err, CL_E_INPUT, "message %d: role '%.40s' is unknown (system, user and assistant are known)", i + 1, m[i].role);
+        if (role < 0)
+            return cl_fail(err, CL_E_INPUT, "message %d: role '%.40s' is unknown (system, user and assistant are known)", i + 1,
+                           m[i].role);
         if (role == CL_CHAT_SYSTEM && f->system == CL_CHAT_REFUSED)
-            return cl_fail(err, CL_E_INPUT, "message %d: the chat format %s has no system message (put it into the user's)", i + 1, f->name);
+            return cl_fail(err, CL_E_INPUT, "message %d: the chat format %s has no system message (put it into the user's)",
+                           i + 1, f->name);
         if (f->alternate && i >= first && role != ((i - first) % 2 ? CL_CHAT_ASSISTANT : CL_CHAT_USER))
-            return cl_fail(err, CL_E_INPUT, "message %d: is %s; in the chat format %s user and assistant must take turns%s", i + 1, m[i].role,
-                           f->name, f->system == CL_CHAT_REFUSED ? "" : " after the system message");
+            return cl_fail(err, CL_E_INPUT, "message %d: is %s; in the chat format %s user and assistant must take turns%s",
+                           i + 1, m[i].role, f->name, f->system == CL_CHAT_REFUSED ? "" : " after the system message");
         if (f->think && role == CL_CHAT_USER && strstr(m[i].content, "<tool_response>"))
             return cl_fail(err, CL_E_INPUT, "message %d: contains <tool_response>; answers of tools are not supported", i + 1);
     }

@@ -34,27 +34,29 @@ static const probe probes[] = {
 #undef A
 
 /* The template on these messages. Texts that a format does not depend on are given values that would show. */
-static jinja_result run(const char *template, const cl_chat_format *f, const cl_message *m, int n, bool generation, cl_buf *out, char why[JINJA_WHY])
+static cl_jinja_result run(const char *template, const cl_chat_format *f, const cl_message *m, int n, bool generation,
+                           cl_buf *out, char why[CL_JINJA_WHY])
 {
     json_t *list = json_array();
     for (int i = 0; i < n; i++) json_array_append_new(list, json_pack("{s:s,s:s}", "role", m[i].role, "content", m[i].content));
-    json_t *vars = json_pack("{s:o,s:b,s:n,s:n,s:s,s:s}", "messages", list, "add_generation_prompt", generation, "tools", "documents",
-                             "bos_token", *f->bos ? f->bos : "(bos)", "eos_token", f->eos ? f->eos : "(eos)");
-    jinja_result r = JINJA_UNKNOWN;
-    if (vars) r = jinja_render(template, vars, out, why);
-    else snprintf(why, JINJA_WHY, "no memory");
+    json_t *vars = json_pack("{s:o,s:b,s:n,s:n,s:s,s:s}", "messages", list, "add_generation_prompt", generation, "tools",
+                             "documents", "bos_token", *f->bos ? f->bos : "(bos)", "eos_token", f->eos ? f->eos : "(eos)");
+    cl_jinja_result r = CL_JINJA_UNKNOWN;
+    if (vars) r = cl_jinja_render(template, vars, out, why);
+    else snprintf(why, CL_JINJA_WHY, "no memory");
     json_decref(vars);
     return r;
 }
 
 /* Whether both write the same for this probe, or both refuse it. */
-static bool agree(const char *template, const cl_chat *c, const probe *p, bool generation, char why[JINJA_WHY])
+static bool agree(const char *template, const cl_chat *c, const probe *p, bool generation, char why[CL_JINJA_WHY])
 {
     cl_buf ours = {0}, theirs = {0};
     cl_err err;
     cl_code code = cl_chat_render(c, p->m, p->n, generation, &ours, &err);
-    jinja_result r = run(template, c->f, p->m, p->n, generation, &theirs, why);
-    bool same = code == CL_OK ? r == JINJA_OK && ours.len == theirs.len && memcmp(ours.data, theirs.data, ours.len) == 0 : r == JINJA_RAISED;
+    cl_jinja_result r = run(template, c->f, p->m, p->n, generation, &theirs, why);
+    bool same = code == CL_OK ? r == CL_JINJA_OK && ours.len == theirs.len && memcmp(ours.data, theirs.data, ours.len) == 0
+                              : r == CL_JINJA_RAISED;
     cl_buf_free(&ours);
     cl_buf_free(&theirs);
     return same;
@@ -64,11 +66,11 @@ static bool agree(const char *template, const cl_chat *c, const probe *p, bool g
 static cl_code find_default(const char *template, cl_chat *c, cl_err *err)
 {
     const cl_message m = {"user", "Hello there"};
-    char why[JINJA_WHY];
+    char why[CL_JINJA_WHY];
     const char *open = c->f->open[CL_CHAT_SYSTEM], *close = c->f->close[CL_CHAT_SYSTEM];
     cl_buf plain = {0}, theirs = {0};
     cl_code code = cl_chat_render(c, &m, 1, false, &plain, err);
-    if (code == CL_OK && run(template, c->f, &m, 1, false, &theirs, why) == JINJA_OK) {
+    if (code == CL_OK && run(template, c->f, &m, 1, false, &theirs, why) == CL_JINJA_OK) {
         size_t n_open = strlen(open), n_rest = strlen(close) + plain.len;
         if (theirs.len >= n_open + n_rest && memcmp(theirs.data, open, n_open) == 0) {
             size_t n = theirs.len - n_open - n_rest;
@@ -85,7 +87,7 @@ static cl_code find_default(const char *template, cl_chat *c, cl_err *err)
     return code;
 }
 
-static bool fits(const char *template, const cl_chat *c, char why[JINJA_WHY])
+static bool fits(const char *template, const cl_chat *c, char why[CL_JINJA_WHY])
 {
     for (size_t k = 0; k < sizeof probes / sizeof *probes; k++)
         if (!agree(template, c, &probes[k], true, why) || !agree(template, c, &probes[k], false, why)) return false;
@@ -94,7 +96,7 @@ static bool fits(const char *template, const cl_chat *c, char why[JINJA_WHY])
 
 cl_code cl_chat_detect(const char *template, cl_chat **out, cl_err *err)
 {
-    char why[JINJA_WHY] = "";
+    char why[CL_JINJA_WHY] = "";
     *out = NULL;
     for (int i = 0; i < cl_chat_n_formats; i++) {
         cl_chat *c;
@@ -114,8 +116,11 @@ cl_code cl_chat_detect(const char *template, cl_chat **out, cl_err *err)
     }
     cl_buf names = {0};
     cl_code code = CL_OK;
-    for (int i = 0; code == CL_OK && i < cl_chat_n_formats; i++) code = cl_buf_printf(&names, err, "%s%s", i ? ", " : "", cl_chat_formats[i].name);
-    if (code == CL_OK) code = cl_fail(err, CL_E_INPUT, "chat template: no format writes what it writes (name one with --chat-format: %s)", names.data);
+    for (int i = 0; code == CL_OK && i < cl_chat_n_formats; i++)
+        code = cl_buf_printf(&names, err, "%s%s", i ? ", " : "", cl_chat_formats[i].name);
+    if (code == CL_OK)
+        code = cl_fail(err, CL_E_INPUT, "chat template: no format writes what it writes (name one with --chat-format: %s)",
+                       names.data);
     cl_buf_free(&names);
     return code;
 }

@@ -23,11 +23,11 @@ static json_t *strip(const json_t *v, const json_t *chars, bool left, bool right
     return json_stringn_nocheck(s, n);
 }
 
-static json_t *split(jinja *j, const json_t *v, const json_t *by)
+static json_t *split(cl_jinja *j, const json_t *v, const json_t *by)
 {
     size_t n, n_by;
     const char *s = text_of(v, &n), *sep = text_of(by, &n_by), *hit;
-    if (!sep || !n_by) return jinja_fail(j, JINJA_UNKNOWN, "split() without a separator");
+    if (!sep || !n_by) return cl_jinja_fail(j, CL_JINJA_UNKNOWN, "split() without a separator");
     json_t *list = json_array();
     while ((hit = memmem(s, n, sep, n_by))) {
         json_array_append_new(list, json_stringn_nocheck(s, (size_t)(hit - s)));
@@ -38,24 +38,25 @@ static json_t *split(jinja *j, const json_t *v, const json_t *by)
     return list;
 }
 
-static json_t *length(jinja *j, const json_t *v)
+static json_t *length(cl_jinja *j, const json_t *v)
 {
     size_t n, count = 0;
     const char *s = text_of(v, &n);
     for (size_t i = 0; i < n; i++) count += ((unsigned char)s[i] & 0xc0) != 0x80;
     if (v && json_is_array(v)) count = json_array_size(v);
     else if (v && json_is_object(v)) count = json_object_size(v);
-    else if (!s) return jinja_fail(j, JINJA_UNKNOWN, "the length of something without one");
+    else if (!s) return cl_jinja_fail(j, CL_JINJA_UNKNOWN, "the length of something without one");
     return json_integer((json_int_t)count);
 }
 
 /* selectattr("role", "equalto", "user") */
-static json_t *select_by(jinja *j, const json_t *v, const jinja_args *a, bool wanted)
+static json_t *select_by(cl_jinja *j, const json_t *v, const cl_jinja_args *a, bool wanted)
 {
     size_t n;
     const char *key = text_of(a->v[0], &n), *test = text_of(a->v[1], &n);
-    if (!v || !json_is_array(v) || a->n != 3 || !key || !test || (strcmp(test, "equalto") != 0 && strcmp(test, "eq") != 0 && strcmp(test, "==") != 0))
-        return jinja_fail(j, JINJA_UNKNOWN, "a selection by something else than equality");
+    if (!v || !json_is_array(v) || a->n != 3 || !key || !test ||
+        (strcmp(test, "equalto") != 0 && strcmp(test, "eq") != 0 && strcmp(test, "==") != 0))
+        return cl_jinja_fail(j, CL_JINJA_UNKNOWN, "a selection by something else than equality");
     json_t *list = json_array();
     for (size_t i = 0; i < json_array_size(v); i++) {
         json_t *m = json_object_get(json_array_get(v, i), key);
@@ -64,7 +65,7 @@ static json_t *select_by(jinja *j, const json_t *v, const jinja_args *a, bool wa
     return list;
 }
 
-json_t *jinja_filter(jinja *j, const char *name, const json_t *v, const jinja_args *a)
+json_t *cl_jinja_filter(cl_jinja *j, const char *name, const json_t *v, const cl_jinja_args *a)
 {
     json_t *same = json_incref((json_t *)(uintptr_t)v), *result = NULL;
     bool is_string = v && json_is_string(v), is_list = v && json_is_array(v);
@@ -72,29 +73,31 @@ json_t *jinja_filter(jinja *j, const char *name, const json_t *v, const jinja_ar
     else if (strcmp(name, "length") == 0 || strcmp(name, "count") == 0) result = length(j, v);
     else if ((strcmp(name, "string") == 0 && is_string) || (strcmp(name, "list") == 0 && is_list)) result = json_incref(same);
     else if (strcmp(name, "first") == 0 && is_list) result = json_incref(json_array_get(v, 0));
-    else if (strcmp(name, "last") == 0 && is_list && json_array_size(v)) result = json_incref(json_array_get(v, json_array_size(v) - 1));
+    else if (strcmp(name, "last") == 0 && is_list && json_array_size(v))
+        result = json_incref(json_array_get(v, json_array_size(v) - 1));
     else if ((strcmp(name, "default") == 0 || strcmp(name, "d") == 0) && a->n == 1) result = json_incref(v ? same : a->v[0]);
     else if (strcmp(name, "selectattr") == 0) result = select_by(j, v, a, true);
     else if (strcmp(name, "rejectattr") == 0) result = select_by(j, v, a, false);
-    else jinja_fail(j, JINJA_UNKNOWN, "the filter %s", name);
+    else cl_jinja_fail(j, CL_JINJA_UNKNOWN, "the filter %s", name);
     json_decref(same);
     return result;
 }
 
-bool jinja_test(jinja *j, const char *name, const json_t *v, const jinja_args *a)
+bool cl_jinja_test(cl_jinja *j, const char *name, const json_t *v, const cl_jinja_args *a)
 {
     if (strcmp(name, "defined") == 0) return v != NULL;
     if (strcmp(name, "undefined") == 0) return v == NULL;
     if (strcmp(name, "none") == 0) return v && json_is_null(v);
     if (strcmp(name, "string") == 0) return v && json_is_string(v);
     if (strcmp(name, "mapping") == 0) return v && json_is_object(v);
-    if (strcmp(name, "sequence") == 0 || strcmp(name, "iterable") == 0) return v && (json_is_string(v) || json_is_array(v) || json_is_object(v));
+    if (strcmp(name, "sequence") == 0 || strcmp(name, "iterable") == 0)
+        return v && (json_is_string(v) || json_is_array(v) || json_is_object(v));
     if (strcmp(name, "boolean") == 0) return v && json_is_boolean(v);
     if (strcmp(name, "true") == 0) return v && json_is_true(v);
     if (strcmp(name, "false") == 0) return v && json_is_false(v);
     if (strcmp(name, "number") == 0 || strcmp(name, "integer") == 0) return v && json_is_number(v);
     if ((strcmp(name, "equalto") == 0 || strcmp(name, "eq") == 0) && a->n == 1) return v && a->v[0] && json_equal(v, a->v[0]);
-    jinja_fail(j, JINJA_UNKNOWN, "the test %s", name);
+    cl_jinja_fail(j, CL_JINJA_UNKNOWN, "the test %s", name);
     return false;
 }
 
@@ -106,11 +109,11 @@ static json_t *items(const json_t *v)
     return list;
 }
 
-json_t *jinja_method(jinja *j, const json_t *v, const char *name, const jinja_args *a)
+json_t *cl_jinja_method(cl_jinja *j, const json_t *v, const char *name, const cl_jinja_args *a)
 {
     size_t n, n_arg;
     const char *s = text_of(v, &n), *arg = text_of(a->v[0], &n_arg);
-    if (a->named) return jinja_fail(j, JINJA_UNKNOWN, "the method %s with keywords", name);
+    if (a->named) return cl_jinja_fail(j, CL_JINJA_UNKNOWN, "the method %s with keywords", name);
     if (s && strcmp(name, "strip") == 0) return strip(v, a->v[0], true, true);
     if (s && strcmp(name, "lstrip") == 0) return strip(v, a->v[0], true, false);
     if (s && strcmp(name, "rstrip") == 0) return strip(v, a->v[0], false, true);
@@ -122,15 +125,15 @@ json_t *jinja_method(jinja *j, const json_t *v, const char *name, const jinja_ar
         json_t *m = json_object_get(v, arg);
         return m ? json_incref(m) : a->n > 1 ? json_incref(a->v[1]) : json_null();
     }
-    return jinja_fail(j, JINJA_UNKNOWN, "the method %s", name);
+    return cl_jinja_fail(j, CL_JINJA_UNKNOWN, "the method %s", name);
 }
 
-json_t *jinja_function(jinja *j, const char *name, const jinja_args *a)
+json_t *cl_jinja_function(cl_jinja *j, const char *name, const cl_jinja_args *a)
 {
     size_t n;
     if (strcmp(name, "raise_exception") == 0) {
         const char *s = text_of(a->v[0], &n);
-        return jinja_fail(j, JINJA_RAISED, "%.100s", s ? s : "");
+        return cl_jinja_fail(j, CL_JINJA_RAISED, "%.100s", s ? s : "");
     }
     if (strcmp(name, "namespace") == 0 && a->n == 0) return json_copy(a->names);
     if (strcmp(name, "range") == 0 && a->n >= 1 && a->n <= 3) {
@@ -138,11 +141,12 @@ json_t *jinja_function(jinja *j, const char *name, const jinja_args *a)
         for (int i = 0; i < a->n; i++) v[a->n == 1 ? 1 : i] = json_integer_value(a->v[i]);
         json_t *list = json_array();
         bool over = v[2] == 0;
-        for (json_int_t i = v[0]; !over && (v[2] > 0 ? i < v[1] : i > v[1]) && !jinja_failed(j); over = __builtin_add_overflow(i, v[2], &i)) {
+        for (json_int_t i = v[0]; !over && (v[2] > 0 ? i < v[1] : i > v[1]) && !cl_jinja_failed(j);
+             over = __builtin_add_overflow(i, v[2], &i)) {
             json_array_append_new(list, json_integer(i));
-            jinja_spend(j, 0);
+            cl_jinja_spend(j, 0);
         }
         return list;
     }
-    return jinja_fail(j, JINJA_UNKNOWN, "the function %s", name);
+    return cl_jinja_fail(j, CL_JINJA_UNKNOWN, "the function %s", name);
 }

@@ -7,7 +7,7 @@
 typedef struct lexer {
     const char *p;
     bool line_start; /* p is at the start of a line, as far as lstrip_blocks cares */
-    jinja_token *v;
+    cl_jinja_token *v;
     int n, cap;
     char *why;
     bool failed;
@@ -15,15 +15,15 @@ typedef struct lexer {
 
 static void fail(lexer *l, const char *why)
 {
-    if (!l->failed) snprintf(l->why, JINJA_WHY, "%s", why);
+    if (!l->failed) snprintf(l->why, CL_JINJA_WHY, "%s", why);
     l->failed = true;
 }
 
-static void add(lexer *l, jinja_kind kind, const char *s, size_t n)
+static void add(lexer *l, cl_jinja_kind kind, const char *s, size_t n)
 {
     if (l->n == l->cap) {
         int cap = l->cap ? 2 * l->cap : 256;
-        jinja_token *v = cl_realloc(l->v, (size_t)cap, sizeof *v, "chat template", NULL);
+        cl_jinja_token *v = cl_realloc(l->v, (size_t)cap, sizeof *v, "chat template", NULL);
         if (!v) {
             fail(l, "no memory");
             return;
@@ -31,7 +31,7 @@ static void add(lexer *l, jinja_kind kind, const char *s, size_t n)
         l->v = v;
         l->cap = cap;
     }
-    l->v[l->n++] = (jinja_token){kind, s, n};
+    l->v[l->n++] = (cl_jinja_token){kind, s, n};
 }
 
 /* The text up to the tag at `end` (or the template's end), without what the tag swallows on its left. */
@@ -102,7 +102,7 @@ static void lex_tag(lexer *l, char close)
     }
 }
 
-jinja_token *jinja_lex(const char *text, char why[JINJA_WHY])
+cl_jinja_token *cl_jinja_lex(const char *text, char why[CL_JINJA_WHY])
 {
     lexer l = {.p = text, .line_start = true, .why = why};
     size_t len = strlen(text);

@@ -23,7 +23,8 @@ cl_code cl_tok_added_build(cl_tok_added *a, const cl_tokenizer_data *d, bool nor
 {
     a->d = d;
     a->n = 0;
-    for (int32_t id = 0; id < d->n_tokens; id++) a->n += is_added(d->type[id]) && !(d->flags[id] & CL_TOK_NORMALIZED) != normalized;
+    for (int32_t id = 0; id < d->n_tokens; id++)
+        a->n += is_added(d->type[id]) && !(d->flags[id] & CL_TOK_NORMALIZED) != normalized;
     a->id = cl_malloc((size_t)a->n, sizeof *a->id, "added tokens", err);
     if (!a->id) return CL_E_FIT;
     int n = 0;
@@ -33,7 +34,8 @@ cl_code cl_tok_added_build(cl_tok_added *a, const cl_tokenizer_data *d, bool nor
     for (int i = 1; i < n; i++)
         if (cl_tok_len(d, a->id[i - 1]) == cl_tok_len(d, a->id[i]) &&
             memcmp(cl_tok_bytes(d, a->id[i - 1]), cl_tok_bytes(d, a->id[i]), cl_tok_len(d, a->id[i])) == 0)
-            return cl_fail(err, CL_E_INPUT, "vocabulary: added tokens %d and %d are the same text", (int)a->id[i - 1], (int)a->id[i]);
+            return cl_fail(err, CL_E_INPUT, "vocabulary: added tokens %d and %d are the same text", (int)a->id[i - 1],
+                           (int)a->id[i]);
     for (int b = 0, i = 0; b <= 256; b++) {
         while (i < n && (unsigned char)*cl_tok_bytes(d, a->id[i]) < b) i++;
         a->first[b] = i;

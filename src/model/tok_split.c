@@ -2,8 +2,9 @@
  *
  * Tokenizers' expressions are written for Oniguruma (Ruby syntax, Unicode). What both engines read alike passes; \s is
  * rewritten, because PCRE2's takes U+180E for a space, which is none in today's Unicode; ^ and $ get PCRE2_MULTILINE, because
- * Ruby's match at every line; what the two read differently (\w, \h, `.` with (?m), nested classes and &&, {n,m}+, bare \xHH, script
- * names) is refused rather than matched wrongly. */
+ * Ruby's match at every line; what the two read differently (\w, \h, `.` with (?m), nested classes and &&, {n,m}+, bare \xHH,
+ * script names) is refused rather than matched wrongly. Characters that are younger than PCRE2's Unicode tables (10.42: Unicode
+ * 14) may be cut otherwise than by a younger Oniguruma. */
 #include "tok_internal.h"
 
 #include <ctype.h>
@@ -91,7 +92,8 @@ static cl_code translate(const char *regex, cl_buf *out, cl_err *err)
             } else if (*p == '{') {
                 const char *end = strchr(p, '}');
                 n = end ? (size_t)(end - p) + 1 : 0;
-                if (!end || strspn(p + 1, "0123456789,") != n - 2 || end[1] == '+') return refuse(regex, p, (int)(end ? n + 1 : 1), err);
+                if (!end || strspn(p + 1, "0123456789,") != n - 2 || end[1] == '+')
+                    return refuse(regex, p, (int)(end ? n + 1 : 1), err);
             }
             c = cl_buf_add(out, p, n, err);
             p += n;

@@ -44,7 +44,8 @@ cl_code cl_tok_vocab_build(cl_tok_vocab *v, const cl_tokenizer_data *d, cl_err *
             if (d->type[id] != (pass ? CL_TOK_USER : CL_TOK_NORMAL)) continue;
             find_slot(v, cl_tok_bytes(d, id), cl_tok_len(d, id), &at);
             if (v->slot[at] < 0) v->slot[at] = id;
-            else if (!pass) return cl_fail(err, CL_E_INPUT, "vocabulary: tokens %d and %d are the same text", (int)v->slot[at], (int)id);
+            else if (!pass)
+                return cl_fail(err, CL_E_INPUT, "vocabulary: tokens %d and %d are the same text", (int)v->slot[at], (int)id);
         }
     }
     return CL_OK;
@@ -66,6 +67,7 @@ const cl_tok_pair *cl_tok_pairs_find(const cl_tok_pairs *p, int32_t left, int32_
 
 static cl_code alloc_pairs(cl_tok_pairs *p, uint64_t n, cl_err *err)
 {
+    if (n > (uint64_t)1 << 30) return cl_fail(err, CL_E_INPUT, "vocabulary: over 2^30 merges");
     uint32_t size = slots_for(n);
     p->mask = size - 1;
     p->shift = 64;

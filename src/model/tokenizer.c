@@ -190,14 +190,34 @@ static bool maybe_not_nfc(const char *s, size_t n)
     return false;
 }
 
+/* Combining marks in a row are sorted by utf8proc in quadratic time. No text has so many. */
+enum { MAX_MARKS = 4096 };
+static cl_code check_marks(work *w, const char *s, size_t n)
+{
+    int marks = 0;
+    utf8proc_int32_t c;
+    for (size_t i = 0; i < n; i += (size_t)cl_utf8_len((unsigned char)s[i])) {
+        if ((unsigned char)s[i] < 0xcc) {
+            marks = 0;
+            continue;
+        }
+        utf8proc_iterate((const utf8proc_uint8_t *)s + i, (utf8proc_ssize_t)(n - i), &c);
+        marks = utf8proc_get_property(c)->combining_class ? marks + 1 : 0;
+        if (marks > MAX_MARKS) return cl_fail(w->err, CL_E_INPUT, "text: more than %d combining marks in a row", MAX_MARKS);
+    }
+    return CL_OK;
+}
+
 /* w->text = s in normal form C. */
 static cl_code normalise(work *w, const char *s, size_t n)
 {
     utf8proc_uint8_t *p = NULL;
+    cl_code c = check_marks(w, s, n);
+    if (c != CL_OK) return c;
     w->text.len = 0;
     utf8proc_ssize_t len = utf8proc_map((const utf8proc_uint8_t *)s, (utf8proc_ssize_t)n, &p, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
     if (len < 0) return cl_fail(w->err, CL_E_INPUT, "text: cannot be normalised: %s", utf8proc_errmsg(len));
-    cl_code c = cl_buf_add(&w->text, p, (size_t)len, w->err);
+    c = cl_buf_add(&w->text, p, (size_t)len, w->err);
     free(p);
     return c;
 }
@@ -220,7 +240,8 @@ static cl_code escape_spaces(work *w, const char *s, size_t n, bool prefix)
 /* Whether the space goes in front of a segment. */
 static bool wants_prefix(const cl_tokenizer_data *d, const char *s, size_t n, bool at_start)
 {
-    bool space = n >= 1 && (*s == ' ' || (d->kind == CL_TOK_SPM && n >= CL_TOK_SPACE_LEN && memcmp(s, CL_TOK_SPACE, CL_TOK_SPACE_LEN) == 0));
+    bool space = n >= 1 && (*s == ' ' ||
+                            (d->kind == CL_TOK_SPM && n >= CL_TOK_SPACE_LEN && memcmp(s, CL_TOK_SPACE, CL_TOK_SPACE_LEN) == 0));
     return n && d->add_prefix_space && (at_start || !d->prefix_start_only) && !(space && d->prefix_unless_space);
 }
 

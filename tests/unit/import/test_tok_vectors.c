@@ -1,4 +1,5 @@
-/* Small tokenizers of every family (tests/fixtures/tokenizers), imported, against what the reference libraries made of 300 texts. */
+/* Small tokenizers of every family (tests/fixtures/tokenizers), imported, against what the reference libraries made of 300
+ * texts. */
 #include <jansson.h>
 
 #include "files.h"
@@ -52,7 +53,8 @@ static int32_t *encode(const cl_tokenizer *t, const json_t *text, bool specials,
 {
     cl_err err = {0};
     int32_t *ids = NULL;
-    if (cl_tokenizer_encode(t, json_string_value(text), json_string_length(text), specials, wrap, &ids, n, &err) != CL_OK) fprintf(stderr, "%s\n", err.msg);
+    if (cl_tokenizer_encode(t, json_string_value(text), json_string_length(text), specials, wrap, &ids, n, &err) != CL_OK)
+        fprintf(stderr, "%s\n", err.msg);
     CU_ASSERT_PTR_NOT_NULL_FATAL(ids);
     return ids;
 }
@@ -81,7 +83,8 @@ static void check_family(const char *name)
 {
     char path[64];
     snprintf(path, sizeof path, "%s/vectors.json", name);
-    json_t *texts = load("texts.json"), *v = load(path), *ids = json_object_get(v, "ids"), *wrapped = json_object_get(v, "wrapped");
+    json_t *texts = load("texts.json"), *v = load(path), *ids = json_object_get(v, "ids"),
+           *wrapped = json_object_get(v, "wrapped");
     bool specials = json_is_true(json_object_get(v, "specials"));
     cl_tokenizer_data *d = import(name);
     cl_tokenizer *t = NULL;
@@ -99,7 +102,8 @@ static void check_family(const char *name)
         snprintf(index, sizeof index, "%zu", i);
         other = json_object_get(json_object_get(v, "decoded"), index);
         if (!other) other = text;
-        if (back.len != json_string_length(other) || memcmp(back.data, json_string_value(other), back.len) != 0) complain(name, i, text, "decodes to something else");
+        if (back.len != json_string_length(other) || memcmp(back.data, json_string_value(other), back.len) != 0)
+            complain(name, i, text, "decodes to something else");
         cl_buf_free(&back);
         free(got);
         if (i >= json_array_size(wrapped)) continue;
