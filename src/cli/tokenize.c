@@ -151,7 +151,7 @@ static cl_code encode(const tokenize_cli *o, const cl_tokenizer *t, cl_err *err)
     cl_code c = o->prompt ? cl_buf_str(&text, o->prompt, err) : cl_read_file("-", MAX_TEXT, &text, err);
     if (c == CL_OK && o->chat) c = render(o, cl_tokenizer_get_data(t), &text, &rendered, err);
     const cl_buf *source = o->chat ? &rendered : &text;
-    if (c == CL_OK) c = cl_tokenizer_encode(t, source->data ? source->data : "", source->len, true, true, &ids, &n, err);
+    if (c == CL_OK) c = cl_tokenizer_encode(t, source->data ? source->data : "", source->len, true, !o->chat, &ids, &n, err); /* a rendered prompt is complete */
     if (c == CL_OK) c = show(o, t, ids, n, o->chat ? &rendered : NULL, err);
     free(ids);
     cl_buf_free(&text);

@@ -9,7 +9,7 @@ static const char *const kind_names[] = {[CL_TOK_BPE_BYTES] = "bpe_bytes", [CL_T
 
 /* Attributes of the group. Numbers and flags go through one table so that reading and writing cannot differ. */
 typedef struct number { const char *name; int *i; bool *b; } number;
-enum { N_NUMBERS = 10 };
+enum { N_NUMBERS = 12 };
 
 static void numbers_of(cl_tokenizer_data *d, number out[N_NUMBERS])
 {
@@ -17,6 +17,8 @@ static void numbers_of(cl_tokenizer_data *d, number out[N_NUMBERS])
         {"ignore_merges", NULL, &d->ignore_merges},
         {"nfc", NULL, &d->nfc},
         {"add_prefix_space", NULL, &d->add_prefix_space},
+        {"prefix_start_only", NULL, &d->prefix_start_only},
+        {"prefix_unless_space", NULL, &d->prefix_unless_space},
         {"byte_fallback", NULL, &d->byte_fallback},
         {"add_bos", NULL, &d->add_bos},
         {"add_eos", NULL, &d->add_eos},

@@ -52,10 +52,11 @@ static cl_code check(const cl_request_defaults *d, cl_request *r)
     return CL_OK;
 }
 
-static cl_code set_text(const cl_request_defaults *d, cl_request *r, const char *text, size_t n)
+/* wrap: with the vocabulary's own BOS and EOS; a rendered chat is complete without. */
+static cl_code set_text(const cl_request_defaults *d, cl_request *r, const char *text, size_t n, bool wrap)
 {
     if (!d->tokenizer) return cl_fail(&r->error, CL_E_INPUT, "prompt: the model file has no tokenizer (give ids: --tokens)");
-    cl_code c = cl_tokenizer_encode(d->tokenizer, text, n, true, true, &r->prompt, &r->n_prompt, &r->error);
+    cl_code c = cl_tokenizer_encode(d->tokenizer, text, n, true, wrap, &r->prompt, &r->n_prompt, &r->error);
     return c == CL_OK ? CL_OK : cl_fail_prefix(&r->error, "prompt");
 }
 
@@ -64,7 +65,7 @@ static cl_code set_messages(const cl_request_defaults *d, cl_request *r, const c
     if (!d->chat) return cl_fail(&r->error, CL_E_INPUT, "messages: no chat format is known for this model (give one: --chat-format)");
     cl_buf text = {0};
     cl_code c = cl_chat_render(d->chat, m, n, true, &text, &r->error);
-    if (c == CL_OK) c = set_text(d, r, text.data, text.len);
+    if (c == CL_OK) c = set_text(d, r, text.data, text.len, false);
     cl_buf_free(&text);
     return c;
 }
@@ -86,7 +87,7 @@ static void finish(const cl_request_defaults *d, cl_request *r, cl_code c)
 cl_request *cl_request_from_text(const cl_request_defaults *d, const char *id, const char *text, size_t n)
 {
     cl_request *r = new_request(d, id);
-    if (r) finish(d, r, set_text(d, r, text, n));
+    if (r) finish(d, r, set_text(d, r, text, n, true));
     return r;
 }
 
@@ -157,7 +158,7 @@ static cl_code row_prompt(const cl_request_defaults *d, cl_request *r, const jso
     if (prompt && !json_is_string(prompt)) return cl_fail(&r->error, CL_E_INPUT, "prompt: must be a text");
     if (messages && !json_is_array(messages)) return cl_fail(&r->error, CL_E_INPUT, "messages: must be a list");
     if (tokens && !json_is_array(tokens)) return cl_fail(&r->error, CL_E_INPUT, "tokens: must be a list of ids");
-    if (prompt) return set_text(d, r, json_string_value(prompt), json_string_length(prompt));
+    if (prompt) return set_text(d, r, json_string_value(prompt), json_string_length(prompt), true);
     return messages ? row_messages(d, r, messages) : row_ids(r, tokens);
 }
 

@@ -6,6 +6,8 @@
 
 #include "chipline/util.h"
 
+enum { LEAST_PROMPT = 16 }; /* tokens */
+
 typedef struct seat {
     cl_sequence *seq;  /* NULL: free */
     int64_t turn;      /* when it was last served, or admitted: the least waits longest */
@@ -14,6 +16,7 @@ typedef struct seat {
 struct cl_schedule {
     cl_limits limits;
     int stages, active;
+    int prompt_share;    /* most prompt tokens in a micro-batch, so that a prompt too is at work in every stage */
     int64_t turn, microbatches;
     seat *slots;
 };
@@ -44,6 +47,19 @@ bool cl_schedule_has_room(const cl_schedule *s) { return s->active < s->limits.s
 int cl_schedule_active(const cl_schedule *s) { return s->active; }
 cl_sequence *cl_schedule_sequence(const cl_schedule *s, int slot) { return s->slots[slot].seq; }
 
+/* Prompts that wait now, spread over the stages; but a few tokens at least, since each micro-batch reads the weights anew. */
+static void share_prompts(cl_schedule *s)
+{
+    int64_t tokens = 0;
+    for (int i = 0; i < s->limits.slots; i++) {
+        const cl_sequence *q = s->slots[i].seq;
+        if (q && q->n_sent < q->n_prompt) tokens += q->n_prompt - q->n_sent;
+    }
+    int64_t share = (tokens + s->stages - 1) / s->stages;
+    if (share < LEAST_PROMPT) share = LEAST_PROMPT;
+    s->prompt_share = share < s->limits.chunk ? (int)share : s->limits.chunk;
+}
+
 int cl_schedule_admit(cl_schedule *s, cl_sequence *seq)
 {
     int i = 0;
@@ -51,6 +67,7 @@ int cl_schedule_admit(cl_schedule *s, cl_sequence *seq)
     if (i == s->limits.slots) CL_BUG("schedule: no room");
     s->slots[i] = (seat){.seq = seq, .turn = s->turn++};
     s->active++;
+    share_prompts(s);
     return i;
 }
 
@@ -108,11 +125,12 @@ bool cl_schedule_next(cl_schedule *s, cl_microbatch *mb)
         s->slots[i].turn = s->turn++;
     }
     /* Prompts keep their turn until they are through, so that the oldest gets its first token first. */
-    for (int64_t from = 0; mb->n_tokens < s->limits.chunk;) {
+    int most = mb->n_tokens + s->prompt_share < s->limits.chunk ? mb->n_tokens + s->prompt_share : s->limits.chunk;
+    for (int64_t from = 0; mb->n_tokens < most;) {
         int i = longest_waiting(s, false, from, before);
         if (i < 0) break;
         from = s->slots[i].turn + 1;
-        int room = s->limits.chunk - mb->n_tokens, n = pending(s->slots[i].seq);
+        int room = most - mb->n_tokens, n = pending(s->slots[i].seq);
         put(s, mb, i, n < room ? n : room);
     }
     if (!mb->n_parts) return false;

@@ -63,6 +63,40 @@ static void prompt_in_chunks(void)
     free(q.tokens);
 }
 
+static void prompts_fill_the_stages(void)
+{
+    bench b;
+    start(&b, 1, 128, 4);
+    cl_sequence q = make(100, 3, 0);
+    cl_schedule_admit(b.s, &q);
+    for (int k = 0; k < 4; k++) {
+        CU_ASSERT_TRUE_FATAL(next(&b));
+        CU_ASSERT_EQUAL(b.mb.n_tokens, 25);
+    }
+    CU_ASSERT_FALSE(next(&b));
+    cl_schedule_free(b.s);
+    free(q.tokens);
+}
+
+static void prompts_never_starve(void)
+{
+    bench b;
+    start(&b, 3, 2, 1);
+    cl_sequence q[3] = {make(1, 50, 1), make(1, 50, 2), make(5, 5, 3)};
+    cl_schedule_admit(b.s, &q[0]);
+    cl_schedule_admit(b.s, &q[1]);
+    CU_ASSERT_TRUE(next(&b));
+    CU_ASSERT_EQUAL(b.mb.n_parts, 2);
+    cl_schedule_sampled(b.s, 0, 7);
+    cl_schedule_sampled(b.s, 1, 7);
+    cl_schedule_admit(b.s, &q[2]);
+    CU_ASSERT_TRUE(next(&b)); /* one decodes, the prompt gets the other place */
+    CU_ASSERT_EQUAL(b.mb.n_parts, 2);
+    CU_ASSERT_EQUAL(b.parts[1].slot, 2);
+    cl_schedule_free(b.s);
+    for (int i = 0; i < 3; i++) free(q[i].tokens);
+}
+
 static void every_stage_has_work(void)
 {
     bench b;
@@ -163,7 +197,8 @@ static void random_lines(void)
 
 int main(void)
 {
-    CU_TestInfo tests[] = {{"prompt in chunks", prompt_in_chunks}, {"every stage has work", every_stage_has_work},
+    CU_TestInfo tests[] = {{"prompt in chunks", prompt_in_chunks}, {"prompts fill the stages", prompts_fill_the_stages},
+                           {"prompts never starve", prompts_never_starve}, {"every stage has work", every_stage_has_work},
                            {"prompts mix with decoding", prompts_mix_with_decoding}, {"random lines", random_lines}, CU_TEST_INFO_NULL};
     return run_suite("schedule", tests);
 }
