@@ -209,6 +209,7 @@ def legend(ax, traces, windows):
     if (e["kind"] == "idle").any():
         marks.append(Patch(**IDLE_STYLE, label="idle: no request"))
     marks.append(Patch(**LINK_STYLE, label="sending, scheduling"))
+    marks.append(Patch(facecolor="white", edgecolor="#bbbbbb", label="white: not recorded (text, files, other programs)"))
     if any(len(shown_messages(t, w)) for t, w in zip(traces, windows)):
         marks.append(Line2D([], [], label="activations handed over", **PASS_STYLE))
         marks.append(Line2D([], [], label="sampled ids return", **RETURN_STYLE))
