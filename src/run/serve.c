@@ -130,6 +130,7 @@ static cl_code admit(driver *d, bool *ended, cl_err *err)
             cl_trace_end(d->run->trace, m, &e);
         }
         if (!q) break;
+        if (q->arrived_ns < d->run->serve_start) q->arrived_ns = d->run->serve_start; /* loading is not waiting */
         live *v = new_live(d, q, err);
         if (!v) return CL_E_FIT;
         if (q->error.code != CL_OK) {

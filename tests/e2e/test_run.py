@@ -51,6 +51,18 @@ def test_eos_ends(demo):
     assert stopped and all(len(r["tokens"]) < 400 and "<|endoftext|>" not in r["text"] for r in stopped)
 
 
+def test_times(demo, tmp_path):
+    """A file's rows wait from the start of serving, not from the start of loading; those that find no slot wait longer."""
+    (tmp_path / "in.jsonl").write_text("\n".join(json.dumps({"id": str(i), "prompt": "Once", "max_tokens": 40}) for i in range(6)))
+    ok("run", demo, "--batch", tmp_path / "in.jsonl", "--out", tmp_path / "out.jsonl", "--ignore-eos", "--slots", 2, "--context", 64, "--summary", tmp_path / "s.json",
+       "--threads", 1, ranks=2)
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    elapsed = json.loads((tmp_path / "s.json").read_text())["elapsed_s"]
+    queued = sorted(r["timing"]["queue_s"] for r in rows)
+    assert all(0 <= r["timing"]["queue_s"] <= r["timing"]["ttft_s"] <= elapsed for r in rows)
+    assert queued[5] > elapsed / 4 and queued[0] < elapsed / 10
+
+
 def test_context_is_the_end(demo):
     row = generate(demo, "-p", "Once upon a time", "-n", 500, "--ignore-eos", "--context", 32)
     assert row["finish_reason"] == "length"
