@@ -138,6 +138,8 @@ cl_code cl_spec_tensors(const cl_spec *s, cl_format format, cl_tensor **out, int
 cl_code cl_model_from_spec(const cl_spec *s, cl_format format, cl_model *out, cl_err *err);
 /* NULL if there is none. */
 const cl_tensor *cl_model_find(const cl_model *m, cl_role role, int layer);
+/* Spec and tensor list; free with cl_model_free, also after a failure. */
+cl_code cl_model_copy(const cl_model *from, cl_model *to, cl_err *err);
 void cl_model_free(cl_model *m);
 
 /* Parameters and traffic (models.md section 6). */

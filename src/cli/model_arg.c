@@ -21,15 +21,6 @@ static bool is_config(const char *path)
     return head[strspn(head, " \t\r\n")] == '{';
 }
 
-static cl_code copy_model(const cl_model *from, cl_model *to, cl_err *err)
-{
-    *to = (cl_model){.n_tensors = from->n_tensors};
-    to->tensors = cl_malloc((size_t)from->n_tensors, sizeof *to->tensors, "tensor list", err);
-    if (!to->tensors) return CL_E_FIT;
-    memcpy(to->tensors, from->tensors, (size_t)from->n_tensors * sizeof *to->tensors);
-    return cl_spec_copy(&from->spec, &to->spec, err);
-}
-
 cl_code model_arg_open(const char *path, model_arg *out, cl_err *err)
 {
     *out = (model_arg){0};
@@ -42,7 +33,7 @@ cl_code model_arg_open(const char *path, model_arg *out, cl_err *err)
         cl_spec_free(&spec);
     } else {
         c = cl_model_file_open(&out->file, path, err);
-        if (c == CL_OK) c = copy_model(cl_model_file_model(out->file), &out->model, err);
+        if (c == CL_OK) c = cl_model_copy(cl_model_file_model(out->file), &out->model, err);
     }
     if (c != CL_OK) model_arg_close(out);
     return c;

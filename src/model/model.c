@@ -132,6 +132,15 @@ const cl_tensor *cl_model_find(const cl_model *m, cl_role role, int layer)
     return NULL;
 }
 
+cl_code cl_model_copy(const cl_model *from, cl_model *to, cl_err *err)
+{
+    *to = (cl_model){.n_tensors = from->n_tensors};
+    to->tensors = cl_malloc((size_t)from->n_tensors, sizeof *to->tensors, "tensor list", err);
+    if (!to->tensors) return CL_E_FIT;
+    memcpy(to->tensors, from->tensors, (size_t)from->n_tensors * sizeof *to->tensors);
+    return cl_spec_copy(&from->spec, &to->spec, err);
+}
+
 void cl_model_free(cl_model *m)
 {
     cl_spec_free(&m->spec);

@@ -31,15 +31,9 @@ static cl_code open_model(cl_run *r, cl_err *err)
 {
     cl_code c = cl_model_file_open(&r->file, r->opt.model_path, err);
     if (c != CL_OK) return c;
-    const cl_model *m = cl_model_file_model(r->file);
     r->checksum = cl_model_file_checksum(r->file);
     if (!(r->source = cl_strdup(cl_model_file_source(r->file), err))) return CL_E_FIT;
-    if ((c = cl_spec_copy(&m->spec, &r->model.spec, err)) != CL_OK) return c;
-    r->model.tensors = cl_malloc((size_t)m->n_tensors, sizeof *m->tensors, "tensor list", err);
-    if (!r->model.tensors) return CL_E_FIT;
-    r->model.n_tensors = m->n_tensors;
-    memcpy(r->model.tensors, m->tensors, (size_t)m->n_tensors * sizeof *m->tensors);
-    return CL_OK;
+    return cl_model_copy(cl_model_file_model(r->file), &r->model, err);
 }
 
 /* A stale copy on one node would mix two models. Collective. */

@@ -64,12 +64,8 @@ struct cl_run {
     int64_t request_cap;
 };
 
-/* One micro-batch through this rank's chip, and through the output on the last stage. */
-void cl_run_compute(cl_run *r, const cl_microbatch *mb, float *x);
 /* Rank 0: keeps what the numbers and the trace need of an ended request. */
 cl_code cl_run_note_request(cl_run *r, const cl_request *q, const cl_result *res, cl_err *err);
-/* Rank 0's loop; the others' is in serve.c too. */
-cl_code cl_run_drive(cl_run *r, cl_source *source, cl_err *err);
 /* TRACE.rankNNNN.part, or TRACE.run.part for rank -1; caller frees. */
 char *cl_part_path(const char *trace_path, int rank, cl_err *err);
 /* Rank 0, before the first token: what a later recovery needs, from rank_rows. */

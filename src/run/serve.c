@@ -4,7 +4,8 @@
 
 #include "run_internal.h"
 
-void cl_run_compute(cl_run *r, const cl_microbatch *mb, float *x)
+/* One micro-batch through this rank's chip, and through the output on the last stage. */
+static void compute(cl_run *r, const cl_microbatch *mb, float *x)
 {
     uint64_t t0 = cl_now_ns(), w0, k0, w1, k1;
     cl_chip_traffic(r->chip, &w0, &k0);
@@ -25,7 +26,7 @@ static void follow(cl_run *r)
     for (bool stop = false; !stop;) {
         cl_hop *h = cl_line_recv(r->line);
         stop = h->kind == CL_HOP_STOP;
-        if (h->kind == CL_HOP_WORK) cl_run_compute(r, &h->mb, h->x);
+        if (h->kind == CL_HOP_WORK) compute(r, &h->mb, h->x);
         if (h->kind == CL_HOP_WORK && r->last) cl_line_send_results(r->line, h->mb.id, r->out.sampled, h->mb.n_parts);
         if (r->last) cl_line_release(r->line, h);
         else cl_line_pass(r->line, h);
@@ -249,7 +250,7 @@ static cl_code inject(driver *d, bool *sent, cl_err *err)
     cl_event e = {.kind = CL_EV_SCHEDULE, .layer = -1, .microbatch = h->mb.id, .tokens = h->mb.n_tokens, .parts = h->mb.n_parts, .peer = -1, .waits_for = -1};
     cl_trace_end(r->trace, m, &e);
     d->in_flight++;
-    cl_run_compute(r, &h->mb, h->x);
+    compute(r, &h->mb, h->x);
     if (!r->last) {
         cl_line_pass(r->line, h);
         return CL_OK;
@@ -298,7 +299,7 @@ static cl_code drive(driver *d, cl_err *err)
     }
 }
 
-cl_code cl_run_drive(cl_run *r, cl_source *source, cl_err *err)
+static cl_code lead(cl_run *r, cl_source *source, cl_err *err)
 {
     driver d = {.run = r, .source = source, .tokenizer = r->opt.tokenizer, .last = cl_now_ns(), .idle_ms = 1000};
     if (r->opt.stall_timeout_s > 0 && r->opt.stall_timeout_s < 4) d.idle_ms = (int)(r->opt.stall_timeout_s * 250); /* pings are due in between */
@@ -326,7 +327,7 @@ cl_code cl_run_serve(cl_run *r, cl_source *source, cl_err *err)
     cl_line_barrier(r->line);
     r->serve_start = cl_now_ns();
     cl_code c = CL_OK;
-    if (cl_line_rank(r->line) == 0) c = cl_run_drive(r, source, err);
+    if (cl_line_rank(r->line) == 0) c = lead(r, source, err);
     else follow(r);
     cl_line_drain(r->line);
     r->serve_ns = cl_now_ns() - r->serve_start;
