@@ -19,7 +19,21 @@ typedef struct cl_convert_options {
 /* SRC: a GGUF file (the first of several works) or a Hugging Face folder. Writes out_path (final name only when complete). */
 cl_code cl_convert(const char *src, const char *out_path, const cl_convert_options *opt, cl_err *err);
 
-/* The spec of a config.json (file, or a folder that holds one); *dtype is the config's own number format, bf16 where it has none. */
-cl_code cl_import_config(const char *path, cl_spec *spec, cl_format *dtype, cl_err *err);
+/* The spec of a config.json (file, or a folder that holds one), and the formats its weights have: the config's own dtype (bf16
+ * where it has none) and quantization_config. */
+cl_code cl_import_config(const char *path, cl_spec *spec, cl_formats *formats, cl_err *err);
+
+typedef struct cl_synth_options {
+    bool keep;        /* the config's own formats; else all matrices in `format` */
+    cl_format format;
+    uint64_t seed;
+    int jobs;         /* threads that draw and encode; does not change a bit */
+    bool progress, quiet;
+    const char *creator;
+} cl_synth_options;
+
+/* Random weights of the geometry of a config.json: activations keep unit variance through the layers, routers spread their
+ * choices. Streamed; same seed, same bytes. Neither tokenizer nor source weights. */
+cl_code cl_synth(const char *config_path, const char *out_path, const cl_synth_options *opt, cl_err *err);
 
 #endif

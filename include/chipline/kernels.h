@@ -11,17 +11,21 @@
  *     ascending o = fma(w, x, o); y = e + o.
  *   quantised weights, float32 x: y = 0; per block ascending: s = 0; over its columns ascending s = fma(q, x, s);
  *     y = fma(d, s, y). Q4_1 adds y = fma(m, t, y) after it, t = the block's x summed ascending with float32 adds.
- *     q is the integer (Q8_0: q; Q4_0: n - 8; Q4_1: n; MXFP4: cl_e2m1_doubled), d the block's scale (MXFP4: cl_e8m0_half).
- *   quantised weights, 8-bit x: per block isum = exact integer sum of q * xq; y = fma(d * dx, (float)isum, y). Q4_1 adds
+ *     q is the integer (Q8_0: q; Q4_0, INT4: n - 8; Q4_1: n; MXFP4: cl_e2m1_doubled; FP8: the E4M3 number), d the block's scale
+ *     (MXFP4: cl_e8m0_half; FP8: of the 128-column tile the block of 32 lies in).
+ *   quantised weights other than FP8, 8-bit x: per block isum = exact integer sum of q * xq; y = fma(d * dx, (float)isum, y). Q4_1 adds
  *     y = fma(m * dx, (float)(sum of xq), y).
  * 8-BIT BLOCKS of x (32 columns): amax = max |x|, where NaN counts as the largest; dx = amax / 127; xq = round-to-nearest-even(x *
  *   (127 / amax)), all 0 if amax or 127 / amax is not finite (so NaN and infinity reach every product through dx); |xq| <= 127.
  * RMSNORM: 16 lanes: lane[i % 16] = fma(x, x, lane[i % 16]) ascending; fold lane[i] += lane[i + 8], then 4, 2, 1;
  *   r = 1 / sqrtf(lane[0] / n + eps); y = (x * r) * w.
  * EXP: cl_exp below. SILU-GATED: (g / (1 + cl_exp(-g))) * u.
+ * CLAMPED (gpt-oss): g = g > L ? L : g; u = u > L ? L : u < -L ? -L : u; (u + 1) * (g / (1 + cl_exp(-(alpha * g)))).
  * ATTENTION of one query head at position p over visible positions lo..p: s_j = scale * (q.k_j), q.k_j = one fma chain over the
  *   head's numbers ascending (from 0); m = max s_j; e_j = cl_exp(s_j - m); sum: 16 lanes, lane[j % 16] += e_j for j
  *   ascending, folded as above; o_i = one chain over j ascending o_i = fma(e_j, v_ji, o_i); out_i = o_i * (1 / sum).
+ *   With a sink S: m = max(m, S), and sum = sum + cl_exp(S - m) after the fold.
+ *   LATENT: the same with values v_j = the first v_dim numbers of key j.
  *   (positions of a block that are not visible take no part, whatever their memory holds.) Cache bf16: k, v are rounded to nearest
  *   even when stored. Cache q8: per position, head and block of 32 numbers d = amax / 127 and rounded integers, as above; the
  *   chain for q.k is per block t = fma(q, kq, t) from 0, s = fma(d, t, s); for values o_i = fma(e_j * d, (float)vq, o_i). */
@@ -43,7 +47,13 @@ float cl_exp(float x);
 
 enum { CL_PANEL = 16,    /* rows per panel: one row is one lane */
        CL_KV_BLOCK = 16, /* positions per cache block */
-       CL_X_TOKENS = 8   /* preferred multiple of tokens per call */ };
+       CL_X_TOKENS = 8,  /* preferred multiple of tokens per call */
+       CL_LATENT_HEADS = 16 /* most heads per call of attend_latent */ };
+/* Floats of scratch for attend_latent over `positions` visible positions: scores of all heads, and one block's values. */
+static inline size_t cl_latent_scratch(int64_t positions, int head_dim)
+{
+    return (size_t)CL_LATENT_HEADS * (size_t)(positions + 2 * CL_KV_BLOCK) + (size_t)CL_KV_BLOCK * (size_t)(head_dim + 16);
+}
 
 /* A matrix (or experts of equal shape) in panels: opaque bytes that only a kernel set reads; the layout is the set's own.
  * Panel p holds rows 16p .. 16p+15, missing rows are zeros. */
@@ -60,7 +70,7 @@ typedef struct cl_matrix {
 typedef struct cl_acts {
     int n;               /* tokens */
     int64_t cols;
-    bool q8;
+    bool q8;             /* 8-bit forms are there too: products with integer formats use them */
     const float *f32;    /* [n][stride], padded with zeros to a multiple of 32 columns */
     size_t stride;       /* floats between tokens */
     int8_t *q;           /* 8-bit: [n][blocks * 32] or the set's own packing */
@@ -76,7 +86,7 @@ typedef struct cl_kv_head {
     cl_kv_format format;
     int head_dim;
     int64_t blocks;
-    unsigned char *keys, *values; /* [blocks][cl_kv_block_bytes], 64-byte aligned */
+    unsigned char *keys, *values; /* [blocks][cl_kv_block_bytes], 64-byte aligned; values NULL: latent, they are in the keys */
 } cl_kv_head;
 size_t cl_kv_block_bytes(cl_kv_format f, int head_dim); /* of keys, or of values; multiple of 64 */
 
@@ -101,13 +111,19 @@ typedef struct cl_kernels {
 
     void (*rmsnorm)(const float *x, const float *w, int64_t n, float eps, float *y); /* w may be NULL (weightless); x may be y */
     void (*silu_mul)(const float *g, const float *u, int64_t n, float *y);           /* y may be g or u */
+    void (*clamped_mul)(const float *g, const float *u, int64_t n, float limit, float alpha, float *y); /* y may be g or u */
     void (*add)(float *x, const float *y, int64_t n);                                /* x += y */
     void (*axpy)(float *x, float a, const float *y, int64_t n);                      /* x = fma(a, y, x) */
 
-    /* Stores k, v [head_dim] of position pos. */
+    /* Stores k, v [head_dim] of position pos; v is not looked at where h->values is NULL. */
     void (*kv_store)(const cl_kv_head *h, int64_t pos, const float *k, const float *v);
-    /* Attention of one query head; q, out [head_dim]; scratch: 16 * (p/16 - lo/16 + 1) floats. */
-    void (*attend)(const cl_kv_head *h, const float *q, int64_t lo, int64_t pos, float scale, float *out, float *scratch);
+    /* Attention of one query head; q, out [head_dim]; sink: its logit, or NULL; scratch: 16 * (p/16 - lo/16 + 1) floats. */
+    void (*attend)(const cl_kv_head *h, const float *q, int64_t lo, int64_t pos, float scale, const float *sink, float *out,
+                   float *scratch);
+    /* Latent attention of n <= CL_LATENT_HEADS query heads of one token: q [n][q_stride] (head_dim numbers each), out
+     * [n][out_stride] (v_dim each), sinks [n] or NULL; scratch: cl_latent_scratch floats. */
+    void (*attend_latent)(const cl_kv_head *h, int n, const float *q, size_t q_stride, int v_dim, int64_t lo, int64_t pos, float scale,
+                          const float *sinks, float *out, size_t out_stride, float *scratch);
 } cl_kernels;
 
 /* The plain scalar definition above, kept forever. */

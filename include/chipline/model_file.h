@@ -4,6 +4,7 @@
  * Layout, format version 1 (root attribute "chipline_model" = 1):
  *   /spec            JSON text, uint8 [n]        /source_config   the checkpoint's own config, verbatim, uint8 [n]
  *   /tensors/NAME    uint8 [rows, bytes_per_row] or [experts, rows, bytes_per_row], contiguous;
+ *                    (fp8: codes only, [.., rows, cols]; its scales are /scales/NAME, float32 [.., row tiles, column tiles]);
  *                    attributes format ("q8_0"), shape (int64, numbers not bytes), xxh3 (16 hex digits), role, layer
  *   /tokenizer       tokenizer.h's arrays as datasets, its numbers as attributes; absent when the source had none
  *   root attributes  creator, source, checksum (xxh3 over the checksums of /spec and of all tensors in canonical order)
@@ -26,7 +27,8 @@ cl_code cl_model_writer_create(cl_model_writer **out, const char *path, const cl
                                const char *source_config, const cl_tokenizer_data *tok, cl_err *err);
 /* Optional: the program and revision that writes, as the root attribute "creator". */
 cl_code cl_model_writer_creator(cl_model_writer *w, const char *creator, cl_err *err);
-/* Appends the next `rows` rows of tensor index `tensor` (rows of experts follow each other: expert-major). */
+/* Appends the next `rows` rows of tensor index `tensor` (rows of experts follow each other: expert-major), in format.h's row layout;
+ * rows of one fp8 tile must repeat its scales (CL_E_INPUT). */
 cl_code cl_model_writer_rows(cl_model_writer *w, int tensor, const void *rows, int64_t n_rows, cl_err *err);
 /* CL_E_INPUT if a tensor is incomplete. Ends the writer either way. */
 cl_code cl_model_writer_commit(cl_model_writer *w, cl_err *err);

@@ -9,10 +9,11 @@
 /* Bytes one number of the KV cache takes, by format of the cache. */
 typedef enum cl_kv_format { CL_KV_F32, CL_KV_BF16, CL_KV_Q8 } cl_kv_format;
 const char *cl_kv_name(cl_kv_format f);
-/* Cache bytes of `positions` positions of one layer for one sequence (key and value; windowed layers hold at most what they
- * can still see while a micro-batch of `chunk` tokens goes through). Exactly what chip/ allocates. */
+/* Cache bytes of `positions` positions of one layer for one sequence (key and value, or the latent vector alone; windowed and
+ * chunked layers hold at most what they can still see while a micro-batch of `chunk` tokens goes through). Exactly what chip/ allocates. */
 uint64_t cl_kv_layer_bytes(const cl_attention *a, cl_kv_format f, int64_t positions, int chunk);
-/* Cache bytes read by one token that sees `positions` positions (its own included) of this layer. */
+/* Cache bytes read by the token at position `positions` - 1 in this layer: of the positions it sees, its own included. Latent
+ * vectors count once, although all heads use them. */
 uint64_t cl_kv_read_bytes(const cl_attention *a, cl_kv_format f, int64_t positions);
 
 typedef struct cl_place_options {

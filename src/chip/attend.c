@@ -23,14 +23,24 @@ void attend_angles(cl_chip *c, const team *t, int n)
     }
 }
 
-static void rotate(float *x, const cl_rope *rope, const float *cs)
+void attend_rotate(const cl_chip *c, const cl_attention *a, int tok, float *x)
 {
+    if (a->rope < 0) return;
+    const cl_rope *rope = &c->spec.ropes[a->rope];
+    const float *cs = c->work.cos_sin + ((size_t)a->rope * (size_t)c->opt.limits.chunk + (size_t)tok) * c->work.rope_stride;
     int half = rope->dims / 2, step = rope->pairing == CL_ROPE_HALF ? 1 : 2, other = rope->pairing == CL_ROPE_HALF ? half : 1;
     for (int j = 0; j < half; j++) {
-        float a = x[j * step], b = x[j * step + other];
-        x[j * step] = a * cs[j] - b * cs[half + j];
-        x[j * step + other] = b * cs[j] + a * cs[half + j];
+        float p = x[j * step], q = x[j * step + other];
+        x[j * step] = p * cs[j] - q * cs[half + j];
+        x[j * step + other] = q * cs[j] + p * cs[half + j];
     }
+}
+
+float attend_temperature(const cl_chip *c, const cl_attention *a, int tok)
+{
+    if (a->temperature == 0) return 1;
+    double run = floor(((double)c->work.tokens[tok].pos + 1) / a->temperature_floor);
+    return (float)(1 + a->temperature * log(1 + run));
 }
 
 static void clip(float *x, int n, float limit)
@@ -38,17 +48,16 @@ static void clip(float *x, int n, float limit)
     for (int i = 0; i < n; i++) x[i] = x[i] > limit ? limit : x[i] < -limit ? -limit : x[i];
 }
 
-/* What happens to `heads` heads of queries or keys after their product: norm, clip, rotation. */
-static void finish_heads(const cl_chip *c, const cl_attention *a, float *x, int heads, const float *norm, const float *cs)
+/* What happens to `heads` heads of queries or keys of token tok after their product: norm, clip, rotation. */
+static void finish_heads(const cl_chip *c, const cl_attention *a, float *x, int heads, const float *norm, int tok)
 {
     int d = a->head_dim;
     float eps = (float)c->spec.norm_eps;
     if (a->qk_norm == CL_QK_NORM_FULL) c->k->rmsnorm(x, norm, (int64_t)heads * d, eps, x);
-    if (a->qk_norm == CL_QK_NORM_HEAD)
-        for (int h = 0; h < heads; h++) c->k->rmsnorm(x + h * d, norm, d, eps, x + h * d);
+    if (a->qk_norm == CL_QK_NORM_HEAD || a->qk_norm == CL_QK_NORM_UNIT)
+        for (int h = 0; h < heads; h++) c->k->rmsnorm(x + h * d, norm, d, eps, x + h * d); /* unit: norm is NULL */
     if (a->clip > 0) clip(x, heads * d, (float)a->clip);
-    if (a->rope >= 0)
-        for (int h = 0; h < heads; h++) rotate(x + h * d, &c->spec.ropes[a->rope], cs);
+    for (int h = 0; h < heads; h++) attend_rotate(c, a, tok, x + h * d);
 }
 
 /* Queries, keys and values of this thread's share of the tokens are finished, keys and values go to the cache. A unit is all
@@ -60,15 +69,15 @@ static void finish(cl_chip *c, const team *t, int layer, int first, int n)
     const float *q_norm = slice_get(&c->slice, CL_T_Q_NORM, layer)->vec, *k_norm = slice_get(&c->slice, CL_T_K_NORM, layer)->vec;
     for (int u = t->id; u < 2 * n; u += t->n) {
         int tok = u / 2;
-        const float *cs = w->cos_sin;
-        if (a->rope >= 0) cs += ((size_t)a->rope * (size_t)c->opt.limits.chunk + (size_t)(first + tok)) * w->rope_stride;
         if (u % 2 == 0) {
-            finish_heads(c, a, w->qs + (size_t)tok * w->q, a->heads, q_norm, cs);
+            float *q = w->qs + (size_t)tok * w->q, warm = attend_temperature(c, a, first + tok);
+            finish_heads(c, a, q, a->heads, q_norm, first + tok);
+            for (int i = 0; warm != 1 && i < a->heads * a->head_dim; i++) q[i] *= warm;
             continue;
         }
         float *k = w->ks + (size_t)tok * w->kv, *v = w->vs + (size_t)tok * w->kv;
         token_ref ref = w->tokens[first + tok];
-        finish_heads(c, a, k, a->kv_heads, k_norm, cs);
+        finish_heads(c, a, k, a->kv_heads, k_norm, first + tok);
         if (a->clip > 0) clip(v, a->kv_heads * a->head_dim, (float)a->clip);
         for (int h = 0; h < a->kv_heads; h++) {
             cl_kv_head kv = kv_head(&c->kv, layer - c->stage.first_layer, ref.slot, h);
@@ -77,44 +86,13 @@ static void finish(cl_chip *c, const team *t, int layer, int first, int n)
     }
 }
 
-/* Units are heads, then tokens within a head, so that equal numbers of units are nearly equal work. */
-static void look(cl_chip *c, const team *t, int layer, int first, int n)
+/* From x to queries in work.qs and the cache; weight bytes read. */
+static uint64_t grouped_in(cl_chip *c, const team *t, int layer, int first, int n, const float *x)
 {
-    const cl_attention *a = &c->spec.layers[layer].attn;
-    const work *w = &c->work;
-    int64_t u0, u1;
-    team_share(t, (int64_t)a->heads * n, &u0, &u1);
-    for (int64_t u = u0; u < u1; u++) {
-        int head = (int)(u / n), tok = (int)(u % n);
-        token_ref ref = w->tokens[first + tok];
-        cl_kv_head kv = kv_head(&c->kv, layer - c->stage.first_layer, ref.slot, head / (a->heads / a->kv_heads));
-        int64_t lo = a->window && ref.pos >= a->window ? (int64_t)ref.pos - a->window + 1 : 0;
-        size_t at = (size_t)tok * w->q + (size_t)head * (size_t)a->head_dim;
-        c->k->attend(&kv, w->qs + at, lo, ref.pos, (float)a->scale, w->att + at, w->scratch + (size_t)t->id * w->scratch_stride);
-    }
-}
-
-static uint64_t cache_read(const cl_chip *c, int layer, int first, int n)
-{
-    const cl_attention *a = &c->spec.layers[layer].attn;
-    uint64_t bytes = 0;
-    for (int i = 0; i < n; i++) {
-        int64_t seen = (int64_t)c->work.tokens[first + i].pos + 1;
-        bytes += cl_kv_read_bytes(a, c->kv.format, a->window && seen > a->window ? a->window : seen);
-    }
-    return bytes;
-}
-
-void attend_layer(cl_chip *c, const team *t, cl_event *e, int layer, int first, int n, float *x)
-{
-    const cl_attention *a = &c->spec.layers[layer].attn;
     const work *w = &c->work;
     const slice *s = &c->slice;
     const cl_matrix *q = &slice_get(s, CL_T_Q, layer)->m, *k = &slice_get(s, CL_T_K, layer)->m;
-    const cl_matrix *v = &slice_get(s, CL_T_V, layer)->m, *o = &slice_get(s, CL_T_O, layer)->m;
-    size_t hidden = (size_t)c->spec.hidden;
-
-    cl_mark m = mark(c, t, CL_TRACE_KERNEL);
+    const cl_matrix *v = &slice_get(s, CL_T_V, layer)->m;
     cl_acts in = phase_acts(c, w->norm, w->hidden, n, c->spec.hidden, (const cl_matrix *[]){q, k, v}, 3);
     phase_norm(c, t, &in, x, slice_get(s, CL_T_ATTN_NORM, layer)->vec);
     team_wait(t);
@@ -124,21 +102,63 @@ void attend_layer(cl_chip *c, const team *t, cl_event *e, int layer, int first, 
     team_wait(t);
     finish(c, t, layer, first, n);
     team_wait(t);
-    uint64_t qkv_bytes = slice_expert_bytes(q) + slice_expert_bytes(k) + slice_expert_bytes(v), kv_bytes = 0;
-    m = record(c, m, e, CL_EV_QKV, qkv_bytes, 0, 0);
+    return slice_expert_bytes(q) + slice_expert_bytes(k) + slice_expert_bytes(v);
+}
 
-    look(c, t, layer, first, n);
+/* Units are heads, then tokens within a head, so that equal numbers of units are nearly equal work. */
+static void grouped_look(cl_chip *c, const team *t, int layer, int first, int n)
+{
+    const cl_attention *a = &c->spec.layers[layer].attn;
+    const work *w = &c->work;
+    const float *sinks = slice_get(&c->slice, CL_T_SINKS, layer)->vec;
+    float *scratch = w->scratch + (size_t)t->id * w->scratch_stride;
+    int64_t u0, u1;
+    team_share(t, (int64_t)a->heads * n, &u0, &u1);
+    for (int64_t u = u0; u < u1; u++) {
+        int head = (int)(u / n), tok = (int)(u % n);
+        token_ref ref = w->tokens[first + tok];
+        cl_kv_head kv = kv_head(&c->kv, layer - c->stage.first_layer, ref.slot, head / (a->heads / a->kv_heads));
+        size_t at = (size_t)head * (size_t)a->head_dim;
+        c->k->attend(&kv, w->qs + (size_t)tok * w->q + at, cl_attention_first(a, ref.pos), ref.pos, (float)a->scale,
+                     sinks ? sinks + head : NULL, w->att + (size_t)tok * w->seen + at, scratch);
+    }
+}
+
+static uint64_t cache_read(const cl_chip *c, int layer, int first, int n)
+{
+    uint64_t bytes = 0;
+    for (int i = 0; i < n; i++)
+        bytes += cl_kv_read_bytes(&c->spec.layers[layer].attn, c->kv.format, (int64_t)c->work.tokens[first + i].pos + 1);
+    return bytes;
+}
+
+void attend_layer(cl_chip *c, const team *t, cl_event *e, int layer, int first, int n, float *x)
+{
+    const cl_attention *a = &c->spec.layers[layer].attn;
+    const work *w = &c->work;
+    const slice *s = &c->slice;
+    const cl_matrix *o = &slice_get(s, CL_T_O, layer)->m;
+    const bool latent = a->kind == CL_ATTN_LATENT;
+    uint64_t in_bytes, out_bytes = slice_expert_bytes(o), kv_bytes = 0;
+
+    cl_mark m = mark(c, t, CL_TRACE_KERNEL);
+    in_bytes = latent ? latent_in(c, t, layer, first, n, x) : grouped_in(c, t, layer, first, n, x);
+    m = record(c, m, e, CL_EV_QKV, in_bytes, 0, 0);
+
+    if (latent) latent_look(c, t, layer, first, n);
+    else grouped_look(c, t, layer, first, n);
     team_wait(t);
     if (!t->id) kv_bytes = cache_read(c, layer, first, n);
     m = record(c, m, e, CL_EV_ATTEND, 0, kv_bytes, 0);
 
-    cl_acts seen = phase_acts(c, w->att, w->q, n, (int64_t)a->heads * a->head_dim, (const cl_matrix *[]){o}, 1);
+    if (latent) out_bytes += latent_out(c, t, layer, n);
+    cl_acts seen = phase_acts(c, w->att, w->seen, n, (int64_t)a->heads * cl_attention_v_dim(a), (const cl_matrix *[]){o}, 1);
     phase_prepare(c, t, &seen, w->att);
     team_wait(t);
-    product out = {o, slice_get(s, CL_T_O_BIAS, layer)->vec, w->out, w->hidden, x, hidden};
+    product out = {o, slice_get(s, CL_T_O_BIAS, layer)->vec, w->out, w->hidden, x, (size_t)c->spec.hidden};
     phase_products(c, t, &out, 1, &seen);
     team_wait(t);
-    record(c, m, e, CL_EV_ATTN_OUT, slice_expert_bytes(o), 0, 0);
-    e->weight_bytes += qkv_bytes + slice_expert_bytes(o);
+    record(c, m, e, CL_EV_ATTN_OUT, out_bytes, 0, 0);
+    e->weight_bytes += in_bytes + out_bytes;
     e->kv_bytes += kv_bytes;
 }

@@ -15,47 +15,73 @@ static void check_tensor(const cl_chip *c, cl_role role, int layer, int64_t expe
         CL_BUG("role %d of layer %d: not in the slice, or not whole", (int)role, layer);
 }
 
-static void check_attention(const cl_chip *c, int layer)
+static void check_latent(const cl_chip *c, int layer)
+{
+    const cl_attention *a = &c->spec.layers[layer].attn;
+    int64_t hidden = c->spec.hidden, q = (int64_t)a->heads * a->head_dim;
+    if (a->q_rank) check_tensor(c, CL_T_Q_A, layer, 1, a->q_rank, hidden);
+    if (a->q_rank) check_tensor(c, CL_T_Q_A_NORM, layer, 1, a->q_rank, 1);
+    check_tensor(c, CL_T_Q, layer, 1, q, a->q_rank ? a->q_rank : hidden);
+    check_tensor(c, CL_T_KV_A, layer, 1, (int64_t)a->kv_rank + a->rope_dim, hidden);
+    check_tensor(c, CL_T_KV_A_NORM, layer, 1, a->kv_rank, 1);
+    check_tensor(c, CL_T_K_B, layer, a->heads, a->kv_rank, a->head_dim - a->rope_dim);
+    check_tensor(c, CL_T_V_B, layer, a->heads, a->v_dim, a->kv_rank);
+}
+
+static void check_grouped(const cl_chip *c, int layer)
 {
     const cl_attention *a = &c->spec.layers[layer].attn;
     int64_t hidden = c->spec.hidden, q = (int64_t)a->heads * a->head_dim, kv = (int64_t)a->kv_heads * a->head_dim;
-    check_tensor(c, CL_T_ATTN_NORM, layer, 1, hidden, 1);
     check_tensor(c, CL_T_Q, layer, 1, q, hidden);
     check_tensor(c, CL_T_K, layer, 1, kv, hidden);
     check_tensor(c, CL_T_V, layer, 1, kv, hidden);
-    check_tensor(c, CL_T_O, layer, 1, hidden, q);
     if (a->qkv_bias) {
         check_tensor(c, CL_T_Q_BIAS, layer, 1, q, 1);
         check_tensor(c, CL_T_K_BIAS, layer, 1, kv, 1);
         check_tensor(c, CL_T_V_BIAS, layer, 1, kv, 1);
     }
-    if (a->o_bias) check_tensor(c, CL_T_O_BIAS, layer, 1, hidden, 1);
-    if (a->qk_norm != CL_QK_NORM_NONE) {
+    if (a->qk_norm == CL_QK_NORM_HEAD || a->qk_norm == CL_QK_NORM_FULL) {
         bool head = a->qk_norm == CL_QK_NORM_HEAD;
         check_tensor(c, CL_T_Q_NORM, layer, 1, head ? a->head_dim : q, 1);
         check_tensor(c, CL_T_K_NORM, layer, 1, head ? a->head_dim : kv, 1);
     }
 }
 
+static void check_attention(const cl_chip *c, int layer)
+{
+    const cl_attention *a = &c->spec.layers[layer].attn;
+    int64_t hidden = c->spec.hidden;
+    check_tensor(c, CL_T_ATTN_NORM, layer, 1, hidden, 1);
+    if (a->kind == CL_ATTN_LATENT) check_latent(c, layer);
+    else check_grouped(c, layer);
+    check_tensor(c, CL_T_O, layer, 1, hidden, (int64_t)a->heads * cl_attention_v_dim(a));
+    if (a->o_bias) check_tensor(c, CL_T_O_BIAS, layer, 1, hidden, 1);
+    if (a->sinks) check_tensor(c, CL_T_SINKS, layer, 1, a->heads, 1);
+}
+
+/* Gate, up and down of the dense MLP, of all experts, or of the shared expert: their roles follow each other, biases too. */
+static void check_mlp(const cl_chip *c, int layer, cl_role gate, cl_role gate_bias, bool bias, int64_t experts, int64_t width)
+{
+    int64_t hidden = c->spec.hidden, rows[] = {width, width, hidden}, cols[] = {hidden, hidden, width};
+    for (int i = 0; i < 3; i++) {
+        check_tensor(c, (cl_role)((int)gate + i), layer, experts, rows[i], cols[i]);
+        if (bias) check_tensor(c, (cl_role)((int)gate_bias + i), layer, experts, rows[i], 1);
+    }
+}
+
 static void check_ffn(const cl_chip *c, int layer)
 {
     const cl_ffn *f = &c->spec.layers[layer].ffn;
-    int64_t hidden = c->spec.hidden;
-    check_tensor(c, CL_T_FFN_NORM, layer, 1, hidden, 1);
-    if (f->kind == CL_FFN_MOE) {
-        check_tensor(c, CL_T_ROUTER, layer, 1, f->experts, hidden);
-        check_tensor(c, CL_T_EXPERT_GATE, layer, f->experts, f->width, hidden);
-        check_tensor(c, CL_T_EXPERT_UP, layer, f->experts, f->width, hidden);
-        check_tensor(c, CL_T_EXPERT_DOWN, layer, f->experts, hidden, f->width);
+    check_tensor(c, CL_T_FFN_NORM, layer, 1, c->spec.hidden, 1);
+    if (f->kind == CL_FFN_DENSE) {
+        check_mlp(c, layer, CL_T_GATE, CL_T_GATE_BIAS, f->bias, 1, f->width);
         return;
     }
-    check_tensor(c, CL_T_GATE, layer, 1, f->width, hidden);
-    check_tensor(c, CL_T_UP, layer, 1, f->width, hidden);
-    check_tensor(c, CL_T_DOWN, layer, 1, hidden, f->width);
-    if (!f->bias) return;
-    check_tensor(c, CL_T_GATE_BIAS, layer, 1, f->width, 1);
-    check_tensor(c, CL_T_UP_BIAS, layer, 1, f->width, 1);
-    check_tensor(c, CL_T_DOWN_BIAS, layer, 1, hidden, 1);
+    check_tensor(c, CL_T_ROUTER, layer, 1, f->experts, c->spec.hidden);
+    if (f->router_bias) check_tensor(c, CL_T_ROUTER_BIAS, layer, 1, f->experts, 1);
+    if (f->select_bias) check_tensor(c, CL_T_SELECT_BIAS, layer, 1, f->experts, 1);
+    check_mlp(c, layer, CL_T_EXPERT_GATE, CL_T_EXPERT_GATE_BIAS, f->bias, f->experts, f->width);
+    if (f->shared_width) check_mlp(c, layer, CL_T_SHARED_GATE, CL_ROLES, false, 1, f->shared_width);
 }
 
 static void check_slice(const cl_chip *c)

@@ -8,6 +8,7 @@
 
 #include "chipline/chip.h"
 #include "kv.h"
+#include "route.h"
 #include "slice.h"
 
 enum { HEAD_ROWS = 16 }; /* most tokens whose logits are computed together */
@@ -16,40 +17,48 @@ typedef struct token_ref {
     int32_t slot, pos;
 } token_ref;
 
-/* A token's share of one expert's work. */
-typedef struct choice {
-    int32_t expert;
-    int32_t row;  /* its row in gate, up and down: rows are grouped by expert */
-    float weight;
-} choice;
+/* Numbers of a row whose columns are padded to whole blocks of 32. */
+static inline size_t padded(int64_t n) { return ((size_t)n + 31) / 32 * 32; }
 
 /* Everything a step writes besides x and the cache; made once. Strides count floats. Tokens go through a layer in tiles of at
- * most `tile`, so that a long chunk through a wide model needs no more memory than a short one. */
+ * most `tile`, so that a long chunk through a wide model needs no more memory than a short one. The buffers of a layer's two halves
+ * lie in the same memory. Rows of latent attention are one per head and token, a head's tokens together: row = head * tokens + token. */
 typedef struct work {
     int tile;              /* tokens */
-    int rows;              /* of gate, up and down: tile, or tile * top_k with experts */
     int head_rows;         /* tokens whose logits are computed together, at most HEAD_ROWS */
-    size_t hidden, q, kv, ffn, vocab; /* strides: numbers of the widest layer, rounded up to 32 */
+    size_t hidden, q, seen, kv, q_a, vocab; /* strides: numbers of the widest layer, rounded up to 32 */
     token_ref *tokens;     /* [chunk] */
     float *cos_sin;        /* [ropes][chunk][rope_stride]: cos of each pair, then sin of each pair */
     size_t rope_stride;
     float *norm;           /* [tile][hidden] input of q, k, v; of gate, up and router; of the head */
-    float *qs, *att;       /* [tile][q] queries; what the heads saw */
-    float *ks, *vs;        /* [tile][kv] */
-    float *gate, *up;      /* [rows][ffn] */
-    float *down;           /* [rows][hidden], with experts */
     float *out;            /* [tile][hidden] a layer's output before it is added to x */
     float *logits;         /* [head_rows][vocab] */
     int8_t *x8;            /* the 8-bit form of the product's input that is alive, and its scales and sums */
     float *x8_scale, *x_sum;
     int32_t *x8_sum;
+    size_t shared_x8;      /* where the shared expert's own part of x8 begins */
+    /* attention */
+    float *qs;             /* [tile][q] queries */
+    float *att;            /* [tile][seen] what the heads saw */
+    float *ks, *vs;        /* [tile][kv]; latent: ks is the vector to cache */
+    float *q_low;          /* [tile][q_a] latent: the queries' low-rank form */
+    float *plain;          /* [tile * heads][padded(head_dim - rope_dim)] latent: queries that are not rotated */
+    float *lookup;         /* [tile * heads][padded(kv_rank + rope_dim)] latent: queries as the cache is asked */
+    float *found;          /* [tile * heads][padded(kv_rank)] latent: what the cache gave */
     float *scratch;        /* [threads][scratch_stride] of attend */
     size_t scratch_stride;
+    /* feed-forward; rows: tokens, or with experts tokens * top_k */
+    float *gate, *up;      /* [rows][padded(width)] */
+    float *down;           /* [rows][hidden] with experts: their outputs, and before that their weighted inputs */
+    float *shared_gate, *shared_up; /* [tile][padded(shared_width)] */
     float *router;         /* [tile][router_stride] */
     size_t router_stride;
+    float *select;         /* [threads][2][router_stride] route_scratch */
+    int32_t *select_list;  /* [threads][2][router_stride] the same */
     choice *choices;       /* [tile][most top_k] */
     int32_t *row_token;    /* [rows] token of each grouped row */
-    int32_t *row_self;     /* [rows] 0, 1, 2, ... */
+    float *row_weight;     /* [rows] weight of each grouped row */
+    int32_t *row_self;     /* [rows, or tile * heads] 0, 1, 2, ... */
     int32_t *first_row;    /* [most experts + 1] rows of expert e: first_row[e] .. first_row[e + 1] - 1 */
     int32_t *touched;      /* [most experts] experts with rows, ascending */
     int n_touched;
@@ -109,7 +118,8 @@ typedef struct product {
 
 /* The input of products with the n matrices w: which derived forms they need is in their formats. */
 cl_acts phase_acts(const cl_chip *c, const float *x, size_t stride, int tokens, int64_t cols, const cl_matrix *const *w, int n);
-/* Pads and prepares this thread's share of the tokens. `x` must be the buffer behind acts->f32. */
+/* Pads and prepares tokens a .. b - 1, or this thread's share of all. `x` must be the buffer behind acts->f32. */
+void phase_prepare_tokens(const cl_chip *c, cl_acts *acts, float *x, int64_t a, int64_t b);
 void phase_prepare(const cl_chip *c, const team *t, cl_acts *acts, float *x);
 /* RMSNorm of this thread's share of the tokens (hidden numbers each) into work.norm, then prepared. */
 void phase_norm(const cl_chip *c, const team *t, cl_acts *acts, const float *x, const float *weight);
@@ -120,6 +130,15 @@ void attend_layer(cl_chip *c, const team *t, cl_event *e, int layer, int first, 
 void ffn_layer(cl_chip *c, const team *t, cl_event *e, int layer, int n, float *x);
 /* cos and sin of this thread's share of the n tokens of the step. */
 void attend_angles(cl_chip *c, const team *t, int n);
+/* Rotates one head of token tok of the micro-batch, if this attention rotates at all. */
+void attend_rotate(const cl_chip *c, const cl_attention *a, int tok, float *x);
+/* What the queries of token tok are multiplied by, 1 without a temperature. */
+float attend_temperature(const cl_chip *c, const cl_attention *a, int tok);
+/* Latent attention: from x to work.lookup and the cache; from there to work.found; and on to work.att. Weight bytes read. Only the
+ * second does not end with a barrier. */
+uint64_t latent_in(cl_chip *c, const team *t, int layer, int first, int n, const float *x);
+void latent_look(cl_chip *c, const team *t, int layer, int first, int n);
+uint64_t latent_out(cl_chip *c, const team *t, int layer, int n);
 
 /* --- events: thread 0 only; with recording off a branch each --- */
 static inline cl_mark mark(const cl_chip *c, const team *t, cl_trace_level level)

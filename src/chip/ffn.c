@@ -1,22 +1,39 @@
-/* ffn.c: the second half of a layer: down( silu(gate x) * (up x) ), dense or by experts. */
+/* ffn.c: the second half of a layer: down( glu(gate x, up x) ), dense or by experts. */
 #include <string.h>
 
 #include "chip_impl.h"
 
-/* gate, up and their product for rows p0*16 .. of one expert. rows of x: index[0 .. n_index), or all of acts if index is NULL. */
-static void gated(const cl_chip *c, const cl_matrix *const w[2], const float *const bias[2], int64_t expert, int64_t p0, int64_t p1,
-                  const cl_acts *in, const int32_t *index, int n_index, float *gate, float *up)
+/* gate and up of one MLP, or of a stack of equal ones; biases [experts][rows] or NULL. */
+typedef struct gate_up {
+    const cl_matrix *w[2];
+    const float *bias[2];
+    size_t stride; /* of their results */
+} gate_up;
+
+static gate_up gate_up_of(const cl_chip *c, int layer, cl_role gate, cl_role up, bool bias, cl_role gate_bias, cl_role up_bias)
 {
-    size_t stride = c->work.ffn;
-    c->k->matmul(w[0], expert, p0, p1, in, index, n_index, gate, stride);
-    c->k->matmul(w[1], expert, p0, p1, in, index, n_index, up, stride);
-    int64_t r0 = p0 * CL_PANEL, rows = (p1 * CL_PANEL < w[0]->rows ? p1 * CL_PANEL : w[0]->rows) - r0;
+    const slice *s = &c->slice;
+    gate_up gu = {.w = {&slice_get(s, gate, layer)->m, &slice_get(s, up, layer)->m}};
+    if (bias) gu.bias[0] = slice_get(s, gate_bias, layer)->vec;
+    if (bias) gu.bias[1] = slice_get(s, up_bias, layer)->vec;
+    gu.stride = padded(gu.w[0]->rows);
+    return gu;
+}
+
+/* gate, up and their product for panels p0 .. p1 - 1 of one expert. rows of x: index[0 .. n_index), or all of acts if index is NULL. */
+static void gated(const cl_chip *c, const cl_ffn *f, const gate_up *gu, int64_t expert, int64_t p0, int64_t p1, const cl_acts *in,
+                  const int32_t *index, int n_index, float *gate, float *up)
+{
+    c->k->matmul(gu->w[0], expert, p0, p1, in, index, n_index, gate, gu->stride);
+    c->k->matmul(gu->w[1], expert, p0, p1, in, index, n_index, up, gu->stride);
+    int64_t all = gu->w[0]->rows, r0 = p0 * CL_PANEL, rows = (p1 * CL_PANEL < all ? p1 * CL_PANEL : all) - r0;
     int n = index ? n_index : in->n;
     for (int i = 0; i < n; i++) {
-        float *g = gate + (size_t)i * stride + r0, *u = up + (size_t)i * stride + r0;
-        if (bias[0]) c->k->add(g, bias[0] + r0, rows);
-        if (bias[1]) c->k->add(u, bias[1] + r0, rows);
-        c->k->silu_mul(g, u, rows, g);
+        float *g = gate + (size_t)i * gu->stride + r0, *u = up + (size_t)i * gu->stride + r0;
+        if (gu->bias[0]) c->k->add(g, gu->bias[0] + expert * all + r0, rows);
+        if (gu->bias[1]) c->k->add(u, gu->bias[1] + expert * all + r0, rows);
+        if (f->glu == CL_GLU_CLAMPED) c->k->clamped_mul(g, u, rows, (float)f->glu_limit, (float)f->glu_alpha, g);
+        else c->k->silu_mul(g, u, rows, g);
     }
 }
 
@@ -24,45 +41,50 @@ static void dense(cl_chip *c, const team *t, cl_event *e, int layer, int n, floa
 {
     const work *w = &c->work;
     const slice *s = &c->slice;
-    const cl_matrix *const gu[2] = {&slice_get(s, CL_T_GATE, layer)->m, &slice_get(s, CL_T_UP, layer)->m};
-    const float *const bias[2] = {slice_get(s, CL_T_GATE_BIAS, layer)->vec, slice_get(s, CL_T_UP_BIAS, layer)->vec};
+    const cl_ffn *f = &c->spec.layers[layer].ffn;
+    const gate_up gu = gate_up_of(c, layer, CL_T_GATE, CL_T_UP, f->bias, CL_T_GATE_BIAS, CL_T_UP_BIAS);
     const cl_matrix *down = &slice_get(s, CL_T_DOWN, layer)->m;
     int64_t p0, p1;
 
     cl_mark m = mark(c, t, CL_TRACE_KERNEL);
-    cl_acts in = phase_acts(c, w->norm, w->hidden, n, c->spec.hidden, gu, 2);
+    cl_acts in = phase_acts(c, w->norm, w->hidden, n, c->spec.hidden, gu.w, 2);
     phase_norm(c, t, &in, x, slice_get(s, CL_T_FFN_NORM, layer)->vec);
     team_wait(t);
-    team_share(t, gu[0]->panels, &p0, &p1);
-    if (p0 < p1) gated(c, gu, bias, 0, p0, p1, &in, NULL, 0, w->gate, w->up);
+    team_share(t, gu.w[0]->panels, &p0, &p1);
+    if (p0 < p1) gated(c, f, &gu, 0, p0, p1, &in, NULL, 0, w->gate, w->up);
     team_wait(t);
-    cl_acts mid = phase_acts(c, w->gate, w->ffn, n, c->spec.layers[layer].ffn.width, &down, 1);
+    cl_acts mid = phase_acts(c, w->gate, gu.stride, n, f->width, &down, 1);
     phase_prepare(c, t, &mid, w->gate);
     team_wait(t);
     product out = {down, slice_get(s, CL_T_DOWN_BIAS, layer)->vec, w->out, w->hidden, x, (size_t)c->spec.hidden};
     phase_products(c, t, &out, 1, &mid);
     team_wait(t);
-    uint64_t bytes = slice_expert_bytes(gu[0]) + slice_expert_bytes(gu[1]) + slice_expert_bytes(down);
+    uint64_t bytes = slice_expert_bytes(gu.w[0]) + slice_expert_bytes(gu.w[1]) + slice_expert_bytes(down);
     record(c, m, e, CL_EV_FFN, bytes, 0, 0);
     e->weight_bytes += bytes;
 }
 
-/* Softmax of one token's router output in place, then its top_k choices by score, ties to the lower expert. */
-static void choose(const cl_ffn *f, float *score, choice *out)
+/* --- experts --- */
+
+/* All weights of one layer of experts. The shared expert's are there where f->shared_width is not 0. */
+typedef struct moe_weights {
+    const cl_matrix *router, *down, *shared_down;
+    const float *router_bias, *select_bias, *down_bias; /* or NULL */
+    gate_up gu, shared;
+} moe_weights;
+
+static moe_weights moe_weights_of(const cl_chip *c, int layer)
 {
-    float max = score[0], sum = 0, chosen = 0;
-    for (int i = 1; i < f->experts; i++) max = score[i] > max ? score[i] : max;
-    for (int i = 0; i < f->experts; i++) sum += score[i] = cl_exp(score[i] - max);
-    for (int i = 0; i < f->experts; i++) score[i] = score[i] / sum;
-    for (int j = 0; j < f->top_k; j++) {
-        int best = 0;
-        for (int i = 1; i < f->experts; i++) best = score[i] > score[best] ? i : best;
-        out[j] = (choice){.expert = best, .weight = score[best]};
-        chosen += score[best];
-        score[best] = -1; /* taken: scores are not negative */
-    }
-    if (f->renormalise)
-        for (int j = 0; j < f->top_k; j++) out[j].weight = out[j].weight / chosen;
+    const slice *s = &c->slice;
+    const cl_ffn *f = &c->spec.layers[layer].ffn;
+    return (moe_weights){.router = &slice_get(s, CL_T_ROUTER, layer)->m, .down = &slice_get(s, CL_T_EXPERT_DOWN, layer)->m,
+                         .shared_down = &slice_get(s, CL_T_SHARED_DOWN, layer)->m,
+                         .router_bias = slice_get(s, CL_T_ROUTER_BIAS, layer)->vec,
+                         .select_bias = slice_get(s, CL_T_SELECT_BIAS, layer)->vec,
+                         .down_bias = slice_get(s, CL_T_EXPERT_DOWN_BIAS, layer)->vec,
+                         .gu = gate_up_of(c, layer, CL_T_EXPERT_GATE, CL_T_EXPERT_UP, f->bias, CL_T_EXPERT_GATE_BIAS,
+                                          CL_T_EXPERT_UP_BIAS),
+                         .shared = gate_up_of(c, layer, CL_T_SHARED_GATE, CL_T_SHARED_UP, false, CL_ROLES, CL_ROLES)};
 }
 
 /* Gives every (token, choice) its row, rows of one expert together and in order of tokens. One thread. */
@@ -80,6 +102,7 @@ static void group(work *w, const cl_ffn *f, int n)
         choice *ch = &w->choices[i];
         ch->row = w->first_row[ch->expert]++;
         w->row_token[ch->row] = i / f->top_k;
+        w->row_weight[ch->row] = ch->weight;
     }
     memmove(w->first_row + 1, w->first_row, (size_t)f->experts * sizeof *w->first_row);
     w->first_row[0] = 0;
@@ -104,8 +127,96 @@ static bool next_run(const work *w, const team *t, int64_t panels, int *i, int64
     return false;
 }
 
-/* x += sum over a token's choices, in order of choice; this thread's share of the columns. */
-static void combine(const cl_chip *c, const team *t, int top_k, int n, float *x)
+/* The shared expert's result in 8-bit form has its own place: it waits there while the experts' inputs are prepared. */
+static cl_acts shared_acts(const cl_chip *c, const moe_weights *mw, int n)
+{
+    const work *w = &c->work;
+    cl_acts a = phase_acts(c, w->shared_gate, mw->shared.stride, n, mw->shared.w[0]->rows, &mw->shared_down, 1);
+    if (a.q) {
+        a.q += w->shared_x8;
+        a.d += w->shared_x8 / 32;
+        a.sum += w->shared_x8 / 32;
+    }
+    if (a.fsum) a.fsum += w->shared_x8 / 32;
+    return a;
+}
+
+/* From x to choices and rows. The shared expert, if there is one, gets as far as its prepared gate in the same phases. */
+static void route(cl_chip *c, const team *t, const moe_weights *mw, int layer, const cl_acts *in)
+{
+    work *w = &c->work;
+    const cl_ffn *f = &c->spec.layers[layer].ffn;
+    const size_t stride = w->router_stride, mine = 2 * (size_t)t->id * stride;
+    const route_scratch scratch = {w->select + mine, w->select + mine + stride, w->select_list + mine, w->select_list + mine + stride};
+    int64_t a, b;
+    phase_products(c, t, &(product){mw->router, mw->router_bias, w->router, stride, NULL, 0}, 1, in);
+    if (f->shared_width) {
+        team_share(t, mw->shared.w[0]->panels, &a, &b);
+        if (a < b) gated(c, f, &mw->shared, 0, a, b, in, NULL, 0, w->shared_gate, w->shared_up);
+    }
+    team_wait(t);
+    team_share(t, in->n, &a, &b);
+    for (int64_t tok = a; tok < b; tok++)
+        route_choose(f, w->router + (size_t)tok * stride, mw->select_bias, &scratch, w->choices + tok * f->top_k);
+    if (f->shared_width) {
+        cl_acts shared = shared_acts(c, mw, in->n);
+        phase_prepare(c, t, &shared, w->shared_gate);
+    }
+    team_wait(t);
+    if (!t->id) group(w, f, in->n);
+    team_wait(t);
+}
+
+/* The input of every row of gate and up, times its weight. They lie where the rows of down will: nothing is there yet. */
+static cl_acts weighted_input(cl_chip *c, const team *t, const moe_weights *mw, int rows)
+{
+    const work *w = &c->work;
+    int64_t hidden = c->spec.hidden, a, b;
+    cl_acts acts = phase_acts(c, w->down, w->hidden, rows, hidden, mw->gu.w, 2);
+    team_share(t, rows, &a, &b);
+    for (int64_t row = a; row < b; row++) {
+        const float *from = w->norm + (size_t)w->row_token[row] * w->hidden;
+        float *to = w->down + (size_t)row * w->hidden, weight = w->row_weight[row];
+        for (int64_t i = 0; i < hidden; i++) to[i] = weight * from[i];
+    }
+    phase_prepare_tokens(c, &acts, w->down, a, b);
+    team_wait(t);
+    return acts;
+}
+
+/* Gate, up and down of all rows, biases included; the shared expert's down goes to work.out. index: rows of `in`. */
+static void experts(cl_chip *c, const team *t, const moe_weights *mw, const cl_ffn *f, int n, const cl_acts *in, const int32_t *index)
+{
+    const work *w = &c->work;
+    const int64_t hidden = c->spec.hidden;
+    int64_t cum, p0, p1;
+    int i;
+    for (i = -1, cum = 0; next_run(w, t, mw->gu.w[0]->panels, &i, &cum, &p0, &p1);) {
+        int first = w->first_row[w->touched[i]], mine = w->first_row[w->touched[i] + 1] - first;
+        size_t at = (size_t)first * mw->gu.stride;
+        gated(c, f, &mw->gu, w->touched[i], p0, p1, in, index + first, mine, w->gate + at, w->up + at);
+    }
+    team_wait(t);
+    cl_acts mid = phase_acts(c, w->gate, mw->gu.stride, n * f->top_k, f->width, &mw->down, 1);
+    phase_prepare(c, t, &mid, w->gate);
+    team_wait(t);
+    for (i = -1, cum = 0; next_run(w, t, mw->down->panels, &i, &cum, &p0, &p1);) {
+        int64_t e = w->touched[i], first = w->first_row[e], mine = w->first_row[e + 1] - first, r0 = p0 * CL_PANEL;
+        float *y = w->down + (size_t)first * w->hidden;
+        c->k->matmul(mw->down, e, p0, p1, &mid, w->row_self + first, (int)mine, y, w->hidden);
+        int64_t width = (p1 * CL_PANEL < hidden ? p1 * CL_PANEL : hidden) - r0;
+        for (int64_t r = 0; mw->down_bias && r < mine; r++)
+            c->k->add(y + (size_t)r * w->hidden + r0, mw->down_bias + e * hidden + r0, width);
+    }
+    if (f->shared_width) {
+        cl_acts shared = shared_acts(c, mw, n);
+        phase_products(c, t, &(product){mw->shared_down, NULL, w->out, w->hidden, NULL, 0}, 1, &shared);
+    }
+    team_wait(t);
+}
+
+/* x += the shared expert's result + the sum over a token's choices, in order of choice; this thread's share of the columns. */
+static void combine(const cl_chip *c, const team *t, const cl_ffn *f, int n, float *x)
 {
     const work *w = &c->work;
     int64_t hidden = c->spec.hidden, a, b;
@@ -115,10 +226,10 @@ static void combine(const cl_chip *c, const team *t, int top_k, int n, float *x)
     if (a >= b) return;
     for (int tok = 0; tok < n; tok++) {
         float *acc = w->out + (size_t)tok * w->hidden + a;
-        memset(acc, 0, (size_t)(b - a) * sizeof *acc);
-        for (int j = 0; j < top_k; j++) {
-            const choice *ch = &w->choices[tok * top_k + j];
-            c->k->axpy(acc, ch->weight, w->down + (size_t)ch->row * w->hidden + a, b - a);
+        if (!f->shared_width) memset(acc, 0, (size_t)(b - a) * sizeof *acc);
+        for (int j = 0; j < f->top_k; j++) {
+            const choice *ch = &w->choices[tok * f->top_k + j];
+            c->k->axpy(acc, f->weight_input ? 1 : ch->weight, w->down + (size_t)ch->row * w->hidden + a, b - a);
         }
         c->k->add(x + tok * hidden + a, acc, b - a);
     }
@@ -127,46 +238,27 @@ static void combine(const cl_chip *c, const team *t, int top_k, int n, float *x)
 static void moe(cl_chip *c, const team *t, cl_event *e, int layer, int n, float *x)
 {
     work *w = &c->work;
-    const slice *s = &c->slice;
     const cl_ffn *f = &c->spec.layers[layer].ffn;
-    const cl_matrix *const gu[2] = {&slice_get(s, CL_T_EXPERT_GATE, layer)->m, &slice_get(s, CL_T_EXPERT_UP, layer)->m};
-    const cl_matrix *down = &slice_get(s, CL_T_EXPERT_DOWN, layer)->m, *router = &slice_get(s, CL_T_ROUTER, layer)->m;
-    const float *const no_bias[2] = {NULL, NULL};
-    int rows = n * f->top_k, i;
-    int64_t a, b, cum, p0, p1;
+    const moe_weights mw = moe_weights_of(c, layer);
+    const cl_matrix *readers[] = {mw.router, mw.gu.w[0], mw.gu.w[1], mw.shared.w[0], mw.shared.w[1]};
 
     cl_mark m = mark(c, t, CL_TRACE_KERNEL);
-    cl_acts in = phase_acts(c, w->norm, w->hidden, n, c->spec.hidden, gu, 2);
-    phase_norm(c, t, &in, x, slice_get(s, CL_T_FFN_NORM, layer)->vec);
+    cl_acts in = phase_acts(c, w->norm, w->hidden, n, c->spec.hidden, readers, f->shared_width ? 5 : 3);
+    phase_norm(c, t, &in, x, slice_get(&c->slice, CL_T_FFN_NORM, layer)->vec);
     team_wait(t);
-    phase_products(c, t, &(product){router, NULL, w->router, w->router_stride, NULL, 0}, 1, &in);
-    team_wait(t);
-    team_share(t, n, &a, &b);
-    for (int64_t tok = a; tok < b; tok++) choose(f, w->router + (size_t)tok * w->router_stride, w->choices + tok * f->top_k);
-    team_wait(t);
-    if (!t->id) group(w, f, n);
-    team_wait(t);
-    m = record(c, m, e, CL_EV_ROUTE, slice_expert_bytes(router), 0, 0);
+    route(c, t, &mw, layer, &in);
+    uint64_t routing = slice_expert_bytes(mw.router), down = slice_expert_bytes(mw.down);
+    if (f->shared_width) routing += slice_expert_bytes(mw.shared.w[0]) + slice_expert_bytes(mw.shared.w[1]);
+    m = record(c, m, e, CL_EV_ROUTE, routing, 0, 0);
 
-    for (i = -1, cum = 0; next_run(w, t, gu[0]->panels, &i, &cum, &p0, &p1);) {
-        int first = w->first_row[w->touched[i]], mine = w->first_row[w->touched[i] + 1] - first;
-        size_t at = (size_t)first * w->ffn;
-        gated(c, gu, no_bias, w->touched[i], p0, p1, &in, w->row_token + first, mine, w->gate + at, w->up + at);
-    }
+    if (f->weight_input) in = weighted_input(c, t, &mw, n * f->top_k);
+    experts(c, t, &mw, f, n, &in, f->weight_input ? w->row_self : w->row_token);
+    combine(c, t, f, n, x);
     team_wait(t);
-    cl_acts mid = phase_acts(c, w->gate, w->ffn, rows, f->width, &down, 1);
-    phase_prepare(c, t, &mid, w->gate);
-    team_wait(t);
-    for (i = -1, cum = 0; next_run(w, t, down->panels, &i, &cum, &p0, &p1);) {
-        int first = w->first_row[w->touched[i]], mine = w->first_row[w->touched[i] + 1] - first;
-        c->k->matmul(down, w->touched[i], p0, p1, &mid, w->row_self + first, mine, w->down + (size_t)first * w->hidden, w->hidden);
-    }
-    team_wait(t);
-    combine(c, t, f->top_k, n, x);
-    team_wait(t);
-    uint64_t bytes = (uint64_t)w->n_touched * (slice_expert_bytes(gu[0]) + slice_expert_bytes(gu[1]) + slice_expert_bytes(down));
+    uint64_t bytes = (uint64_t)w->n_touched * (slice_expert_bytes(mw.gu.w[0]) + slice_expert_bytes(mw.gu.w[1]) + down);
+    if (f->shared_width) bytes += slice_expert_bytes(mw.shared_down);
     record(c, m, e, CL_EV_FFN, bytes, 0, w->n_touched);
-    e->weight_bytes += slice_expert_bytes(router) + bytes;
+    e->weight_bytes += routing + bytes;
     e->experts += w->n_touched;
 }
 

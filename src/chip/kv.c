@@ -3,6 +3,17 @@
 
 #include <stdlib.h>
 
+/* Rings of one slot: keys and values of every kv head, or the latent vectors alone. */
+static size_t rings(const cl_attention *a)
+{
+    return a->kind == CL_ATTN_LATENT ? 1 : 2 * (size_t)a->kv_heads;
+}
+
+static int numbers(const cl_attention *a)
+{
+    return a->kind == CL_ATTN_LATENT ? a->kv_rank + a->rope_dim : a->head_dim;
+}
+
 /* Blocks that must be there at once: all that the oldest token of a micro-batch still sees up to the newest token. */
 static int64_t blocks_needed(const cl_attention *a, const cl_limits *limits)
 {
@@ -26,7 +37,7 @@ cl_code kv_create(kv_cache *kv, const cl_layer *layers, int n, cl_kv_format form
             kv_free(kv);
             return cl_fail(err, CL_E_FIT, "the KV cache: larger than any memory (use fewer slots or a shorter context)");
         }
-        size_t block = cl_kv_block_bytes(format, l->attn->head_dim), per_block = 2 * (size_t)l->attn->kv_heads * block;
+        size_t block = cl_kv_block_bytes(format, numbers(l->attn)), per_block = rings(l->attn) * block;
         l->blocks = (int64_t)(bytes / per_block);
         l->ring = (size_t)l->blocks * block;
         if (bytes % per_block || l->blocks < blocks_needed(l->attn, limits))
@@ -39,7 +50,7 @@ cl_code kv_create(kv_cache *kv, const cl_layer *layers, int n, cl_kv_format form
     unsigned char *at = kv->data;
     for (int i = 0; i < n; i++) {
         kv->layers[i].data = at;
-        at += 2 * (size_t)limits->slots * (size_t)kv->layers[i].attn->kv_heads * kv->layers[i].ring;
+        at += (size_t)limits->slots * rings(kv->layers[i].attn) * kv->layers[i].ring;
     }
     return CL_OK;
 }
@@ -54,7 +65,8 @@ void kv_free(kv_cache *kv)
 cl_kv_head kv_head(const kv_cache *kv, int layer, int slot, int head)
 {
     const kv_layer *l = &kv->layers[layer];
-    unsigned char *keys = l->data + 2 * ((size_t)slot * (size_t)l->attn->kv_heads + (size_t)head) * l->ring;
-    return (cl_kv_head){.format = kv->format, .head_dim = l->attn->head_dim, .blocks = l->blocks,
-                        .keys = keys, .values = keys + l->ring};
+    const bool latent = l->attn->kind == CL_ATTN_LATENT;
+    unsigned char *keys = l->data + ((size_t)slot * rings(l->attn) + 2 * (size_t)head) * l->ring;
+    return (cl_kv_head){.format = kv->format, .head_dim = numbers(l->attn), .blocks = l->blocks, .keys = keys,
+                        .values = latent ? NULL : keys + l->ring};
 }

@@ -1,4 +1,5 @@
-/* kv.h: the cache of keys and values: per layer, slot and kv head a ring of blocks of 16 positions.
+/* kv.h: the cache of keys and values: per layer, slot and kv head a ring of blocks of 16 positions. Latent attention has one ring
+ * per layer and slot: what its heads share is key and value at once.
  *
  * Inside chip/. Allocated whole before the first token, touched as it fills. A slot needs no clearing between requests: a token
  * sees only positions that its own request has written. */
@@ -11,8 +12,8 @@
 typedef struct kv_layer {
     const cl_attention *attn;
     int64_t blocks;   /* of one ring */
-    size_t ring;      /* bytes of the keys, or of the values, of one kv head in one slot */
-    unsigned char *data; /* [slots][kv_heads][keys, values][ring] */
+    size_t ring;      /* bytes of the keys, or of the values, of one kv head in one slot; or of the latent vectors */
+    unsigned char *data; /* [slots][kv_heads][keys, values][ring]; latent: [slots][ring] */
 } kv_layer;
 
 typedef struct kv_cache {

@@ -24,16 +24,11 @@ void team_wait(const team *t)
     }
 }
 
-static int64_t blocks_of(int64_t cols)
-{
-    return (cols + 31) / 32;
-}
-
 cl_acts phase_acts(const cl_chip *c, const float *x, size_t stride, int tokens, int64_t cols, const cl_matrix *const *w, int n)
 {
     bool quantised = false, sums = false;
     for (int i = 0; i < n; i++) {
-        quantised |= cl_format_get(w[i]->format)->block > 1;
+        quantised |= cl_format_integer(w[i]->format);
         sums |= w[i]->format == CL_Q4_1;
     }
     bool q8 = quantised && c->opt.activations != CL_ACT_F32;
@@ -42,15 +37,19 @@ cl_acts phase_acts(const cl_chip *c, const float *x, size_t stride, int tokens, 
                      .d = q8 ? wk->x8_scale : NULL, .sum = q8 ? wk->x8_sum : NULL, .fsum = sums && !q8 ? wk->x_sum : NULL};
 }
 
+void phase_prepare_tokens(const cl_chip *c, cl_acts *acts, float *x, int64_t a, int64_t b)
+{
+    size_t cols = (size_t)acts->cols, pad = padded(acts->cols) - cols;
+    if (a == b) return;
+    for (int64_t i = a; pad && i < b; i++) memset(x + (size_t)i * acts->stride + cols, 0, pad * sizeof *x);
+    c->k->prepare(acts, (int)a, (int)b);
+}
+
 void phase_prepare(const cl_chip *c, const team *t, cl_acts *acts, float *x)
 {
-    int64_t a, b, padded = 32 * blocks_of(acts->cols);
+    int64_t a, b;
     team_share(t, acts->n, &a, &b);
-    if (a == b) return;
-    if (padded > acts->cols)
-        for (int64_t i = a; i < b; i++)
-            memset(x + (size_t)i * acts->stride + acts->cols, 0, (size_t)(padded - acts->cols) * sizeof *x);
-    c->k->prepare(acts, (int)a, (int)b);
+    phase_prepare_tokens(c, acts, x, a, b);
 }
 
 void phase_norm(const cl_chip *c, const team *t, cl_acts *acts, const float *x, const float *weight)

@@ -19,11 +19,6 @@ typedef struct loader {
     uint64_t done;
 } loader;
 
-static bool is_vector(const cl_tensor *t)
-{
-    return !cl_role_is_matrix(t->role) && t->role != CL_T_ROUTER;
-}
-
 static int64_t piece_rows(size_t row_bytes)
 {
     int64_t rows = (int64_t)(STAGING / row_bytes) / CL_PANEL * CL_PANEL;
@@ -39,10 +34,13 @@ static cl_code measure(slice_tensor *st, const cl_tensor *t, const cl_part *p, c
     st->m = (cl_matrix){.format = t->format, .experts = p->experts, .rows = p->rows, .cols = t->cols};
     size_t bytes;
     bool ok;
-    if (is_vector(t)) {
+    if (cl_role_is_vector(t->role)) {
         if (t->format != CL_F32) return cl_fail(err, CL_E_INPUT, "tensor %s: it must be f32 (convert the model again)", t->name);
-        ok = !__builtin_mul_overflow((size_t)p->rows, sizeof(float), &bytes);
+        ok = !__builtin_mul_overflow((size_t)p->rows, sizeof(float), &bytes) &&
+             !__builtin_mul_overflow(bytes, (size_t)p->experts, &bytes);
     } else {
+        if (cl_format_tile_rows(t->format) > 1 && p->row0 % CL_PANEL)
+            CL_BUG("tensor %s: a panel from row %lld would mix scales", t->name, (long long)p->row0);
         st->m.panels = (p->rows + CL_PANEL - 1) / CL_PANEL;
         st->m.panel_bytes = k->panel_bytes(t->format, t->cols);
         ok = !__builtin_mul_overflow((size_t)st->m.panels, st->m.panel_bytes, &bytes) &&
@@ -70,7 +68,7 @@ static cl_code lay_out(slice *s, loader *l, const cl_part *parts, int n_parts, u
         if (code) return code;
         size_t row_bytes = cl_row_bytes(t->format, t->cols);
         *file_bytes += (uint64_t)p->experts * (uint64_t)p->rows * row_bytes;
-        size_t want = is_vector(t) ? 0 : (size_t)piece_rows(row_bytes) * row_bytes;
+        size_t want = cl_role_is_vector(t->role) ? 0 : (size_t)piece_rows(row_bytes) * row_bytes;
         if (want > l->staging_bytes) l->staging_bytes = want;
     }
     return CL_OK;
@@ -114,10 +112,13 @@ static cl_code read_matrix(loader *l, slice_tensor *st, const cl_part *p, cl_err
 
 static cl_code read_vector(loader *l, slice_tensor *st, const cl_part *p, cl_err *err)
 {
-    cl_code code = cl_model_file_read(l->file, p->tensor, 0, p->row0, p->rows, st->vec, err);
-    if (code) return code;
-    XXH3_64bits_update(l->hash, st->vec, (size_t)p->rows * sizeof(float));
-    l->done += (uint64_t)p->rows * sizeof(float);
+    for (int64_t e = 0; e < p->experts; e++) {
+        float *vec = st->vec + e * p->rows;
+        cl_code code = cl_model_file_read(l->file, p->tensor, p->expert0 + e, p->row0, p->rows, vec, err);
+        if (code) return code;
+        XXH3_64bits_update(l->hash, vec, (size_t)p->rows * sizeof(float));
+        l->done += (uint64_t)p->rows * sizeof(float);
+    }
     return CL_OK;
 }
 
@@ -127,7 +128,7 @@ static cl_code read_parts(slice *s, loader *l, const cl_part *parts, int n_parts
     for (int i = 0; i < n_parts; i++) {
         const cl_tensor *t = &model->tensors[parts[i].tensor];
         slice_tensor *st = slice_get(s, t->role, t->layer);
-        bool vector = is_vector(t);
+        bool vector = cl_role_is_vector(t->role);
         if (vector) st->vec = (float *)(s->data + st->at);
         else st->m.data = s->data + st->at;
         XXH3_64bits_reset(l->hash);

@@ -1,7 +1,7 @@
 /* slice.h: the weights that this chip holds, in one block of memory that is filled once and only read afterwards.
  *
- * Inside chip/. Matrices and routers are kept in the kernel set's panels, norms and biases as float32. The embedding table is
- * kept in panels too, so that a chip with a tied head holds it once; rows are decoded by cl_kernels.unpack. */
+ * Inside chip/. Matrices and routers are kept in the kernel set's panels, norms, biases and sinks as float32. The embedding
+ * table is kept in panels too, so that a chip with a tied head holds it once; rows are decoded by cl_kernels.unpack. */
 #ifndef CHIPLINE_CHIP_SLICE_H
 #define CHIPLINE_CHIP_SLICE_H
 
@@ -13,7 +13,7 @@ typedef struct slice_tensor {
     int64_t row0, expert0;
     size_t at;    /* offset in the slice's block */
     cl_matrix m;  /* m.data is NULL when nothing is here, or for a vector */
-    float *vec;   /* m.rows numbers; NULL for a matrix */
+    float *vec;   /* m.experts x m.rows numbers; NULL for a matrix */
 } slice_tensor;
 
 typedef struct slice {

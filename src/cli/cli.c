@@ -2,7 +2,9 @@
 #include "cli.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
+#include <strings.h>
 #include <unistd.h>
 
 #include "chipline/json.h"
@@ -177,4 +179,21 @@ cl_code cl_cli_chip(const char *arg, uint64_t *bytes, cl_err *err)
     json_decref(j);
     *bytes = (uint64_t)n;
     return c;
+}
+
+error_t cl_cli_format(cl_err *err, const char *arg, bool *keep, cl_format *format)
+{
+    const char *words[CL_NATIVE_FORMATS + 2] = {"keep"};
+    int i;
+    for (i = 0; i < CL_NATIVE_FORMATS; i++) words[i + 1] = cl_format_get((cl_format)i)->name;
+    *keep = strcasecmp(arg, "keep") == 0;
+    if (*keep || (cl_format_parse(arg, format) && cl_format_native(*format))) return 0;
+    return cl_cli_word(err, "--format", arg, words, &i);
+}
+
+int cl_cli_cores(void)
+{
+    cpu_set_t set;
+    int n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+    return n > CL_CLI_JOBS ? CL_CLI_JOBS : n;
 }

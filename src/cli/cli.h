@@ -14,6 +14,7 @@
 #include <argp.h>
 #include <stdbool.h>
 
+#include "chipline/format.h"
 #include "chipline/status.h"
 #include "chipline/util.h"
 
@@ -44,7 +45,14 @@ const char *cl_cli_build_flags(void);
 cl_code cl_cli_chip(const char *arg, uint64_t *bytes, cl_err *err);
 
 int cl_cmd_collect(int argc, char **argv);
+/* --format: "keep", or a native format by name. */
+error_t cl_cli_format(cl_err *err, const char *arg, bool *keep, cl_format *format);
+/* Cores that this process may use, at most CL_CLI_JOBS: the default of --jobs. */
+enum { CL_CLI_JOBS = 256 };
+int cl_cli_cores(void);
+
 int cl_cmd_convert(int argc, char **argv);
+int cl_cmd_synth(int argc, char **argv);
 int cl_cmd_inspect(int argc, char **argv);
 int cl_cmd_plan(int argc, char **argv);
 int cl_cmd_run(int argc, char **argv);

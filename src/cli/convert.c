@@ -1,15 +1,10 @@
 /* convert.c: `chipline convert`: a checkpoint becomes a model file. */
-#include <sched.h>
-#include <strings.h>
-
 #include "chipline/import.h"
 #include "cli.h"
 
-enum { MAX_JOBS = 256 };
-
 static const struct argp_option options[] = {
     {"output", 'o', "MODEL.h5", 0, "the model file to write (required)", 0},
-    {"format", 'f', "F", 0, "number format of matrices: keep (default), f32, f16, bf16, q8_0, q4_0, q4_1 or mxfp4", 0},
+    {"format", 'f', "F", 0, "number format of matrices: keep (default), f32, f16, bf16, q8_0, q4_0, q4_1, mxfp4, int4 or fp8", 0},
     {"jobs", 'j', "N", 0, "threads that encode (default: the cores it may use)", 0},
     {"quiet", 'q', NULL, 0, "no progress, no notes", 0},
     {0}};
@@ -23,15 +18,10 @@ typedef struct convert_cli {
 static error_t parse(int key, char *arg, struct argp_state *st)
 {
     convert_cli *o = st->input;
-    static const char *const words[] = {"keep", "f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "mxfp4", NULL};
-    int i;
     switch (key) {
     case 'o': o->out = arg; break;
-    case 'f':
-        o->opt.keep = strcasecmp(arg, "keep") == 0;
-        if (o->opt.keep || (cl_format_parse(arg, &o->opt.format) && cl_format_native(o->opt.format))) break;
-        return cl_cli_word(o->err, "--format", arg, words, &i);
-    case 'j': return cl_cli_int(o->err, "--jobs", arg, 1, MAX_JOBS, &o->opt.jobs);
+    case 'f': return cl_cli_format(o->err, arg, &o->opt.keep, &o->opt.format);
+    case 'j': return cl_cli_int(o->err, "--jobs", arg, 1, CL_CLI_JOBS, &o->opt.jobs);
     case 'q': o->opt.quiet = true; break;
     case ARGP_KEY_ARG:
         if (o->src) return cl_cli_extra(o->err, arg);
@@ -45,22 +35,15 @@ static error_t parse(int key, char *arg, struct argp_state *st)
 static const struct argp argp = {options, parse, "SRC",
     "A checkpoint becomes a model file. SRC is a GGUF file (the first of several works) or a Hugging Face folder with "
     "config.json, safetensors and a tokenizer."
-    "\vNumber formats are kept as they are; those that are only read (Q5_0, Q5_1, Q4_K, Q5_K, Q6_K) become q8_0. Norms, "
-    "biases and routers are float32 in every model file.\n\nExamples:\n"
+    "\vNumber formats are kept as they are; those that are only read (Q5_0, Q5_1, Q4_K, Q5_K, Q6_K) become q8_0. Norms "
+    "and biases are float32 in every model file, routers are never quantised.\n\nExamples:\n"
     "  chipline convert SmolLM2-135M-Instruct.Q4_1.gguf -o smollm2.h5\n"
     "  chipline convert Qwen3-0.6B/ -o qwen3.h5 --format q8_0\n", NULL, NULL, NULL};
-
-static int cores(void)
-{
-    cpu_set_t set;
-    int n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
-    return n > MAX_JOBS ? MAX_JOBS : n;
-}
 
 int cl_cmd_convert(int argc, char **argv)
 {
     cl_err err;
-    convert_cli o = {.err = &err, .opt = {.keep = true, .progress = true, .jobs = cores(), .creator = cl_cli_creator()}};
+    convert_cli o = {.err = &err, .opt = {.keep = true, .progress = true, .jobs = cl_cli_cores(), .creator = cl_cli_creator()}};
     bool help;
     cl_code c = cl_cli_parse(&argp, argc, argv, &o, &help, &err);
     if (help) {

@@ -1,4 +1,5 @@
 /* inspect.c: `chipline inspect`: what a model is, and what a token costs in it. */
+#include <stdarg.h>
 #include <stdlib.h>
 
 #include "cli.h"
@@ -34,7 +35,8 @@ static error_t parse(int key, char *arg, struct argp_state *st)
 static const struct argp argp = {options, parse, "MODEL.h5|CONFIG.json",
     "What a model is: its layers, parameters (total, and active in one token's pass with the whole embedding table, as model "
     "cards count), stored bytes by number format, weight bytes that a token reads, bytes it adds to the KV cache (bf16)."
-    "\vA config.json (or a folder with one) is taken in its own number format, bf16 where it names none.\n", NULL, NULL, NULL};
+    "\vA config.json (or a folder with one) is taken in its own number formats (dtype, bf16 where it names none, and "
+    "quantization_config).\n", NULL, NULL, NULL};
 
 enum { KV_BYTES = 2 }; /* per number of the cache, as published figures count: bf16 */
 
@@ -54,7 +56,8 @@ static layer_numbers *count_layers(const cl_model *m, cl_err *err)
     }
     for (int i = 0; i < m->spec.n_layers; i++) {
         const cl_attention *a = &m->spec.layers[i].attn;
-        n[i].kv = 2 * (uint64_t)a->kv_heads * (uint64_t)a->head_dim * KV_BYTES;
+        n[i].kv = KV_BYTES * (a->kind == CL_ATTN_LATENT ? (uint64_t)a->kv_rank + (uint64_t)a->rope_dim
+                                                        : 2 * (uint64_t)a->kv_heads * (uint64_t)a->head_dim);
     }
     return n;
 }
@@ -104,59 +107,98 @@ static const char *human_count(double n, char buf[32])
     return buf;
 }
 
-static void describe_attention(const cl_spec *s, const cl_attention *a, char *buf, size_t n)
+enum { TEXT = 200 }; /* of one layer's attention, or of its feed-forward */
+
+static void append(char buf[TEXT], const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static void append(char buf[TEXT], const char *fmt, ...)
 {
-    static const char *const norms[] = {"", ", q/k norm", ", q/k norm (whole)"};
-    char window[32] = "", clip[32] = "";
-    if (a->window) snprintf(window, sizeof window, ", window %d", a->window);
-    if (a->clip > 0) snprintf(clip, sizeof clip, ", clip %g", a->clip);
-    snprintf(buf, n, "%d heads on %d kv x %d%s%s%s%s%s", a->heads, a->kv_heads, a->head_dim, window, norms[a->qk_norm],
-             a->qkv_bias || a->o_bias ? ", bias" : "", clip, a->rope < 0 ? ", no positions" : "");
-    if (a->rope >= 0 && s->ropes[a->rope].dims != a->head_dim) {
-        size_t at = strlen(buf);
-        snprintf(buf + at, n - at, ", %d rotated", s->ropes[a->rope].dims);
+    size_t at = strlen(buf);
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(buf + at, TEXT - at, fmt, ap);
+    va_end(ap);
+}
+
+static void describe_attention(const cl_spec *s, const cl_attention *a, char buf[TEXT])
+{
+    static const char *const norms[] = {"", ", q/k norm", ", q/k norm (whole)", ", q/k norm (no weights)"};
+    buf[0] = 0;
+    if (a->kind == CL_ATTN_LATENT) append(buf, "%d heads x %d on latent %d + %d", a->heads, a->head_dim, a->kv_rank, a->rope_dim);
+    else append(buf, "%d heads on %d kv x %d", a->heads, a->kv_heads, a->head_dim);
+    if (a->window) append(buf, ", %s %d", a->chunked ? "chunk" : "window", a->window);
+    append(buf, "%s%s%s", norms[a->qk_norm], a->qkv_bias || a->o_bias ? ", bias" : "", a->sinks ? ", sinks" : "");
+    if (a->clip > 0) append(buf, ", clip %g", a->clip);
+    if (a->rope < 0) append(buf, ", no positions");
+    else if (a->kind != CL_ATTN_LATENT && s->ropes[a->rope].dims != a->head_dim) append(buf, ", %d rotated", s->ropes[a->rope].dims);
+    if (a->temperature > 0) append(buf, ", temperature %g per %g", a->temperature, a->temperature_floor);
+}
+
+static void describe_ffn(const cl_ffn *f, char buf[TEXT])
+{
+    static const char *const scores[] = {"", ", sigmoid", ", softmax of the chosen"};
+    buf[0] = 0;
+    if (f->kind == CL_FFN_DENSE) append(buf, "dense %d", f->width);
+    else append(buf, "%d of %d experts x %d", f->top_k, f->experts, f->width);
+    if (f->shared_width) append(buf, ", shared %d", f->shared_width);
+    if (f->groups > 1) append(buf, ", in %d of %d groups", f->top_groups, f->groups);
+    append(buf, "%s%s%s", scores[f->scoring], f->glu == CL_GLU_CLAMPED ? ", clamped" : "", f->bias ? ", bias" : "");
+}
+
+enum { LINE = 2 * TEXT + 80, RANGES = 64 };
+
+/* The layers that read like layer i, as runs: "0-2, 4-6, .., 44-46"; marks them. */
+static void like(int i, int n, char (*lines)[LINE], bool *done, char out[RANGES])
+{
+    char run[32], last[32] = "";
+    int runs = 0;
+    out[0] = 0;
+    for (int a = i, b; a < n; a = b + 1) {
+        for (b = a; b < n && strcmp(lines[b], lines[i]) == 0; b++) done[b] = true;
+        if (b == a) continue;
+        snprintf(run, sizeof run, b == a + 1 ? "%d" : "%d-%d", a, b - 1);
+        if (++runs > 2) memcpy(last, run, sizeof last);
+        else snprintf(out + strlen(out), RANGES - strlen(out), "%s%s", runs > 1 ? ", " : "", run);
     }
+    if (runs > 2) snprintf(out + strlen(out), RANGES - strlen(out), "%s, %s", runs > 3 ? ", .." : "", last);
 }
 
-static void describe_ffn(const cl_ffn *f, char *buf, size_t n)
+/* Layers that read the same are one line. */
+static cl_code print_layers(const cl_model *m, const layer_numbers *n, cl_err *err)
 {
-    if (f->kind == CL_FFN_DENSE) snprintf(buf, n, "dense %d%s", f->width, f->bias ? ", bias" : "");
-    else snprintf(buf, n, "%d of %d experts x %d", f->top_k, f->experts, f->width);
-}
-
-/* Runs of layers that read the same are one line. */
-static void print_layers(const cl_model *m, const layer_numbers *n)
-{
-    char attention[160], ffn[64], line[384], last[384] = "", range[32];
-    int wide_a = 9, wide_f = 12;
-    for (int i = 0; i < m->spec.n_layers; i++) {
-        describe_attention(&m->spec, &m->spec.layers[i].attn, attention, sizeof attention);
-        describe_ffn(&m->spec.layers[i].ffn, ffn, sizeof ffn);
+    int count = m->spec.n_layers, wide_a = 9, wide_f = 12;
+    char attention[TEXT], ffn[TEXT], ranges[RANGES], a[32], b[32], c[32], d[32];
+    char(*lines)[LINE] = cl_calloc((size_t)count, sizeof *lines, "layers", err);
+    bool *done = cl_calloc((size_t)count, sizeof *done, "layers", err);
+    if (!lines || !done) {
+        free(lines);
+        free(done);
+        return CL_E_FIT;
+    }
+    for (int i = 0; i < count; i++) {
+        describe_attention(&m->spec, &m->spec.layers[i].attn, attention);
+        describe_ffn(&m->spec.layers[i].ffn, ffn);
         wide_a = (int)strlen(attention) > wide_a ? (int)strlen(attention) : wide_a;
         wide_f = (int)strlen(ffn) > wide_f ? (int)strlen(ffn) : wide_f;
     }
-    printf("\n%-9s %-*s  %-*s  %10s %9s %11s %9s\n", "layers", wide_a, "attention", wide_f, "feed-forward", "parameters", "bytes",
-           "read/token", "kv/token");
-    for (int i = 0, first = 0; i <= m->spec.n_layers; i++) {
-        line[0] = 0;
-        if (i < m->spec.n_layers) {
-            char a[32], b[32], c[32], d[32];
-            describe_attention(&m->spec, &m->spec.layers[i].attn, attention, sizeof attention);
-            describe_ffn(&m->spec.layers[i].ffn, ffn, sizeof ffn);
-            snprintf(line, sizeof line, "%-*s  %-*s  %10s %9s %11s %9s", wide_a, attention, wide_f, ffn,
-                     human_count((double)n[i].parameters, a), cl_human_bytes((double)n[i].bytes, b),
-                     cl_human_bytes((double)n[i].read, c), cl_human_bytes((double)n[i].kv, d));
-        }
-        if (i > 0 && strcmp(line, last) != 0) {
-            snprintf(range, sizeof range, first == i - 1 ? "%d" : "%d-%d", first, i - 1);
-            printf("%-9s %s\n", range, last);
-            first = i;
-        }
-        memcpy(last, line, sizeof last);
+    for (int i = 0; i < count; i++) {
+        describe_attention(&m->spec, &m->spec.layers[i].attn, attention);
+        describe_ffn(&m->spec.layers[i].ffn, ffn);
+        snprintf(lines[i], LINE, "%-*s  %-*s  %10s %9s %11s %9s", wide_a, attention, wide_f, ffn, human_count((double)n[i].parameters, a),
+                 cl_human_bytes((double)n[i].bytes, b), cl_human_bytes((double)n[i].read, c), cl_human_bytes((double)n[i].kv, d));
     }
+    printf("\n%-20s %-*s  %-*s  %10s %9s %11s %9s\n", "layers", wide_a, "attention", wide_f, "feed-forward", "parameters", "bytes",
+           "read/token", "kv/token");
+    for (int i = 0; i < count; i++) {
+        if (done[i]) continue;
+        like(i, count, lines, done, ranges);
+        printf("%-20s %s\n", ranges, lines[i]);
+    }
+    free(lines);
+    free(done);
+    return CL_OK;
 }
 
-static void print_model(const char *path, const model_arg *a, const cl_model_counts *n, const layer_numbers *layers)
+static cl_code print_model(const char *path, const model_arg *a, const cl_model_counts *n, const layer_numbers *layers, cl_err *err)
 {
     const cl_spec *s = &a->model.spec;
     char x[32], y[32];
@@ -175,7 +217,7 @@ static void print_model(const char *path, const model_arg *a, const cl_model_cou
             printf("%s %s %s", k++ ? "," : "", cl_format_get((cl_format)f)->name, cl_human_bytes((double)n->bytes[f], y));
     printf("\n  each token    reads %s of weights, adds %s to the KV cache (bf16)\n", cl_human_bytes((double)n->read_bytes, x),
            cl_human_bytes((double)n->kv_values * KV_BYTES, y));
-    print_layers(&a->model, layers);
+    return print_layers(&a->model, layers, err);
 }
 
 static cl_code inspect(const inspect_cli *o, cl_err *err)
@@ -188,7 +230,7 @@ static cl_code inspect(const inspect_cli *o, cl_err *err)
     layer_numbers *layers = count_layers(&a.model, err);
     json_t *j = NULL;
     if (!layers) c = CL_E_FIT;
-    else if (!o->json) print_model(o->model, &a, &n, layers);
+    else if (!o->json) c = print_model(o->model, &a, &n, layers, err);
     else if ((c = to_json(&a, &n, layers, &j, err)) == CL_OK) {
         json_dumpf(j, stdout, JSON_COMPACT);
         putchar('\n');

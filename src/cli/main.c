@@ -18,6 +18,7 @@ typedef struct command {
 
 static const command commands[] = {
     {"convert", "SRC -o MODEL.h5", "a GGUF file or a Hugging Face folder to a model file", cl_cmd_convert},
+    {"synth", "CONFIG.json -o MODEL.h5", "random weights of a real geometry, from its config.json", cl_cmd_synth},
     {"inspect", "MODEL.h5|CONFIG.json", "what a model is: layers, parameters, bytes a token touches", cl_cmd_inspect},
     {"verify", "MODEL.h5", "check every checksum of a model file", cl_cmd_verify},
     {"tokenize", "MODEL.h5", "text to ids and back, chat prompts rendered", cl_cmd_tokenize},

@@ -27,9 +27,9 @@ cl_code model_arg_open(const char *path, model_arg *out, cl_err *err)
     cl_code c;
     if (is_config(path)) {
         cl_spec spec = {0};
-        cl_format format;
-        c = cl_import_config(path, &spec, &format, err);
-        if (c == CL_OK) c = cl_model_from_spec(&spec, format, &out->model, err);
+        cl_formats formats;
+        c = cl_import_config(path, &spec, &formats, err);
+        if (c == CL_OK) c = cl_model_from_spec(&spec, &formats, &out->model, err);
         cl_spec_free(&spec);
     } else {
         c = cl_model_file_open(&out->file, path, err);

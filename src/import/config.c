@@ -1,95 +1,18 @@
-/* config.c: config.json to cl_spec: the keys that families share. Two dialects: the hub's (rope_theta, rope_scaling with type or
- * rope_type) and transformers 5's (rope_parameters). Defaults and precedence follow transformers' configuration classes. */
+/* config.c: config.json to cl_spec: the keys that families share. The hub's dialect and transformers 5's; a multimodal model's
+ * text_config is what counts. Defaults and precedence follow transformers' configuration classes. */
 #include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "chipline/util.h"
 #include "family.h"
 #include "sizes.h"
-#include "rope.h"
 
-/* --- rotary table --- */
-
-static const double max = 1e12; /* of any number here */
-
-/* Anything of these names changes the maths in a way that the engine does not know. */
-static cl_code refuse_other_than(const json_t *obj, const char *key, double only, cl_err *err)
+const json_t *cl_config_text(const json_t *config)
 {
-    double v = only;
-    cl_code c = cl_json_double(obj, key, false, -INFINITY, INFINITY, &v, err);
-    if (c == CL_OK && v != only) c = cl_fail(err, CL_E_INPUT, "%s: %g is not supported (only %g)", key, v, only);
-    return c;
-}
-
-static cl_code rope_kind(const json_t *params, cl_rope_kind *kind, cl_err *err)
-{
-    static const struct { const char *name; cl_rope_kind kind; } kinds[] = {
-        {"default", CL_ROPE_PLAIN}, {"linear", CL_ROPE_LINEAR}, {"llama3", CL_ROPE_LLAMA3}, {"yarn", CL_ROPE_YARN}};
-    const char *key = json_object_get(params, "rope_type") ? "rope_type" : "type", *name = "default";
-    cl_code c = cl_json_str(params, key, false, &name, err);
-    if (c != CL_OK) return c;
-    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
-        if (strcmp(kinds[i].name, name) == 0) {
-            *kind = kinds[i].kind;
-            return CL_OK;
-        }
-    }
-    return cl_fail(err, CL_E_INPUT, "%s: %.60s is not supported (known: default, linear, llama3, yarn)", key, name);
-}
-
-/* params: rope_scaling or rope_parameters. */
-static cl_code rope_params(const json_t *config, const json_t *params, int64_t context, cl_rope_params *p, cl_err *err)
-{
-    const char *name;
-    json_t *v;
-    double original = (double)context, implied = 0;
-    json_object_foreach((json_t *)params, name, v)
-        if (json_is_object(v)) return cl_fail(err, CL_E_INPUT, "%.60s: a rotary table per kind of layer is not supported", name);
-    cl_code c = rope_kind(params, &p->kind, err);
-    if (c == CL_OK) c = cl_json_double(params, "rope_theta", false, 1, max, &p->theta, err);
-    if (c == CL_OK) c = refuse_other_than(params, "partial_rotary_factor", 1, err);
-    if (c != CL_OK || p->kind == CL_ROPE_PLAIN) return c;
-    /* transformers: a value beside rope_scaling counts more than the one inside. */
-    c = cl_json_double(params, "original_max_position_embeddings", false, 1, max, &original, err);
-    if (c == CL_OK) c = cl_json_double(config, "original_max_position_embeddings", false, 1, max, &original, err);
-    p->original_context = original;
-    if (p->kind == CL_ROPE_YARN) implied = (double)context / original;
-    p->factor = implied;
-    if (c == CL_OK) c = cl_json_double(params, "factor", implied == 0, 1e-6, max, &p->factor, err);
-    if (c == CL_OK && p->kind == CL_ROPE_LLAMA3) {
-        c = cl_json_double(params, "low_freq_factor", true, 1e-6, max, &p->low_freq, err);
-        if (c == CL_OK) c = cl_json_double(params, "high_freq_factor", true, 1e-6, max, &p->high_freq, err);
-    }
-    if (c != CL_OK || p->kind != CL_ROPE_YARN) return c;
-    p->beta_fast = 32;
-    p->beta_slow = 1;
-    p->truncate = true;
-    c = cl_json_double(params, "beta_fast", false, 1e-6, max, &p->beta_fast, err);
-    if (c == CL_OK) c = cl_json_double(params, "beta_slow", false, 1e-6, max, &p->beta_slow, err);
-    if (c == CL_OK) c = cl_json_double(params, "attention_factor", false, 1e-6, max, &p->attention_factor, err);
-    if (c == CL_OK) c = cl_json_double(params, "mscale", false, 0, max, &p->mscale, err);
-    if (c == CL_OK) c = cl_json_double(params, "mscale_all_dim", false, 0, max, &p->mscale_all, err);
-    if (c == CL_OK) c = cl_json_bool(params, "truncate", false, &p->truncate, err);
-    return c;
-}
-
-static cl_code config_rope(const json_t *config, const cl_family *f, int64_t head_dim, cl_spec *s, cl_err *err)
-{
-    const char *key = "rope_scaling"; /* the hub's; where both are there, it counts */
-    const json_t *params = NULL;
-    cl_code c = cl_json_object(config, key, false, &params, err);
-    if (c == CL_OK && json_object_size(params) == 0) c = cl_json_object(config, key = "rope_parameters", false, &params, err);
-    if (c != CL_OK) return c;
-    cl_rope_params p = {.dims = (int)head_dim, .theta = f->defaults.theta};
-    c = cl_json_double(config, "rope_theta", false, 1, max, &p.theta, err);
-    if (c == CL_OK) c = refuse_other_than(config, "partial_rotary_factor", 1, err);
-    if (c == CL_OK && params && (c = rope_params(config, params, s->context, &p, err)) != CL_OK) cl_fail_prefix(err, "%s", key);
-    if (c != CL_OK) return c;
-    s->ropes = cl_calloc(1, sizeof *s->ropes, "rotary table", err);
-    if (!s->ropes) return CL_E_FIT;
-    s->n_ropes = 1;
-    return cl_rope_make(&p, &s->ropes[0], err);
+    const json_t *text = json_object_get(config, "text_config");
+    return json_is_object(text) ? text : config;
 }
 
 /* --- special ids --- */
@@ -145,11 +68,34 @@ cl_code cl_spec_layers(cl_spec *s, int64_t heads, int64_t kv_heads, int64_t head
     return CL_OK;
 }
 
-static cl_code config_sizes(const json_t *config, const cl_family *f, cl_spec *s, cl_err *err)
+/* Grouped attention: kv_heads and head_dim, and the rotary table. */
+static cl_code config_heads(const json_t *config, const cl_family *f, int64_t heads, int64_t width, cl_spec *s, cl_err *err)
 {
     const cl_defaults *d = &f->defaults;
-    int64_t vocab, hidden, layers, heads, width, context, kv_heads, head_dim = 0;
-    s->norm_eps = d->eps;
+    int64_t kv_heads = d->kv_heads && !json_object_get(config, "num_key_value_heads") ? d->kv_heads : heads, head_dim = 0, dims;
+    cl_code c = cl_json_int(config, "num_key_value_heads", false, 1, CL_MAX_HEADS, &kv_heads, err);
+    if (c == CL_OK) c = cl_json_int(config, "head_dim", false, 1, CL_MAX_HEADS, &head_dim, err);
+    if (c != CL_OK) return c;
+    if (heads % kv_heads)
+        return cl_fail(err, CL_E_INPUT, "num_attention_heads: %lld is not a multiple of num_key_value_heads, %lld",
+                       (long long)heads, (long long)kv_heads);
+    if (head_dim == 0) head_dim = d->head_dim;
+    if (head_dim == 0) {
+        if (s->hidden % heads)
+            return cl_fail(err, CL_E_INPUT,
+                           "hidden_size: %d is not a multiple of num_attention_heads, %lld, and there is no head_dim", s->hidden,
+                           (long long)heads);
+        head_dim = s->hidden / heads;
+    }
+    c = cl_spec_layers(s, heads, kv_heads, head_dim, width, err);
+    if (c == CL_OK) c = cl_config_rotary_dims(config, f, head_dim, &dims, err);
+    return c == CL_OK ? cl_config_rope(config, f, dims, s, NULL, err) : c;
+}
+
+static cl_code config_sizes(const json_t *config, const cl_family *f, cl_spec *s, cl_err *err)
+{
+    int64_t vocab, hidden, layers, heads, width, context;
+    s->norm_eps = f->defaults.eps;
     cl_code c = cl_json_int(config, "vocab_size", true, 1, CL_MAX_SIZE, &vocab, err);
     if (c == CL_OK) c = cl_json_int(config, "hidden_size", true, 1, CL_MAX_SIZE, &hidden, err);
     if (c == CL_OK) c = cl_json_int(config, "num_hidden_layers", true, 1, CL_MAX_LAYERS, &layers, err);
@@ -159,42 +105,33 @@ static cl_code config_sizes(const json_t *config, const cl_family *f, cl_spec *s
     if (c == CL_OK) c = cl_json_double(config, "rms_norm_eps", false, 0, 1, &s->norm_eps, err);
     if (c == CL_OK) c = cl_json_bool(config, "tie_word_embeddings", false, &s->tied, err);
     if (c != CL_OK) return c;
-    kv_heads = d->kv_heads && !json_object_get(config, "num_key_value_heads") ? d->kv_heads : heads;
-    c = cl_json_int(config, "num_key_value_heads", false, 1, CL_MAX_HEADS, &kv_heads, err);
-    if (c == CL_OK) c = cl_json_int(config, "head_dim", false, 1, CL_MAX_HEADS, &head_dim, err);
-    if (c != CL_OK) return c;
-    if (heads % kv_heads)
-        return cl_fail(err, CL_E_INPUT, "num_attention_heads: %lld is not a multiple of num_key_value_heads, %lld",
-                       (long long)heads, (long long)kv_heads);
-    if (head_dim == 0) head_dim = d->head_dim;
-    if (head_dim == 0) {
-        if (hidden % heads)
-            return cl_fail(err, CL_E_INPUT,
-                           "hidden_size: %lld is not a multiple of num_attention_heads, %lld, and there is no head_dim",
-                           (long long)hidden, (long long)heads);
-        head_dim = hidden / heads;
-    }
     s->vocab = (int)vocab;
     s->hidden = (int)hidden;
     s->n_layers = (int)layers;
     s->context = (int)context;
-    c = cl_spec_layers(s, heads, kv_heads, head_dim, width, err);
-    return c == CL_OK ? config_rope(config, f, head_dim, s, err) : c;
+    return f->own_attention ? cl_spec_layers(s, heads, 1, 1, width, err) : config_heads(config, f, heads, width, s, err);
 }
 
-static cl_code config_refuse(const json_t *config, cl_err *err)
+static cl_code config_activation(const json_t *config, cl_err *err)
 {
     const char *act = "silu";
-    const json_t *quant = json_object_get(config, "quantization_config");
-    if (quant && !json_is_null(quant)) {
-        const char *method = json_string_value(json_object_get(quant, "quant_method"));
-        return cl_fail(err, CL_E_INPUT,
-                       "quantization_config: %.60s is not supported (convert the unquantised checkpoint, or a GGUF)",
-                       method ? method : "this way of quantising");
-    }
     cl_code c = cl_json_str(config, "hidden_act", false, &act, err);
     if (c == CL_OK && strcmp(act, "silu") != 0 && strcmp(act, "swish") != 0)
         c = cl_fail(err, CL_E_INPUT, "hidden_act: %.60s is not supported (only silu)", act);
+    return c;
+}
+
+/* text is config, or the text_config inside. */
+static cl_code config_parts(const json_t *config, const json_t *text, const json_t *generation, cl_spec *s, const cl_family *f,
+                            cl_err *err)
+{
+    cl_code c = config_activation(text, err);
+    if (c == CL_OK) c = cl_json_bool(config, "tie_word_embeddings", false, &s->tied, err);
+    if (c == CL_OK) c = config_sizes(text, f, s, err);
+    if (c == CL_OK && f->config) c = f->config(text, s, err);
+    if (c == CL_OK && text != config && !json_object_get(text, "eos_token_id")) c = config_ids(config, s, err);
+    if (c == CL_OK) c = config_ids(text, s, err);
+    if (c == CL_OK && json_is_object(generation)) c = config_ids(generation, s, err);
     return c;
 }
 
@@ -203,11 +140,8 @@ cl_code cl_config_spec(const json_t *config, const json_t *generation, cl_spec *
     *s = (cl_spec){.bos = -1};
     if (!json_is_object(config)) return cl_fail(err, CL_E_INPUT, "is not an object");
     cl_code c = cl_family_of_config(config, f, err);
-    if (c == CL_OK) c = config_refuse(config, err);
-    if (c == CL_OK) c = config_sizes(config, *f, s, err);
-    if (c == CL_OK && (*f)->config) c = (*f)->config(config, s, err);
-    if (c == CL_OK) c = config_ids(config, s, err);
-    if (c == CL_OK && json_is_object(generation)) c = config_ids(generation, s, err);
+    if (c == CL_OK) c = cl_config_quant_known(config, err);
+    if (c == CL_OK) c = config_parts(config, cl_config_text(config), generation, s, *f, err);
     if (c == CL_OK) strncpy(s->family, (*f)->name, sizeof s->family - 1);
     else cl_spec_free(s);
     return c;
@@ -215,7 +149,15 @@ cl_code cl_config_spec(const json_t *config, const json_t *generation, cl_spec *
 
 /* --- helpers for families --- */
 
-cl_code cl_config_windows(const json_t *config, int64_t window, int64_t from, cl_spec *s, cl_err *err)
+cl_code cl_config_only(const json_t *config, const char *key, double only, cl_err *err)
+{
+    double v = only;
+    cl_code c = cl_json_double(config, key, false, -INFINITY, INFINITY, &v, err);
+    if (c == CL_OK && v != only) c = cl_fail(err, CL_E_INPUT, "%s: %g is not supported (only %g)", key, v, only);
+    return c;
+}
+
+cl_code cl_config_layer_windows(const json_t *config, const char *kind, int64_t window, const bool *slides, cl_spec *s, cl_err *err)
 {
     const json_t *types = NULL;
     cl_code c = cl_json_array(config, "layer_types", false, &types, err);
@@ -224,27 +166,45 @@ cl_code cl_config_windows(const json_t *config, int64_t window, int64_t from, cl
         return cl_fail(err, CL_E_INPUT, "layer_types: has %zu entries, num_hidden_layers is %d", json_array_size(types),
                        s->n_layers);
     for (int i = 0; i < s->n_layers; i++) {
-        bool slides = i >= from;
+        bool narrow = slides[i];
         if (types) {
             const char *t = json_string_value(json_array_get(types, (size_t)i));
-            slides = t && strcmp(t, "sliding_attention") == 0;
-            if (!slides && !(t && strcmp(t, "full_attention") == 0))
-                return cl_fail(err, CL_E_INPUT, "layer_types: %.60s is not supported (known: full_attention, sliding_attention)",
-                               t ? t : "what is not a text");
-            if (slides && window == 0)
-                return cl_fail(err, CL_E_INPUT, "layer_types: layer %d slides, but there is no sliding_window", i);
+            narrow = t && strcmp(t, kind) == 0;
+            if (!narrow && !(t && strcmp(t, "full_attention") == 0))
+                return cl_fail(err, CL_E_INPUT, "layer_types: %.60s is not supported (known: full_attention, %s)",
+                               t ? t : "what is not a text", kind);
+            if (narrow && window == 0)
+                return cl_fail(err, CL_E_INPUT, "layer_types: layer %d is %s, but the configuration has no window", i, kind);
         }
-        s->layers[i].attn.window = slides ? (int)window : 0;
+        s->layers[i].attn.window = narrow ? (int)window : 0;
     }
     return CL_OK;
 }
 
-cl_code cl_config_attention_bias(const json_t *config, cl_spec *s, cl_err *err)
+cl_code cl_config_windows(const json_t *config, int64_t window, int64_t from, cl_spec *s, cl_err *err)
 {
-    bool bias = false;
-    cl_code c = cl_json_bool(config, "attention_bias", false, &bias, err);
-    for (int i = 0; i < s->n_layers; i++) s->layers[i].attn.qkv_bias = s->layers[i].attn.o_bias = bias;
+    bool *slides = cl_calloc((size_t)s->n_layers, sizeof *slides, "layers", err);
+    if (!slides) return CL_E_FIT;
+    for (int i = 0; i < s->n_layers; i++) slides[i] = i >= from;
+    cl_code c = cl_config_layer_windows(config, "sliding_attention", window, slides, s, err);
+    free(slides);
     return c;
+}
+
+cl_code cl_config_attention_bias(const json_t *config, bool bias, bool o, cl_spec *s, cl_err *err)
+{
+    cl_code c = cl_json_bool(config, "attention_bias", false, &bias, err);
+    for (int i = 0; i < s->n_layers; i++) {
+        s->layers[i].attn.qkv_bias = bias;
+        s->layers[i].attn.o_bias = bias && o;
+    }
+    return c;
+}
+
+static cl_code enough_experts(int64_t top_k, int64_t experts, cl_err *err)
+{
+    if (top_k <= experts) return CL_OK;
+    return cl_fail(err, CL_E_INPUT, "num_experts_per_tok: %lld is more than the %lld experts", (long long)top_k, (long long)experts);
 }
 
 cl_code cl_config_experts(const json_t *config, int64_t *experts, int64_t *top_k, cl_err *err)
@@ -252,8 +212,51 @@ cl_code cl_config_experts(const json_t *config, int64_t *experts, int64_t *top_k
     cl_code c = cl_json_int(config, "num_local_experts", false, 1, CL_MAX_EXPERTS, experts, err);
     if (c == CL_OK) c = cl_json_int(config, "num_experts", false, 1, CL_MAX_EXPERTS, experts, err);
     if (c == CL_OK) c = cl_json_int(config, "num_experts_per_tok", false, 1, CL_MAX_EXPERTS, top_k, err);
-    if (c == CL_OK && *top_k > *experts)
-        c = cl_fail(err, CL_E_INPUT, "num_experts_per_tok: %lld is more than the %lld experts", (long long)*top_k,
-                    (long long)*experts);
+    return c == CL_OK ? enough_experts(*top_k, *experts, err) : c;
+}
+
+/* Fills in f's groups; f->group_best and the numbers of experts are set. */
+static cl_code config_groups(const json_t *config, cl_ffn *f, cl_err *err)
+{
+    int64_t groups = f->groups, top = f->top_groups, best = f->group_best;
+    f->groups = f->top_groups = f->group_best = 0;
+    if (best == 0) return CL_OK;
+    cl_code c = cl_json_int(config, "n_group", false, 1, CL_MAX_EXPERTS, &groups, err);
+    if (c != CL_OK || groups <= 1) return c;
+    if (f->experts % groups)
+        return cl_fail(err, CL_E_INPUT, "n_group: %lld does not divide n_routed_experts, %d", (long long)groups, f->experts);
+    int64_t each = f->experts / groups;
+    if (top == 0) top = groups;
+    c = cl_json_int(config, "topk_group", false, 1, groups, &top, err);
+    if (c == CL_OK && (best > each || f->top_k > top * each))
+        c = cl_fail(err, CL_E_INPUT, "n_group: %lld groups of %lld experts are too small (num_experts_per_tok %d, topk_group %lld)",
+                    (long long)groups, (long long)each, f->top_k, (long long)top);
+    f->groups = (int)groups;
+    f->top_groups = (int)top;
+    f->group_best = (int)best;
+    return c;
+}
+
+cl_code cl_config_routed(const json_t *config, cl_ffn f, int64_t dense, cl_spec *s, cl_err *err)
+{
+    int64_t experts = f.experts, top_k = f.top_k, width = f.width, shared = f.shared_width;
+    if (json_is_null(json_object_get(config, "n_shared_experts"))) shared = 0;
+    cl_code c = cl_json_int(config, "n_routed_experts", false, 1, CL_MAX_EXPERTS, &experts, err);
+    if (c == CL_OK) c = cl_json_int(config, "num_experts_per_tok", top_k == 0, 1, CL_MAX_EXPERTS, &top_k, err);
+    if (c == CL_OK) c = enough_experts(top_k, experts, err);
+    if (c == CL_OK) c = cl_json_int(config, "moe_intermediate_size", width == 0, 1, CL_MAX_SIZE, &width, err);
+    if (c == CL_OK) c = cl_json_int(config, "n_shared_experts", false, 0, CL_MAX_SIZE / width, &shared, err);
+    if (c == CL_OK) c = cl_json_int(config, "first_k_dense_replace", false, 0, INT_MAX, &dense, err);
+    if (c == CL_OK) c = cl_json_double(config, "routed_scaling_factor", false, 1e-6, 1e6, &f.weight_scale, err);
+    if (c == CL_OK) c = cl_json_bool(config, "norm_topk_prob", false, &f.renormalise, err);
+    if (c != CL_OK) return c;
+    f.kind = CL_FFN_MOE;
+    f.experts = (int)experts;
+    f.top_k = (int)top_k;
+    f.width = (int)width;
+    f.shared_width = (int)(shared * width);
+    c = config_groups(config, &f, err);
+    for (int i = 0; i < s->n_layers && c == CL_OK; i++)
+        if (i >= dense) s->layers[i].ffn = f;
     return c;
 }

@@ -46,20 +46,20 @@ cl_code cl_config_load(const char *path, char **text, json_t **config, cl_spec *
     return c;
 }
 
-cl_code cl_import_config(const char *path, cl_spec *spec, cl_format *dtype, cl_err *err)
+cl_code cl_import_config(const char *path, cl_spec *spec, cl_formats *formats, cl_err *err)
 {
     const cl_family *f;
     json_t *config = NULL;
     char *text = NULL;
     cl_code c = cl_config_load(path, &text, &config, spec, &f, err);
     free(text);
-    if (c == CL_OK && (c = cl_spec_settle(spec, err)) != CL_OK) {
+    if (c != CL_OK) return c;
+    c = cl_spec_settle(spec, err);
+    if (c == CL_OK) c = cl_config_formats(config, formats, err);
+    if (c != CL_OK) {
         cl_fail_prefix(err, "%s", path);
         cl_spec_free(spec);
     }
-    const char *name = json_string_value(json_object_get(config, "dtype")); /* transformers 5 */
-    if (!name) name = json_string_value(json_object_get(config, "torch_dtype"));
-    *dtype = name && strcmp(name, "float32") == 0 ? CL_F32 : name && strcmp(name, "float16") == 0 ? CL_F16 : CL_BF16;
     json_decref(config);
     return c;
 }

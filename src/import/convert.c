@@ -28,6 +28,8 @@ typedef struct conversion {
     const cl_family *family;
     cl_spec spec;
     const char *skip;    /* a source tensor that is a copy of another one */
+    int dropped;         /* tensors of other modalities */
+    cl_leftover left;
     cl_model model;
     cl_origin *origins;  /* [model.n_tensors] */
     cl_tokenizer_data *tokenizer;
@@ -52,6 +54,7 @@ static cl_code open_folder(conversion *v, cl_err *err)
     cl_code c = cl_config_load(v->path, &v->config_text, &v->config, &v->spec, &v->family, err);
     if (c == CL_OK) c = cl_safetensors_open(&v->folder, v->path, err);
     v->source = &v->folder;
+    if (c == CL_OK && (c = cl_source_join(&v->folder, &v->dropped, err)) != CL_OK) cl_fail_prefix(err, "%s", v->path);
     return c;
 }
 
@@ -103,7 +106,7 @@ static cl_code settle_vocab(conversion *v, cl_err *err)
 static cl_code same_bytes(const conversion *v, const cl_src_tensor *a, const cl_src_tensor *b, bool *same, cl_err *err)
 {
     enum { PART = 1 << 20 };
-    *same = a->format == b->format && a->bytes == b->bytes;
+    *same = a->format == b->format && a->bytes == b->bytes && a->layout == CL_SRC_ROWS && b->layout == CL_SRC_ROWS;
     if (!*same) return CL_OK;
     unsigned char *x = cl_malloc(2, PART, "comparison", err);
     if (!x) return CL_E_FIT;
@@ -125,7 +128,7 @@ static cl_code settle_tied(conversion *v, cl_err *err)
     const cl_src_tensor *head = tensor_of(v, CL_T_HEAD), *embed = tensor_of(v, CL_T_EMBED);
     bool same = true;
     if (v->gguf) return CL_OK;
-    if (!head && !json_is_boolean(json_object_get(v->config, "tie_word_embeddings"))) v->spec.tied = true;
+    if (!head && !json_is_boolean(json_object_get(cl_config_text(v->config), "tie_word_embeddings"))) v->spec.tied = true;
     if (!v->spec.tied || !head || !embed) return CL_OK;
     cl_code c = same_bytes(v, head, embed, &same, err);
     if (same) v->skip = head->name;
@@ -136,25 +139,68 @@ static cl_code settle_tied(conversion *v, cl_err *err)
 
 /* --- formats --- */
 
-/* Matrices keep their format or become opt->format; what is not native becomes Q8_0, which one line tells. */
+typedef struct tally {
+    int n;
+    char names[128]; /* of formats */
+    bool seen[CL_FORMATS];
+} tally;
+
+static void count(tally *t, cl_format f)
+{
+    t->n++;
+    if (!t->seen[f])
+        snprintf(t->names + strlen(t->names), sizeof t->names - strlen(t->names), "%s%s", t->names[0] ? ", " : "",
+                 cl_format_get(f)->name);
+    t->seen[f] = true;
+}
+
+static const char *plural(int n) { return n == 1 ? "" : "s"; }
+
+/* A matrix that is kept, in its own format where that can be. Blocks that are to be transposed become bf16: exact for MXFP4, and
+ * finer than their own steps for the others. FP8 that is cut across its tiles becomes f32, the only format that holds it exactly;
+ * released models have heads and experts of whole tiles. */
+static cl_format keep_format(const conversion *v, int i, tally *recoded, tally *turned, tally *cut)
+{
+    const cl_src_tensor *src = &v->source->tensors[v->origins[i].parts[0]];
+    cl_format from = (cl_format)src->format;
+    if (!cl_format_native(from)) {
+        count(recoded, from);
+        return CL_Q8_0;
+    }
+    if (cl_origin_keeps(v->source, &v->model.tensors[i], &v->origins[i])) return from;
+    count(from == CL_FP8 ? cut : turned, from);
+    return from == CL_FP8 ? CL_F32 : CL_BF16;
+}
+
+/* Routers keep a float format, or take the one that is asked for; vectors are float32. */
+static cl_format router_format(const conversion *v, int i, const cl_convert_options *opt, tally *routers)
+{
+    cl_format from = (cl_format)v->source->tensors[v->origins[i].parts[0]].format;
+    if (!opt->keep && cl_format_get(opt->format)->block == 1) return opt->format;
+    if (cl_format_get(from)->block == 1) return from;
+    count(routers, from);
+    return CL_F32;
+}
+
+/* Matrices keep their format or become opt->format; one line tells what could not keep its own. */
 static void choose_formats(conversion *v, const cl_convert_options *opt)
 {
-    int n = 0;
-    char names[128] = "";
-    bool seen[CL_FORMATS] = {false};
+    tally recoded = {0}, turned = {0}, cut = {0}, routers = {0};
     for (int i = 0; i < v->model.n_tensors; i++) {
         cl_tensor *t = &v->model.tensors[i];
-        if (!cl_role_is_matrix(t->role)) continue;
-        cl_format from = (cl_format)v->source->tensors[v->origins[i].parts[0]].format;
-        t->format = !opt->keep ? opt->format : cl_format_native(from) ? from : CL_Q8_0;
-        if (!opt->keep || cl_format_native(from)) continue;
-        n++;
-        if (!seen[from])
-            snprintf(names + strlen(names), sizeof names - strlen(names), "%s%s", names[0] ? ", " : "",
-                     cl_format_get(from)->name);
-        seen[from] = true;
+        if (t->role == CL_T_ROUTER) t->format = router_format(v, i, opt, &routers);
+        else if (cl_role_is_matrix(t->role)) t->format = opt->keep ? keep_format(v, i, &recoded, &turned, &cut) : opt->format;
     }
-    if (n) cl_note(!v->quiet, "%d tensor%s (%s) re-encoded to q8_0", n, n == 1 ? "" : "s", names);
+    bool say = !v->quiet;
+    if (recoded.n) cl_note(say, "%d tensor%s (%s) re-encoded to q8_0", recoded.n, plural(recoded.n), recoded.names);
+    if (turned.n)
+        cl_note(say, "%d tensor%s (%s) became bf16: the model needs them transposed, which their blocks do not allow", turned.n,
+                plural(turned.n), turned.names);
+    if (cut.n)
+        cl_note(say, "%d tensor%s (%s) became f32: the model needs parts of them that are cut across tiles", cut.n,
+                plural(cut.n), cut.names);
+    if (routers.n)
+        cl_note(say, "%d router%s (%s) became f32: routers have float formats", routers.n, plural(routers.n), routers.names);
 }
 
 /* --- all of it --- */
@@ -184,9 +230,13 @@ static cl_code prepare(conversion *v, const char *out_path, const cl_convert_opt
     c = settle_vocab(v, err);
     if (c == CL_OK) c = settle_tied(v, err);
     if (c == CL_OK) c = cl_spec_settle(&v->spec, err);
-    if (c == CL_OK) c = cl_model_from_spec(&v->spec, CL_F32, &v->model, err);
-    if (c == CL_OK) c = cl_match(v->source, v->family, v->gguf != NULL, &v->model, v->skip, &v->origins, err);
+    cl_formats unknown = cl_formats_all(CL_F32);
+    if (c == CL_OK) c = cl_model_from_spec(&v->spec, &unknown, &v->model, err);
+    if (c == CL_OK) c = cl_match(v->source, v->family, v->gguf != NULL, &v->model, v->skip, &v->origins, &v->left, err);
     if (c != CL_OK) return cl_fail_prefix(err, "%s", v->path);
+    int dropped = v->dropped, extra = v->left.extra_layers;
+    if (dropped) cl_note(!v->quiet, "%d vision tensor%s skipped", dropped, plural(dropped));
+    if (extra) cl_note(!v->quiet, "%d tensor%s of layers past the last one (multi-token prediction) skipped", extra, plural(extra));
     choose_formats(v, opt);
     c = v->gguf ? cl_tok_from_gguf(v->gguf, &v->tokenizer, err) : cl_tok_from_hf_folder(v->path, &v->tokenizer, err);
     if (c == CL_OK && !v->tokenizer)
@@ -199,8 +249,10 @@ static cl_code write_tensors(conversion *v, cl_model_writer *w, const cl_convert
     cl_progress progress;
     cl_stream st = {.source = v->source, .model = &v->model, .writer = w, .jobs = opt->jobs, .progress = &progress};
     uint64_t total = 0;
-    for (int i = 0; i < v->model.n_tensors; i++)
-        for (int p = 0; p < v->origins[i].n_parts; p++) total += v->source->tensors[v->origins[i].parts[p]].bytes;
+    for (int i = 0; i < v->model.n_tensors; i++) {
+        const cl_tensor *t = &v->model.tensors[i];
+        total += (uint64_t)cl_tensor_rows(t) * cl_row_bytes(t->format, t->cols);
+    }
     cl_progress_start(&progress, opt->progress && !opt->quiet, "convert", total);
     cl_code c = CL_OK;
     for (int i = 0; i < v->model.n_tensors && c == CL_OK; i++) c = cl_stream_tensor(&st, i, &v->origins[i], err);

@@ -7,14 +7,14 @@
 static cl_code llama_config(const json_t *config, cl_spec *s, cl_err *err)
 {
     bool bias = false;
-    cl_code c = cl_config_attention_bias(config, s, err);
+    cl_code c = cl_config_attention_bias(config, false, true, s, err);
     if (c == CL_OK) c = cl_json_bool(config, "mlp_bias", false, &bias, err);
     for (int i = 0; i < s->n_layers; i++) s->layers[i].ffn.bias = bias;
     return c;
 }
 
 const cl_family cl_fam_llama = {
-    .name = "llama", .architecture = "LlamaForCausalLM", .gguf_arch = "llama", .gguf_pairs = true,
+    .name = "llama", .architectures = {"LlamaForCausalLM"}, .gguf_arch = "llama", .gguf_pairs = true,
     .defaults = {.eps = 1e-6, .theta = 10000},
     .config = llama_config,
 };
@@ -29,7 +29,7 @@ static cl_code mistral_config(const json_t *config, cl_spec *s, cl_err *err)
 }
 
 const cl_family cl_fam_mistral = {
-    .name = "mistral", .architecture = "MistralForCausalLM",
+    .name = "mistral", .architectures = {"MistralForCausalLM"},
     .defaults = {.kv_heads = 8, .eps = 1e-6, .theta = 10000},
     .config = mistral_config,
 };

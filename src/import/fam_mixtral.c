@@ -16,7 +16,7 @@ static cl_code mixtral_config(const json_t *config, cl_spec *s, cl_err *err)
 
 static cl_code mixtral_metadata(const cl_gguf *g, const char *arch, cl_spec *s, cl_err *err)
 {
-    return cl_metadata_experts(g, arch, true, s, err);
+    return cl_metadata_experts(g, arch, &(cl_ffn){.renormalise = true, .weight_scale = 1}, s, err);
 }
 
 /* w1 is the gate, w3 up, w2 down. */
@@ -29,7 +29,7 @@ static const cl_name names[] = {
 };
 
 const cl_family cl_fam_mixtral = {
-    .name = "mixtral", .architecture = "MixtralForCausalLM", .gguf_arch = "llama", .experts = true, .gguf_pairs = true,
+    .name = "mixtral", .architectures = {"MixtralForCausalLM"}, .gguf_arch = "llama", .experts = true, .gguf_pairs = true,
     .defaults = {.kv_heads = 8, .eps = 1e-5, .theta = 1e6},
     .hf_names = names,
     .config = mixtral_config, .metadata = mixtral_metadata,

@@ -7,7 +7,7 @@ static cl_code olmoe_config(const json_t *config, cl_spec *s, cl_err *err)
     int64_t experts = 64, top_k = 8;
     double clip = 0;
     bool renormalise = false;
-    cl_code c = cl_config_attention_bias(config, s, err);
+    cl_code c = cl_config_attention_bias(config, false, true, s, err);
     if (c == CL_OK) c = cl_config_experts(config, &experts, &top_k, err);
     if (c == CL_OK) c = cl_json_bool(config, "norm_topk_prob", false, &renormalise, err);
     if (c == CL_OK) c = cl_json_double(config, "clip_qkv", false, 1e-6, 1e30, &clip, err);
@@ -22,11 +22,11 @@ static cl_code olmoe_config(const json_t *config, cl_spec *s, cl_err *err)
 static cl_code olmoe_metadata(const cl_gguf *g, const char *arch, cl_spec *s, cl_err *err)
 {
     cl_spec_qk_norm(s, CL_QK_NORM_FULL);
-    return cl_metadata_experts(g, arch, false, s, err);
+    return cl_metadata_experts(g, arch, &(cl_ffn){.renormalise = false, .weight_scale = 1}, s, err);
 }
 
 const cl_family cl_fam_olmoe = {
-    .name = "olmoe", .architecture = "OlmoeForCausalLM", .gguf_arch = "olmoe", .experts = true,
+    .name = "olmoe", .architectures = {"OlmoeForCausalLM"}, .gguf_arch = "olmoe", .experts = true,
     .defaults = {.eps = 1e-5, .theta = 10000},
     .config = olmoe_config, .metadata = olmoe_metadata,
 };

@@ -29,7 +29,7 @@ static cl_code qwen2_config(const json_t *config, cl_spec *s, cl_err *err)
 }
 
 const cl_family cl_fam_qwen2 = {
-    .name = "qwen2", .architecture = "Qwen2ForCausalLM", .gguf_arch = "qwen2",
+    .name = "qwen2", .architectures = {"Qwen2ForCausalLM"}, .gguf_arch = "qwen2",
     .defaults = {.kv_heads = 32, .eps = 1e-6, .theta = 10000},
     .config = qwen2_config,
 };
@@ -37,7 +37,7 @@ const cl_family cl_fam_qwen2 = {
 static cl_code qwen3_config(const json_t *config, cl_spec *s, cl_err *err)
 {
     cl_spec_qk_norm(s, CL_QK_NORM_HEAD);
-    cl_code c = cl_config_attention_bias(config, s, err);
+    cl_code c = cl_config_attention_bias(config, false, true, s, err);
     return c == CL_OK ? qwen_dense_windows(config, s, err) : c;
 }
 
@@ -48,7 +48,7 @@ static cl_code qwen3_metadata(const cl_gguf *g, const char *arch, cl_spec *s, cl
 }
 
 const cl_family cl_fam_qwen3 = {
-    .name = "qwen3", .architecture = "Qwen3ForCausalLM", .gguf_arch = "qwen3",
+    .name = "qwen3", .architectures = {"Qwen3ForCausalLM"}, .gguf_arch = "qwen3",
     .defaults = {.kv_heads = 32, .head_dim = 128, .eps = 1e-6, .theta = 10000},
     .config = qwen3_config, .metadata = qwen3_metadata,
 };
@@ -82,7 +82,7 @@ static cl_code qwen3_moe_layers(const json_t *config, cl_spec *s, cl_err *err)
 static cl_code qwen3_moe_config(const json_t *config, cl_spec *s, cl_err *err)
 {
     cl_spec_qk_norm(s, CL_QK_NORM_HEAD);
-    cl_code c = cl_config_attention_bias(config, s, err);
+    cl_code c = cl_config_attention_bias(config, false, true, s, err);
     if (c == CL_OK) c = qwen_windows(config, 0, s, err);
     return c == CL_OK ? qwen3_moe_layers(config, s, err) : c;
 }
@@ -91,11 +91,11 @@ static cl_code qwen3_moe_config(const json_t *config, cl_spec *s, cl_err *err)
 static cl_code qwen3_moe_metadata(const cl_gguf *g, const char *arch, cl_spec *s, cl_err *err)
 {
     cl_spec_qk_norm(s, CL_QK_NORM_HEAD);
-    return cl_metadata_experts(g, arch, true, s, err);
+    return cl_metadata_experts(g, arch, &(cl_ffn){.renormalise = true, .weight_scale = 1}, s, err);
 }
 
 const cl_family cl_fam_qwen3_moe = {
-    .name = "qwen3_moe", .architecture = "Qwen3MoeForCausalLM", .gguf_arch = "qwen3moe", .experts = true,
+    .name = "qwen3_moe", .architectures = {"Qwen3MoeForCausalLM"}, .gguf_arch = "qwen3moe", .experts = true,
     .defaults = {.kv_heads = 4, .eps = 1e-6, .theta = 10000},
     .config = qwen3_moe_config, .metadata = qwen3_moe_metadata,
 };

@@ -7,7 +7,8 @@
 #include "chipline/util.h"
 
 static const cl_family *const families[] = {
-    &cl_fam_llama, &cl_fam_mistral, &cl_fam_mixtral, &cl_fam_olmoe, &cl_fam_qwen2, &cl_fam_qwen3, &cl_fam_qwen3_moe,
+    &cl_fam_llama,   &cl_fam_mistral, &cl_fam_mixtral,  &cl_fam_olmoe,      &cl_fam_qwen2, &cl_fam_qwen3, &cl_fam_qwen3_moe,
+    &cl_fam_gpt_oss, &cl_fam_llama4,  &cl_fam_glm4_moe, &cl_fam_minimax_m2, &cl_fam_deepseek_v2, &cl_fam_deepseek_v3,
 };
 enum { N_FAMILIES = sizeof families / sizeof *families };
 
@@ -33,15 +34,19 @@ static const cl_name hf_common[] = {
     {CL_T_UP_BIAS, "model.layers.%L.mlp.up_proj.bias"},
     {CL_T_DOWN_BIAS, "model.layers.%L.mlp.down_proj.bias"},
     {CL_T_ROUTER, "model.layers.%L.mlp.gate.weight"},
+    {CL_T_SELECT_BIAS, "model.layers.%L.mlp.gate.e_score_correction_bias"},
     {CL_T_EXPERT_GATE, "model.layers.%L.mlp.experts.%E.gate_proj.weight"},
     {CL_T_EXPERT_UP, "model.layers.%L.mlp.experts.%E.up_proj.weight"},
     {CL_T_EXPERT_DOWN, "model.layers.%L.mlp.experts.%E.down_proj.weight"},
+    {CL_T_SHARED_GATE, "model.layers.%L.mlp.shared_experts.gate_proj.weight"},
+    {CL_T_SHARED_UP, "model.layers.%L.mlp.shared_experts.up_proj.weight"},
+    {CL_T_SHARED_DOWN, "model.layers.%L.mlp.shared_experts.down_proj.weight"},
     {CL_T_FINAL_NORM, "model.norm.weight"},
     {CL_T_HEAD, "lm_head.weight"},
     {CL_ROLES, NULL},
 };
 
-/* GGUF's names; experts one by one in files older than stacked experts. */
+/* GGUF's names; experts one by one in files older than stacked experts, gate and up in one tensor in newer ones. */
 static const cl_name gguf_common[] = {
     {CL_T_EMBED, "token_embd.weight"},
     {CL_T_ATTN_NORM, "blk.%L.attn_norm.weight"},
@@ -55,6 +60,7 @@ static const cl_name gguf_common[] = {
     {CL_T_O_BIAS, "blk.%L.attn_output.bias"},
     {CL_T_Q_NORM, "blk.%L.attn_q_norm.weight"},
     {CL_T_K_NORM, "blk.%L.attn_k_norm.weight"},
+    {CL_T_SINKS, "blk.%L.attn_sinks.weight"},
     {CL_T_FFN_NORM, "blk.%L.ffn_norm.weight"},
     {CL_T_GATE, "blk.%L.ffn_gate.weight"},
     {CL_T_UP, "blk.%L.ffn_up.weight"},
@@ -63,12 +69,24 @@ static const cl_name gguf_common[] = {
     {CL_T_UP_BIAS, "blk.%L.ffn_up.bias"},
     {CL_T_DOWN_BIAS, "blk.%L.ffn_down.bias"},
     {CL_T_ROUTER, "blk.%L.ffn_gate_inp.weight"},
+    {CL_T_ROUTER_BIAS, "blk.%L.ffn_gate_inp.bias"},
+    {CL_T_SELECT_BIAS, "blk.%L.exp_probs_b.bias"},
     {CL_T_EXPERT_GATE, "blk.%L.ffn_gate_exps.weight"},
     {CL_T_EXPERT_GATE, "blk.%L.ffn_gate.%E.weight"},
+    {CL_T_EXPERT_GATE, "blk.%L.ffn_gate_up_exps.weight", CL_TAKE_FIRST, false},
     {CL_T_EXPERT_UP, "blk.%L.ffn_up_exps.weight"},
     {CL_T_EXPERT_UP, "blk.%L.ffn_up.%E.weight"},
+    {CL_T_EXPERT_UP, "blk.%L.ffn_gate_up_exps.weight", CL_TAKE_SECOND, false},
     {CL_T_EXPERT_DOWN, "blk.%L.ffn_down_exps.weight"},
     {CL_T_EXPERT_DOWN, "blk.%L.ffn_down.%E.weight"},
+    {CL_T_EXPERT_GATE_BIAS, "blk.%L.ffn_gate_exps.bias"},
+    {CL_T_EXPERT_GATE_BIAS, "blk.%L.ffn_gate_up_exps.bias", CL_TAKE_FIRST, false},
+    {CL_T_EXPERT_UP_BIAS, "blk.%L.ffn_up_exps.bias"},
+    {CL_T_EXPERT_UP_BIAS, "blk.%L.ffn_gate_up_exps.bias", CL_TAKE_SECOND, false},
+    {CL_T_EXPERT_DOWN_BIAS, "blk.%L.ffn_down_exps.bias"},
+    {CL_T_SHARED_GATE, "blk.%L.ffn_gate_shexp.weight"},
+    {CL_T_SHARED_UP, "blk.%L.ffn_up_shexp.weight"},
+    {CL_T_SHARED_DOWN, "blk.%L.ffn_down_shexp.weight"},
     {CL_T_FINAL_NORM, "output_norm.weight"},
     {CL_T_HEAD, "output.weight"},
     {CL_ROLES, NULL},
@@ -86,37 +104,53 @@ static void known(bool gguf, char *out, size_t room)
     }
 }
 
+static bool is_type(const cl_family *f, const char *type)
+{
+    bool yes = strcmp(f->name, type) == 0;
+    for (int i = 0; i < CL_FAM_TYPES && f->types[i]; i++) yes = yes || strcmp(f->types[i], type) == 0;
+    return yes;
+}
+
+/* Of the configuration's architectures, where it has any, the family must have one. */
+static cl_code check_architecture(const json_t *config, const cl_family *f, cl_err *err)
+{
+    const json_t *list = NULL;
+    cl_code c = cl_json_array(config, "architectures", false, &list, err);
+    if (c != CL_OK || json_array_size(list) == 0) return c;
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const char *a = json_string_value(json_array_get(list, i));
+        for (int k = 0; a && k < CL_FAM_ARCHITECTURES && f->architectures[k]; k++)
+            if (strcmp(a, f->architectures[k]) == 0) return CL_OK;
+    }
+    const char *a = json_string_value(json_array_get(list, 0));
+    return cl_fail(err, CL_E_INPUT, "architectures: is %.100s, must be %s", a ? a : "not a text", f->architectures[0]);
+}
+
+/* A multimodal configuration names the whole model's class; its text_config may name the language model's. */
 cl_code cl_family_of_config(const json_t *config, const cl_family **out, cl_err *err)
 {
-    char list[256];
-    const char *type = NULL;
-    const json_t *archs = NULL;
+    char list[512];
+    const char *type = NULL, *inner = NULL;
+    const json_t *text = cl_config_text(config);
     cl_code c = cl_json_str(config, "model_type", true, &type, err);
-    if (c == CL_OK) c = cl_json_array(config, "architectures", false, &archs, err);
+    if (c == CL_OK) c = cl_json_str(text, "model_type", false, &inner, err);
     if (c != CL_OK) return c;
     const cl_family *f = NULL;
     for (int i = 0; i < N_FAMILIES; i++)
-        if (strcmp(families[i]->name, type) == 0) f = families[i];
+        if (is_type(families[i], type) && is_type(families[i], inner ? inner : type)) f = families[i];
     if (!f) {
         known(false, list, sizeof list);
         return cl_fail(err, CL_E_INPUT, "model_type: %.100s is not a known family (known: %s)", type, list);
     }
-    bool found = json_array_size(archs) == 0;
-    for (size_t i = 0; i < json_array_size(archs); i++) {
-        const char *a = json_string_value(json_array_get(archs, i));
-        found = found || (a && strcmp(a, f->architecture) == 0);
-    }
-    if (!found) {
-        const char *a = json_string_value(json_array_get(archs, 0));
-        return cl_fail(err, CL_E_INPUT, "architectures: is %.100s, must be %s", a ? a : "not a text", f->architecture);
-    }
-    *out = f;
-    return CL_OK;
+    c = check_architecture(config, f, err);
+    if (c == CL_OK && text != config) c = check_architecture(text, f, err);
+    if (c == CL_OK) *out = f;
+    return c;
 }
 
 cl_code cl_family_of_gguf(const cl_gguf *g, const cl_family **out, cl_err *err)
 {
-    char list[256], key[128];
+    char list[512], key[128];
     const char *arch;
     size_t n;
     if (!cl_gguf_str(g, "general.architecture", &arch, &n))
@@ -136,19 +170,25 @@ cl_code cl_family_of_gguf(const cl_gguf *g, const cl_family **out, cl_err *err)
     return cl_fail(err, CL_E_INPUT, "general.architecture: %.*s is not a known family (known: %s)", (int)n, arch, list);
 }
 
-const char *cl_family_name(const cl_family *f, bool gguf, cl_role role, int nth)
+const cl_name *cl_family_source(const cl_family *f, bool gguf, cl_role role, int nth)
 {
     const cl_name *lists[] = {gguf ? f->gguf_names : f->hf_names, gguf ? gguf_common : hf_common};
     for (int l = 0; l < 2; l++) {
         bool own = false;
         for (const cl_name *n = lists[l]; n && n->pattern; n++) {
             if (n->role != role) continue;
-            if (nth-- == 0) return n->pattern;
+            if (nth-- == 0) return n;
             own = true;
         }
         if (own) return NULL; /* own names replace the common ones */
     }
     return NULL;
+}
+
+const char *cl_family_name(const cl_family *f, bool gguf, cl_role role, int nth)
+{
+    const cl_name *n = cl_family_source(f, gguf, role, nth);
+    return n ? n->pattern : NULL;
 }
 
 bool cl_name_per_expert(const char *pattern) { return strstr(pattern, "%E") != NULL; }
@@ -182,8 +222,8 @@ bool cl_name_ignored(const char *name)
 
 void cl_layer_experts(cl_layer *l, int64_t experts, int64_t top_k, int64_t width, bool renormalise)
 {
-    l->ffn = (cl_ffn){
-        .kind = CL_FFN_MOE, .width = (int)width, .experts = (int)experts, .top_k = (int)top_k, .renormalise = renormalise};
+    l->ffn = (cl_ffn){.kind = CL_FFN_MOE, .width = (int)width, .experts = (int)experts, .top_k = (int)top_k,
+                      .renormalise = renormalise, .weight_scale = 1};
 }
 
 void cl_spec_qk_norm(cl_spec *s, cl_qk_norm kind)

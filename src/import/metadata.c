@@ -50,7 +50,7 @@ cl_code cl_metadata_double(const cl_gguf *g, const char *arch, const char *key, 
 }
 
 /* Keys that change the maths in a way that the engine does not know, and the values that change nothing. */
-static cl_code refuse(const cl_gguf *g, const char *arch, cl_err *err)
+static cl_code refuse(const cl_gguf *g, const cl_family *f, cl_err *err)
 {
     static const struct { const char *key; double plain, also;
     } keys[] = {
@@ -64,19 +64,22 @@ static cl_code refuse(const cl_gguf *g, const char *arch, cl_err *err)
         {"logit_scale", 1, 0},
         {"embedding_scale", 1, 0},
         {"residual_scale", 1, 0},
-        {"expert_weights_scale", 1, 0},
-        {"expert_gating_func", 1, 0},
-        {"expert_shared_count", 0, 0},
-        {"expert_group_count", 1, 0},
         {"rope.scaling.attn_factor", 1, 1},
         {"rope.scaling.yarn_attn_factor", 1, 1},
         {"rope.scaling.yarn_ext_factor", 1, 1},
-        {"rope.scaling.yarn_log_multiplier", 0, 0},
         {"rope.scaling.alpha", 0, 0},
+        {"expert_weights_scale", 1, 0}, /* from here: read where there are experts */
+        {"expert_gating_func", 1, 0},
+        {"expert_shared_count", 0, 0},
+        {"expert_group_count", 1, 0},
+        {"rope.scaling.yarn_log_multiplier", 0, 0}, /* read by those who have their own attention */
     };
+    enum { N = sizeof keys / sizeof *keys };
     char k[KEY];
-    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+    const char *arch = f->gguf_arch;
+    for (int i = 0; i < N; i++) {
         double v = keys[i].plain;
+        if (i == N - 1 ? f->own_attention : i >= N - 5 && f->experts) continue;
         cl_code c = cl_metadata_double(g, arch, keys[i].key, false, -INFINITY, INFINITY, &v, err);
         if (c != CL_OK) return c;
         if (v != keys[i].plain && v != keys[i].also)
@@ -86,7 +89,7 @@ static cl_code refuse(const cl_gguf *g, const char *arch, cl_err *err)
     return CL_OK;
 }
 
-static bool has_tensor(const cl_gguf *g, const char *pattern, int layer)
+bool cl_metadata_tensor(const cl_gguf *g, const char *pattern, int layer)
 {
     char name[64];
     return cl_name_fill(pattern, layer, 0, name, sizeof name) && cl_source_find(cl_gguf_source(g), name) >= 0;
@@ -115,8 +118,9 @@ static cl_code rope_divisors(const cl_gguf *g, cl_rope *r, cl_err *err)
     return c;
 }
 
-static cl_code rope_scaling(const cl_gguf *g, const char *arch, int context, cl_rope_params *p, cl_err *err)
+static cl_code rope_scaling(const cl_gguf *g, const cl_family *f, int context, cl_rope_params *p, cl_err *err)
 {
+    const char *arch = f->gguf_arch;
     char k[KEY];
     const char *type = "linear";
     size_t n = 6;
@@ -124,7 +128,7 @@ static cl_code rope_scaling(const cl_gguf *g, const char *arch, int context, cl_
     p->original_context = context;
     p->beta_fast = 32;
     p->beta_slow = 1;
-    p->truncate = true;
+    p->truncate = f->defaults.rope ? f->defaults.rope->truncate : true;
     /* A factor without a type is linear; scale_linear is its older name. */
     cl_code c = cl_metadata_double(g, arch, "rope.scale_linear", false, 1e-6, 1e6, &p->factor, err);
     if (c == CL_OK) c = cl_metadata_double(g, arch, "rope.scaling.factor", false, 1e-6, 1e6, &p->factor, err);
@@ -132,6 +136,9 @@ static cl_code rope_scaling(const cl_gguf *g, const char *arch, int context, cl_
         c = cl_metadata_double(g, arch, "rope.scaling.original_context_length", false, 1, 1e12, &p->original_context, err);
     if (c == CL_OK) c = cl_metadata_double(g, arch, "rope.scaling.yarn_beta_fast", false, 1e-6, 1e6, &p->beta_fast, err);
     if (c == CL_OK) c = cl_metadata_double(g, arch, "rope.scaling.yarn_beta_slow", false, 1e-6, 1e6, &p->beta_slow, err);
+    double log_multiplier = 0;
+    if (c == CL_OK) c = cl_metadata_double(g, arch, "rope.scaling.yarn_log_multiplier", false, 0, 1e3, &log_multiplier, err);
+    p->mscale = p->mscale_all = 10 * log_multiplier;
     if (c != CL_OK) return c;
     full_key(arch, "rope.scaling.type", k);
     if (cl_gguf_has(g, k) && !cl_gguf_str(g, k, &type, &n)) return cl_fail(err, CL_E_INPUT, "%s: is not a text", k);
@@ -143,22 +150,26 @@ static cl_code rope_scaling(const cl_gguf *g, const char *arch, int context, cl_
     return CL_OK;
 }
 
-static cl_code metadata_rope(const cl_gguf *g, const char *arch, int64_t head_dim, cl_spec *s, cl_err *err)
+cl_code cl_metadata_rope(const cl_gguf *g, const cl_family *f, int64_t dims, cl_spec *s, cl_rope_params *said, cl_err *err)
 {
-    cl_rope_params p = {.dims = (int)head_dim, .theta = 10000};
-    int64_t dims = head_dim;
-    cl_code c = cl_metadata_int(g, arch, "rope.dimension_count", -1, false, 1, INT_MAX, &dims, err);
-    if (c == CL_OK && dims != head_dim)
-        c = cl_fail(err, CL_E_INPUT, "%s.rope.dimension_count: %lld of the %lld numbers of a head is not supported (only all)",
-                    arch, (long long)dims, (long long)head_dim);
-    if (c == CL_OK) c = cl_metadata_double(g, arch, "rope.freq_base", false, 1, 1e12, &p.theta, err);
-    if (c == CL_OK) c = rope_scaling(g, arch, s->context, &p, err);
-    if (c != CL_OK) return c;
-    s->ropes = cl_calloc(1, sizeof *s->ropes, "rotary table", err);
-    if (!s->ropes) return CL_E_FIT;
-    s->n_ropes = 1;
-    c = cl_rope_make(&p, &s->ropes[0], err);
-    return c == CL_OK ? rope_divisors(g, &s->ropes[0], err) : c;
+    cl_rope_params p = {.dims = (int)dims, .theta = 10000};
+    cl_code c = cl_metadata_double(g, f->gguf_arch, "rope.freq_base", false, 1, 1e12, &p.theta, err);
+    if (c == CL_OK) c = rope_scaling(g, f, s->context, &p, err);
+    if (c == CL_OK) c = cl_spec_rope(s, &p, f->defaults.pairing, err);
+    if (said) *said = p;
+    return c == CL_OK ? rope_divisors(g, &s->ropes[s->n_ropes - 1], err) : c;
+}
+
+/* The numbers of a head that are rotated. */
+static cl_code rotary_dims(const cl_gguf *g, const cl_family *f, int64_t head_dim, int64_t *dims, cl_err *err)
+{
+    *dims = head_dim;
+    cl_code c = cl_metadata_int(g, f->gguf_arch, "rope.dimension_count", -1, false, 1, INT_MAX, dims, err);
+    bool part = f->defaults.rotary != 0 && *dims < head_dim && *dims % 2 == 0;
+    if (c == CL_OK && *dims != head_dim && !part)
+        c = cl_fail(err, CL_E_INPUT, "%s.rope.dimension_count: %lld of the %lld numbers of a head is not supported (%s)",
+                    f->gguf_arch, (long long)*dims, (long long)head_dim, f->defaults.rotary != 0 ? "an even part, or all" : "only all");
+    return c;
 }
 
 /* --- sizes and layers --- */
@@ -180,45 +191,59 @@ static cl_code metadata_layer(const cl_gguf *g, const cl_family *f, int i, int64
     l->attn.heads = (int)heads;
     l->attn.kv_heads = (int)kv_heads;
     l->attn.window = (int)window;
-    l->attn.qkv_bias = has_tensor(g, "blk.%L.attn_q.bias", i);
-    l->attn.o_bias = has_tensor(g, "blk.%L.attn_output.bias", i);
+    l->attn.qkv_bias = cl_metadata_tensor(g, "blk.%L.attn_q.bias", i);
+    l->attn.o_bias = cl_metadata_tensor(g, "blk.%L.attn_output.bias", i);
+    l->attn.sinks = cl_metadata_tensor(g, "blk.%L.attn_sinks.weight", i);
     l->ffn.width = (int)width;
-    l->ffn.bias = has_tensor(g, "blk.%L.ffn_gate.bias", i);
+    l->ffn.bias = cl_metadata_tensor(g, "blk.%L.ffn_gate.bias", i);
     return CL_OK;
+}
+
+/* head_dim and the rotary table; layers are made, head_dim is not yet in them. */
+static cl_code metadata_heads(const cl_gguf *g, const cl_family *f, int64_t heads, cl_spec *s, cl_err *err)
+{
+    const char *arch = f->gguf_arch;
+    int64_t head_dim = s->hidden % heads ? 0 : s->hidden / heads, value_dim, dims;
+    cl_code c = cl_metadata_int(g, arch, "attention.key_length", -1, head_dim == 0, 1, CL_MAX_HEADS, &head_dim, err);
+    value_dim = head_dim;
+    if (c == CL_OK) c = cl_metadata_int(g, arch, "attention.value_length", -1, false, 1, CL_MAX_HEADS, &value_dim, err);
+    if (c == CL_OK && value_dim != head_dim)
+        c = cl_fail(err, CL_E_INPUT, "%s.attention.value_length: %lld is not supported beside a key_length of %lld", arch,
+                    (long long)value_dim, (long long)head_dim);
+    if (c == CL_OK) c = rotary_dims(g, f, head_dim, &dims, err);
+    if (c != CL_OK) return c;
+    for (int i = 0; i < s->n_layers; i++) {
+        s->layers[i].attn.head_dim = (int)head_dim;
+        s->layers[i].attn.scale = 1 / sqrt((double)head_dim);
+    }
+    return cl_metadata_rope(g, f, dims, s, NULL, err);
 }
 
 static cl_code metadata_sizes(const cl_gguf *g, const cl_family *f, cl_spec *s, cl_err *err)
 {
     const char *arch = f->gguf_arch;
-    int64_t hidden, layers, heads, context, head_dim, value_dim, window = 0, vocab = 0;
+    int64_t hidden, layers, extra = 0, heads, context, window = 0, vocab = 0;
     uint32_t type;
     uint64_t n_tokens = 0;
     cl_code c = cl_metadata_int(g, arch, "embedding_length", -1, true, 1, CL_MAX_SIZE, &hidden, err);
     if (c == CL_OK) c = cl_metadata_int(g, arch, "block_count", -1, true, 1, CL_MAX_LAYERS, &layers, err);
+    if (c == CL_OK) c = cl_metadata_int(g, arch, "nextn_predict_layers", -1, false, 0, layers - 1, &extra, err);
     if (c == CL_OK) c = cl_metadata_int(g, arch, "context_length", -1, true, 1, INT_MAX, &context, err);
     if (c == CL_OK) c = cl_metadata_int(g, arch, "attention.head_count", 0, true, 1, CL_MAX_HEADS, &heads, err);
     if (c == CL_OK) c = cl_metadata_int(g, arch, "attention.sliding_window", -1, false, 0, INT_MAX, &window, err);
     if (c == CL_OK) c = cl_metadata_int(g, arch, "vocab_size", -1, false, 1, CL_MAX_SIZE, &vocab, err);
     if (c == CL_OK) c = cl_metadata_double(g, arch, "attention.layer_norm_rms_epsilon", true, 0, 1, &s->norm_eps, err);
     if (c != CL_OK) return c;
-    head_dim = hidden % heads ? 0 : hidden / heads;
-    c = cl_metadata_int(g, arch, "attention.key_length", -1, head_dim == 0, 1, CL_MAX_HEADS, &head_dim, err);
-    value_dim = head_dim;
-    if (c == CL_OK) c = cl_metadata_int(g, arch, "attention.value_length", -1, false, 1, CL_MAX_HEADS, &value_dim, err);
-    if (c == CL_OK && value_dim != head_dim)
-        c = cl_fail(err, CL_E_INPUT, "%s.attention.value_length: %lld is not supported beside a key_length of %lld", arch,
-                    (long long)value_dim, (long long)head_dim);
-    if (c != CL_OK) return c;
     if (vocab == 0 && cl_gguf_array(g, "tokenizer.ggml.tokens", &type, &n_tokens) && n_tokens <= CL_MAX_SIZE)
         vocab = (int64_t)n_tokens;
     s->vocab = (int)vocab; /* 0: only the tensors say */
     s->hidden = (int)hidden;
-    s->n_layers = (int)layers;
+    s->n_layers = (int)(layers - extra); /* block_count counts those that predict further tokens too */
     s->context = (int)context;
-    s->tied = !has_tensor(g, "output.weight", 0);
-    c = cl_spec_layers(s, 1, 1, head_dim, 0, err);
+    s->tied = !cl_metadata_tensor(g, "output.weight", 0);
+    c = cl_spec_layers(s, 1, 1, 1, 0, err);
     for (int i = 0; i < s->n_layers && c == CL_OK; i++) c = metadata_layer(g, f, i, window, &s->layers[i], err);
-    return c == CL_OK ? metadata_rope(g, arch, head_dim, s, err) : c;
+    return c == CL_OK && !f->own_attention ? metadata_heads(g, f, heads, s, err) : c;
 }
 
 /* eos, end of turn and end of message all end a text. */
@@ -242,32 +267,30 @@ cl_code cl_metadata_spec(const cl_gguf *g, cl_spec *s, const cl_family **f, cl_e
     cl_code c = cl_family_of_gguf(g, f, err);
     if (c != CL_OK) return c;
     const char *arch = (*f)->gguf_arch;
-    c = refuse(g, arch, err);
+    c = refuse(g, *f, err);
     if (c == CL_OK) c = metadata_sizes(g, *f, s, err);
     if (c == CL_OK && (*f)->metadata) c = (*f)->metadata(g, arch, s, err);
     metadata_ids(g, s);
-    if (c == CL_OK) strncpy(s->family, (*f)->name, sizeof s->family - 1);
-    else cl_spec_free(s);
+    if (c != CL_OK) cl_spec_free(s);
+    else if (!s->family[0]) strncpy(s->family, (*f)->name, sizeof s->family - 1); /* two may share an architecture */
     return c;
 }
 
 /* --- helper for families --- */
 
-cl_code cl_metadata_experts(const cl_gguf *g, const char *arch, bool renormalise, cl_spec *s, cl_err *err)
+cl_code cl_metadata_windows(const cl_gguf *g, const char *arch, int64_t window, int64_t period, cl_spec *s, cl_err *err)
 {
+    static const char pattern[] = "attention.sliding_window_pattern";
     char k[KEY];
-    int64_t experts, top_k;
-    cl_code c = cl_metadata_int(g, arch, "expert_count", -1, true, 1, CL_MAX_EXPERTS, &experts, err);
-    if (c == CL_OK) c = cl_metadata_int(g, arch, "expert_used_count", -1, true, 1, experts, &top_k, err);
-    if (c != CL_OK) return c;
-    full_key(arch, "expert_weights_norm", k);
-    if (cl_gguf_has(g, k) && !cl_gguf_bool(g, k, &renormalise))
-        return cl_fail(err, CL_E_INPUT, "%s: is neither true nor false", k);
+    uint32_t type;
+    uint64_t n = 0;
+    cl_code c = cl_metadata_int(g, arch, "attention.sliding_window", -1, window == 0, 1, INT_MAX, &window, err);
+    bool list = cl_gguf_array(g, full_key(arch, pattern, k), &type, &n);
+    if (c == CL_OK && !list) c = cl_metadata_int(g, arch, pattern, -1, false, 1, INT_MAX, &period, err);
     for (int i = 0; i < s->n_layers && c == CL_OK; i++) {
-        if (has_tensor(g, "blk.%L.ffn_gate.weight", i) && !has_tensor(g, "blk.%L.ffn_gate_inp.weight", i)) continue; /* dense */
-        int64_t width = s->layers[i].ffn.width; /* where experts have no length of their own */
-        c = cl_metadata_int(g, arch, "expert_feed_forward_length", i, width == 0, 1, CL_MAX_SIZE, &width, err);
-        cl_layer_experts(&s->layers[i], experts, top_k, width, renormalise);
+        int64_t narrow = (i + 1) % period != 0;
+        if (list) c = cl_metadata_int(g, arch, pattern, i, true, 0, 1, &narrow, err);
+        s->layers[i].attn.window = narrow ? (int)window : 0;
     }
     return c;
 }

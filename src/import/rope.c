@@ -10,7 +10,7 @@ static const double pi = 3.14159265358979323846;
 static double llama3(const cl_rope_params *p, double f)
 {
     double turns = p->original_context * f / (2 * pi); /* original context / wave length */
-    if (turns > p->high_freq) return f;
+    if (turns >= p->high_freq) return f; /* also where both ends are one: no ramp */
     if (turns < p->low_freq) return f / p->factor;
     double s = (turns - p->low_freq) / (p->high_freq - p->low_freq);
     return (1 - s) * f / p->factor + s * f;
@@ -22,7 +22,7 @@ static double yarn_dim(const cl_rope_params *p, double turns)
     return p->dims * log(p->original_context / (turns * 2 * pi)) / (2 * log(p->theta));
 }
 
-static double yarn_mscale(double factor, double m) { return factor <= 1 ? 1 : 0.1 * m * log(factor) + 1; }
+double cl_rope_mscale(double factor, double m) { return factor <= 1 ? 1 : 0.1 * m * log(factor) + 1; }
 
 static void yarn(const cl_rope_params *p, cl_rope *r)
 {
@@ -40,8 +40,8 @@ static void yarn(const cl_rope_params *p, cl_rope *r)
     }
     if (p->attention_factor != 0) r->scale = p->attention_factor;
     else if (p->mscale != 0 && p->mscale_all != 0)
-        r->scale = yarn_mscale(p->factor, p->mscale) / yarn_mscale(p->factor, p->mscale_all);
-    else r->scale = yarn_mscale(p->factor, 1);
+        r->scale = cl_rope_mscale(p->factor, p->mscale) / cl_rope_mscale(p->factor, p->mscale_all);
+    else r->scale = cl_rope_mscale(p->factor, 1);
 }
 
 static bool positive(double x) { return isfinite(x) && x > 0; }
@@ -55,8 +55,8 @@ cl_code cl_rope_make(const cl_rope_params *p, cl_rope *out, cl_err *err)
         return cl_fail(err, CL_E_INPUT, "rope factor is %g, must be over 0", p->factor);
     if ((p->kind == CL_ROPE_LLAMA3 || p->kind == CL_ROPE_YARN) && !positive(p->original_context))
         return cl_fail(err, CL_E_INPUT, "original_max_position_embeddings is %g, must be over 0", p->original_context);
-    if (p->kind == CL_ROPE_LLAMA3 && !(positive(p->low_freq) && positive(p->high_freq) && p->high_freq > p->low_freq))
-        return cl_fail(err, CL_E_INPUT, "low_freq_factor %g and high_freq_factor %g: the second must be larger, both over 0",
+    if (p->kind == CL_ROPE_LLAMA3 && !(positive(p->low_freq) && positive(p->high_freq) && p->high_freq >= p->low_freq))
+        return cl_fail(err, CL_E_INPUT, "low_freq_factor %g and high_freq_factor %g: the second must not be smaller, both over 0",
                        p->low_freq, p->high_freq);
     if (p->kind == CL_ROPE_YARN && !(positive(p->beta_fast) && positive(p->beta_slow) && p->beta_fast >= p->beta_slow))
         return cl_fail(err, CL_E_INPUT, "beta_fast %g and beta_slow %g: the first must not be smaller, both over 0", p->beta_fast,

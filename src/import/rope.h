@@ -20,6 +20,9 @@ typedef struct cl_rope_params {
     bool truncate;                /* yarn */
 } cl_rope_params;
 
+/* YaRN's factor for amplitudes: 1 + 0.1 m ln(factor), 1 where factor is at most 1. */
+double cl_rope_mscale(double factor, double m);
+
 /* Fills *out (half-split pairing); inv_freq is malloced. Numbers out of range are CL_E_INPUT. */
 cl_code cl_rope_make(const cl_rope_params *p, cl_rope *out, cl_err *err);
 

@@ -1,7 +1,8 @@
 /* format.c: number formats of weights, one block at a time; whole rows are loops over blocks.
  *
  * Block layouts and the order of operations follow GGUF (ggml's ggml-common.h and ggml-quants.c), so that decoding gives the
- * same float32 bits and encoding the same bytes. Multi-byte fields are little-endian and unaligned. */
+ * same float32 bits and encoding the same bytes. INT4 is Q4_0's block with a bf16 scale; FP8, whose rows share scales, is no
+ * block format and has functions of its own. Multi-byte fields are little-endian and unaligned. */
 #include "chipline/format.h"
 
 #include <math.h>
@@ -11,7 +12,7 @@
 #include "chipline/status.h"
 #include "chipline/util.h"
 
-enum { MAX_BLOCK = 256 };
+enum { MAX_BLOCK = 256, TILE = 128 }; /* TILE: rows and columns that share an FP8 scale */
 
 const int8_t cl_e2m1_doubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
@@ -37,6 +38,36 @@ static inline uint32_t load32(const uint8_t *p)
 }
 
 static inline float load_half(const uint8_t *p) { return cl_f16_to_f32(load16(p)); }
+
+/* --- E4M3 --- */
+
+float cl_e4m3_to_f32(uint8_t code)
+{
+    if ((code & 0x7f) == 0x7f) return code & 0x80 ? -NAN : NAN;
+    /* The code's exponent and fraction at float32's places: only the exponents' biases differ, 127 - 7, also for subnormals. */
+    uint32_t u = (uint32_t)(code & 0x80) << 24 | (uint32_t)(code & 0x7f) << 20;
+    float f;
+    memcpy(&f, &u, sizeof f);
+    return f * 0x1p120f;
+}
+
+uint8_t cl_f32_to_e4m3(float x)
+{
+    uint8_t sign = signbit(x) ? 0x80 : 0;
+    float a = fabsf(x), magic = 0x1p14f; /* its unit in the last place is 2^-9, E4M3's least number */
+    uint32_t u, base;
+    if (isnan(x)) return sign | 0x7f;
+    if (a >= 448) return sign | 0x7e;
+    if (a < 0x1p-6f) { /* subnormal: the addition rounds */
+        a += magic;
+        memcpy(&u, &a, sizeof u);
+        memcpy(&base, &magic, sizeof base);
+        return (uint8_t)(sign | (u - base));
+    }
+    memcpy(&u, &a, sizeof u);
+    u += 0x7ffff + (u >> 20 & 1);
+    return (uint8_t)(sign | ((u >> 20) - (120 << 3)));
+}
 
 /* --- decoding: one block -> out[block] --- */
 
@@ -96,6 +127,15 @@ static void decode_mxfp4(const uint8_t *b, float *out)
     for (int i = 0; i < 16; i++) {
         out[i] = d * (float)cl_e2m1_doubled[b[1 + i] & 15];
         out[i + 16] = d * (float)cl_e2m1_doubled[b[1 + i] >> 4];
+    }
+}
+
+static void decode_int4(const uint8_t *b, float *out)
+{
+    float d = cl_bf16_to_f32(load16(b));
+    for (int i = 0; i < 16; i++) {
+        out[i] = d * (float)((b[2 + i] & 15) - 8);
+        out[i + 16] = d * (float)((b[2 + i] >> 4) - 8);
     }
 }
 
@@ -165,7 +205,8 @@ static void encode_q8_0(const float *x, uint8_t *b)
 /* Truncated to 0..15; NaN gives 0. */
 static uint8_t code15(double v) { return v >= 15 ? 15 : v >= 0 ? (uint8_t)v : 0; }
 
-static void encode_q4_0(const float *x, uint8_t *b)
+/* The scale that maps the number of largest magnitude to -8. */
+static float scale_q4(const float *x)
 {
     float amax = 0, max = 0;
     for (int i = 0; i < 32; i++) {
@@ -174,11 +215,27 @@ static void encode_q4_0(const float *x, uint8_t *b)
             max = x[i];
         }
     }
-    float d = max / -8, inv = d != 0 ? 1 / d : 0;
+    return max / -8;
+}
+
+static void encode_q4_0(const float *x, uint8_t *b)
+{
+    float d = scale_q4(x), inv = d != 0 ? 1 / d : 0;
     store16(b, cl_f32_to_f16(d));
     /* In double: the reference's result depends on whether its compiler fuses this; the reference's Python form rounds once. */
     for (int i = 0; i < 16; i++)
         b[2 + i] = (uint8_t)(code15((double)x[i] * inv + 8.5) | code15((double)x[i + 16] * inv + 8.5) << 4);
+}
+
+/* Codes fit the scale as it is stored: bf16 keeps so few bits of it that codes of the exact one would be off. */
+static void encode_int4(const float *x, uint8_t *b)
+{
+    uint16_t half = cl_f32_to_bf16(scale_q4(x));
+    float d = cl_bf16_to_f32(half);
+    double inv = d != 0 ? 1 / (double)d : 0;
+    store16(b, half);
+    for (int i = 0; i < 16; i++)
+        b[2 + i] = (uint8_t)(code15(x[i] * inv + 8.5) | code15(x[i + 16] * inv + 8.5) << 4);
 }
 
 static void encode_q4_1(const float *x, uint8_t *b)
@@ -220,6 +277,41 @@ static void encode_mxfp4(const float *x, uint8_t *b)
     for (int i = 0; i < 16; i++) b[1 + i] = (uint8_t)(nearest_e2m1(x[i], d) | nearest_e2m1(x[i + 16], d) << 4);
 }
 
+/* --- FP8 rows: scales of the row's tiles, then its codes --- */
+
+static int64_t tiles(int64_t n) { return (n + TILE - 1) / TILE; }
+
+static void decode_fp8(const uint8_t *row, int64_t cols, float *out)
+{
+    const uint8_t *codes = row + (size_t)tiles(cols) * sizeof(float);
+    for (int64_t c = 0; c < cols; c++) {
+        float scale;
+        memcpy(&scale, row + (size_t)(c / TILE) * sizeof scale, sizeof scale);
+        out[c] = cl_e4m3_to_f32(codes[c]) * scale;
+    }
+}
+
+/* One tile: n rows, `cols` columns from column c of x [..][stride]; rows are row_bytes apart. */
+static void encode_tile(const float *x, int64_t n, int64_t c, int64_t cols, int64_t stride, uint8_t *rows, size_t row_bytes)
+{
+    float amax = 0;
+    for (int64_t r = 0; r < n; r++)
+        for (int64_t i = c; i < c + cols; i++) amax = fmaxf(amax, fabsf(x[r * stride + i]));
+    float scale = amax / 448; /* 0: all are zero or too small for any scale, and become zeros */
+    for (int64_t r = 0; r < n; r++) {
+        uint8_t *row = rows + (size_t)r * row_bytes, *codes = row + (size_t)tiles(stride) * sizeof scale;
+        memcpy(row + (size_t)(c / TILE) * sizeof scale, &scale, sizeof scale);
+        for (int64_t i = c; i < c + cols; i++) codes[i] = scale != 0 ? cl_f32_to_e4m3(x[r * stride + i] / scale) : 0;
+    }
+}
+
+static void encode_fp8(const float *x, int64_t n, int64_t cols, uint8_t *rows)
+{
+    if (n > TILE) CL_BUG("%lld rows are more than a tile", (long long)n);
+    for (int64_t c = 0; c < cols; c += TILE)
+        encode_tile(x, n, c, cols - c < TILE ? cols - c : TILE, cols, rows, cl_row_bytes(CL_FP8, cols));
+}
+
 /* --- the table and whole rows --- */
 
 typedef struct codec {
@@ -236,6 +328,8 @@ static const codec codecs[CL_FORMATS] = {
     [CL_Q4_0] = {{"q4_0", 32, 18}, decode_q4_0, encode_q4_0},
     [CL_Q4_1] = {{"q4_1", 32, 20}, decode_q4_1, encode_q4_1},
     [CL_MXFP4] = {{"mxfp4", 32, 17}, decode_mxfp4, encode_mxfp4},
+    [CL_INT4] = {{"int4", 32, 18}, decode_int4, encode_int4},
+    [CL_FP8] = {{"fp8", TILE, TILE + sizeof(float)}, NULL, NULL}, /* as much as a row of one whole tile */
     [CL_Q5_0] = {{"q5_0", 32, 22}, decode_q5_0, NULL},
     [CL_Q5_1] = {{"q5_1", 32, 24}, decode_q5_1, NULL},
     [CL_Q4_K] = {{"q4_k", 256, 144}, decode_q4_k, NULL},
@@ -265,7 +359,21 @@ bool cl_format_parse(const char *name, cl_format *out)
 size_t cl_row_bytes(cl_format f, int64_t cols)
 {
     const cl_format_info *i = cl_format_get(f);
+    if (f == CL_FP8) return (size_t)tiles(cols) * sizeof(float) + (size_t)cols;
     return (size_t)((cols + i->block - 1) / i->block) * (size_t)i->block_bytes;
+}
+
+int64_t cl_format_tile_rows(cl_format f) { return f == CL_FP8 ? TILE : 1; }
+
+uint64_t cl_matrix_bytes(cl_format f, int64_t rows, int64_t cols)
+{
+    if (f != CL_FP8) return (uint64_t)rows * cl_row_bytes(f, cols);
+    return (uint64_t)rows * (uint64_t)cols + (uint64_t)tiles(rows) * (uint64_t)tiles(cols) * sizeof(float);
+}
+
+bool cl_format_integer(cl_format f)
+{
+    return f == CL_Q8_0 || f == CL_Q4_0 || f == CL_Q4_1 || f == CL_MXFP4 || f == CL_INT4;
 }
 
 void cl_decode_row(cl_format f, const void *row, int64_t cols, float *out)
@@ -273,6 +381,10 @@ void cl_decode_row(cl_format f, const void *row, int64_t cols, float *out)
     const codec *c = get(f);
     const uint8_t *b = row;
     int n = c->info.block;
+    if (f == CL_FP8) {
+        decode_fp8(b, cols, out);
+        return;
+    }
     for (; cols >= n; cols -= n, out += n, b += c->info.block_bytes) c->decode(b, out);
     if (cols > 0) {
         float tail[MAX_BLOCK];
@@ -284,6 +396,10 @@ void cl_decode_row(cl_format f, const void *row, int64_t cols, float *out)
 void cl_encode_row(cl_format f, const float *x, int64_t cols, void *row)
 {
     const codec *c = get(f);
+    if (f == CL_FP8) {
+        encode_fp8(x, 1, cols, row);
+        return;
+    }
     if (!c->encode) CL_BUG("there is no encoder for %s", c->info.name);
     uint8_t *b = row;
     int n = c->info.block;
@@ -293,4 +409,14 @@ void cl_encode_row(cl_format f, const float *x, int64_t cols, void *row)
         memcpy(tail, x, (size_t)cols * sizeof *x);
         c->encode(tail, b);
     }
+}
+
+void cl_encode_rows(cl_format f, const float *x, int64_t n, int64_t cols, void *rows)
+{
+    if (f == CL_FP8) {
+        encode_fp8(x, n, cols, rows);
+        return;
+    }
+    size_t row_bytes = cl_row_bytes(f, cols);
+    for (int64_t r = 0; r < n; r++) cl_encode_row(f, x + r * cols, cols, (uint8_t *)rows + (size_t)r * row_bytes);
 }

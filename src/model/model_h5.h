@@ -71,6 +71,19 @@ cl_code h5_get_array(hid_t loc, const char *name, h5_kind kind, int rank, hsize_
 /* --- parts of a model file that have a file of their own --- */
 /* The checksum of a model: its spec's and its tensors' checksums, in canonical order. */
 uint64_t model_checksum(uint64_t spec_xxh3, const cl_tensor *tensors, int n);
+/* Tensors whose rows share scales (fp8) rest in two datasets: the rows' codes and, once per tile, the scales. */
+static inline bool model_has_scales(const cl_tensor *t) { return cl_format_tile_rows(t->format) > 1; }
+/* Bytes of the scales in a complete row, 0 if it has none, and of what the tensor's dataset holds of a row. */
+static inline size_t model_scale_bytes(const cl_tensor *t)
+{
+    return model_has_scales(t) ? cl_row_bytes(t->format, t->cols) - (size_t)t->cols : 0;
+}
+static inline size_t model_stored_bytes(const cl_tensor *t) { return cl_row_bytes(t->format, t->cols) - model_scale_bytes(t); }
+/* Rows of scales of one matrix. */
+static inline int64_t model_tile_rows(const cl_tensor *t)
+{
+    return (t->rows + cl_format_tile_rows(t->format) - 1) / cl_format_tile_rows(t->format);
+}
 cl_code model_put_tokenizer(hid_t file, const cl_tokenizer_data *d, cl_err *err);
 cl_code model_get_tokenizer(hid_t file, cl_tokenizer_data **out, cl_err *err); /* NULL when there is none */
 

@@ -13,12 +13,15 @@
 #include "chipline/util.h"
 #include "model_h5.h"
 
+/* Bytes from the file's start; scales is 0 where there are none. */
+typedef struct place { uint64_t rows, scales; } place;
+
 struct cl_model_file {
     char *path, *source;
     hid_t file;
     int fd;           /* HDF5's own, borrowed: the same file, whatever the path means by now */
     cl_model model;
-    uint64_t *offset; /* [n_tensors], bytes from the file's start */
+    place *places; /* [n_tensors] */
     uint64_t checksum;
 };
 
@@ -80,20 +83,29 @@ static cl_code read_spec(cl_model_file *f, uint64_t *hash, cl_err *err)
     return c;
 }
 
-/* The dataset of t, opened and compared with what t must be; fills format, xxh3 and *offset. */
-static cl_code read_tensor(hid_t group, cl_tensor *t, uint64_t *offset, cl_err *err)
+/* Whether the format is one that a tensor of this role can have. */
+static cl_code check_format(const cl_tensor *t, cl_err *err)
+{
+    const char *name = cl_format_get(t->format)->name;
+    if (cl_role_is_vector(t->role) && t->format != CL_F32) return cl_fail(err, CL_E_INPUT, "is %s, must be f32", name);
+    if (!cl_role_is_matrix(t->role) && t->format > CL_BF16)
+        return cl_fail(err, CL_E_INPUT, "is %s, must be f32, f16 or bf16", name);
+    return CL_OK;
+}
+
+/* The dataset of t, opened and compared with what t must be; fills format, xxh3 and the place of its rows. */
+static cl_code read_tensor(hid_t group, cl_tensor *t, place *at, cl_err *err)
 {
     char text[64];
     hsize_t dims[3] = {0};
     int64_t layer = 0, shape[3] = {0}, want[3] = {t->experts, t->rows, t->cols};
     int skip = t->experts ? 0 : 1, rank = 3 - skip;
-    hid_t d = h5_open_array(group, t->name, H5_U8, rank, dims + skip, offset, err);
+    hid_t d = h5_open_array(group, t->name, H5_U8, rank, dims + skip, &at->rows, err);
     if (d < 0) return CL_E_INPUT;
     cl_code c = h5_get_text(d, "format", text, sizeof text, err);
     if (c == CL_OK && (!cl_format_parse(text, &t->format) || !cl_format_native(t->format)))
         c = cl_fail(err, CL_E_INPUT, "format \"%s\" is not known", text);
-    if (c == CL_OK && !cl_role_is_matrix(t->role) && t->format != CL_F32)
-        c = cl_fail(err, CL_E_INPUT, "is %s, must be f32", text);
+    if (c == CL_OK) c = check_format(t, err);
     if (c == CL_OK) c = h5_get_text(d, "role", text, sizeof text, err);
     if (c == CL_OK && strcmp(text, cl_role_name(t->role)) != 0) c = cl_fail(err, CL_E_INPUT, "has the role \"%s\"", text);
     if (c == CL_OK) c = h5_get_ints(d, "layer", &layer, 0, err);
@@ -103,7 +115,7 @@ static cl_code read_tensor(hid_t group, cl_tensor *t, uint64_t *offset, cl_err *
         c = cl_fail(err, CL_E_INPUT, "has %lld x %lld numbers (x %lld experts), must have %lld x %lld (x %lld)",
                     (long long)shape[1], (long long)shape[2], (long long)shape[0], (long long)t->rows, (long long)t->cols,
                     (long long)t->experts);
-    hsize_t held[3] = {(hsize_t)t->experts, (hsize_t)t->rows, c == CL_OK ? cl_row_bytes(t->format, t->cols) : 0};
+    hsize_t held[3] = {(hsize_t)t->experts, (hsize_t)t->rows, c == CL_OK ? model_stored_bytes(t) : 0};
     if (c == CL_OK && memcmp(dims + skip, held + skip, (size_t)rank * sizeof *dims) != 0)
         c = cl_fail(err, CL_E_INPUT, "its rows of bytes do not fit its shape and format");
     if (c == CL_OK) c = h5_get_hash(d, "xxh3", &t->xxh3, err);
@@ -112,20 +124,51 @@ static cl_code read_tensor(hid_t group, cl_tensor *t, uint64_t *offset, cl_err *
     return c;
 }
 
+/* The scales of t, which has some: their shape, and the place of them. */
+static cl_code read_scales(hid_t group, const cl_tensor *t, place *at, cl_err *err)
+{
+    hsize_t dims[3] = {0}, want[3] = {(hsize_t)t->experts, (hsize_t)model_tile_rows(t), model_scale_bytes(t) / sizeof(float)};
+    int skip = t->experts ? 0 : 1, rank = 3 - skip;
+    hid_t d = h5_open_array(group, t->name, H5_F32, rank, dims + skip, &at->scales, err);
+    cl_code c = d < 0 ? CL_E_INPUT : CL_OK;
+    if (c == CL_OK && memcmp(dims + skip, want + skip, (size_t)rank * sizeof *dims) != 0)
+        c = cl_fail(err, CL_E_INPUT, "there are %llu x %llu (x %llu experts), there must be %llu x %llu (x %llu)",
+                    (unsigned long long)dims[1], (unsigned long long)dims[2], (unsigned long long)dims[0],
+                    (unsigned long long)want[1], (unsigned long long)want[2], (unsigned long long)want[0]);
+    if (d >= 0) H5Dclose(d);
+    if (c != CL_OK) cl_fail_prefix(err, "scales of tensor %s", t->name);
+    return c;
+}
+
+static cl_code read_all_scales(cl_model_file *f, cl_err *err)
+{
+    const cl_model *m = &f->model;
+    int n = 0;
+    for (int i = 0; i < m->n_tensors; i++) n += model_has_scales(&m->tensors[i]);
+    if (n == 0) return CL_OK;
+    hid_t group = h5_get_group(f->file, "scales", err);
+    cl_code c = group < 0 ? CL_E_INPUT : CL_OK;
+    for (int i = 0; c == CL_OK && i < m->n_tensors; i++)
+        if (model_has_scales(&m->tensors[i])) c = read_scales(group, &m->tensors[i], &f->places[i], err);
+    if (group >= 0) H5Gclose(group);
+    return c;
+}
+
 static cl_code read_tensors(cl_model_file *f, cl_err *err)
 {
     cl_model *m = &f->model;
-    cl_code c = cl_spec_tensors(&m->spec, CL_F32, &m->tensors, &m->n_tensors, err);
-    if (c == CL_OK && !(f->offset = cl_calloc((size_t)m->n_tensors, sizeof *f->offset, "tensor list", err))) c = CL_E_FIT;
+    cl_formats any = cl_formats_all(CL_F32); /* each tensor says its own */
+    cl_code c = cl_spec_tensors(&m->spec, &any, &m->tensors, &m->n_tensors, err);
+    if (c == CL_OK && !(f->places = cl_calloc((size_t)m->n_tensors, sizeof *f->places, "tensor list", err))) c = CL_E_FIT;
     hid_t group = c == CL_OK ? h5_get_group(f->file, "tensors", err) : -1;
     if (c == CL_OK && group < 0) c = CL_E_INPUT;
-    for (int i = 0; c == CL_OK && i < m->n_tensors; i++) c = read_tensor(group, &m->tensors[i], &f->offset[i], err);
+    for (int i = 0; c == CL_OK && i < m->n_tensors; i++) c = read_tensor(group, &m->tensors[i], &f->places[i], err);
     H5G_info_t info;
     if (c == CL_OK && H5Gget_info(group, &info) < 0) c = h5_fail(err, CL_E_INPUT, "group tensors: cannot be read");
     if (c == CL_OK && info.nlinks != (hsize_t)m->n_tensors)
         c = cl_fail(err, CL_E_INPUT, "has %llu tensors, its spec has %d", (unsigned long long)info.nlinks, m->n_tensors);
     if (group >= 0) H5Gclose(group);
-    return c;
+    return c == CL_OK ? read_all_scales(f, err) : c;
 }
 
 static cl_code read_checksum(cl_model_file *f, uint64_t spec_hash, cl_err *err)
@@ -169,7 +212,7 @@ void cl_model_file_close(cl_model_file *f)
     if (f->file >= 0) H5Fclose(f->file);
     h5_leave(s);
     cl_model_free(&f->model);
-    free(f->offset);
+    free(f->places);
     free(f->source);
     free(f->path);
     free(f);
@@ -195,6 +238,23 @@ static cl_code read_bytes(const cl_model_file *f, const cl_tensor *t, uint64_t a
     return CL_OK;
 }
 
+/* n complete rows from row `first` of one matrix, whose codes begin at `codes` and whose scales at `scales`. The codes are read
+ * to the end of dst: from there each moves down to its place, which nothing that is still needed occupies. */
+static cl_code read_tiled(const cl_model_file *f, const cl_tensor *t, uint64_t codes, uint64_t scales, int64_t first, int64_t n,
+                          unsigned char *dst, cl_err *err)
+{
+    size_t width = model_stored_bytes(t), bytes = model_scale_bytes(t), row_bytes = bytes + width;
+    int64_t tile = cl_format_tile_rows(t->format);
+    unsigned char *from = dst + (size_t)n * bytes;
+    cl_code c = read_bytes(f, t, codes + (uint64_t)first * width, from, (uint64_t)n * width, err);
+    for (int64_t r = first; c == CL_OK && r < first + n; r++, dst += row_bytes, from += width) {
+        memmove(dst + bytes, from, width);
+        if (r == first || r % tile == 0) c = read_bytes(f, t, scales + (uint64_t)(r / tile) * bytes, dst, bytes, err);
+        else memcpy(dst, dst - row_bytes, bytes);
+    }
+    return c;
+}
+
 cl_code cl_model_file_read(const cl_model_file *f, int tensor, int64_t expert, int64_t row0, int64_t n, void *dst, cl_err *err)
 {
     if (tensor < 0 || tensor >= f->model.n_tensors) CL_BUG("tensor %d of %d", tensor, f->model.n_tensors);
@@ -202,9 +262,12 @@ cl_code cl_model_file_read(const cl_model_file *f, int tensor, int64_t expert, i
     if (expert < 0 || expert >= (t->experts ? t->experts : 1) || row0 < 0 || n < 0 ||
         row0 > t->rows - n)
         CL_BUG("rows %lld + %lld of expert %lld of tensor %d", (long long)row0, (long long)n, (long long)expert, tensor);
+    uint64_t matrix = f->places[tensor].rows + (uint64_t)(expert * t->rows) * model_stored_bytes(t);
+    if (model_has_scales(t))
+        return read_tiled(f, t, matrix, f->places[tensor].scales + (uint64_t)(expert * model_tile_rows(t)) * model_scale_bytes(t),
+                          row0, n, dst, err);
     size_t row_bytes = cl_row_bytes(t->format, t->cols);
-    return read_bytes(f, t, f->offset[tensor] + (uint64_t)(expert * t->rows + row0) * row_bytes, dst, (uint64_t)n * row_bytes,
-                      err);
+    return read_bytes(f, t, matrix + (uint64_t)row0 * row_bytes, dst, (uint64_t)n * row_bytes, err);
 }
 
 cl_code cl_model_file_source_config(const cl_model_file *f, char **out, cl_err *err)
@@ -231,49 +294,67 @@ cl_code cl_model_file_tokenizer(const cl_model_file *f, cl_tokenizer_data **out,
     return c;
 }
 
-static cl_code verify_tensor(const cl_model_file *f, int i, XXH3_state_t *h, void *buf, size_t cap, cl_progress *p,
-                             uint64_t *done, cl_err *err)
+typedef struct verifier {
+    const cl_model_file *file;
+    XXH3_state_t *hash;
+    unsigned char *buf;
+    size_t cap; /* at least one row of any tensor */
+    cl_progress progress;
+    uint64_t done;
+} verifier;
+
+/* Bytes of all rows, each complete. */
+static uint64_t complete_bytes(const cl_tensor *t) { return (uint64_t)cl_tensor_rows(t) * cl_row_bytes(t->format, t->cols); }
+
+static cl_code verify_tensor(verifier *v, int i, cl_err *err)
 {
-    const cl_tensor *t = &f->model.tensors[i];
-    uint64_t left = cl_tensor_bytes(t), at = f->offset[i];
+    const cl_tensor *t = &v->file->model.tensors[i];
+    size_t row_bytes = cl_row_bytes(t->format, t->cols);
+    int64_t step = (int64_t)(v->cap / row_bytes);
     cl_code c = CL_OK;
-    XXH3_64bits_reset(h);
-    while (c == CL_OK && left > 0) {
-        size_t n = left < cap ? left : cap;
-        c = read_bytes(f, t, at, buf, n, err);
-        if (c == CL_OK) XXH3_64bits_update(h, buf, n);
-        at += n;
-        left -= n;
-        cl_progress_at(p, *done += n);
+    XXH3_64bits_reset(v->hash);
+    for (int64_t e = 0; c == CL_OK && e < (t->experts ? t->experts : 1); e++) {
+        for (int64_t r = 0, n; c == CL_OK && r < t->rows; r += n) {
+            n = step < t->rows - r ? step : t->rows - r;
+            c = cl_model_file_read(v->file, i, e, r, n, v->buf, err);
+            if (c == CL_OK) XXH3_64bits_update(v->hash, v->buf, (size_t)n * row_bytes);
+            cl_progress_at(&v->progress, v->done += (uint64_t)n * row_bytes);
+        }
     }
-    if (c == CL_OK && XXH3_64bits_digest(h) != t->xxh3)
-        c = cl_fail(err, CL_E_INPUT, "%s: tensor %s: its checksum does not match (the file is damaged: copy it again)", f->path,
-                    t->name);
+    if (c == CL_OK && XXH3_64bits_digest(v->hash) != t->xxh3)
+        c = cl_fail(err, CL_E_INPUT, "%s: tensor %s: its checksum does not match (the file is damaged: copy it again)",
+                    v->file->path, t->name);
+    return c;
+}
+
+static cl_code verify_tensors(const cl_model_file *f, bool progress, cl_err *err)
+{
+    verifier v = {.file = f, .cap = 4 << 20, .hash = XXH3_createState()};
+    uint64_t total = 0;
+    for (int i = 0; i < f->model.n_tensors; i++) {
+        const cl_tensor *t = &f->model.tensors[i];
+        total += complete_bytes(t);
+        if (v.cap < cl_row_bytes(t->format, t->cols)) v.cap = cl_row_bytes(t->format, t->cols);
+    }
+    cl_code c = v.hash ? CL_OK : cl_fail(err, CL_E_FIT, "checksum: no memory");
+    if (c == CL_OK && !(v.buf = cl_malloc(v.cap, 1, "checksum buffer", err))) c = CL_E_FIT;
+    cl_progress_start(&v.progress, progress && c == CL_OK, "verify", total);
+    for (int i = 0; c == CL_OK && i < f->model.n_tensors; i++) c = verify_tensor(&v, i, err);
+    cl_progress_end(&v.progress, v.done);
+    XXH3_freeState(v.hash);
+    free(v.buf);
     return c;
 }
 
 cl_code cl_model_file_verify(const cl_model_file *f, bool progress, cl_err *err)
 {
-    enum { PIECE = 4 << 20 };
     char *config = NULL;
     cl_tokenizer_data *tok = NULL;
-    uint64_t total = 0, done = 0;
-    for (int i = 0; i < f->model.n_tensors; i++) total += cl_tensor_bytes(&f->model.tensors[i]);
     cl_code c = cl_model_file_source_config(f, &config, err);
     if (c == CL_OK) c = cl_model_file_tokenizer(f, &tok, err);
     free(config);
     cl_tokenizer_data_free(tok);
-    void *buf = cl_malloc(PIECE, 1, "checksum buffer", c == CL_OK ? err : NULL);
-    XXH3_state_t *h = XXH3_createState();
-    if (c == CL_OK && !buf) c = CL_E_FIT;
-    if (c == CL_OK && !h) c = cl_fail(err, CL_E_FIT, "checksum: no memory");
-    cl_progress p;
-    cl_progress_start(&p, progress && c == CL_OK, "verify", total);
-    for (int i = 0; c == CL_OK && i < f->model.n_tensors; i++) c = verify_tensor(f, i, h, buf, PIECE, &p, &done, err);
-    cl_progress_end(&p, done);
-    XXH3_freeState(h);
-    free(buf);
-    return c;
+    return c == CL_OK ? verify_tensors(f, progress, err) : c;
 }
 
 void cl_model_file_library(char *buf, size_t n)

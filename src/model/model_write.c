@@ -17,11 +17,14 @@ static const char zero_hash[] = "0000000000000000";
 
 struct cl_model_writer {
     char *path, *tmp;
-    hid_t file, group; /* group: /tensors */
+    hid_t file, group, scale_group; /* /tensors; /scales, < 0 if no tensor has any */
     int n;
-    cl_tensor *tensors;   /* [n], own copy */
-    int64_t *rows;        /* [n], rows written so far */
-    XXH3_state_t **hash;  /* [n], NULL until the first row and after the last */
+    cl_tensor *tensors;     /* [n], own copy */
+    int64_t *rows;          /* [n], rows written so far */
+    XXH3_state_t **hash;    /* [n], NULL until the first row and after the last */
+    unsigned char **scales; /* [n], of the tile that is being written; NULL as hash, and where there are none */
+    unsigned char *codes;   /* a tile's rows without their scales, grown as needed */
+    size_t codes_bytes;
     uint64_t spec_xxh3;
 };
 
@@ -30,27 +33,42 @@ static const char *describe(cl_role r)
     static const char *const texts[CL_ROLES] = {
         [CL_T_EMBED] = "embedding table: row i is token i",
         [CL_T_ATTN_NORM] = "RMSNorm before attention",
-        [CL_T_Q] = "queries; rows are head-major",
+        [CL_T_Q_A] = "queries' first half: down to their latent",
+        [CL_T_Q_A_NORM] = "RMSNorm of the queries' latent",
+        [CL_T_Q] = "queries; rows are head-major, a head's rotated part last if it has two",
         [CL_T_K] = "keys; rows are head-major",
         [CL_T_V] = "values; rows are head-major",
         [CL_T_O] = "attention's output",
+        [CL_T_KV_A] = "the latent of keys and values, then the rotated part that all heads' keys share",
+        [CL_T_KV_A_NORM] = "RMSNorm of the latent of keys and values",
+        [CL_T_K_B] = "per head: the plain part of its query to the latent of keys and values",
+        [CL_T_V_B] = "per head: the latent to its value",
         [CL_T_Q_BIAS] = "bias of the queries",
         [CL_T_K_BIAS] = "bias of the keys",
         [CL_T_V_BIAS] = "bias of the values",
         [CL_T_O_BIAS] = "bias of attention's output",
         [CL_T_Q_NORM] = "RMSNorm of the queries",
         [CL_T_K_NORM] = "RMSNorm of the keys",
+        [CL_T_SINKS] = "per query head: the logit of a key without a value",
         [CL_T_FFN_NORM] = "RMSNorm before the feed-forward part",
-        [CL_T_GATE] = "gate: goes through SiLU",
+        [CL_T_GATE] = "gate: goes through the activation",
         [CL_T_UP] = "up: multiplied by the gate",
         [CL_T_DOWN] = "down: back to the hidden width",
         [CL_T_GATE_BIAS] = "bias of gate",
         [CL_T_UP_BIAS] = "bias of up",
         [CL_T_DOWN_BIAS] = "bias of down",
         [CL_T_ROUTER] = "router: one row per expert",
+        [CL_T_ROUTER_BIAS] = "bias of the router's outputs",
+        [CL_T_SELECT_BIAS] = "per expert: added to its score for the choice, not for its weight",
         [CL_T_EXPERT_GATE] = "gate of every expert",
         [CL_T_EXPERT_UP] = "up of every expert",
         [CL_T_EXPERT_DOWN] = "down of every expert",
+        [CL_T_EXPERT_GATE_BIAS] = "bias of every expert's gate",
+        [CL_T_EXPERT_UP_BIAS] = "bias of every expert's up",
+        [CL_T_EXPERT_DOWN_BIAS] = "bias of every expert's down",
+        [CL_T_SHARED_GATE] = "gate of the expert that all tokens share",
+        [CL_T_SHARED_UP] = "up of the shared expert",
+        [CL_T_SHARED_DOWN] = "down of the shared expert",
         [CL_T_FINAL_NORM] = "RMSNorm before the head",
         [CL_T_HEAD] = "output head: row i gives the logit of token i",
     };
@@ -60,7 +78,7 @@ static const char *describe(cl_role r)
 /* One tensor's dataset with its attributes, room allocated. */
 static cl_code declare(cl_model_writer *w, const cl_tensor *t, hid_t props, cl_err *err)
 {
-    hsize_t dims[3] = {(hsize_t)t->experts, (hsize_t)t->rows, cl_row_bytes(t->format, t->cols)};
+    hsize_t dims[3] = {(hsize_t)t->experts, (hsize_t)t->rows, model_stored_bytes(t)};
     int skip = t->experts ? 0 : 1, rank = 3 - skip;
     int64_t shape[3] = {t->experts, t->rows, t->cols};
     hid_t space = H5Screate_simple(rank, dims + skip, NULL), d = -1;
@@ -77,15 +95,42 @@ static cl_code declare(cl_model_writer *w, const cl_tensor *t, hid_t props, cl_e
     return c;
 }
 
-static cl_code declare_all(cl_model_writer *w, cl_err *err)
+/* The dataset of one tensor's scales. */
+static cl_code declare_scales(cl_model_writer *w, const cl_tensor *t, hid_t props, cl_err *err)
 {
+    hsize_t dims[3] = {(hsize_t)t->experts, (hsize_t)model_tile_rows(t), model_scale_bytes(t) / sizeof(float)};
+    int skip = t->experts ? 0 : 1;
+    hid_t space = H5Screate_simple(3 - skip, dims + skip, NULL), d = -1;
+    if (space >= 0) d = H5Dcreate2(w->scale_group, t->name, H5T_IEEE_F32LE, space, H5P_DEFAULT, props, H5P_DEFAULT);
+    cl_code c = d >= 0 ? CL_OK : h5_fail(err, CL_E_RUN, "scales of tensor %s: cannot be created", t->name);
+    if (c == CL_OK) c = h5_put_text(d, "description", "factors of the tensor of this name, one per tile", err);
+    if (d >= 0) H5Dclose(d);
+    if (space >= 0) H5Sclose(space);
+    return c;
+}
+
+static cl_code put_groups(cl_model_writer *w, cl_err *err)
+{
+    bool scales = false;
+    for (int i = 0; i < w->n; i++) scales |= model_has_scales(&w->tensors[i]);
     w->group = h5_put_group(
         w->file, "tensors",
         "one dataset per tensor: rows of bytes, [rows, bytes per row] or [experts, rows, bytes per row]. Attributes: shape "
-        "in numbers, the number format of each row (little-endian, GGUF's block layouts), xxh3: XXH3-64 of all bytes, layer: "
-        "-1 outside the layers",
+        "in numbers, the number format of each row (little-endian, GGUF's block layouts; fp8: E4M3 codes, see /scales), xxh3: "
+        "XXH3-64 of all bytes (fp8: of all rows, each with its tiles' scales before its codes), layer: -1 outside the layers",
         err);
     if (w->group < 0) return CL_E_RUN;
+    if (scales)
+        w->scale_group = h5_put_group(w->file, "scales",
+                                      "scales of the fp8 tensors: one dataset for each, [row tiles, column tiles] or [experts, "
+                                      "row tiles, column tiles]: the factors of tiles of 128 x 128 numbers of one matrix",
+                                      err);
+    return scales && w->scale_group < 0 ? CL_E_RUN : CL_OK;
+}
+
+static cl_code declare_all(cl_model_writer *w, cl_err *err)
+{
+    if (put_groups(w, err) != CL_OK) return CL_E_RUN;
     hid_t props = H5Pcreate(H5P_DATASET_CREATE);
     if (props < 0 || H5Pset_layout(props, H5D_CONTIGUOUS) < 0 || H5Pset_alloc_time(props, H5D_ALLOC_TIME_EARLY) < 0 ||
         H5Pset_fill_time(props, H5D_FILL_TIME_NEVER) < 0) {
@@ -94,7 +139,10 @@ static cl_code declare_all(cl_model_writer *w, cl_err *err)
         return CL_E_RUN;
     }
     cl_code c = CL_OK;
-    for (int i = 0; c == CL_OK && i < w->n; i++) c = declare(w, &w->tensors[i], props, err);
+    for (int i = 0; c == CL_OK && i < w->n; i++) {
+        c = declare(w, &w->tensors[i], props, err);
+        if (c == CL_OK && model_has_scales(&w->tensors[i])) c = declare_scales(w, &w->tensors[i], props, err);
+    }
     H5Pclose(props);
     return c;
 }
@@ -147,8 +195,10 @@ static cl_code make_file(cl_model_writer *w, const char *path, cl_err *err)
         return CL_E_INPUT;
     }
     close(fd);
-    /* A tensor's object header and its place in the group's index take some 540 bytes, all the rest a few kB. */
-    hid_t access = h5_access(8192 + (size_t)w->n * 600);
+    /* A tensor's object header and its place in the group's index take some 540 bytes, its scales' fewer, the rest a few kB. */
+    size_t datasets = (size_t)w->n;
+    for (int i = 0; i < w->n; i++) datasets += model_has_scales(&w->tensors[i]);
+    hid_t access = h5_access(8192 + datasets * 600);
     if (access >= 0) w->file = H5Fcreate(w->tmp, H5F_ACC_TRUNC, H5P_DEFAULT, access);
     if (w->file < 0) h5_fail(err, CL_E_RUN, "cannot be created");
     if (access >= 0) H5Pclose(access);
@@ -157,11 +207,15 @@ static cl_code make_file(cl_model_writer *w, const char *path, cl_err *err)
 
 static void end(cl_model_writer *w)
 {
+    if (w->scale_group >= 0) H5Gclose(w->scale_group);
     if (w->group >= 0) H5Gclose(w->group);
     if (w->file >= 0) H5Fclose(w->file);
     if (w->tmp) unlink(w->tmp);
     for (int i = 0; w->hash && i < w->n; i++) XXH3_freeState(w->hash[i]);
+    for (int i = 0; w->scales && i < w->n; i++) free(w->scales[i]);
     free(w->hash);
+    free(w->scales);
+    free(w->codes);
     free(w->rows);
     free(w->tensors);
     free(w->tmp);
@@ -175,12 +229,13 @@ cl_code cl_model_writer_create(cl_model_writer **out, const char *path, const cl
     *out = NULL;
     cl_model_writer *w = cl_calloc(1, sizeof *w, "model writer", err);
     if (!w) return CL_E_FIT;
-    w->file = w->group = -1;
+    w->file = w->group = w->scale_group = -1;
     w->n = m->n_tensors;
     w->tensors = cl_malloc((size_t)w->n, sizeof *w->tensors, "model writer", err);
     w->rows = cl_calloc((size_t)w->n, sizeof *w->rows, "model writer", err);
     w->hash = cl_calloc((size_t)w->n, sizeof *w->hash, "model writer", err);
-    cl_code c = w->tensors && w->rows && w->hash ? CL_OK : CL_E_FIT;
+    w->scales = cl_calloc((size_t)w->n, sizeof *w->scales, "model writer", err);
+    cl_code c = w->tensors && w->rows && w->hash && w->scales ? CL_OK : CL_E_FIT;
     h5_scope s = h5_enter();
     if (c == CL_OK) {
         memcpy(w->tensors, m->tensors, (size_t)w->n * sizeof *w->tensors);
@@ -208,15 +263,16 @@ cl_code cl_model_writer_creator(cl_model_writer *w, const char *creator, cl_err 
     return c;
 }
 
-/* n rows from row `first` of one matrix or expert. */
-static cl_code put_rows(hid_t d, const cl_tensor *t, int64_t expert, int64_t first, int64_t n, const void *rows, cl_err *err)
+/* n rows of `width` elements from row `first` of one matrix or expert. */
+static cl_code put_rows(hid_t d, hid_t type, const cl_tensor *t, int64_t expert, int64_t first, int64_t n, size_t width,
+                        const void *rows, cl_err *err)
 {
-    hsize_t start[3] = {(hsize_t)expert, (hsize_t)first, 0}, count[3] = {1, (hsize_t)n, cl_row_bytes(t->format, t->cols)};
+    hsize_t start[3] = {(hsize_t)expert, (hsize_t)first, 0}, count[3] = {1, (hsize_t)n, width};
     int skip = t->experts ? 0 : 1;
     hid_t file = H5Dget_space(d), memory = H5Screate_simple(3 - skip, count + skip, NULL);
     cl_code c = file >= 0 && memory >= 0 &&
                         H5Sselect_hyperslab(file, H5S_SELECT_SET, start + skip, NULL, count + skip, NULL) >= 0 &&
-                        H5Dwrite(d, H5T_NATIVE_UINT8, memory, file, H5P_DEFAULT, rows) >= 0
+                        H5Dwrite(d, type, memory, file, H5P_DEFAULT, rows) >= 0
                     ? CL_OK
                     : h5_fail(err, CL_E_RUN, "tensor %s: cannot be written", t->name);
     if (memory >= 0) H5Sclose(memory);
@@ -224,10 +280,78 @@ static cl_code put_rows(hid_t d, const cl_tensor *t, int64_t expert, int64_t fir
     return c;
 }
 
+/* The scales of the tile that starts at row `first`: kept for the comparison with its other rows, and written. */
+static cl_code put_scales(cl_model_writer *w, int i, int64_t expert, int64_t first, const unsigned char *row, cl_err *err)
+{
+    const cl_tensor *t = &w->tensors[i];
+    size_t bytes = model_scale_bytes(t);
+    if (!w->scales[i] && !(w->scales[i] = cl_malloc(bytes, 1, t->name, err))) return CL_E_FIT;
+    memcpy(w->scales[i], row, bytes);
+    hid_t d = H5Dopen2(w->scale_group, t->name, H5P_DEFAULT);
+    if (d < 0) return h5_fail(err, CL_E_RUN, "scales of tensor %s: cannot be opened", t->name);
+    cl_code c = put_rows(d, H5T_NATIVE_FLOAT, t, expert, first / cl_format_tile_rows(t->format), 1, bytes / sizeof(float),
+                         w->scales[i], err);
+    H5Dclose(d);
+    return c;
+}
+
+/* n rows of one tile, from row `first`: their scales go to a dataset of their own, the codes into d. */
+static cl_code put_tile(cl_model_writer *w, int i, hid_t d, int64_t expert, int64_t first, int64_t n, const unsigned char *rows,
+                        cl_err *err)
+{
+    const cl_tensor *t = &w->tensors[i];
+    size_t row_bytes = cl_row_bytes(t->format, t->cols), bytes = model_scale_bytes(t), width = model_stored_bytes(t);
+    if (first % cl_format_tile_rows(t->format) == 0) {
+        cl_code c = put_scales(w, i, expert, first, rows, err);
+        if (c != CL_OK) return c;
+    }
+    if (w->codes_bytes < (size_t)n * width) {
+        free(w->codes);
+        w->codes_bytes = 0;
+        if (!(w->codes = cl_malloc((size_t)n, width, t->name, err))) return CL_E_FIT;
+        w->codes_bytes = (size_t)n * width;
+    }
+    for (int64_t r = 0; r < n; r++) {
+        const unsigned char *row = rows + (size_t)r * row_bytes;
+        if (memcmp(row, w->scales[i], bytes) != 0)
+            return cl_fail(err, CL_E_INPUT, "tensor %s: row %lld has other scales than the first row of its tile", t->name,
+                           (long long)(first + r));
+        memcpy(w->codes + (size_t)r * width, row + bytes, width);
+    }
+    return put_rows(d, H5T_NATIVE_UINT8, t, expert, first, n, width, w->codes, err);
+}
+
+/* The next n rows, all of one matrix and, where rows share scales, of one tile. */
+static cl_code put_piece(cl_model_writer *w, int i, hid_t d, const unsigned char *rows, int64_t n, cl_err *err)
+{
+    const cl_tensor *t = &w->tensors[i];
+    size_t row_bytes = cl_row_bytes(t->format, t->cols);
+    int64_t expert = w->rows[i] / t->rows, first = w->rows[i] % t->rows;
+    cl_code c = model_has_scales(t) ? put_tile(w, i, d, expert, first, n, rows, err)
+                                    : put_rows(d, H5T_NATIVE_UINT8, t, expert, first, n, row_bytes, rows, err);
+    if (c != CL_OK) return c;
+    XXH3_64bits_update(w->hash[i], rows, (size_t)n * row_bytes);
+    w->rows[i] += n;
+    return CL_OK;
+}
+
+static cl_code complete(cl_model_writer *w, int i, hid_t d, cl_err *err)
+{
+    char hex[sizeof zero_hash];
+    w->tensors[i].xxh3 = XXH3_64bits_digest(w->hash[i]);
+    snprintf(hex, sizeof hex, "%016llx", (unsigned long long)w->tensors[i].xxh3);
+    XXH3_freeState(w->hash[i]);
+    w->hash[i] = NULL;
+    free(w->scales[i]);
+    w->scales[i] = NULL;
+    return h5_set_text(d, "xxh3", hex, err);
+}
+
 static cl_code write_rows(cl_model_writer *w, int i, const unsigned char *rows, int64_t n, cl_err *err)
 {
     const cl_tensor *t = &w->tensors[i];
     size_t row_bytes = cl_row_bytes(t->format, t->cols);
+    int64_t tile = cl_format_tile_rows(t->format);
     if (!w->hash[i]) {
         w->hash[i] = XXH3_createState();
         if (!w->hash[i] || XXH3_64bits_reset(w->hash[i]) != XXH_OK)
@@ -235,22 +359,13 @@ static cl_code write_rows(cl_model_writer *w, int i, const unsigned char *rows, 
     }
     hid_t d = H5Dopen2(w->group, t->name, H5P_DEFAULT);
     cl_code c = d >= 0 ? CL_OK : h5_fail(err, CL_E_RUN, "tensor %s: cannot be opened", t->name);
-    while (c == CL_OK && n > 0) {
-        int64_t first = w->rows[i] % t->rows, part = n < t->rows - first ? n : t->rows - first;
-        c = put_rows(d, t, w->rows[i] / t->rows, first, part, rows, err);
-        if (c == CL_OK) XXH3_64bits_update(w->hash[i], rows, (size_t)part * row_bytes);
-        w->rows[i] += part;
-        rows += (size_t)part * row_bytes;
-        n -= part;
+    for (int64_t part; c == CL_OK && n > 0; n -= part, rows += (size_t)part * row_bytes) {
+        int64_t first = w->rows[i] % t->rows, left = t->rows - first;
+        if (tile > 1 && left > tile - first % tile) left = tile - first % tile;
+        part = n < left ? n : left;
+        c = put_piece(w, i, d, rows, part, err);
     }
-    if (c == CL_OK && w->rows[i] == cl_tensor_rows(t)) {
-        char hex[sizeof zero_hash];
-        w->tensors[i].xxh3 = XXH3_64bits_digest(w->hash[i]);
-        snprintf(hex, sizeof hex, "%016llx", (unsigned long long)w->tensors[i].xxh3);
-        c = h5_set_text(d, "xxh3", hex, err);
-        XXH3_freeState(w->hash[i]);
-        w->hash[i] = NULL;
-    }
+    if (c == CL_OK && w->rows[i] == cl_tensor_rows(t)) c = complete(w, i, d, err);
     if (d >= 0) H5Dclose(d);
     return c;
 }
@@ -283,10 +398,11 @@ uint64_t model_checksum(uint64_t spec_xxh3, const cl_tensor *tensors, int n)
 /* HDF5 closed, everything on the disk. */
 static cl_code finish(cl_model_writer *w, cl_err *err)
 {
+    if (w->scale_group >= 0) H5Gclose(w->scale_group);
     H5Gclose(w->group);
     cl_code c = H5Fflush(w->file, H5F_SCOPE_GLOBAL) >= 0 ? CL_OK : h5_fail(err, CL_E_RUN, "cannot be completed");
     if (H5Fclose(w->file) < 0 && c == CL_OK) c = h5_fail(err, CL_E_RUN, "cannot be completed");
-    w->group = w->file = -1;
+    w->scale_group = w->group = w->file = -1;
     if (c != CL_OK) return c;
     int fd = open(w->tmp, O_RDWR | O_CLOEXEC);
     bool bad = fd < 0 || fsync(fd) != 0;

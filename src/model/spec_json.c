@@ -7,8 +7,11 @@
 #include "chipline/model.h"
 
 static const char *const pairing_names[] = {"half", "interleaved"};
-static const char *const qk_norm_names[] = {"none", "head", "full"};
+static const char *const qk_norm_names[] = {"none", "head", "full", "unit"};
+static const char *const attention_names[] = {"grouped", "latent"};
 static const char *const kind_names[] = {"dense", "moe"};
+static const char *const glu_names[] = {"silu", "clamped"};
+static const char *const scoring_names[] = {"softmax", "sigmoid", "chosen_softmax"};
 
 /* --- writing --- */
 
@@ -25,19 +28,52 @@ static json_t *rope_to_json(const cl_rope *r)
                      "inv_freq_rad_per_position", freq);
 }
 
+/* What most layers do not have is not written: a key that is absent is zero, false or the first name. */
+static int put_int(json_t *o, const char *key, int v) { return v ? json_object_set_new(o, key, json_integer(v)) : 0; }
+static int put_real(json_t *o, const char *key, double v) { return v != 0 ? json_object_set_new(o, key, json_real(v)) : 0; }
+static int put_true(json_t *o, const char *key, bool v) { return v ? json_object_set_new(o, key, json_true()) : 0; }
+static int put_name(json_t *o, const char *key, const char *const *names, int v)
+{
+    return v ? json_object_set_new(o, key, json_string(names[v])) : 0;
+}
+
+static json_t *attention_to_json(const cl_attention *a)
+{
+    json_t *o = json_pack("{s:i, s:i, s:i, s:i, s:f}", "heads", a->heads, "kv_heads", a->kv_heads, "head_dim", a->head_dim, "rope",
+                          a->rope, "scale", a->scale);
+    if (!o) return NULL;
+    int bad = put_name(o, "kind", attention_names, a->kind) | put_int(o, "window_positions", a->window) |
+              put_true(o, "chunked", a->chunked) | put_name(o, "qk_norm", qk_norm_names, a->qk_norm) |
+              put_real(o, "clip", a->clip) | put_true(o, "qkv_bias", a->qkv_bias) | put_true(o, "o_bias", a->o_bias) |
+              put_true(o, "sinks", a->sinks) | put_real(o, "temperature", a->temperature) |
+              put_real(o, "temperature_floor_positions", a->temperature_floor) | put_int(o, "q_rank", a->q_rank) |
+              put_int(o, "kv_rank", a->kv_rank) | put_int(o, "rope_dim", a->rope_dim) | put_int(o, "v_dim", a->v_dim) |
+              put_real(o, "latent_eps", a->latent_eps);
+    if (!bad) return o;
+    json_decref(o);
+    return NULL;
+}
+
+static json_t *ffn_to_json(const cl_ffn *f)
+{
+    json_t *o = json_pack("{s:s, s:i}", "kind", kind_names[f->kind], "width", f->width);
+    if (!o) return NULL;
+    int bad = put_true(o, "bias", f->bias) | put_name(o, "glu", glu_names, f->glu) | put_real(o, "glu_limit", f->glu_limit) |
+              put_real(o, "glu_alpha", f->glu_alpha) | put_int(o, "experts", f->experts) | put_int(o, "top_k", f->top_k) |
+              put_name(o, "scoring", scoring_names, f->scoring) | put_true(o, "router_bias", f->router_bias) |
+              put_true(o, "select_bias", f->select_bias) | put_int(o, "groups", f->groups) |
+              put_int(o, "top_groups", f->top_groups) | put_int(o, "group_best", f->group_best) |
+              put_true(o, "renormalise", f->renormalise) | put_real(o, "weight_scale", f->weight_scale) |
+              put_true(o, "weight_input", f->weight_input) | put_int(o, "shared_width", f->shared_width);
+    if (!bad) return o;
+    json_decref(o);
+    return NULL;
+}
+
 static json_t *layer_to_json(const cl_layer *l)
 {
-    const cl_attention *a = &l->attn;
-    json_t *attn =
-        json_pack("{s:i, s:i, s:i, s:i, s:i, s:s, s:f, s:f, s:b, s:b}", "heads", a->heads, "kv_heads", a->kv_heads, "head_dim",
-                  a->head_dim, "window_positions", a->window, "rope", a->rope, "qk_norm", qk_norm_names[a->qk_norm], "clip",
-                  a->clip, "scale", a->scale, "qkv_bias", (int)a->qkv_bias, "o_bias", (int)a->o_bias);
-    const cl_ffn *f = &l->ffn;
-    json_t *ffn = f->kind == CL_FFN_DENSE
-                      ? json_pack("{s:s, s:i, s:b}", "kind", kind_names[f->kind], "width", f->width, "bias", (int)f->bias)
-                      : json_pack("{s:s, s:i, s:i, s:i, s:b}", "kind", kind_names[f->kind], "width", f->width, "experts",
-                                  f->experts, "top_k", f->top_k, "renormalise", (int)f->renormalise);
-    return json_pack("{s:o, s:o}", "attention", attn, "ffn", ffn);
+    json_t *attn = attention_to_json(&l->attn), *ffn = ffn_to_json(&l->ffn);
+    return json_pack("{s:o, s:o}", "attention", attn, "ffn", ffn); /* NULL if either is; both references are taken */
 }
 
 cl_code cl_spec_to_json(const cl_spec *s, json_t **out, cl_err *err)
@@ -118,40 +154,106 @@ static cl_code rope_from_json(const json_t *j, cl_rope *r, cl_err *err)
     return CL_OK;
 }
 
+static cl_code maybe_int(const json_t *obj, const char *key, int *out, cl_err *err)
+{
+    int64_t n = 0;
+    cl_code c = cl_json_int(obj, key, false, INT32_MIN, INT32_MAX, &n, err);
+    *out = (int)n;
+    return c;
+}
+
+static cl_code maybe_real(const json_t *obj, const char *key, double *out, cl_err *err)
+{
+    *out = 0;
+    return cl_json_double(obj, key, false, -HUGE_NUMBER, HUGE_NUMBER, out, err);
+}
+
+static cl_code maybe_bool(const json_t *obj, const char *key, bool *out, cl_err *err)
+{
+    *out = false;
+    return cl_json_bool(obj, key, false, out, err);
+}
+
+static cl_code maybe_name(const json_t *obj, const char *key, const char *const *names, int n_names, int *out, cl_err *err)
+{
+    *out = 0;
+    return json_object_get(obj, key) ? get_name(obj, key, names, n_names, out, err) : CL_OK;
+}
+
+static cl_code latent_from_json(const json_t *j, cl_attention *a, cl_err *err)
+{
+    cl_code c = maybe_int(j, "q_rank", &a->q_rank, err);
+    if (c == CL_OK) c = maybe_int(j, "kv_rank", &a->kv_rank, err);
+    if (c == CL_OK) c = maybe_int(j, "rope_dim", &a->rope_dim, err);
+    if (c == CL_OK) c = maybe_int(j, "v_dim", &a->v_dim, err);
+    if (c == CL_OK) c = maybe_real(j, "latent_eps", &a->latent_eps, err);
+    return c;
+}
+
 static cl_code attention_from_json(const json_t *j, cl_attention *a, cl_err *err)
 {
-    static const char *const keys[] = {"heads", "kv_heads", "head_dim", "window_positions", "rope",  "qk_norm",
-                                       "clip",  "scale",    "qkv_bias", "o_bias",           NULL};
-    int norm = 0;
+    static const char *const keys[] = {"kind", "heads", "kv_heads", "head_dim", "window_positions", "chunked", "rope", "qk_norm",
+                                       "clip", "scale", "qkv_bias", "o_bias", "sinks", "temperature", "temperature_floor_positions",
+                                       "q_rank", "kv_rank", "rope_dim", "v_dim", "latent_eps", NULL};
+    int norm = 0, kind = 0;
     cl_code c = known_keys(j, keys, err);
+    if (c == CL_OK) c = maybe_name(j, "kind", attention_names, 2, &kind, err);
     if (c == CL_OK) c = get_int(j, "heads", &a->heads, err);
     if (c == CL_OK) c = get_int(j, "kv_heads", &a->kv_heads, err);
     if (c == CL_OK) c = get_int(j, "head_dim", &a->head_dim, err);
-    if (c == CL_OK) c = get_int(j, "window_positions", &a->window, err);
+    if (c == CL_OK) c = maybe_int(j, "window_positions", &a->window, err);
+    if (c == CL_OK) c = maybe_bool(j, "chunked", &a->chunked, err);
     if (c == CL_OK) c = get_int(j, "rope", &a->rope, err);
-    if (c == CL_OK) c = get_name(j, "qk_norm", qk_norm_names, 3, &norm, err);
-    if (c == CL_OK) c = cl_json_double(j, "clip", true, -HUGE_NUMBER, HUGE_NUMBER, &a->clip, err);
+    if (c == CL_OK) c = maybe_name(j, "qk_norm", qk_norm_names, 4, &norm, err);
+    if (c == CL_OK) c = maybe_real(j, "clip", &a->clip, err);
     if (c == CL_OK) c = cl_json_double(j, "scale", true, -HUGE_NUMBER, HUGE_NUMBER, &a->scale, err);
-    if (c == CL_OK) c = cl_json_bool(j, "qkv_bias", true, &a->qkv_bias, err);
-    if (c == CL_OK) c = cl_json_bool(j, "o_bias", true, &a->o_bias, err);
+    if (c == CL_OK) c = maybe_bool(j, "qkv_bias", &a->qkv_bias, err);
+    if (c == CL_OK) c = maybe_bool(j, "o_bias", &a->o_bias, err);
+    if (c == CL_OK) c = maybe_bool(j, "sinks", &a->sinks, err);
+    if (c == CL_OK) c = maybe_real(j, "temperature", &a->temperature, err);
+    if (c == CL_OK) c = maybe_real(j, "temperature_floor_positions", &a->temperature_floor, err);
+    a->kind = (cl_attention_kind)kind;
     a->qk_norm = (cl_qk_norm)norm;
+    return c == CL_OK ? latent_from_json(j, a, err) : c;
+}
+
+static cl_code router_from_json(const json_t *j, cl_ffn *f, cl_err *err)
+{
+    int scoring = 0;
+    cl_code c = maybe_int(j, "experts", &f->experts, err);
+    if (c == CL_OK) c = maybe_int(j, "top_k", &f->top_k, err);
+    if (c == CL_OK) c = maybe_name(j, "scoring", scoring_names, 3, &scoring, err);
+    if (c == CL_OK) c = maybe_bool(j, "router_bias", &f->router_bias, err);
+    if (c == CL_OK) c = maybe_bool(j, "select_bias", &f->select_bias, err);
+    if (c == CL_OK) c = maybe_int(j, "groups", &f->groups, err);
+    if (c == CL_OK) c = maybe_int(j, "top_groups", &f->top_groups, err);
+    if (c == CL_OK) c = maybe_int(j, "group_best", &f->group_best, err);
+    if (c == CL_OK) c = maybe_bool(j, "renormalise", &f->renormalise, err);
+    if (c == CL_OK) c = maybe_real(j, "weight_scale", &f->weight_scale, err);
+    if (c == CL_OK) c = maybe_bool(j, "weight_input", &f->weight_input, err);
+    if (c == CL_OK) c = maybe_int(j, "shared_width", &f->shared_width, err);
+    f->scoring = (cl_scoring)scoring;
+    /* files older than this key have none: their routers' weights are not scaled */
+    if (c == CL_OK && f->kind == CL_FFN_MOE && !json_object_get(j, "weight_scale")) f->weight_scale = 1;
     return c;
 }
 
 static cl_code ffn_from_json(const json_t *j, cl_ffn *f, cl_err *err)
 {
-    static const char *const dense[] = {"kind", "width", "bias", NULL};
-    static const char *const moe[] = {"kind", "width", "experts", "top_k", "renormalise", NULL};
-    int kind = 0;
-    cl_code c = get_name(j, "kind", kind_names, 2, &kind, err);
-    f->kind = (cl_ffn_kind)kind;
-    if (c == CL_OK) c = known_keys(j, f->kind == CL_FFN_DENSE ? dense : moe, err);
+    static const char *const keys[] = {"kind", "width", "bias", "glu", "glu_limit", "glu_alpha", "experts", "top_k", "scoring",
+                                       "router_bias", "select_bias", "groups", "top_groups", "group_best", "renormalise",
+                                       "weight_scale", "weight_input", "shared_width", NULL};
+    int kind = 0, glu = 0;
+    cl_code c = known_keys(j, keys, err);
+    if (c == CL_OK) c = get_name(j, "kind", kind_names, 2, &kind, err);
     if (c == CL_OK) c = get_int(j, "width", &f->width, err);
-    if (c == CL_OK && f->kind == CL_FFN_DENSE) c = cl_json_bool(j, "bias", true, &f->bias, err);
-    if (c == CL_OK && f->kind == CL_FFN_MOE) c = get_int(j, "experts", &f->experts, err);
-    if (c == CL_OK && f->kind == CL_FFN_MOE) c = get_int(j, "top_k", &f->top_k, err);
-    if (c == CL_OK && f->kind == CL_FFN_MOE) c = cl_json_bool(j, "renormalise", true, &f->renormalise, err);
-    return c;
+    if (c == CL_OK) c = maybe_bool(j, "bias", &f->bias, err);
+    if (c == CL_OK) c = maybe_name(j, "glu", glu_names, 2, &glu, err);
+    if (c == CL_OK) c = maybe_real(j, "glu_limit", &f->glu_limit, err);
+    if (c == CL_OK) c = maybe_real(j, "glu_alpha", &f->glu_alpha, err);
+    f->kind = (cl_ffn_kind)kind;
+    f->glu = (cl_glu)glu;
+    return c == CL_OK ? router_from_json(j, f, err) : c;
 }
 
 static cl_code layer_from_json(const json_t *j, cl_layer *l, cl_err *err)

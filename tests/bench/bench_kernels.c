@@ -96,9 +96,14 @@ static void fill(cl_matrix *m, const cl_kernels *k)
     size_t row = cl_row_bytes(m->format, COLS), step = (size_t)cl_format_get(m->format)->block_bytes;
     unsigned char *rows = need(row * CL_PANEL);
     for (size_t i = 0; i < row * CL_PANEL; i++) rows[i] = (unsigned char)(i * 2654435761u >> 13);
-    for (size_t i = 0; i < row * CL_PANEL; i += step) {
-        if (m->format == CL_MXFP4) rows[i] = 120;
-        else rows[i + step - 1] = rows[i + 1] = 0x3c;
+    for (size_t i = 0; i < row * CL_PANEL; i += m->format == CL_FP8 ? row : step) {
+        if (m->format == CL_FP8) {
+            for (size_t c = 0; c < COLS / 128; c++) memcpy(rows + i + c * sizeof(float), &(float){1}, sizeof(float));
+        } else if (m->format == CL_MXFP4) {
+            rows[i] = 120;
+        } else {
+            rows[i + step - 1] = rows[i + 1] = 0x3c;
+        }
         if (m->format == CL_Q4_1) rows[i + 3] = 0x3c;
     }
     for (int64_t p = 0; p < m->panels; p++) k->pack(m->format, COLS, rows, CL_PANEL, m->data + (size_t)p * m->panel_bytes);
@@ -156,7 +161,7 @@ int main(int argc, char **argv)
     bool all = argc <= 4 || !cl_format_parse(argv[4], &only);
     const char *list = argc > 5 ? argv[5] : "1,4,16,128";
     for (int f = 0; f < CL_NATIVE_FORMATS; f++) {
-        for (int q8 = f >= CL_Q8_0; q8 >= 0 && (all || f == (int)only); q8--) {
+        for (int q8 = cl_format_integer((cl_format)f); q8 >= 0 && (all || f == (int)only); q8--) {
             for (const char *p = list; p; p = strchr(p, ',') ? strchr(p, ',') + 1 : NULL) {
                 int n = atoi(p);
                 if (n >= 1 && n <= MOST) measure(k, (cl_format)f, q8, n, threads, bytes);

@@ -82,21 +82,39 @@ typedef struct block {
     const unsigned char *scale, *ints;
 } block;
 
-INLINE block block_at(cl_format f, const unsigned char *panel, int64_t b)
+INLINE block block_at(cl_format f, const pass *p, int64_t b)
 {
+    if (f == CL_FP8) {
+        return (block){p->panel + PANEL_FP8_SCALES + b / 4 * (int64_t)sizeof(float),
+                       p->panel + panel_fp8_codes(p->blocks) + b * PANEL_I8};
+    }
     int64_t group = panel_group(f), k = b % group;
-    const unsigned char *p = panel + (size_t)(b / group) * panel_group_bytes(f);
-    return (block){p + k * (PANEL_SCALES / group), p + PANEL_SCALES + (size_t)k * panel_integers(f)};
+    const unsigned char *at = p->panel + (size_t)(b / group) * panel_group_bytes(f);
+    return (block){at + k * (PANEL_SCALES / group), at + PANEL_SCALES + (size_t)k * panel_integers(f)};
 }
 
-INLINE vf block_scale(cl_format f, block b) { return f == CL_MXFP4 ? vf_load_e8m0(b.scale) : vf_load_f16(b.scale); }
-
-/* Rows x columns 4g .. 4g+3 of a block. */
-INLINE vg block_columns(cl_format f, block b, int g)
+INLINE vf block_scale(cl_format f, block b)
 {
-    if (f == CL_Q8_0) return vg_load(b.ints + 64 * g);
-    const int8_t *table = f == CL_Q4_0 ? cl_q4_0_values : f == CL_Q4_1 ? cl_q4_1_values : cl_e2m1_doubled;
-    return g % 2 ? vg_high(b.ints + 32 * (g - 1), table) : vg_low(b.ints + 32 * g, table);
+    switch (f) {
+    case CL_MXFP4: return vf_load_e8m0(b.scale);
+    case CL_INT4: return vf_load_bf16(b.scale);
+    case CL_FP8: return vf_set1(*(const float *)b.scale);
+    default: return vf_load_f16(b.scale);
+    }
+}
+
+/* Columns 4g .. 4g+3 of a block. */
+INLINE void block_columns(cl_format f, block b, int g, vf *q)
+{
+    if (f == CL_FP8) {
+        vf_load_e4m3(b.ints + 64 * g, q);
+        return;
+    }
+    const int8_t *table = f == CL_Q4_1 ? cl_q4_1_values : f == CL_MXFP4 ? cl_e2m1_doubled : cl_q4_0_values;
+    vg all = f == CL_Q8_0 ? vg_load(b.ints + 64 * g)
+           : g % 2        ? vg_high(b.ints + 32 * (g - 1), table)
+                          : vg_low(b.ints + 32 * g, table);
+    for (int c = 0; c < 4; c++) q[c] = vg_column(all, c);
 }
 
 /* `chains` blocks from b on, float32 activations: their sums are independent. */
@@ -105,15 +123,15 @@ INLINE void f32_blocks(cl_format f, int tokens, int chains, const pass *p, int64
     vf s[LANES_CHAINS > LANES_TOKENS ? LANES_CHAINS : LANES_TOKENS];
     block w[LANES_CHAINS];
     for (int k = 0; k < chains; k++) {
-        w[k] = block_at(f, p->panel, b + k);
+        w[k] = block_at(f, p, b + k);
         EACH_TOKEN s[k * tokens + t] = vf_set1(0);
     }
     for (int g = 0; g < 8; g++) {
         for (int k = 0; k < chains; k++) {
-            vg columns = block_columns(f, w[k], g);
+            vf q[4];
+            block_columns(f, w[k], g, q);
             for (int c = 0; c < 4; c++) {
-                vf q = vg_column(columns, c);
-                EACH_TOKEN s[k * tokens + t] = vf_fma(q, vf_set1(p->x[t][(b + k) * 32 + g * 4 + c]), s[k * tokens + t]);
+                EACH_TOKEN s[k * tokens + t] = vf_fma(q[c], vf_set1(p->x[t][(b + k) * 32 + g * 4 + c]), s[k * tokens + t]);
             }
         }
     }
@@ -132,11 +150,11 @@ INLINE void f32_pass(cl_format f, int tokens, pass *to)
     const int chains = LANES_CHAINS / tokens > 1 ? LANES_CHAINS / tokens : 1;
     const pass p = *to;
     vf y[LANES_TOKENS];
-    EACH_TOKEN y[t] = vf_set1(0);
+    EACH_TOKEN y[t] = f == CL_FP8 ? vf_load((const float *)p.panel) : vf_set1(0);
     int64_t b = 0;
     uintptr_t next = p.fetch_from;
     for (; b + chains <= p.blocks; b += chains) {
-        fetch(&p, &next, block_at(f, p.panel, b + chains).ints);
+        fetch(&p, &next, block_at(f, &p, b + chains).ints);
         f32_blocks(f, tokens, chains, &p, b, y);
     }
     for (; b < p.blocks; b++) f32_blocks(f, tokens, 1, &p, b, y);
@@ -155,7 +173,8 @@ INLINE void q8_block(cl_format f, int tokens, const pass *p, int64_t at, block w
     }
     switch (f) {
     case CL_Q8_0: vi_dot_i8(tokens, w.ints, q, sum, s); break;
-    case CL_Q4_0: vi_dot_q4_0(tokens, w.ints, q, sum, s); break;
+    case CL_Q4_0:
+    case CL_INT4: vi_dot_q4_0(tokens, w.ints, q, sum, s); break;
     case CL_Q4_1: vi_dot_q4_1(tokens, w.ints, q, sum, s); break;
     default: vi_dot_mxfp4(tokens, w.ints, q, sum, s); break;
     }
@@ -174,7 +193,7 @@ INLINE void q8_pass(cl_format f, int tokens, pass *to)
     EACH_TOKEN y[t] = vf_set1(0);
     uintptr_t next = p.fetch_from;
     for (int64_t b = 0; b < p.blocks; b++) {
-        block w = block_at(f, p.panel, b);
+        block w = block_at(f, &p, b);
         fetch(&p, &next, w.ints + panel_integers(f));
         q8_block(f, tokens, &p, b, w, y);
     }
@@ -193,14 +212,18 @@ typedef void (*pass_fn)(pass *p);
     static void q4_0_f32_##T(pass *p) { f32_pass(CL_Q4_0, T, p); } \
     static void q4_1_f32_##T(pass *p) { f32_pass(CL_Q4_1, T, p); } \
     static void mx_f32_##T(pass *p) { f32_pass(CL_MXFP4, T, p); }  \
+    static void int4_f32_##T(pass *p) { f32_pass(CL_INT4, T, p); } \
+    static void fp8_##T(pass *p) { f32_pass(CL_FP8, T, p); }       \
     static void q8_0_q8_##T(pass *p) { q8_pass(CL_Q8_0, T, p); }   \
     static void q4_0_q8_##T(pass *p) { q8_pass(CL_Q4_0, T, p); }   \
     static void q4_1_q8_##T(pass *p) { q8_pass(CL_Q4_1, T, p); }   \
-    static void mx_q8_##T(pass *p) { q8_pass(CL_MXFP4, T, p); }
+    static void mx_q8_##T(pass *p) { q8_pass(CL_MXFP4, T, p); }    \
+    static void int4_q8_##T(pass *p) { q8_pass(CL_INT4, T, p); }
 
-#define ROW(T)                                                                                   \
-    [T] = {{f32_##T, f16_##T, bf16_##T, q8_0_f32_##T, q4_0_f32_##T, q4_1_f32_##T, mx_f32_##T},   \
-           {f32_##T, f16_##T, bf16_##T, q8_0_q8_##T, q4_0_q8_##T, q4_1_q8_##T, mx_q8_##T}},
+/* In the order of cl_format. */
+#define ROW(T)                                                                                                              \
+    [T] = {{f32_##T, f16_##T, bf16_##T, q8_0_f32_##T, q4_0_f32_##T, q4_1_f32_##T, mx_f32_##T, int4_f32_##T, fp8_##T},       \
+           {f32_##T, f16_##T, bf16_##T, q8_0_q8_##T, q4_0_q8_##T, q4_1_q8_##T, mx_q8_##T, int4_q8_##T, fp8_##T}},
 
 EACH_SIZE(PASSES)
 
@@ -319,6 +342,16 @@ static void silu_mul(const float *g, const float *u, int64_t n, float *y)
     }
 }
 
+static void clamped_mul(const float *g, const float *u, int64_t n, float limit, float alpha, float *y)
+{
+    const vf most = vf_set1(limit), least = vf_set1(-limit), one = vf_set1(1);
+    for (int64_t i = 0; i < n; i += 16) {
+        vf a = vf_min(most, load_some(g + i, n - i)), b = vf_max(least, vf_min(most, load_some(u + i, n - i)));
+        vf gate = vf_div(a, vf_add(one, lanes_exp(vf_neg(vf_mul(vf_set1(alpha), a)))));
+        store_some(y + i, vf_mul(vf_add(b, one), gate), n - i);
+    }
+}
+
 static void add(float *x, const float *y, int64_t n)
 {
     for (int64_t i = 0; i < n; i += 16) store_some(x + i, vf_add(load_some(x + i, n - i), load_some(y + i, n - i)), n - i);
@@ -331,139 +364,12 @@ static void axpy(float *x, float a, const float *y, int64_t n)
     }
 }
 
-/* --- attention: lanes are the 16 positions of a block for scores, 16 numbers of the head for values --- */
-
-/* Scores of `chains` blocks from b on, not yet scaled. */
-INLINE void score_blocks(cl_kv_format f, int chains, const cl_kv_head *h, const float *q, int64_t b, vf *s)
-{
-    const unsigned char *k[LANES_CHAINS], *ints[LANES_CHAINS];
-    vf t[LANES_CHAINS];
-    for (int c = 0; c < chains; c++) {
-        k[c] = h->keys + cl_kv_block_at(h, b + c);
-        ints[c] = k[c] + cl_kv_scales(h->head_dim) * sizeof(float);
-        s[c] = t[c] = vf_set1(0);
-    }
-    if (f != CL_KV_Q8) {
-        for (int i = 0; i < h->head_dim; i++) {
-            vf qi = vf_set1(q[i]);
-            for (int c = 0; c < chains; c++) {
-                vf key = f == CL_KV_F32 ? vf_load((const float *)k[c] + i * 16) : vf_load_bf16_apart(k[c] + i * 32);
-                s[c] = vf_fma(qi, key, s[c]);
-            }
-        }
-        for (int c = 0; f == CL_KV_BF16 && c < chains; c++) s[c] = vf_together(s[c]);
-        return;
-    }
-    for (int i0 = 0; i0 < h->head_dim; i0 += 32) {
-        int end = h->head_dim - i0 < 32 ? h->head_dim : i0 + 32;
-        for (int c = 0; c < chains; c++) t[c] = vf_set1(0);
-        for (int i = i0; i < end; i++) {
-            vf qi = vf_set1(q[i]);
-            for (int c = 0; c < chains; c++) t[c] = vf_fma(qi, vf_load_i8(ints[c] + i * 16), t[c]);
-        }
-        for (int c = 0; c < chains; c++) s[c] = vf_fma(vf_load((const float *)k[c] + i0 / 32 * 16), t[c], s[c]);
-    }
-}
-
-/* e[16 * (block - first)]: scores scaled; -inf where a position is not visible. Returns the largest. */
-INLINE float scores(cl_kv_format f, const cl_kv_head *h, const float *q, int64_t lo, int64_t pos, float scale, float *e)
-{
-    vf max = vf_set1(-INFINITY), s[LANES_CHAINS];
-    int64_t first = lo / CL_KV_BLOCK, last = pos / CL_KV_BLOCK;
-    for (int64_t b = first, m; b <= last; b += m) {
-        m = last - b + 1 >= LANES_CHAINS ? LANES_CHAINS : 1;
-        if (m > 1) score_blocks(f, LANES_CHAINS, h, q, b, s);
-        else score_blocks(f, 1, h, q, b, s);
-        for (int64_t c = 0; c < m; c++) {
-            vf a = vf_mul(vf_set1(scale), s[c]);
-            if (b + c == first || b + c == last) {
-                a = vf_pick(a, vf_set1(-INFINITY), b + c == first ? (int)(lo % CL_KV_BLOCK) : 0,
-                            b + c == last ? (int)(pos % CL_KV_BLOCK) : CL_KV_BLOCK - 1);
-            }
-            max = vf_max(a, max);
-            vf_store(e + (b + c - first) * CL_KV_BLOCK, a);
-        }
-    }
-    return vf_fold_max(max);
-}
-
-/* e = cl_exp(e - max), 0 where a position is not visible; returns the folded sum. */
-INLINE float weights(int64_t lo, int64_t pos, float max, float *e)
-{
-    vf lane = vf_set1(0);
-    int64_t first = lo / CL_KV_BLOCK, last = pos / CL_KV_BLOCK;
-    for (int64_t b = first; b <= last; b++, e += CL_KV_BLOCK) {
-        vf a = lanes_exp(vf_sub(vf_load(e), vf_set1(max)));
-        if (b == first || b == last) {
-            a = vf_pick(a, vf_set1(0), b == first ? (int)(lo % CL_KV_BLOCK) : 0,
-                        b == last ? (int)(pos % CL_KV_BLOCK) : CL_KV_BLOCK - 1);
-        }
-        lane = vf_add(lane, a);
-        vf_store(e, a);
-    }
-    return vf_fold_add(lane);
-}
-
-/* The 16 numbers from `at` on of a block of values, n of them at the end of a head; bf16: in the order of vf_load_bf16_apart. */
-INLINE vf value_lanes(cl_kv_format f, const unsigned char *v, size_t at, int n)
-{
-    size_t size = f == CL_KV_F32 ? 4 : f == CL_KV_BF16 ? 2 : 1;
-    _Alignas(64) unsigned char part[64] = {0};
-    v += at * size;
-    if (n < 16) v = memcpy(part, v, (size_t)n * size);
-    return f == CL_KV_F32 ? vf_load((const float *)v) : f == CL_KV_BF16 ? vf_load_bf16_apart(v) : vf_load_i8(v);
-}
-
-/* out[i .. i + 16 * width) for numbers i on (n of them in the last lanes), all positions ascending. */
-INLINE void mix(cl_kv_format f, int width, int n, const cl_kv_head *h, int64_t lo, int64_t pos, const float *e, float inverse,
-                int i, float *out)
-{
-    vf o[4];
-    for (int k = 0; k < width; k++) o[k] = vf_set1(0);
-    const int64_t first = lo / CL_KV_BLOCK, last = pos / CL_KV_BLOCK;
-    for (int64_t b = first; b <= last; b++, e += CL_KV_BLOCK) {
-        const unsigned char *v = h->values + cl_kv_block_at(h, b);
-        const float *scales = (const float *)v;
-        if (f == CL_KV_Q8) v += cl_kv_scales(h->head_dim) * sizeof(float);
-        int j = b == first ? (int)(lo % CL_KV_BLOCK) : 0, end = b == last ? (int)(pos % CL_KV_BLOCK) + 1 : CL_KV_BLOCK;
-        for (; j < end; j++) {
-            for (int k = 0; k < width; k++) {
-                float a = f == CL_KV_Q8 ? e[j] * scales[(i + 16 * k) / 32 * CL_KV_BLOCK + j] : e[j];
-                vf x = value_lanes(f, v, (size_t)(j * h->head_dim + i + 16 * k), n);
-                o[k] = vf_fma(vf_set1(a), x, o[k]);
-            }
-        }
-    }
-    for (int k = 0; k < width; k++) {
-        store_some(out + i + 16 * k, vf_mul(f == CL_KV_BF16 ? vf_together(o[k]) : o[k], vf_set1(inverse)), n);
-    }
-}
-
-INLINE void attend_format(cl_kv_format f, const cl_kv_head *h, const float *q, int64_t lo, int64_t pos, float scale, float *out,
-                          float *e)
-{
-    float max = scores(f, h, q, lo, pos, scale, e);
-    float inverse = 1.0f / weights(lo, pos, max, e);
-    int i = 0;
-    for (; i + 64 <= h->head_dim; i += 64) mix(f, 4, 16, h, lo, pos, e, inverse, i, out);
-    for (; i + 16 <= h->head_dim; i += 16) mix(f, 1, 16, h, lo, pos, e, inverse, i, out);
-    if (i < h->head_dim) mix(f, 1, h->head_dim - i, h, lo, pos, e, inverse, i, out);
-}
-
-static void attend(const cl_kv_head *h, const float *q, int64_t lo, int64_t pos, float scale, float *out, float *scratch)
-{
-    switch (h->format) {
-    case CL_KV_F32: attend_format(CL_KV_F32, h, q, lo, pos, scale, out, scratch); break;
-    case CL_KV_BF16: attend_format(CL_KV_BF16, h, q, lo, pos, scale, out, scratch); break;
-    case CL_KV_Q8: attend_format(CL_KV_Q8, h, q, lo, pos, scale, out, scratch); break;
-    default: CL_BUG("cache format %d", (int)h->format);
-    }
-}
+#include "body_attend.h"
 
 const cl_kernels *SET_FUNCTION(void)
 {
     static const cl_kernels set = {.name = SET_NAME, .panel_bytes = panel_bytes, .pack = panel_pack, .unpack = panel_unpack,
-        .prepare = prepare, .matmul = matmul, .rmsnorm = rmsnorm, .silu_mul = silu_mul, .add = add, .axpy = axpy,
-        .kv_store = cl_kv_store, .attend = attend};
+        .prepare = prepare, .matmul = matmul, .rmsnorm = rmsnorm, .silu_mul = silu_mul, .clamped_mul = clamped_mul,
+        .add = add, .axpy = axpy, .kv_store = cl_kv_store, .attend = attend, .attend_latent = attend_latent};
     return &set;
 }

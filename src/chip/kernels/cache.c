@@ -37,32 +37,35 @@ float cl_block_q8(const float *x, int n, int8_t *q)
 static void store_f32(const cl_kv_head *h, int64_t pos, const float *k, const float *v)
 {
     size_t at = cl_kv_block_at(h, pos / CL_KV_BLOCK), j = (size_t)(pos % CL_KV_BLOCK), n = (size_t)h->head_dim;
-    float *keys = (float *)(h->keys + at), *values = (float *)(h->values + at);
+    float *keys = (float *)(h->keys + at);
     for (size_t i = 0; i < n; i++) keys[i * CL_KV_BLOCK + j] = k[i];
-    memcpy(values + j * n, v, n * sizeof *v);
+    if (h->values) memcpy((float *)(h->values + at) + j * n, v, n * sizeof *v);
 }
 
 static void store_bf16(const cl_kv_head *h, int64_t pos, const float *k, const float *v)
 {
     size_t at = cl_kv_block_at(h, pos / CL_KV_BLOCK), j = (size_t)(pos % CL_KV_BLOCK), n = (size_t)h->head_dim;
-    uint16_t *keys = (uint16_t *)(h->keys + at), *values = (uint16_t *)(h->values + at);
-    for (size_t i = 0; i < n; i++) {
-        keys[i * CL_KV_BLOCK + j] = cl_f32_to_bf16(k[i]);
-        values[j * n + i] = cl_f32_to_bf16(v[i]);
-    }
+    uint16_t *keys = (uint16_t *)(h->keys + at);
+    for (size_t i = 0; i < n; i++) keys[i * CL_KV_BLOCK + j] = cl_f32_to_bf16(k[i]);
+    if (!h->values) return;
+    uint16_t *values = (uint16_t *)(h->values + at) + j * n;
+    for (size_t i = 0; i < n; i++) values[i] = cl_f32_to_bf16(v[i]);
 }
 
 static void store_q8(const cl_kv_head *h, int64_t pos, const float *k, const float *v)
 {
     size_t at = cl_kv_block_at(h, pos / CL_KV_BLOCK), j = (size_t)(pos % CL_KV_BLOCK), scales = cl_kv_scales(h->head_dim);
-    float *kd = (float *)(h->keys + at), *vd = (float *)(h->values + at);
-    int8_t *kq = (int8_t *)(kd + scales), *vq = (int8_t *)(vd + scales);
+    float *kd = (float *)(h->keys + at);
+    int8_t *kq = (int8_t *)(kd + scales);
     for (int i = 0; i < h->head_dim; i += 32) {
         int n = h->head_dim - i < 32 ? h->head_dim - i : 32;
         int8_t q[32];
         kd[(size_t)i / 32 * CL_KV_BLOCK + j] = cl_block_q8(k + i, n, q);
         for (int e = 0; e < n; e++) kq[(size_t)(i + e) * CL_KV_BLOCK + j] = q[e];
-        vd[(size_t)i / 32 * CL_KV_BLOCK + j] = cl_block_q8(v + i, n, vq + j * (size_t)h->head_dim + i);
+        if (!h->values) continue;
+        float *vd = (float *)(h->values + at);
+        int8_t *vq = (int8_t *)(vd + scales) + j * (size_t)h->head_dim;
+        vd[(size_t)i / 32 * CL_KV_BLOCK + j] = cl_block_q8(v + i, n, vq + i);
     }
 }
 

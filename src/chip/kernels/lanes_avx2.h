@@ -89,12 +89,68 @@ INLINE __m256 bf16_odd(const unsigned char *p)
 }
 INLINE vf vf_bf16_even(const unsigned char *p) { return (vf){bf16_even(p), bf16_even(p + 32)}; }
 INLINE vf vf_bf16_odd(const unsigned char *p) { return (vf){bf16_odd(p), bf16_odd(p + 32)}; }
+INLINE __m256 load_bf16(const unsigned char *p)
+{
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load128(p)), 16));
+}
+INLINE vf vf_load_bf16(const unsigned char *p) { return (vf){load_bf16(p), load_bf16(p + 16)}; }
 /* Even numbers in one half, odd ones in the other. */
 INLINE vf vf_load_bf16_apart(const unsigned char *p) { return (vf){bf16_even(p), bf16_odd(p)}; }
 INLINE vf vf_together(vf x)
 {
     __m256 low = _mm256_unpacklo_ps(x.a, x.b), high = _mm256_unpackhi_ps(x.a, x.b);
     return (vf){_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31)};
+}
+
+/* 16 codes, each the high byte of 16 bits (the low byte is anything): moved right by one, with the bit that the sign left behind
+ * cleared, they are half-precision numbers 2^8 times too small, subnormals included. */
+INLINE vf from_e4m3(__m256i high)
+{
+    __m256i h = _mm256_and_si256(_mm256_srai_epi16(high, 1), _mm256_set1_epi16((short)0xbf80));
+    vf x = {_mm256_cvtph_ps(_mm256_castsi256_si128(h)), _mm256_cvtph_ps(_mm256_extracti128_si256(h, 1))};
+    return vf_mul(x, vf_set1(256));
+}
+INLINE void vf_load_e4m3(const unsigned char *p, vf *q)
+{
+    for (int k = 0; k < 2; k++) {
+        __m256i pairs = load256(p + 32 * k);
+        q[2 * k] = from_e4m3(_mm256_slli_epi16(pairs, 8));
+        q[2 * k + 1] = from_e4m3(pairs);
+    }
+}
+
+INLINE void transpose8(const __m256 *in, __m256 *out)
+{
+    __m256 t[8], u[8];
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = _mm256_unpacklo_ps(in[i], in[i + 1]);
+        t[i + 1] = _mm256_unpackhi_ps(in[i], in[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+        u[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
+        u[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
+        u[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+        u[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
+    }
+    for (int i = 0; i < 4; i++) {
+        out[i] = _mm256_permute2f128_ps(u[i], u[i + 4], 0x20);
+        out[i + 4] = _mm256_permute2f128_ps(u[i], u[i + 4], 0x31);
+    }
+}
+INLINE void vf_transpose(vf *x)
+{
+    __m256 in[4][8], out[4][8]; /* quarters: top left, top right, bottom left, bottom right */
+    for (int i = 0; i < 8; i++) {
+        in[0][i] = x[i].a;
+        in[1][i] = x[i].b;
+        in[2][i] = x[i + 8].a;
+        in[3][i] = x[i + 8].b;
+    }
+    for (int k = 0; k < 4; k++) transpose8(in[k], out[k]);
+    for (int i = 0; i < 8; i++) {
+        x[i] = (vf){out[0][i], out[2][i]};
+        x[i + 8] = (vf){out[1][i], out[3][i]};
+    }
 }
 
 INLINE vg vg_load(const unsigned char *p) { return (vg){load256(p), load256(p + 32)}; }

@@ -51,6 +51,7 @@ INLINE vf vf_load_bf16_apart(const unsigned char *p)
 {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(load256(p)), 16));
 }
+INLINE vf vf_load_bf16(const unsigned char *p) { return vf_load_bf16_apart(p); }
 INLINE vf vf_together(vf x) { return x; }
 INLINE vf vf_load_i8(const unsigned char *p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load128(p))); }
 
@@ -68,6 +69,45 @@ INLINE vf vf_bf16_even(const unsigned char *p) { return _mm512_castsi512_ps(_mm5
 INLINE vf vf_bf16_odd(const unsigned char *p)
 {
     return _mm512_castsi512_ps(_mm512_and_si512(load512(p), _mm512_set1_epi32((int)0xffff0000)));
+}
+
+/* 32 codes of two columns, each the high byte of 16 bits (the low byte is anything): moved right by one, with the bit that the sign
+ * left behind cleared, they are half-precision numbers 2^8 times too small, subnormals included. */
+INLINE void from_e4m3(__m512i high, vf *first, vf *second)
+{
+    __m512i h = _mm512_and_si512(_mm512_srai_epi16(high, 1), _mm512_set1_epi16((short)0xbf80));
+    *first = _mm512_mul_ps(_mm512_cvtph_ps(_mm512_castsi512_si256(h)), _mm512_set1_ps(256));
+    *second = _mm512_mul_ps(_mm512_cvtph_ps(_mm512_extracti64x4_epi64(h, 1)), _mm512_set1_ps(256));
+}
+INLINE void vf_load_e4m3(const unsigned char *p, vf *q)
+{
+    __m512i pairs = load512(p);
+    from_e4m3(_mm512_slli_epi16(pairs, 8), &q[0], &q[2]);
+    from_e4m3(pairs, &q[1], &q[3]);
+}
+
+INLINE void vf_transpose(vf *x)
+{
+    vf t[16];
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_ps(x[i], x[i + 1]);
+        t[i + 1] = _mm512_unpackhi_ps(x[i], x[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) { /* x[i + k]: columns k, k + 4, k + 8, k + 12 of rows i .. i+3 */
+        x[i] = _mm512_shuffle_ps(t[i], t[i + 2], 0x44);
+        x[i + 1] = _mm512_shuffle_ps(t[i], t[i + 2], 0xee);
+        x[i + 2] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+        x[i + 3] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0xee);
+    }
+    for (int k = 0; k < 4; k++) { /* quarters of registers: columns, then rows, find their places */
+        vf a = _mm512_shuffle_f32x4(x[k], x[k + 4], 0x88), b = _mm512_shuffle_f32x4(x[k + 8], x[k + 12], 0x88),
+           c = _mm512_shuffle_f32x4(x[k], x[k + 4], 0xdd), d = _mm512_shuffle_f32x4(x[k + 8], x[k + 12], 0xdd);
+        t[k] = _mm512_shuffle_f32x4(a, b, 0x88);
+        t[k + 4] = _mm512_shuffle_f32x4(c, d, 0x88);
+        t[k + 8] = _mm512_shuffle_f32x4(a, b, 0xdd);
+        t[k + 12] = _mm512_shuffle_f32x4(c, d, 0xdd);
+    }
+    for (int i = 0; i < 16; i++) x[i] = t[i];
 }
 
 INLINE vg vg_load(const unsigned char *p) { return load512(p); }

@@ -78,6 +78,7 @@ INLINE vf vf_load_f16(const unsigned char *p) { vf r; EACH_LANE r.v[i] = cl_f16_
 /* 16 numbers in an order of the set's choice, which vf_together makes the usual one. */
 INLINE vf vf_load_bf16_apart(const unsigned char *p) { vf r; EACH_LANE r.v[i] = cl_bf16_to_f32(u16_at(p + 2 * i)); return r; }
 INLINE vf vf_together(vf a) { return a; }
+INLINE vf vf_load_bf16(const unsigned char *p) { return vf_load_bf16_apart(p); }
 INLINE vf vf_load_i8(const unsigned char *p) { vf r; EACH_LANE r.v[i] = (float)(int8_t)p[i]; return r; }
 /* Scales 2^(e - 128). */
 INLINE vf vf_load_e8m0(const unsigned char *p) { vf r; EACH_LANE r.v[i] = cl_e8m0_half(p[i]); return r; }
@@ -101,6 +102,27 @@ INLINE vg vg_high(const unsigned char *p, const int8_t table[16])
 }
 /* Column c (0..3) of each row. */
 INLINE vf vg_column(vg a, int c) { vf r; EACH_LANE r.v[i] = (float)a.v[4 * i + c]; return r; }
+
+/* From 2 x 16 rows x 2 columns of E4M3 codes: the four columns. NaN codes may come as
+ * numbers: the panel tells which rows have any. */
+INLINE void vf_load_e4m3(const unsigned char *p, vf *q)
+{
+    for (int c = 0; c < 4; c++) {
+        EACH_LANE q[c].v[i] = cl_e4m3_to_f32(p[c / 2 * 32 + 2 * i + c % 2]);
+    }
+}
+
+/* Rows become columns. */
+INLINE void vf_transpose(vf *a)
+{
+    for (int r = 0; r < 16; r++) {
+        for (int c = 0; c < r; c++) {
+            float t = a[r].v[c];
+            a[r].v[c] = a[c].v[r];
+            a[c].v[r] = t;
+        }
+    }
+}
 
 INLINE void generic_dot(int tokens, vg w, const int8_t *const *x, int at, vi *s)
 {

@@ -1,6 +1,7 @@
 /* panel.c: from canonical rows to panels and back. */
 #include "panel.h"
 
+#include <math.h>
 #include <string.h>
 
 enum { MAX_BLOCK_BYTES = 34 };
@@ -18,7 +19,9 @@ size_t panel_bytes(cl_format f, int64_t cols)
     case CL_Q8_0:
     case CL_Q4_0:
     case CL_Q4_1:
-    case CL_MXFP4: return (blocks + group - 1) / group * PANEL_SCALES + blocks * panel_integers(f);
+    case CL_MXFP4:
+    case CL_INT4: return (blocks + group - 1) / group * PANEL_SCALES + blocks * panel_integers(f);
+    case CL_FP8: return panel_fp8_codes((int64_t)blocks) + blocks * PANEL_I8;
     default: CL_BUG("format %d has no panels", (int)f);
     }
 }
@@ -110,6 +113,40 @@ static void unpack_block(cl_format f, place from, int row, unsigned char *b)
     }
 }
 
+/* --- fp8 --- */
+
+static int64_t fp8_tiles(int64_t cols) { return (cols + PANEL_TILE - 1) / PANEL_TILE; }
+
+static size_t fp8_code_at(int64_t cols, int64_t col, int row)
+{
+    return panel_fp8_codes(panel_blocks(cols)) + (size_t)(col / 2) * 2 * CL_PANEL + (size_t)row * 2 + (size_t)(col % 2);
+}
+
+static void pack_fp8(int64_t cols, const unsigned char *in, int row, unsigned char *panel)
+{
+    size_t scales = (size_t)fp8_tiles(cols) * sizeof(float);
+    if (row == 0) memcpy(panel + PANEL_FP8_SCALES, in, scales);
+    else if (memcmp(panel + PANEL_FP8_SCALES, in, scales) != 0) CL_BUG("fp8: row %d of a panel has other scales than row 0", row);
+    const unsigned char *codes = in + scales;
+    float start = 0;
+    for (int64_t c = 0; c < cols; c++) {
+        panel[fp8_code_at(cols, c, row)] = codes[c];
+        if ((codes[c] & 0x7f) == 0x7f) start = NAN;
+    }
+    memcpy(panel + (size_t)row * sizeof start, &start, sizeof start);
+}
+
+static void unpack_fp8(int64_t cols, const unsigned char *panel, int row, float *out)
+{
+    for (int64_t t = 0; t < fp8_tiles(cols); t++) {
+        int64_t at = t * PANEL_TILE, n = cols - at < PANEL_TILE ? cols - at : PANEL_TILE;
+        unsigned char tile[sizeof(float) + PANEL_TILE]; /* a canonical row of one tile */
+        memcpy(tile, panel + PANEL_FP8_SCALES + (size_t)t * sizeof(float), sizeof(float));
+        for (int64_t c = 0; c < n; c++) tile[sizeof(float) + (size_t)c] = panel[fp8_code_at(cols, at + c, row)];
+        cl_decode_row(CL_FP8, tile, n, out + at);
+    }
+}
+
 void panel_pack(cl_format f, int64_t cols, const unsigned char *rows, int64_t n_rows, unsigned char *panels)
 {
     size_t row_bytes = cl_row_bytes(f, cols), panel = panel_bytes(f, cols);
@@ -122,6 +159,10 @@ void panel_pack(cl_format f, int64_t cols, const unsigned char *rows, int64_t n_
             pack_floats(f, cols, rows, lane, to);
             continue;
         }
+        if (f == CL_FP8) {
+            pack_fp8(cols, rows, lane, to);
+            continue;
+        }
         for (int64_t b = 0; b < panel_blocks(cols); b++) {
             pack_block(f, rows + (size_t)b * block_bytes, place_of(f, to, b, lane), lane);
         }
@@ -132,6 +173,10 @@ void panel_unpack(cl_format f, int64_t cols, const unsigned char *panel, int row
 {
     if (f <= CL_BF16) {
         unpack_floats(f, cols, panel, row, out);
+        return;
+    }
+    if (f == CL_FP8) {
+        unpack_fp8(cols, panel, row, out);
         return;
     }
     for (int64_t b = 0; b < panel_blocks(cols); b++) {

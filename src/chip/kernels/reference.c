@@ -125,6 +125,11 @@ static block read_block(cl_format f, const unsigned char *b)
         out.m = cl_f16_to_f32(u16_at(b + 2));
         read_nibbles(b + 4, &out);
         break;
+    case CL_INT4:
+        out.d = cl_bf16_to_f32(u16_at(b));
+        read_nibbles(b + 2, &out);
+        for (int i = 0; i < 32; i++) out.q[i] -= 8;
+        break;
     case CL_MXFP4:
         out.d = cl_e8m0_half(b[0]);
         read_nibbles(b + 1, &out);
@@ -159,6 +164,27 @@ static float dot_quantised(cl_format f, const unsigned char *row, const cl_acts 
     return y;
 }
 
+/* Tiles of 128 columns share a scale; columns past the end are zeros. */
+static float dot_fp8(const unsigned char *row, int64_t cols, const float *x)
+{
+    const unsigned char *codes = row + (cols + 127) / 128 * (int64_t)sizeof(float);
+    float y = 0;
+    for (int64_t b = 0; b < blocks_of(cols); b++) {
+        float d, s = 0;
+        memcpy(&d, row + b / 4 * (int64_t)sizeof d, sizeof d);
+        for (int64_t c = b * 32; c < b * 32 + 32; c++) s = fmaf(c < cols ? cl_e4m3_to_f32(codes[c]) : 0.0f, x[c], s);
+        y = fmaf(d, s, y);
+    }
+    return y;
+}
+
+static float dot(const cl_matrix *w, const unsigned char *row, const cl_acts *x, int token)
+{
+    const float *in = x->f32 + (size_t)token * x->stride;
+    if (w->format <= CL_BF16) return dot_float(w->format, row, w->cols, in);
+    return w->format == CL_FP8 ? dot_fp8(row, w->cols, in) : dot_quantised(w->format, row, x, token);
+}
+
 static void matmul(const cl_matrix *w, int64_t expert, int64_t p0, int64_t p1, const cl_acts *x, const int32_t *index,
                    int n_index, float *y, size_t y_stride)
 {
@@ -169,9 +195,7 @@ static void matmul(const cl_matrix *w, int64_t expert, int64_t p0, int64_t p1, c
                                    (size_t)(r % CL_PANEL) * row_bytes;
         for (int t = 0; t < n; t++) {
             int token = index ? index[t] : t;
-            y[(size_t)t * y_stride + (size_t)r] = w->format <= CL_BF16
-                ? dot_float(w->format, row, w->cols, x->f32 + (size_t)token * x->stride)
-                : dot_quantised(w->format, row, x, token);
+            y[(size_t)t * y_stride + (size_t)r] = dot(w, row, x, token);
         }
     }
 }
@@ -197,6 +221,14 @@ static void rmsnorm(const float *x, const float *w, int64_t n, float eps, float 
 static void silu_mul(const float *g, const float *u, int64_t n, float *y)
 {
     for (int64_t i = 0; i < n; i++) y[i] = g[i] / (1.0f + cl_exp(-g[i])) * u[i];
+}
+
+static void clamped_mul(const float *g, const float *u, int64_t n, float limit, float alpha, float *y)
+{
+    for (int64_t i = 0; i < n; i++) {
+        float a = g[i] > limit ? limit : g[i], b = u[i] > limit ? limit : u[i] < -limit ? -limit : u[i];
+        y[i] = (b + 1.0f) * (a / (1.0f + cl_exp(-(alpha * a))));
+    }
 }
 
 static void add(float *x, const float *y, int64_t n)
@@ -246,7 +278,16 @@ static float score(const cl_kv_head *h, const float *q, int64_t pos)
     return h->format == CL_KV_Q8 ? s : t;
 }
 
-static void attend(const cl_kv_head *h, const float *q, int64_t lo, int64_t pos, float scale, float *out, float *scratch)
+/* Number i of the value of position pos; latent: of its key. */
+static cached value_at(const cl_kv_head *h, int64_t pos, int i)
+{
+    if (h->values) return cache_at(h, h->values, pos, i, (size_t)(pos % CL_KV_BLOCK * h->head_dim + i));
+    return cache_at(h, h->keys, pos, i, (size_t)(i * CL_KV_BLOCK + pos % CL_KV_BLOCK));
+}
+
+/* One query head; the first v_dim numbers of the values. */
+static void attend_head(const cl_kv_head *h, const float *q, int v_dim, int64_t lo, int64_t pos, float scale, const float *sink,
+                        float *out, float *scratch)
 {
     float *e = scratch; /* of positions lo, lo + 1, ... */
     float max = -INFINITY, lane[16] = {0};
@@ -254,25 +295,42 @@ static void attend(const cl_kv_head *h, const float *q, int64_t lo, int64_t pos,
         e[j - lo] = scale * score(h, q, j);
         max = e[j - lo] > max ? e[j - lo] : max;
     }
+    if (sink && *sink > max) max = *sink;
     for (int64_t j = lo; j <= pos; j++) {
         e[j - lo] = cl_exp(e[j - lo] - max);
         lane[j % 16] += e[j - lo];
     }
-    float inverse = 1.0f / fold(lane);
-    for (int i = 0; i < h->head_dim; i++) {
+    float sum = fold(lane);
+    if (sink) sum += cl_exp(*sink - max);
+    float inverse = 1.0f / sum;
+    for (int i = 0; i < v_dim; i++) {
         float o = 0;
         for (int64_t j = lo; j <= pos; j++) {
-            cached v = cache_at(h, h->values, j, i, (size_t)(j % CL_KV_BLOCK * h->head_dim + i));
+            cached v = value_at(h, j, i);
             o = fmaf(h->format == CL_KV_Q8 ? e[j - lo] * v.scale : e[j - lo], v.value, o);
         }
         out[i] = o * inverse;
     }
 }
 
+static void attend(const cl_kv_head *h, const float *q, int64_t lo, int64_t pos, float scale, const float *sink, float *out,
+                   float *scratch)
+{
+    attend_head(h, q, h->head_dim, lo, pos, scale, sink, out, scratch);
+}
+
+static void attend_latent(const cl_kv_head *h, int n, const float *q, size_t q_stride, int v_dim, int64_t lo, int64_t pos,
+                          float scale, const float *sinks, float *out, size_t out_stride, float *scratch)
+{
+    for (int i = 0; i < n; i++, q += q_stride, out += out_stride) {
+        attend_head(h, q, v_dim, lo, pos, scale, sinks ? &sinks[i] : NULL, out, scratch);
+    }
+}
+
 const cl_kernels *cl_kernels_reference(void)
 {
     static const cl_kernels set = {.name = "reference", .panel_bytes = panel_bytes, .pack = pack, .unpack = unpack,
-        .prepare = prepare, .matmul = matmul, .rmsnorm = rmsnorm, .silu_mul = silu_mul, .add = add, .axpy = axpy,
-        .kv_store = cl_kv_store, .attend = attend};
+        .prepare = prepare, .matmul = matmul, .rmsnorm = rmsnorm, .silu_mul = silu_mul, .clamped_mul = clamped_mul,
+        .add = add, .axpy = axpy, .kv_store = cl_kv_store, .attend = attend, .attend_latent = attend_latent};
     return &set;
 }

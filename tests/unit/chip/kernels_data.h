@@ -42,6 +42,18 @@ static inline uint16_t awkward_f16(uint64_t *r)
     }
 }
 
+/* The same as bfloat16, whose largest would overflow every sum. */
+static inline uint16_t awkward_bf16(uint64_t *r)
+{
+    switch (below(r, 8)) {
+    case 0: return 0;
+    case 1: return 0x8000;
+    case 2: return (uint16_t)(1 + below(r, 0x7f));
+    case 3: return below(r, 2) ? 0x5f00 : 0xdf00;
+    default: return (uint16_t)(0x3a00 + below(r, 0x600) + below(r, 2) * 0x8000);
+    }
+}
+
 static inline void put_u16(unsigned char *p, uint16_t v) { memcpy(p, &v, 2); }
 
 /* One block (one number of a float format) at p. Bytes of integers are random, often the extremes. */
@@ -60,6 +72,10 @@ static inline void awkward_block(cl_format f, uint64_t *r, unsigned char *p)
         p[0] = (uint8_t)(below(r, 8) ? 110 + below(r, 20) : below(r, 2) ? below(r, 4) : 180);
         scales = 1;
         break;
+    case CL_INT4:
+        put_u16(p, awkward_bf16(r));
+        scales = 2;
+        break;
     case CL_Q4_1: put_u16(p + 2, awkward_f16(r)); /* fallthrough */
     default:
         put_u16(p, awkward_f16(r));
@@ -71,12 +87,34 @@ static inline void awkward_block(cl_format f, uint64_t *r, unsigned char *p)
     }
 }
 
-/* Canonical rows; numbers past `cols` in the last block are whatever the random bytes say (x is 0 there). */
-static inline unsigned char *awkward_rows(cl_format f, int64_t rows, int64_t cols, uint64_t seed)
+/* One fp8 matrix: scales of tiles of 128 x 128, repeated by their rows; codes but for the two NaNs, often the extremes. */
+static inline void awkward_fp8(int64_t rows, int64_t cols, uint64_t *r, unsigned char *p)
 {
-    size_t bytes = cl_row_bytes(f, cols), step = (size_t)cl_format_get(f)->block_bytes;
-    unsigned char *p = need((size_t)rows, bytes);
-    for (size_t i = 0; i < (size_t)rows * bytes; i += step) awkward_block(f, &seed, p + i);
+    static const float sizes[8] = {1, 1, 1, 1e-4f, 0, 1e-39f, -1, 1e20f};
+    size_t scales = (size_t)(cols + 127) / 128 * sizeof(float), bytes = scales + (size_t)cols;
+    for (int64_t i = 0; i < rows; i++) {
+        unsigned char *row = p + (size_t)i * bytes;
+        if (i % 128) memcpy(row, row - bytes, scales);
+        for (size_t t = 0; i % 128 == 0 && t < scales; t += sizeof(float)) {
+            float d = sizes[below(r, 8)] * (1.5f + uniform(r));
+            memcpy(row + t, &d, sizeof d);
+        }
+        static const unsigned char extremes[4] = {0x7e, 0xfe, 0x01, 0x88}; /* +-448, the smallest, the smallest normal */
+        int fill = below(r, 8);
+        for (size_t c = scales; c < bytes; c++) {
+            row[c] = fill < 4 ? extremes[fill] : (unsigned char)next_u64(r);
+            if ((row[c] & 0x7f) == 0x7f) row[c] ^= 1;
+        }
+    }
+}
+
+/* Canonical rows of `experts` matrices; numbers past `cols` in the last block are whatever the random bytes say (x is 0 there). */
+static inline unsigned char *awkward_rows(cl_format f, int64_t experts, int64_t rows, int64_t cols, uint64_t seed)
+{
+    size_t bytes = (size_t)rows * cl_row_bytes(f, cols), step = (size_t)cl_format_get(f)->block_bytes;
+    unsigned char *p = need((size_t)experts, bytes);
+    for (int64_t e = 0; f == CL_FP8 && e < experts; e++) awkward_fp8(rows, cols, &seed, p + (size_t)e * bytes);
+    for (size_t i = 0; f != CL_FP8 && i < (size_t)experts * bytes; i += step) awkward_block(f, &seed, p + i);
     return p;
 }
 
@@ -136,6 +174,65 @@ static inline const cl_kernels *set_named(const char *name)
     const cl_kernels *k = NULL;
     CU_ASSERT_EQUAL_FATAL(cl_kernels_choose(name, &k, NULL), CL_OK);
     return k;
+}
+
+/* Calls check(k, reference) for every set but the reference. */
+static inline void each_set(void (*check)(const cl_kernels *k, const cl_kernels *ref))
+{
+    for (const char *const *name = cl_kernels_available(); *name; name++) check(set_named(*name), cl_kernels_reference());
+}
+
+static inline float *random_floats(size_t n, float size, uint64_t seed)
+{
+    float *p = need(n, sizeof *p);
+    for (size_t i = 0; i < n; i++) p[i] = size * uniform(&seed);
+    return p;
+}
+
+enum { POSITIONS = 300 }; /* that tests of attention store */
+
+/* A ring of `blocks` blocks whose memory holds NaN before anything is stored. */
+static inline cl_kv_head make_cache(cl_kv_format f, int head_dim, int64_t blocks)
+{
+    size_t bytes = cl_kv_block_bytes(f, head_dim);
+    CU_ASSERT_EQUAL_FATAL(bytes % 64, 0);
+    cl_kv_head h = {f, head_dim, blocks, need((size_t)blocks, bytes), need((size_t)blocks, bytes)};
+    memset(h.keys, 0xff, (size_t)blocks * bytes);
+    memset(h.values, 0xff, (size_t)blocks * bytes);
+    return h;
+}
+
+static inline void free_cache(cl_kv_head *h)
+{
+    free(h->keys);
+    free(h->values);
+}
+
+/* How far q8 and bf16 caches may be from the numbers before they were stored. */
+static const float cache_tolerance[] = {[CL_KV_F32] = 2e-6f, [CL_KV_BF16] = 2e-2f, [CL_KV_Q8] = 2e-2f};
+static const cl_kv_format cache_formats[] = {CL_KV_F32, CL_KV_BF16, CL_KV_Q8};
+
+/* softmax(scale q.k) v over lo..pos in double, of the numbers before they were stored ([position][n] each, the first v_dim of v);
+ * returns the scale of the values. */
+static inline double attend_direct(const float *k, const float *v, int n, int v_dim, const float *q, int64_t lo, int64_t pos,
+                                   double scale, const float *sink, double *out)
+{
+    double e[POSITIONS], max = sink ? *sink : -INFINITY, sum = 0, size = 0;
+    for (int64_t j = lo; j <= pos; j++) {
+        e[j] = 0;
+        for (int i = 0; i < n; i++) e[j] += scale * q[i] * k[j * n + i];
+        max = fmax(max, e[j]);
+    }
+    for (int64_t j = lo; j <= pos; j++) sum += e[j] = exp(e[j] - max);
+    if (sink) sum += exp(*sink - max);
+    for (int i = 0; i < v_dim; i++) {
+        out[i] = 0;
+        for (int64_t j = lo; j <= pos; j++) {
+            out[i] += e[j] / sum * v[j * n + i];
+            size = fmax(size, fabs(v[j * n + i]));
+        }
+    }
+    return size;
 }
 
 #endif

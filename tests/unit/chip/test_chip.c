@@ -58,23 +58,23 @@ static void check_bits(const tiny *m, cl_activations act, cl_kv_format kv)
     CU_ASSERT(same_run(m, 1, &base, 3));
 }
 
-static void check_model(bool moe)
+static void check_model(int which)
 {
     static const struct { cl_activations act; cl_kv_format kv; } arithmetic[] =
         {{CL_ACT_F32, CL_KV_F32}, {CL_ACT_Q8, CL_KV_BF16}, {CL_ACT_AUTO, CL_KV_Q8}};
-    tiny m = tiny_make(tiny_spec(moe), CL_F32, true);
+    tiny m = tiny_make(tiny_any(which), CL_F32, true);
     for (int i = 0; i < 3; i++) check_bits(&m, arithmetic[i].act, arithmetic[i].kv);
     tiny_free(&m);
 }
 
-static void test_bits_dense(void) { check_model(false); }
-static void test_bits_moe(void) { check_model(true); }
+static void test_bits_dense(void) { check_model(TINY_DENSE); }
+static void test_bits_moe(void) { check_model(TINY_MOE); }
+static void test_bits_sinks(void) { check_model(TINY_SINKS); }
+static void test_bits_latent(void) { check_model(TINY_LATENT); }
+static void test_bits_chunked(void) { check_model(TINY_CHUNKED); }
 
-/* So many choices per token that a chunk goes through the layers in several tiles: they see each other's keys all the same. */
-static void test_tiles(void)
+static void check_tiles(cl_spec s)
 {
-    cl_spec s = tiny_spec(true);
-    s.layers[1].ffn.experts = s.layers[1].ffn.top_k = 300;
     tiny m = tiny_make(s, CL_Q4_0, false);
     char path[160];
     snprintf(path, sizeof path, "%s/part", m.dir);
@@ -99,10 +99,24 @@ static void test_tiles(void)
     tiny_free(&m);
 }
 
-/* Four sequences, each alone and then all in one line, at different speeds and beginning at different times. */
-static void test_batch(void)
+/* So many choices or heads per token that a chunk goes through the layers in several tiles: they see each other's keys all the same. */
+static void test_tiles(void)
 {
-    tiny m = tiny_make(tiny_spec(true), CL_Q4_0, false);
+    cl_spec s = tiny_spec(true);
+    s.layers[1].ffn.experts = s.layers[1].ffn.top_k = 300;
+    check_tiles(s);
+    s = test_spec_chunked(); /* all experts' inputs weighted, a shared expert next to them */
+    s.layers[1].ffn.experts = s.layers[1].ffn.top_k = 300;
+    check_tiles(s);
+    s = test_spec_latent();
+    s.layers[1].attn.heads = 500;
+    check_tiles(s);
+}
+
+/* Four sequences, each alone and then all in one line, at different speeds and beginning at different times. */
+static void check_batch(int which)
+{
+    tiny m = tiny_make(tiny_any(which), CL_Q4_0, false);
     cl_chip_options o = tiny_options(2, 40, NULL);
     o.activations = CL_ACT_AUTO;
     tiny_line l = tiny_chips(&m, 1, &o, NULL);
@@ -124,6 +138,11 @@ static void test_batch(void)
     }
     tiny_line_free(&l);
     tiny_free(&m);
+}
+
+static void test_batch(void)
+{
+    for (int which = TINY_MOE; which < TINY_SPECS; which++) check_batch(which);
 }
 
 /* Which rows the head computes. */
@@ -151,9 +170,9 @@ static void test_head(void)
 }
 
 /* A slot that held numbers gone wrong gives the next request the same bits as a new one. */
-static void test_broken_slot(void)
+static void check_broken_slot(int which)
 {
-    tiny m = tiny_make(tiny_spec(true), CL_F32, false);
+    tiny m = tiny_make(tiny_any(which), CL_F32, false);
     cl_chip_options o = tiny_options(1, 64, NULL);
     for (int kv = CL_KV_F32; kv <= CL_KV_Q8; kv++) {
         o.kv = (cl_kv_format)kv;
@@ -161,10 +180,12 @@ static void test_broken_slot(void)
         clear(&want);
         tiny_run(&l, 21, 21, &want);
         static float x[40 * 100];
-        for (size_t i = 0; i < sizeof x / sizeof *x; i++) x[i] = i % 3 ? NAN : INFINITY;
-        cl_seq_part part = {.slot = 0, .pos = 0, .n_tokens = 40};
-        int32_t ids[40] = {0};
-        cl_chip_step(l.chips[1], &(cl_microbatch){.n_parts = 1, .n_tokens = 40, .parts = &part, .ids = ids}, x);
+        for (int chip = 0; chip < 2; chip++) {
+            for (size_t i = 0; i < sizeof x / sizeof *x; i++) x[i] = i % 3 ? NAN : INFINITY;
+            cl_seq_part part = {.slot = 0, .pos = 0, .n_tokens = 40};
+            int32_t ids[40] = {0};
+            cl_chip_step(l.chips[chip], &(cl_microbatch){.n_parts = 1, .n_tokens = 40, .parts = &part, .ids = ids}, x);
+        }
         clear(&got);
         tiny_run(&l, 21, 21, &got);
         CU_ASSERT(same_rows(0, 21));
@@ -172,6 +193,11 @@ static void test_broken_slot(void)
         tiny_line_free(&l);
     }
     tiny_free(&m);
+}
+
+static void test_broken_slot(void)
+{
+    for (int which = TINY_MOE; which < TINY_SPECS; which++) check_broken_slot(which);
 }
 
 static void count_poll(void *ctx)
@@ -256,8 +282,95 @@ static void test_events(void)
     tiny_free(&m);
 }
 
+/* What one layer's step of n tokens at positions 0 .. n - 1 must read, counted from the tensors and, position by position, from the
+ * comments in model.h. experts: of each stack of experts, so many were touched. */
+static uint64_t layer_weights(const tiny *m, const cl_kernels *k, int layer, int experts)
+{
+    uint64_t bytes = 0;
+    for (int i = 0; i < m->model->n_tensors; i++) {
+        const cl_tensor *t = &m->model->tensors[i];
+        if (t->layer != layer || cl_role_is_vector(t->role)) continue;
+        uint64_t matrices = cl_role_is_expert(t->role) ? (uint64_t)experts : t->experts ? (uint64_t)t->experts : 1;
+        bytes += matrices * (uint64_t)((t->rows + 15) / 16) * k->panel_bytes(t->format, t->cols);
+    }
+    return bytes;
+}
+
+static uint64_t layer_cache(const cl_attention *a, int n)
+{
+    uint64_t positions = 0;
+    for (int pos = 0; pos < n; pos++)
+        for (int j = 0; j <= pos; j++)
+            positions += !a->window || (a->chunked ? j / a->window == pos / a->window : pos - j < a->window);
+    int numbers = a->kind == CL_ATTN_LATENT ? a->kv_rank + a->rope_dim : 2 * a->kv_heads * a->head_dim;
+    return positions * (uint64_t)numbers * sizeof(float);
+}
+
+static void check_traffic(int which)
+{
+    enum { TOKENS = 37 };
+    tiny m = tiny_make(tiny_any(which), CL_F32, true);
+    char path[160];
+    snprintf(path, sizeof path, "%s/part", m.dir);
+    cl_chip_options o = tiny_options(2, 64, NULL);
+    cl_trace *trace;
+    CU_ASSERT_EQUAL_FATAL(cl_trace_open(&trace, path, 0, CL_TRACE_KERNEL, NULL), CL_OK);
+    tiny_line l = tiny_chips(&m, 1, &o, trace);
+    tiny_run(&l, TOKENS, TOKENS, &got);
+    cl_trace_close(trace);
+    static cl_event e[64];
+    uint64_t n, weights[TINY_LAYERS] = {0}, kv[TINY_LAYERS] = {0};
+    int rank, layers = 0;
+    cl_part_file *f;
+    CU_ASSERT_EQUAL_FATAL(cl_part_file_open(&f, path, &rank, &n, NULL), CL_OK);
+    CU_ASSERT_EQUAL_FATAL(cl_part_file_read(f, 0, 64, e, &n, NULL), CL_OK);
+    cl_part_file_close(f);
+    unlink(path);
+    const cl_kernels *k;
+    CU_ASSERT_EQUAL_FATAL(cl_kernels_choose(NULL, &k, NULL), CL_OK);
+    for (uint64_t i = 0; i < n; i++) {
+        if (e[i].layer < 0) continue;
+        if (e[i].kind != CL_EV_LAYER) { /* the parts come before the whole */
+            weights[e[i].layer] += e[i].weight_bytes;
+            kv[e[i].layer] += e[i].kv_bytes;
+            continue;
+        }
+        const cl_layer *spec = &m.spec.layers[e[i].layer];
+        CU_ASSERT_EQUAL(e[i].weight_bytes, layer_weights(&m, k, e[i].layer, e[i].experts));
+        CU_ASSERT_EQUAL(e[i].kv_bytes, layer_cache(&spec->attn, TOKENS));
+        CU_ASSERT_EQUAL(weights[e[i].layer], e[i].weight_bytes);
+        CU_ASSERT_EQUAL(kv[e[i].layer], e[i].kv_bytes);
+        CU_ASSERT(e[i].experts >= spec->ffn.top_k && e[i].experts <= spec->ffn.experts);
+        layers++;
+    }
+    CU_ASSERT_EQUAL(layers, TINY_LAYERS);
+    tiny_line_free(&l);
+    tiny_free(&m);
+}
+
+static void test_traffic(void)
+{
+    for (int which = 0; which < TINY_SPECS; which++) check_traffic(which);
+}
+
+static void check_cache_size(int which)
+{
+    tiny m = tiny_make(tiny_any(which), CL_Q8_0, false);
+    for (int f = 0; f < 3; f++) {
+        cl_chip_options o = tiny_options(1, 16, NULL);
+        o.kv = (cl_kv_format)f;
+        tiny_line l = tiny_chips(&m, 1, &o, NULL);
+        uint64_t kv = 0;
+        for (int i = 0; i < TINY_LAYERS; i++) kv += 4 * cl_kv_layer_bytes(&m.spec.layers[i].attn, o.kv, TINY_MAX, 16);
+        CU_ASSERT_EQUAL(cl_chip_kv_bytes(l.chips[0]), kv);
+        tiny_line_free(&l);
+    }
+    tiny_free(&m);
+}
+
 static void test_sizes(void)
 {
+    for (int which = 0; which < TINY_SPECS; which++) check_cache_size(which);
     tiny m = tiny_make(tiny_spec(false), CL_Q8_0, false);
     cl_chip_options o = tiny_options(2, 16, NULL);
     tiny_line l = tiny_chips(&m, 1, &o, NULL), two = tiny_chips(&m, 2, &o, NULL);
@@ -270,9 +383,6 @@ static void test_sizes(void)
     CU_ASSERT(one >= matrix_bytes(&m, k, true) + table);
     CU_ASSERT(one <= matrix_bytes(&m, k, true) + table + 40000);
     CU_ASSERT_EQUAL(sum, one + table);
-    uint64_t kv = 0;
-    for (int i = 0; i < TINY_LAYERS; i++) kv += 4 * cl_kv_layer_bytes(&m.spec.layers[i].attn, CL_KV_F32, TINY_MAX, 16);
-    CU_ASSERT_EQUAL(cl_chip_kv_bytes(l.chips[0]), kv);
     double speed = cl_chip_probe(l.chips[0]);
     CU_ASSERT(speed > 1e8 && speed < 1e13);
     tiny_line_free(&l);
@@ -355,8 +465,9 @@ static void test_refusals(void)
 
 int main(void)
 {
-    CU_TestInfo tests[] = {{"same bits, dense", test_bits_dense}, {"same bits, moe", test_bits_moe}, {"tiles", test_tiles},
-                           {"batch", test_batch}, {"head", test_head}, {"broken slot", test_broken_slot}, {"events", test_events},
+    CU_TestInfo tests[] = {{"same bits, dense", test_bits_dense}, {"same bits, moe", test_bits_moe}, {"same bits, sinks", test_bits_sinks},
+                           {"same bits, latent", test_bits_latent}, {"same bits, chunked", test_bits_chunked}, {"tiles", test_tiles},
+                           {"batch", test_batch}, {"head", test_head}, {"broken slot", test_broken_slot}, {"events", test_events}, {"traffic", test_traffic},
                            {"sizes", test_sizes}, {"damage", test_damage}, {"refusals", test_refusals}, CU_TEST_INFO_NULL};
     return run_suite("chip", tests);
 }

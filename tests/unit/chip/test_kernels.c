@@ -1,11 +1,14 @@
 /* test_kernels.c: products: the definition against double precision, and every set of this CPU against the definition, bit by bit. */
+#include <signal.h>
 #include <stdio.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "kernels_data.h"
 
-static const int64_t widths[] = {1, 5, 16, 33, 100, 576}, heights[] = {1, 5, 16, 33, 100};
+static const int64_t widths[] = {1, 5, 16, 33, 100, 128, 300, 576}, heights[] = {1, 5, 16, 33, 150};
 static const int counts[] = {1, 2, 3, 5, 8, 17, 64};
-enum { WIDTHS = 6, HEIGHTS = 5, COUNTS = 7, MOST = 64 };
+enum { WIDTHS = 8, HEIGHTS = 5, COUNTS = 7, MOST = 64 };
 static const bool kinds[] = {false, true};
 
 /* All tokens of all rows, [n][rows + 3]; the gaps keep a mark that must survive. */
@@ -48,16 +51,16 @@ static double direct(const float *w, const cl_acts *x, int t, double *size)
 static void test_definition(void)
 {
     const cl_kernels *k = cl_kernels_reference();
-    enum { ROWS = 21, COLS = 100, N = 3 };
+    enum { ROWS = 21, COLS = 300, N = 3 };
     for (int f = 0; f < CL_NATIVE_FORMATS; f++) {
         for (int q8 = 0; q8 < 2; q8++) {
-            unsigned char *rows = awkward_rows((cl_format)f, ROWS, COLS, 7 + (uint64_t)f);
+            unsigned char *rows = awkward_rows((cl_format)f, 1, ROWS, COLS, 7 + (uint64_t)f);
             cl_matrix m = pack_matrix(k, (cl_format)f, 1, ROWS, COLS, rows);
             acts a = make_acts(N, COLS, q8, 11);
             k->prepare(&a.x, 0, N);
             float *y = product(k, &m, 0, &a.x, NULL, N), w[COLS];
             bool was = a.x.q8;
-            a.x.q8 = q8 && f >= CL_Q8_0;
+            a.x.q8 = q8 && cl_format_integer((cl_format)f);
             for (int r = 0; r < ROWS; r++) {
                 cl_decode_row((cl_format)f, rows + (size_t)r * cl_row_bytes((cl_format)f, COLS), COLS, w);
                 for (int t = 0; t < N; t++) {
@@ -112,21 +115,27 @@ static void test_blocks(void)
 
 /* --- sets against the definition --- */
 
+static void check_count(const cl_kernels *k, const cl_kernels *ref, const cl_matrix *m, const cl_matrix *mr, bool q8, int n)
+{
+    acts a = make_acts(n, m->cols, q8, 5), ar = make_acts(n, m->cols, q8, 5);
+    k->prepare(&a.x, 0, n);
+    ref->prepare(&ar.x, 0, n);
+    float *y = product(k, m, 0, &a.x, NULL, n), *yr = product(ref, mr, 0, &ar.x, NULL, n);
+    compare(k->name, m->format, q8, m->rows, m->cols, n, y, yr);
+    free(y);
+    free(yr);
+    free_acts(&a);
+    free_acts(&ar);
+}
+
 static void check_shape(const cl_kernels *k, const cl_kernels *ref, cl_format f, bool q8, int64_t rows, int64_t cols)
 {
-    unsigned char *data = awkward_rows(f, rows, cols, (uint64_t)(rows * 1000 + cols) * 16 + (uint64_t)f);
+    unsigned char *data = awkward_rows(f, 1, rows, cols, (uint64_t)(rows * 1000 + cols) * 16 + (uint64_t)f);
     cl_matrix m = pack_matrix(k, f, 1, rows, cols, data), mr = pack_matrix(ref, f, 1, rows, cols, data);
     for (int i = 0; i < COUNTS; i++) {
-        acts a = make_acts(counts[i], cols, q8, 5), ar = make_acts(counts[i], cols, q8, 5);
-        k->prepare(&a.x, 0, counts[i]);
-        ref->prepare(&ar.x, 0, counts[i]);
-        float *y = product(k, &m, 0, &a.x, NULL, counts[i]), *yr = product(ref, &mr, 0, &ar.x, NULL, counts[i]);
-        compare(k->name, f, q8, rows, cols, counts[i], y, yr);
-        free(y);
-        free(yr);
-        free_acts(&a);
-        free_acts(&ar);
+        if (rows <= 16 || counts[i] <= 17) check_count(k, ref, &m, &mr, q8, counts[i]);
     }
+    for (int n = 1; n <= 20 && rows == 33 && cols == 33; n++) check_count(k, ref, &m, &mr, q8, n);
     free(data);
     free(m.data);
     free(mr.data);
@@ -151,7 +160,7 @@ static void check_ways(const cl_kernels *k, cl_format f, bool q8)
 {
     enum { EXPERTS = 3, ROWS = 83, COLS = 160, N = 19, PICKS = 11 };
     static const int32_t index[PICKS] = {18, 0, 3, 3, 7, 1, 12, 17, 2, 9, 18};
-    unsigned char *data = awkward_rows(f, EXPERTS * ROWS, COLS, 99);
+    unsigned char *data = awkward_rows(f, EXPERTS, ROWS, COLS, 99);
     cl_matrix m = pack_matrix(k, f, EXPERTS, ROWS, COLS, data);
     acts a = make_acts(N, COLS, q8, 21);
     k->prepare(&a.x, 0, N);
@@ -201,7 +210,7 @@ static void test_unpack(void)
                 enum { ROWS = 37 };
                 float got[576], want[576];
                 size_t row_bytes = cl_row_bytes((cl_format)f, widths[i]);
-                unsigned char *data = awkward_rows((cl_format)f, ROWS, widths[i], 5);
+                unsigned char *data = awkward_rows((cl_format)f, 1, ROWS, widths[i], 5);
                 cl_matrix m = pack_matrix(k, (cl_format)f, 1, ROWS, widths[i], data);
                 for (int64_t r = 0; r < 48; r++) {
                     k->unpack(m.format, m.cols, m.data + (size_t)(r / 16) * m.panel_bytes, (int)(r % 16), got);
@@ -216,6 +225,67 @@ static void test_unpack(void)
                 free(m.data);
             }
         }
+    }
+}
+
+/* --- fp8 --- */
+
+/* Every code but the NaNs, picked out by tokens that are 1 at one column: d times the number, by the formula of E4M3. A row with a
+ * NaN is NaN, the others are not. */
+static void test_codes(void)
+{
+    enum { COLS = 256, ROW = 2 * 4 + COLS, ROWS = 17, NANS = 5 };
+    static const float scales[2] = {0.5f, -3};
+    unsigned char rows[ROWS * ROW];
+    for (int r = 0; r < ROWS; r++) {
+        memcpy(rows + r * ROW, scales, sizeof scales);
+        for (int c = 0; c < COLS; c++) rows[r * ROW + 8 + c] = (unsigned char)((c & 0x7f) != 0x7f ? c : 0);
+    }
+    rows[NANS * ROW + 8 + 130] = 0x7f;
+    rows[16 * ROW + 8 + 3] = 0xff;
+    for (const char *const *name = cl_kernels_available(); *name; name++) {
+        const cl_kernels *k = set_named(*name);
+        cl_matrix m = pack_matrix(k, CL_FP8, 1, ROWS, COLS, rows);
+        acts a = make_acts(COLS, COLS, false, 1);
+        for (size_t t = 0; t < COLS; t++) {
+            for (size_t c = 0; c < COLS; c++) a.f32[t * a.x.stride + c] = t == c;
+        }
+        k->prepare(&a.x, 0, COLS);
+        float *y = product(k, &m, 0, &a.x, NULL, COLS);
+        for (int t = 0; t < COLS; t++) {
+            int e = t >> 3 & 15, mantissa = t & 7;
+            double value = e ? ldexp(8 + mantissa, e - 10) : ldexp(mantissa, -9);
+            if ((t & 0x7f) == 0x7f) value = 0;
+            for (int r = 0; r < ROWS; r++) {
+                float got = y[t * (ROWS + 3) + r];
+                bool right = r == NANS || r == 16 ? isnan(got) : got == scales[t / 128] * (t & 0x80 ? -value : value);
+                CU_ASSERT_TRUE(right);
+            }
+        }
+        free(y);
+        free(m.data);
+        free_acts(&a);
+    }
+}
+
+/* Rows of a panel that disagree about a scale are a bug of the caller, which the sets that keep one scale per panel find. */
+static void test_disagree(void)
+{
+    unsigned char rows[2 * 6] = {0, 0, 0x80, 0x3f, 1, 2, 1, 0, 0x80, 0x3f, 1, 2};
+    for (const char *const *name = cl_kernels_available(); *name; name++) {
+        const cl_kernels *k = set_named(*name);
+        if (k == cl_kernels_reference()) continue;
+        unsigned char *panel = need(1, k->panel_bytes(CL_FP8, 2));
+        pid_t child = fork();
+        if (child == 0) {
+            if (!freopen("/dev/null", "w", stderr)) _exit(2);
+            k->pack(CL_FP8, 2, rows, 2, panel);
+            _exit(0);
+        }
+        int status = 0;
+        CU_ASSERT_EQUAL(waitpid(child, &status, 0), child);
+        CU_ASSERT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+        free(panel);
     }
 }
 
@@ -248,6 +318,8 @@ int main(void)
                            {"every set has the reference's bits", test_sets},
                            {"gathered, in pieces, one by one", test_ways},
                            {"rows come back from panels", test_unpack},
+                           {"every E4M3 code", test_codes},
+                           {"a panel has one fp8 scale per tile", test_disagree},
                            {"choosing a set", test_choose},
                            CU_TEST_INFO_NULL};
     return run_suite("kernels: products", tests);

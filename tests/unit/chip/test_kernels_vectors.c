@@ -2,19 +2,6 @@
  * definition, bit by bit. */
 #include "kernels_data.h"
 
-/* Calls check(k, reference) for every set but the reference. */
-static void each_set(void (*check)(const cl_kernels *k, const cl_kernels *ref))
-{
-    for (const char *const *name = cl_kernels_available(); *name; name++) check(set_named(*name), cl_kernels_reference());
-}
-
-static float *random_floats(size_t n, float size, uint64_t seed)
-{
-    float *p = need(n, sizeof *p);
-    for (size_t i = 0; i < n; i++) p[i] = size * uniform(&seed);
-    return p;
-}
-
 /* --- exp --- */
 
 static double ulps(float got, double want)
@@ -80,6 +67,16 @@ static void check_vectors(const cl_kernels *k, const cl_kernels *ref)
             double want = x[e] / (1 + exp(-(double)x[e])) * w[e];
             CU_ASSERT_DOUBLE_EQUAL(y[e], want, 1e-6 * fabs(want) + 1e-35);
         }
+        for (int small = 0; small < 2; small++) {
+            float limit = small ? 0.5f : 7.0f, alpha = 1.702f;
+            k->clamped_mul(x, w, n, limit, alpha, y);
+            ref->clamped_mul(x, w, n, limit, alpha, yr);
+            CU_ASSERT_EQUAL(memcmp(y, yr, bytes), 0);
+            for (int64_t e = 0; e < n; e++) {
+                double g = fmin(x[e], limit), u = fmax(fmin(w[e], limit), -limit), want = (u + 1) * g / (1 + exp(-alpha * g));
+                CU_ASSERT_DOUBLE_EQUAL(y[e], want, (1e-6 + 2e-7 * fabs(alpha * g)) * fabs(want) + 1e-35);
+            }
+        }
         k->axpy(y, 0.3f, w, n);
         ref->axpy(yr, 0.3f, w, n);
         CU_ASSERT_EQUAL(memcmp(y, yr, bytes), 0);
@@ -99,6 +96,13 @@ static void check_vectors(const cl_kernels *k, const cl_kernels *ref)
         memcpy(y, w, bytes);
         k->silu_mul(x, y, n, y);
         CU_ASSERT_EQUAL(memcmp(y, yr, bytes), 0);
+        memcpy(y, x, bytes);
+        k->clamped_mul(y, w, n, 7, 1.702f, y);
+        ref->clamped_mul(x, w, n, 7, 1.702f, yr);
+        CU_ASSERT_EQUAL(memcmp(y, yr, bytes), 0);
+        memcpy(y, w, bytes);
+        k->clamped_mul(x, y, n, 7, 1.702f, y);
+        CU_ASSERT_EQUAL(memcmp(y, yr, bytes), 0);
         free(x);
         free(w);
         free(y);
@@ -108,49 +112,24 @@ static void check_vectors(const cl_kernels *k, const cl_kernels *ref)
 
 static void test_vectors(void) { each_set(check_vectors); }
 
+/* gpt-oss's activation at known points; NaN is not hidden by the clamps. */
+static void test_clamped_known(void)
+{
+    static const float g[7] = {1, 10, -10, 0.5f, 7, NAN, 1}, u[7] = {1, 0.5f, 2, -9, 7, 1, NAN};
+    static const double want[5] = {1.69159153, 10.49992969, -1.2173884e-06, -2.10233062, 55.99962503};
+    for (const char *const *name = cl_kernels_available(); *name; name++) {
+        float y[7];
+        set_named(*name)->clamped_mul(g, u, 7, 7, 1.702f, y);
+        for (int i = 0; i < 5; i++) CU_ASSERT_DOUBLE_EQUAL(y[i], want[i], 1e-6 * fabs(want[i]));
+        CU_ASSERT_TRUE(isnan(y[5]) && isnan(y[6]));
+    }
+}
+
 /* --- attention --- */
 
-enum { POSITIONS = 300, MAX_HEAD = 200 };
+enum { MAX_HEAD = 200 };
 static const int heads[] = {1, 5, 16, 20, 32, 33, 64, 80, 128, 200};
 enum { HEADS = 10 };
-
-/* A ring of `blocks` blocks whose memory holds NaN before anything is stored. */
-static cl_kv_head make_cache(cl_kv_format f, int head_dim, int64_t blocks)
-{
-    size_t bytes = cl_kv_block_bytes(f, head_dim);
-    CU_ASSERT_EQUAL_FATAL(bytes % 64, 0);
-    cl_kv_head h = {f, head_dim, blocks, need((size_t)blocks, bytes), need((size_t)blocks, bytes)};
-    memset(h.keys, 0xff, (size_t)blocks * bytes);
-    memset(h.values, 0xff, (size_t)blocks * bytes);
-    return h;
-}
-
-static void free_cache(cl_kv_head *h)
-{
-    free(h->keys);
-    free(h->values);
-}
-
-/* softmax(scale q.k) v over lo..pos in double, of the numbers before they were stored; returns the scale of the values. */
-static double direct(const float *k, const float *v, int n, const float *q, int64_t lo, int64_t pos, double scale, double *out)
-{
-    static double e[POSITIONS];
-    double max = -INFINITY, sum = 0, size = 0;
-    for (int64_t j = lo; j <= pos; j++) {
-        e[j] = 0;
-        for (int i = 0; i < n; i++) e[j] += scale * q[i] * k[j * n + i];
-        max = fmax(max, e[j]);
-    }
-    for (int64_t j = lo; j <= pos; j++) sum += e[j] = exp(e[j] - max);
-    for (int i = 0; i < n; i++) {
-        out[i] = 0;
-        for (int64_t j = lo; j <= pos; j++) {
-            out[i] += e[j] / sum * v[j * n + i];
-            size = fmax(size, fabs(v[j * n + i]));
-        }
-    }
-    return size;
-}
 
 /* Stores positions in order into a ring with room for `window` of them; after each, attends with the window. */
 static void check_cache(const cl_kernels *k, const cl_kernels *ref, cl_kv_format f, int n, int64_t window, int step)
@@ -160,18 +139,20 @@ static void check_cache(const cl_kernels *k, const cl_kernels *ref, cl_kv_format
     float *keys = random_floats((size_t)(POSITIONS * n), 1, 5), *values = random_floats((size_t)(POSITIONS * n), 2, 6),
           *q = random_floats((size_t)n, 2, 7), *scratch = need(POSITIONS + 32, sizeof(float)), out[MAX_HEAD], outr[MAX_HEAD];
     double want[MAX_HEAD], scale = 1 / sqrt((double)n);
-    static const double tolerance[] = {2e-6, 2e-2, 2e-2};
+    static const float sinks[] = {0.3f, 80, -1e4f, -2}; /* beside scores of this size, far above, far below */
     bool equal = true, near = true;
     for (int64_t pos = 0; pos < POSITIONS; pos++) {
         k->kv_store(&h, pos, keys + pos * n, values + pos * n);
         ref->kv_store(&hr, pos, keys + pos * n, values + pos * n);
         if (pos % step && pos != POSITIONS - 1) continue;
         int64_t lo = pos - window + 1 > 0 ? pos - window + 1 : 0;
-        k->attend(&h, q, lo, pos, (float)scale, out, scratch);
-        ref->attend(&hr, q, lo, pos, (float)scale, outr, scratch);
+        int which = (int)(pos % 5);
+        const float *sink = which < 4 ? &sinks[which] : NULL;
+        k->attend(&h, q, lo, pos, (float)scale, sink, out, scratch);
+        ref->attend(&hr, q, lo, pos, (float)scale, sink, outr, scratch);
         equal &= memcmp(out, outr, (size_t)n * sizeof *out) == 0;
-        double size = direct(keys, values, n, q, lo, pos, (double)(float)scale, want);
-        for (int i = 0; i < n; i++) near &= fabs(out[i] - want[i]) <= tolerance[f] * size;
+        double size = attend_direct(keys, values, n, n, q, lo, pos, (double)(float)scale, sink, want);
+        for (int i = 0; i < n; i++) near &= fabs(out[i] - want[i]) <= cache_tolerance[f] * size;
     }
     CU_ASSERT_TRUE(equal);
     CU_ASSERT_TRUE(near);
@@ -185,11 +166,10 @@ static void check_cache(const cl_kernels *k, const cl_kernels *ref, cl_kv_format
 
 static void check_attention(const cl_kernels *k, const cl_kernels *ref)
 {
-    static const cl_kv_format formats[] = {CL_KV_F32, CL_KV_BF16, CL_KV_Q8};
     static const int64_t windows[] = {1, 7, 16, 40, 128, 1000};
     for (int f = 0; f < 3; f++) {
         for (int i = 0; i < HEADS; i++) {
-            for (int w = 0; w < 6; w++) check_cache(k, ref, formats[f], heads[i], windows[w], heads[i] > 64 ? 37 : 11);
+            for (int w = 0; w < 6; w++) check_cache(k, ref, cache_formats[f], heads[i], windows[w], heads[i] > 64 ? 37 : 11);
         }
     }
 }
@@ -204,21 +184,27 @@ static void test_attention_known(void)
         cl_kv_head h = make_cache(CL_KV_F32, 2, 2);
         float scratch[32], out[2], q[2] = {0, 0};
         for (int64_t j = 0; j < 20; j++) k->kv_store(&h, j, (float[2]){(float)j, 1}, (float[2]){(float)(j % 4), (float)j});
-        k->attend(&h, q, 0, 19, 1, out, scratch);
+        k->attend(&h, q, 0, 19, 1, NULL, out, scratch);
         CU_ASSERT_EQUAL(out[0], 1.5f);
         CU_ASSERT_DOUBLE_EQUAL(out[1], 9.5, 1e-5);
+        float sink = logf(20); /* weighs as much as the 20 positions */
+        k->attend(&h, q, 0, 19, 1, &sink, out, scratch);
+        CU_ASSERT_DOUBLE_EQUAL(out[0], 0.75, 1e-6);
+        sink = 200; /* leaves nothing */
+        k->attend(&h, q, 0, 19, 1, &sink, out, scratch);
+        CU_ASSERT(out[0] >= 0 && out[0] < 1e-30f);
         q[0] = 100;
-        k->attend(&h, q, 0, 17, 1, out, scratch);
+        k->attend(&h, q, 0, 17, 1, NULL, out, scratch);
         CU_ASSERT_EQUAL(out[0], 1);
         CU_ASSERT_EQUAL(out[1], 17);
         q[0] = -100;
-        k->attend(&h, q, 14, 17, 1, out, scratch);
+        k->attend(&h, q, 14, 17, 1, NULL, out, scratch);
         CU_ASSERT_EQUAL(out[1], 14);
         free_cache(&h);
 
         cl_kv_head b = make_cache(CL_KV_BF16, 2, 2);
         k->kv_store(&b, 0, (float[2]){0, 0}, (float[2]){0x1.01p0f, 0x1.03p0f}); /* halves go to even */
-        k->attend(&b, q, 0, 0, 1, out, scratch);
+        k->attend(&b, q, 0, 0, 1, NULL, out, scratch);
         CU_ASSERT_EQUAL(out[0], 1);
         CU_ASSERT_EQUAL(out[1], 0x1.04p0f);
         free_cache(&b);
@@ -229,7 +215,7 @@ static void test_attention_known(void)
         v[33] = -0.25f;
         float key[40] = {0};
         k->kv_store(&e, 5, key, v);
-        k->attend(&e, key, 5, 5, 1, got, scratch);
+        k->attend(&e, key, 5, 5, 1, NULL, got, scratch);
         CU_ASSERT(got[0] == 127 && got[1] == -2 && got[2] == 2 && got[3] == 63 && got[4] == 0);
         CU_ASSERT_DOUBLE_EQUAL(got[32], 1, 1e-7);
         CU_ASSERT_DOUBLE_EQUAL(got[33], -32.0 / 127, 1e-7);
@@ -240,8 +226,9 @@ static void test_attention_known(void)
 int main(void)
 {
     CU_TestInfo tests[] = {{"exp within 2 ulp", test_exp},
-                           {"norm, gate, sums", test_vectors},
-                           {"attention: formats, windows, rings", test_attention},
+                           {"norm, gates, sums", test_vectors},
+                           {"clamped gate: known answers", test_clamped_known},
+                           {"attention: formats, windows, rings, sinks", test_attention},
                            {"attention: known answers", test_attention_known},
                            CU_TEST_INFO_NULL};
     return run_suite("kernels: vectors", tests);

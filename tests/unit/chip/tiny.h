@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "chipline/chip.h"
+#include "specs.h"
 #include "suite.h"
 
 enum { TINY_LAYERS = 4, TINY_VOCAB = 75, TINY_MAX = 64 /* positions in a test */ };
@@ -57,9 +58,18 @@ static cl_spec tiny_spec(bool moe)
         a->clip = i == 1 ? 0.9 : i == 3 ? 0.5 : 0;
         cl_ffn *f = &s.layers[i].ffn;
         *f = (cl_ffn){.kind = CL_FFN_DENSE, .width = i == 1 ? 130 : 90, .bias = i == 3 && !moe};
-        if (moe && i != 2) *f = (cl_ffn){.kind = CL_FFN_MOE, .width = 42, .experts = 6, .top_k = i == 3 ? 3 : 2, .renormalise = i == 1};
+        if (moe && i != 2) *f = (cl_ffn){.kind = CL_FFN_MOE, .weight_scale = 1, .width = 42, .experts = 6, .top_k = i == 3 ? 3 : 2, .renormalise = i == 1};
     }
     return s;
+}
+
+/* Every spec there is for these tests. */
+enum { TINY_DENSE, TINY_MOE, TINY_SINKS, TINY_LATENT, TINY_CHUNKED, TINY_SPECS };
+static const char *const tiny_names[] = {"dense", "moe", "sinks", "latent", "chunked"};
+static cl_spec tiny_any(int which)
+{
+    return which == TINY_SINKS ? test_spec_sinks() : which == TINY_LATENT ? test_spec_latent()
+         : which == TINY_CHUNKED ? test_spec_chunked() : tiny_spec(which == TINY_MOE);
 }
 
 /* --- building --- */
@@ -67,8 +77,9 @@ static float tiny_value(const cl_tensor *t)
 {
     double r = tiny_uniform();
     if (t->role == CL_T_ATTN_NORM || t->role == CL_T_FFN_NORM || t->role == CL_T_FINAL_NORM || t->role == CL_T_Q_NORM ||
-        t->role == CL_T_K_NORM)
+        t->role == CL_T_K_NORM || t->role == CL_T_Q_A_NORM || t->role == CL_T_KV_A_NORM)
         return (float)(1 + 0.3 * r);
+    if (t->role == CL_T_SINKS) return (float)(2 * r);
     if (t->cols == 1) return (float)(0.2 * r);
     return (float)(r * sqrt(3.0 / (double)t->cols) * (t->role == CL_T_EMBED ? 3 : t->role == CL_T_ROUTER ? tiny_router : 1));
 }
@@ -80,12 +91,12 @@ static void tiny_write(tiny *m, cl_model_writer *w, int i)
     int64_t rows = cl_tensor_rows(t);
     unsigned char *data = malloc((size_t)rows * bytes);
     m->w[i] = malloc((size_t)(rows * t->cols) * sizeof(float));
-    for (int64_t r = 0; r < rows; r++) {
-        float *x = m->w[i] + r * t->cols;
-        for (int64_t c = 0; c < t->cols; c++) x[c] = tiny_value(t);
-        cl_encode_row(t->format, x, t->cols, data + (size_t)r * bytes);
-        cl_decode_row(t->format, data + (size_t)r * bytes, t->cols, x);
+    for (int64_t c = 0; c < rows * t->cols; c++) m->w[i][c] = tiny_value(t);
+    for (int64_t r = 0, n; r < rows; r += n) { /* tiles begin anew in every matrix of a stack */
+        n = cl_format_tile_rows(t->format) < t->rows - r % t->rows ? cl_format_tile_rows(t->format) : t->rows - r % t->rows;
+        cl_encode_rows(t->format, m->w[i] + r * t->cols, n, t->cols, data + (size_t)r * bytes);
     }
+    for (int64_t r = 0; r < rows; r++) cl_decode_row(t->format, data + (size_t)r * bytes, t->cols, m->w[i] + r * t->cols);
     CU_ASSERT_EQUAL_FATAL(cl_model_writer_rows(w, i, data, rows, NULL), CL_OK);
     free(data);
 }
@@ -100,7 +111,8 @@ static tiny tiny_make(cl_spec spec, cl_format format, bool mixed)
     snprintf(m.dir, sizeof m.dir, "%s/chipline-test-XXXXXX", tmp ? tmp : "/tmp");
     CU_ASSERT_PTR_NOT_NULL_FATAL(mkdtemp(m.dir));
     snprintf(m.path, sizeof m.path, "%s/tiny.h5", m.dir);
-    if (cl_model_from_spec(&m.spec, format, &model, &err)) puts(err.msg);
+    cl_formats formats = cl_formats_all(format);
+    if (cl_model_from_spec(&m.spec, &formats, &model, &err)) puts(err.msg);
     for (int i = 0, turn = 0; mixed && i < model.n_tensors; i++)
         if (cl_role_is_matrix(model.tensors[i].role)) model.tensors[i].format = (cl_format)(turn++ % CL_NATIVE_FORMATS);
     m.model = &model;

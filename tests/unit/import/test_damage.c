@@ -170,14 +170,14 @@ static void test_config(void)
     int fd = open(p.path, O_WRONLY | O_CREAT, 0600);
     for (int i = 0; i < 4000; i++) {
         cl_spec s;
-        cl_format dtype;
+        cl_formats formats;
         cl_err err = {0};
         b.len = 0;
         put(&b, good.data, good.len);
         for (int n = 1 + (int)(next(&seed) % 3); n > 0; n--)
             b.data[next(&seed) % b.len] = "0123456789-.e{}[],:\"ntf \x80"[next(&seed) % 24];
         if (pwrite(fd, b.data, b.len, 0) != (ssize_t)b.len) abort();
-        cl_code c = cl_import_config(p.path, &s, &dtype, &err);
+        cl_code c = cl_import_config(p.path, &s, &formats, &err);
         CU_ASSERT(c == CL_OK || (c == CL_E_INPUT && err.msg[0]));
         if (c == CL_OK) cl_spec_free(&s);
     }

@@ -1,5 +1,5 @@
 /* Number formats: bit for bit the GGUF layouts (fixtures made by gguf's own Python code, values from the formats' definitions),
- * any width, and errors of a round trip within half a step. */
+ * E4M3 as torch has it, any width, and errors of a round trip within half a step. */
 #include <math.h>
 #include <string.h>
 
@@ -26,7 +26,8 @@ static void test_names_and_sizes(void)
         {"f32", CL_F32, {0, 1, 100}, {0, 4, 400}},      {"f16", CL_F16, {0, 1, 100}, {0, 2, 200}},
         {"bf16", CL_BF16, {0, 1, 100}, {0, 2, 200}},    {"q8_0", CL_Q8_0, {1, 32, 100}, {34, 34, 136}},
         {"q4_0", CL_Q4_0, {1, 32, 33}, {18, 18, 36}},   {"q4_1", CL_Q4_1, {31, 32, 96}, {20, 20, 60}},
-        {"mxfp4", CL_MXFP4, {2, 64, 65}, {17, 34, 51}}, {"q5_0", CL_Q5_0, {1, 32, 33}, {22, 22, 44}},
+        {"mxfp4", CL_MXFP4, {2, 64, 65}, {17, 34, 51}}, {"int4", CL_INT4, {1, 32, 33}, {18, 18, 36}},
+        {"fp8", CL_FP8, {1, 128, 129}, {5, 132, 137}},  {"q5_0", CL_Q5_0, {1, 32, 33}, {22, 22, 44}},
         {"q5_1", CL_Q5_1, {1, 32, 33}, {24, 24, 48}},   {"q4_k", CL_Q4_K, {1, 256, 257}, {144, 144, 288}},
         {"q5_k", CL_Q5_K, {1, 256, 257}, {176, 176, 352}}, {"q6_k", CL_Q6_K, {1, 256, 257}, {210, 210, 420}},
     };
@@ -37,7 +38,10 @@ static void test_names_and_sizes(void)
         CU_ASSERT_STRING_EQUAL(cl_format_get(rows[i].f)->name, rows[i].name);
         CU_ASSERT_TRUE(cl_format_parse(rows[i].name, &f));
         CU_ASSERT_EQUAL(f, rows[i].f);
-        CU_ASSERT_EQUAL(cl_format_native(rows[i].f), i <= CL_MXFP4);
+        CU_ASSERT_EQUAL(cl_format_native(rows[i].f), i <= CL_FP8);
+        CU_ASSERT_EQUAL(cl_format_integer(rows[i].f), i >= CL_Q8_0 && i <= CL_INT4);
+        CU_ASSERT_EQUAL(cl_format_tile_rows(rows[i].f), i == CL_FP8 ? 128 : 1);
+        if (i != CL_FP8) CU_ASSERT_EQUAL(cl_matrix_bytes(rows[i].f, 7, rows[i].cols[2]), 7 * rows[i].bytes[2]);
         for (int k = 0; k < 3; k++) CU_ASSERT_EQUAL(cl_row_bytes(rows[i].f, rows[i].cols[k]), rows[i].bytes[k]);
     }
     cl_format f = CL_BF16;
@@ -47,6 +51,10 @@ static void test_names_and_sizes(void)
     CU_ASSERT_FALSE(cl_format_parse("", &f));
     CU_ASSERT_EQUAL(f, CL_Q8_0);
     CU_ASSERT_EQUAL(cl_row_bytes(CL_Q8_0, (int64_t)1 << 40), (size_t)34 << 35);
+    CU_ASSERT_EQUAL(cl_row_bytes(CL_FP8, (int64_t)1 << 40), (size_t)33 << 35);
+    CU_ASSERT_EQUAL(cl_matrix_bytes(CL_FP8, 128, 128), 16384 + 4);
+    CU_ASSERT_EQUAL(cl_matrix_bytes(CL_FP8, 129, 257), 129 * 257 + 2 * 3 * 4);
+    CU_ASSERT_EQUAL(cl_matrix_bytes(CL_FP8, 1, 1), 5);
 }
 
 /* TYPE.bin decodes to TYPE.npy; TYPE_src.npy encodes to TYPE.bin. */
@@ -59,6 +67,7 @@ static void test_fixtures(void)
         char path[512];
         npy want, src;
         size_t size = 0;
+        if (!types[f]) continue; /* not GGUF's: tests of their own below */
         snprintf(path, sizeof path, "%s/quant/%s.npy", CL_FIXTURES, types[f]);
         CU_ASSERT_TRUE_FATAL(npy_load(path, &want));
         snprintf(path, sizeof path, "%s/quant/%s.bin", CL_FIXTURES, types[f]);
@@ -214,9 +223,9 @@ static void test_odd_widths(void)
 /* What is lost is at most the format's step (per block), and what a format can hold exactly comes back as it was. */
 static void test_round_trip(void)
 {
-    /* Largest error as a share of the range: half a step, a whole one of q4_0 and mxfp4 at the far end, and the rounding of
-     * their own scales to f16. */
-    static const float bound[CL_NATIVE_FORMATS] = {0, 0x1p-11f, 0x1p-8f, 0.0045f, 0.126f, 0.069f, 0.251f};
+    /* Largest error as a share of the range: half a step, a whole one of q4_0, int4 and mxfp4 at the far end, and the rounding
+     * of their own scales to f16 or bf16. */
+    static const float bound[CL_NATIVE_FORMATS] = {0, 0x1p-11f, 0x1p-8f, 0.0045f, 0.126f, 0.069f, 0.251f, 0.129f, 0.0358f};
     float x[96], y[96];
     uint8_t b[512], again[512];
     rng_state = 2;
@@ -245,11 +254,129 @@ static void test_round_trip(void)
     }
 }
 
+/* E4M3's numbers from 0 in units of 2^-9 (torch.float8_e4m3fn); the 128th is NaN. */
+static const int e4m3[127] = {
+    0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 20, 22, 24, 26, 28, 30, 32, 36, 40, 44, 48, 52, 56, 60, 64,
+    72, 80, 88, 96, 104, 112, 120, 128, 144, 160, 176, 192, 208, 224, 240, 256, 288, 320, 352, 384, 416, 448, 480, 512, 576,
+    640, 704, 768, 832, 896, 960, 1024, 1152, 1280, 1408, 1536, 1664, 1792, 1920, 2048, 2304, 2560, 2816, 3072, 3328, 3584,
+    3840, 4096, 4608, 5120, 5632, 6144, 6656, 7168, 7680, 8192, 9216, 10240, 11264, 12288, 13312, 14336, 15360, 16384, 18432,
+    20480, 22528, 24576, 26624, 28672, 30720, 32768, 36864, 40960, 45056, 49152, 53248, 57344, 61440, 65536, 73728, 81920,
+    90112, 98304, 106496, 114688, 122880, 131072, 147456, 163840, 180224, 196608, 212992, 229376};
+
+static void test_e4m3(void)
+{
+    for (int c = 0; c < 127; c++) {
+        float x = (float)e4m3[c] / 512;
+        CU_ASSERT_EQUAL(cl_e4m3_to_f32((uint8_t)c), x);
+        CU_ASSERT_EQUAL(cl_e4m3_to_f32((uint8_t)(c | 0x80)), -x);
+        CU_ASSERT_TRUE(signbit(cl_e4m3_to_f32((uint8_t)(c | 0x80))));
+        CU_ASSERT_EQUAL(cl_f32_to_e4m3(x), c);
+        CU_ASSERT_EQUAL(cl_f32_to_e4m3(-x), c | 0x80);
+        if (c == 126) continue;
+        float half = (float)(e4m3[c] + e4m3[c + 1]) / 1024; /* between this number and the next: the tie, and its neighbours */
+        CU_ASSERT_EQUAL(cl_f32_to_e4m3(half), c + (c & 1));
+        CU_ASSERT_EQUAL(cl_f32_to_e4m3(-nextafterf(half, 0)), c | 0x80);
+        CU_ASSERT_EQUAL(cl_f32_to_e4m3(nextafterf(half, 1e9f)), c + 1);
+    }
+    CU_ASSERT_TRUE(isnan(cl_e4m3_to_f32(0x7f)) && isnan(cl_e4m3_to_f32(0xff)));
+    CU_ASSERT_EQUAL(cl_f32_to_e4m3(NAN) & 0x7f, 0x7f);
+    static const float large[] = {448.0001f, 464, 479, 480, 1e30f, INFINITY};
+    for (int i = 0; i < 6; i++) CU_ASSERT_EQUAL(cl_f32_to_e4m3(large[i]) | cl_f32_to_e4m3(-large[i]) << 8, 0xfe7e);
+    CU_ASSERT_EQUAL(cl_f32_to_e4m3(1e-40f) | cl_f32_to_e4m3(-1e-40f) << 8, 0x8000);
+    int last = 0;
+    for (uint32_t u = 0; u < 0x7f800000u; u += 0x1357) { /* over all magnitudes: never falls */
+        float x;
+        memcpy(&x, &u, sizeof x);
+        int code = cl_f32_to_e4m3(x);
+        if (code < last) CU_FAIL("not monotone");
+        last = code;
+    }
+    CU_ASSERT_EQUAL(last, 0x7e);
+}
+
+static void test_int4(void)
+{
+    float x[32] = {0}, out[32];
+    uint8_t b[18], again[18];
+    x[5] = -8, x[6] = 7, x[20] = 3.5f, x[21] = -0.5f;
+    cl_encode_row(CL_INT4, x, 32, b);
+    CU_ASSERT_EQUAL(b[0] | b[1] << 8, 0x3f80); /* d = 1 */
+    CU_ASSERT_EQUAL(b[2 + 5], 0x80);           /* -8 and, in the high half, -0.5, which rounds up to 0 */
+    CU_ASSERT_EQUAL(b[2 + 4], 0xc8);           /* 3.5 rounds up to 4 */
+    CU_ASSERT_EQUAL(b[2 + 6], 0x8f);
+    rng_state = 3;
+    for (int round = 0; round < 500; round++) {
+        for (int i = 0; i < 18; i++) b[i] = (uint8_t)rng();
+        b[1] = (uint8_t)(0x3c | (b[1] & 0x83));
+        b[2 + round % 16] &= 0xf0; /* a code of -8: the block's scale can be told from its numbers */
+        cl_decode_row(CL_INT4, b, 32, x);
+        cl_encode_row(CL_INT4, x, 32, again);
+        CU_ASSERT_EQUAL(memcmp(b, again, 18), 0);
+        for (int i = 0; i < 32; i++) x[i] = uniform();
+        cl_encode_row(CL_INT4, x, 32, b);
+        cl_decode_row(CL_INT4, b, 32, out);
+        float d = cl_bf16_to_f32((uint16_t)(b[0] | b[1] << 8));
+        for (int i = 0; i < 32; i++) { /* every code is the nearest for the scale as stored */
+            float n = x[i] / d;
+            if (n < 7.5f) CU_ASSERT_TRUE(fabsf(out[i] - x[i]) <= fabsf(d) * 0.5001f);
+            if (n >= 7.5f) CU_ASSERT_EQUAL(out[i], 7 * d);
+        }
+    }
+}
+
+/* 128 x 200 numbers: scales per tile, each row complete in itself. */
+static void test_fp8_tiles(void)
+{
+    enum { ROWS = 128, COLS = 200, BYTES = 8 + COLS };
+    static float x[ROWS * COLS], y[COLS];
+    static uint8_t rows[ROWS * BYTES + 1], again[ROWS * BYTES];
+    rng_state = 4;
+    for (int i = 0; i < ROWS * COLS; i++) x[i] = uniform();
+    x[77 * COLS + 100] = -3.5f; /* the two tiles' largest */
+    x[5 * COLS + 199] = 448 * 3;
+    memset(rows, 0xee, sizeof rows);
+    cl_encode_rows(CL_FP8, x, ROWS, COLS, rows);
+    CU_ASSERT_EQUAL(rows[ROWS * BYTES], 0xee);
+    for (int r = 0; r < ROWS; r++) {
+        float scale[2];
+        memcpy(scale, rows + r * BYTES, sizeof scale);
+        CU_ASSERT_EQUAL(scale[0], 3.5f / 448);
+        CU_ASSERT_EQUAL(scale[1], 3.0f);
+        cl_decode_row(CL_FP8, rows + r * BYTES, COLS, y);
+        for (int c = 0; c < COLS; c++) {
+            uint8_t code = rows[r * BYTES + 8 + c];
+            CU_ASSERT_EQUAL(code, cl_f32_to_e4m3(x[r * COLS + c] / scale[c / 128]));
+            CU_ASSERT_EQUAL(y[c], cl_e4m3_to_f32(code) * scale[c / 128]);
+        }
+    }
+    CU_ASSERT_EQUAL(rows[77 * BYTES + 8 + 100], 0xfe);
+    /* Decoded and encoded once more: the same bytes, whether in one call, or from each row alone where it holds the largest. */
+    for (int r = 0; r < ROWS; r++) cl_decode_row(CL_FP8, rows + r * BYTES, COLS, x + r * COLS);
+    cl_encode_rows(CL_FP8, x, ROWS, COLS, again);
+    CU_ASSERT_EQUAL(memcmp(again, rows, sizeof again), 0);
+    cl_encode_row(CL_FP8, x + 77 * COLS, 128, again);
+    CU_ASSERT_EQUAL(memcmp(again, rows + 77 * BYTES, 4), 0);
+    CU_ASSERT_EQUAL(memcmp(again + 4, rows + 77 * BYTES + 8, 128), 0);
+    /* All zero: zeros of scale 0. Too small for a scale: zeros as well. */
+    for (int tiny = 0; tiny < 2; tiny++) {
+        for (int c = 0; c < COLS; c++) x[c] = tiny ? 0x1p-149f : -0.0f;
+        cl_encode_rows(CL_FP8, x, 1, COLS, again);
+        for (int i = 0; i < BYTES; i++) CU_ASSERT_EQUAL(again[i], 0);
+    }
+    cl_encode_rows(CL_Q8_0, x, 3, COLS, again); /* other formats: row after row */
+    for (int r = 0; r < 3; r++) {
+        cl_encode_row(CL_Q8_0, x + r * COLS, COLS, rows);
+        CU_ASSERT_EQUAL(memcmp(rows, again + r * 7 * 34, 7 * 34), 0);
+    }
+}
+
 int main(void)
 {
     CU_TestInfo tests[] = {{"names and sizes", test_names_and_sizes}, {"fixtures, both ways", test_fixtures},
                            {"blocks by hand", test_by_hand},          {"encoding at the edges", test_encode_edges},
                            {"odd widths", test_odd_widths},           {"round trips", test_round_trip},
+                           {"e4m3", test_e4m3},                       {"int4", test_int4},
+                           {"fp8 tiles", test_fp8_tiles},
                            CU_TEST_INFO_NULL};
     return run_suite("format", tests);
 }

@@ -5,6 +5,12 @@
 #include "specs.h"
 #include "suite.h"
 
+static cl_code model_of(const cl_spec *s, cl_format f, cl_model *m, cl_err *err)
+{
+    cl_formats all = cl_formats_all(f);
+    return cl_model_from_spec(s, &all, m, err);
+}
+
 static void test_tensor_list(void)
 {
     cl_err err = {0};
@@ -12,7 +18,7 @@ static void test_tensor_list(void)
     s.layers[0].attn.qkv_bias = s.layers[0].attn.o_bias = s.layers[0].ffn.bias = true;
     s.layers[0].attn.qk_norm = CL_QK_NORM_HEAD;
     s.layers[1].attn.qk_norm = CL_QK_NORM_FULL;
-    s.layers[1].ffn = (cl_ffn){.kind = CL_FFN_MOE, .width = 9, .experts = 5, .top_k = 2};
+    s.layers[1].ffn = (cl_ffn){.kind = CL_FFN_MOE, .weight_scale = 1, .width = 9, .experts = 5, .top_k = 2};
     static const struct { const char *name; cl_role role; int layer, experts, rows, cols; bool matrix; } want[] = {
         {"embed.weight", CL_T_EMBED, -1, 0, 100, 36, true},
         {"layers.0.attn.norm.weight", CL_T_ATTN_NORM, 0, 0, 36, 1, false},
@@ -49,7 +55,7 @@ static void test_tensor_list(void)
         {"head.weight", CL_T_HEAD, -1, 0, 100, 36, true},
     };
     cl_model m;
-    CU_ASSERT_EQUAL_FATAL(cl_model_from_spec(&s, CL_Q4_0, &m, &err), CL_OK);
+    CU_ASSERT_EQUAL_FATAL(model_of(&s, CL_Q4_0, &m, &err), CL_OK);
     CU_ASSERT_EQUAL_FATAL(m.n_tensors, (int)(sizeof want / sizeof *want));
     for (int i = 0; i < m.n_tensors; i++) {
         const cl_tensor *t = &m.tensors[i];
@@ -59,7 +65,7 @@ static void test_tensor_list(void)
         CU_ASSERT_EQUAL(t->experts, want[i].experts);
         CU_ASSERT_EQUAL(t->rows, want[i].rows);
         CU_ASSERT_EQUAL(t->cols, want[i].cols);
-        CU_ASSERT_EQUAL(t->format, want[i].matrix ? CL_Q4_0 : CL_F32);
+        CU_ASSERT_EQUAL(t->format, want[i].matrix ? CL_Q4_0 : t->role == CL_T_ROUTER ? CL_BF16 : CL_F32);
         CU_ASSERT_EQUAL(cl_role_is_matrix(t->role), want[i].matrix);
         CU_ASSERT_EQUAL(t->xxh3, 0);
         CU_ASSERT_PTR_EQUAL(cl_model_find(&m, t->role, t->layer), t);
@@ -73,13 +79,13 @@ static void test_tensor_list(void)
     CU_ASSERT_TRUE(cl_model_quantised(&m));
     cl_model_free(&m);
     s.tied = true;
-    CU_ASSERT_EQUAL_FATAL(cl_model_from_spec(&s, CL_F32, &m, &err), CL_OK);
+    CU_ASSERT_EQUAL_FATAL(model_of(&s, CL_F32, &m, &err), CL_OK);
     CU_ASSERT_PTR_NULL(cl_model_find(&m, CL_T_HEAD, -1));
     CU_ASSERT_FALSE(cl_model_quantised(&m));
     cl_model_free(&m);
-    CU_ASSERT_EQUAL(cl_model_from_spec(&s, CL_Q4_K, &m, &err), CL_E_INPUT); /* not a format of model files */
+    CU_ASSERT_EQUAL(model_of(&s, CL_Q4_K, &m, &err), CL_E_INPUT); /* not a format of model files */
     s.hidden = -1;
-    CU_ASSERT_EQUAL(cl_model_from_spec(&s, CL_F32, &m, &err), CL_E_INPUT);
+    CU_ASSERT_EQUAL(model_of(&s, CL_F32, &m, &err), CL_E_INPUT);
     cl_spec_free(&s);
 }
 
@@ -89,7 +95,7 @@ static cl_model_counts count(test_geometry g, cl_format f)
     cl_spec s = test_spec(g);
     cl_model m;
     cl_model_counts n;
-    CU_ASSERT_EQUAL_FATAL(cl_model_from_spec(&s, f, &m, &err), CL_OK);
+    CU_ASSERT_EQUAL_FATAL(model_of(&s, f, &m, &err), CL_OK);
     cl_model_count(&m, &n);
     cl_model_free(&m);
     cl_spec_free(&s);

@@ -23,7 +23,7 @@ static cl_spec rich_spec(void)
     s.layers[1].attn.rope = -1;
     s.layers[1].attn.clip = 7.5;
     s.layers[1].attn.qk_norm = CL_QK_NORM_FULL;
-    s.layers[2].ffn = (cl_ffn){.kind = CL_FFN_MOE, .width = 9, .experts = 5, .top_k = 5};
+    s.layers[2].ffn = (cl_ffn){.kind = CL_FFN_MOE, .weight_scale = 1, .width = 9, .experts = 5, .top_k = 5};
     return s;
 }
 
@@ -142,7 +142,7 @@ static void test_refused(void)
     REFUSED(s.layers[1].attn.rope = 2, "rope");
     REFUSED(s.layers[1].attn.rope = -2, "rope");
     REFUSED((s.layers[2].attn.head_dim = 8, s.layers[2].attn.rope = 0), "rope");
-    REFUSED(s.layers[1].attn.qk_norm = (cl_qk_norm)3, "qk_norm");
+    REFUSED(s.layers[1].attn.qk_norm = (cl_qk_norm)4, "qk_norm");
     REFUSED(s.layers[1].attn.clip = -1, "clip");
     REFUSED(s.layers[1].attn.scale = 0, "scale");
     REFUSED(s.layers[1].ffn.width = 0, "layer 1: ffn: width");
@@ -151,7 +151,18 @@ static void test_refused(void)
     REFUSED(s.layers[2].ffn.top_k = 6, "layer 2: ffn: top_k");
     REFUSED(s.layers[2].ffn.top_k = 0, "layer 2: ffn: top_k");
     REFUSED(s.layers[2].ffn.experts = 0, "layer 2: ffn: experts");
-    REFUSED(s.layers[2].ffn.bias = true, "layer 2: ffn: bias");
+    REFUSED(s.layers[1].attn.chunked = true, "layer 1: attention: chunked");
+    REFUSED(s.layers[1].attn.temperature = NAN, "temperature");
+    REFUSED((s.layers[1].attn.temperature = 0.1, s.layers[1].attn.temperature_floor = 0), "temperature_floor");
+    REFUSED(s.layers[1].attn.kv_rank = 8, "layer 1: attention: kv_rank");
+    REFUSED(s.layers[1].attn.kind = CL_ATTN_LATENT, "layer 1: attention: kv_rank");
+    REFUSED(s.layers[1].attn.kind = (cl_attention_kind)2, "layer 1: attention: kind");
+    REFUSED(s.layers[2].ffn.weight_scale = 0, "layer 2: ffn: weight_scale");
+    REFUSED(s.layers[2].ffn.scoring = (cl_scoring)3, "layer 2: ffn: scoring");
+    REFUSED((s.layers[2].ffn.groups = 2, s.layers[2].ffn.top_groups = 1, s.layers[2].ffn.group_best = 1), "layer 2: ffn: groups");
+    REFUSED(s.layers[2].ffn.shared_width = -1, "layer 2: ffn: shared_width");
+    REFUSED(s.layers[2].ffn.glu = CL_GLU_CLAMPED, "layer 2: ffn: glu_limit");
+    REFUSED(s.layers[1].ffn.shared_width = 4, "layer 1: ffn: experts");
     REFUSED((s.layers[2].ffn.experts = 1 << 20, s.layers[2].ffn.width = 1 << 20), "layer 2: ffn: width");
     cl_spec none = {0};
     CU_ASSERT_EQUAL(cl_spec_check(&none, &err), CL_E_INPUT);
@@ -178,8 +189,8 @@ static json_t *layer(json_t *j, int i, const char *part)
 }
 static json_t *rope(json_t *j) { return json_array_get(json_object_get(j, "ropes"), 0); }
 static void unknown_top(json_t *j) { json_object_set_new(j, "sinks", json_true()); }
-static void unknown_attention(json_t *j) { json_object_set_new(layer(j, 1, "attention"), "sinks", json_true()); }
-static void unknown_ffn(json_t *j) { json_object_set_new(layer(j, 0, "ffn"), "experts", json_integer(0)); }
+static void unknown_attention(json_t *j) { json_object_set_new(layer(j, 1, "attention"), "hyper", json_true()); }
+static void unknown_ffn(json_t *j) { json_object_set_new(layer(j, 0, "ffn"), "experts", json_integer(3)); }
 static void no_layers(json_t *j) { json_object_del(j, "layers"); }
 static void empty_layers(json_t *j) { json_array_clear(json_object_get(j, "layers")); }
 static void text_layer(json_t *j) { json_array_set_new(json_object_get(j, "layers"), 2, json_string("x")); }
@@ -201,7 +212,7 @@ static void real_heads(json_t *j) { json_object_set_new(layer(j, 0, "attention")
 static void test_json_refused(void)
 {
     refuse_json(unknown_top, "sinks");
-    refuse_json(unknown_attention, "layer 1: attention: sinks");
+    refuse_json(unknown_attention, "layer 1: attention: hyper");
     refuse_json(unknown_ffn, "layer 0: ffn: experts");
     refuse_json(no_layers, "layers");
     refuse_json(empty_layers, "layers");

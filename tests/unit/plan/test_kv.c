@@ -45,9 +45,29 @@ static void test_read_bytes(void)
     CU_ASSERT_EQUAL(cl_kv_read_bytes(&a, CL_KV_BF16, 127), 127 * 2048);
 }
 
+/* DeepSeek-V3: 512 + 64 numbers per position and layer, whatever the number of heads; and chunks: only the token's own one. */
+static void test_latent_and_chunks(void)
+{
+    cl_attention a = {.kind = CL_ATTN_LATENT, .heads = 128, .kv_heads = 1, .head_dim = 192, .kv_rank = 512, .rope_dim = 64, .v_dim = 128};
+    CU_ASSERT_EQUAL(cl_kv_read_bytes(&a, CL_KV_BF16, 1), 1152);
+    CU_ASSERT_EQUAL(cl_kv_read_bytes(&a, CL_KV_Q8, 10), 10 * (576 + 18 * 4));
+    CU_ASSERT_EQUAL(cl_kv_layer_bytes(&a, CL_KV_BF16, 100, 32), 7 * 16 * 1152);
+    a = (cl_attention){.heads = 40, .kv_heads = 8, .head_dim = 128, .window = 8192, .chunked = true}; /* Llama 4 */
+    CU_ASSERT_EQUAL(cl_kv_read_bytes(&a, CL_KV_BF16, 8192), 8192 * (uint64_t)4096);
+    CU_ASSERT_EQUAL(cl_kv_read_bytes(&a, CL_KV_BF16, 8193), 4096);
+    CU_ASSERT_EQUAL(cl_kv_read_bytes(&a, CL_KV_BF16, 8192 + 100), 100 * 4096);
+    CU_ASSERT_EQUAL(cl_attention_first(&a, 8191), 0);
+    CU_ASSERT_EQUAL(cl_attention_first(&a, 8192), 8192);
+    CU_ASSERT_EQUAL(cl_kv_layer_bytes(&a, CL_KV_BF16, 1 << 20, 32), (8192 / 16 + 2 + 1) * 16 * (uint64_t)4096);
+    a.chunked = false;
+    CU_ASSERT_EQUAL(cl_attention_first(&a, 8191), 0);
+    CU_ASSERT_EQUAL(cl_attention_first(&a, 8192), 1);
+}
+
 int main(void)
 {
     CU_TestInfo tests[] = {
-        {"names", test_names}, {"bytes of a layer", test_layer_bytes}, {"bytes read", test_read_bytes}, CU_TEST_INFO_NULL};
+        {"names", test_names}, {"bytes of a layer", test_layer_bytes}, {"bytes read", test_read_bytes},
+        {"latent vectors and chunks", test_latent_and_chunks}, CU_TEST_INFO_NULL};
     return run_suite("kv", tests);
 }
