@@ -129,7 +129,8 @@ static void describe_attention(const cl_spec *s, const cl_attention *a, char buf
     append(buf, "%s%s%s", norms[a->qk_norm], a->qkv_bias || a->o_bias ? ", bias" : "", a->sinks ? ", sinks" : "");
     if (a->clip > 0) append(buf, ", clip %g", a->clip);
     if (a->rope < 0) append(buf, ", no positions");
-    else if (a->kind != CL_ATTN_LATENT && s->ropes[a->rope].dims != a->head_dim) append(buf, ", %d rotated", s->ropes[a->rope].dims);
+    else if (a->kind != CL_ATTN_LATENT && s->ropes[a->rope].dims != a->head_dim)
+        append(buf, ", %d rotated", s->ropes[a->rope].dims);
     if (a->temperature > 0) append(buf, ", temperature %g per %g", a->temperature, a->temperature_floor);
 }
 
@@ -183,11 +184,12 @@ static cl_code print_layers(const cl_model *m, const layer_numbers *n, cl_err *e
     for (int i = 0; i < count; i++) {
         describe_attention(&m->spec, &m->spec.layers[i].attn, attention);
         describe_ffn(&m->spec.layers[i].ffn, ffn);
-        snprintf(lines[i], LINE, "%-*s  %-*s  %10s %9s %11s %9s", wide_a, attention, wide_f, ffn, human_count((double)n[i].parameters, a),
-                 cl_human_bytes((double)n[i].bytes, b), cl_human_bytes((double)n[i].read, c), cl_human_bytes((double)n[i].kv, d));
+        snprintf(lines[i], LINE, "%-*s  %-*s  %10s %9s %11s %9s", wide_a, attention, wide_f, ffn,
+                 human_count((double)n[i].parameters, a), cl_human_bytes((double)n[i].bytes, b),
+                 cl_human_bytes((double)n[i].read, c), cl_human_bytes((double)n[i].kv, d));
     }
-    printf("\n%-20s %-*s  %-*s  %10s %9s %11s %9s\n", "layers", wide_a, "attention", wide_f, "feed-forward", "parameters", "bytes",
-           "read/token", "kv/token");
+    printf("\n%-20s %-*s  %-*s  %10s %9s %11s %9s\n", "layers", wide_a, "attention", wide_f, "feed-forward", "parameters",
+           "bytes", "read/token", "kv/token");
     for (int i = 0; i < count; i++) {
         if (done[i]) continue;
         like(i, count, lines, done, ranges);
@@ -198,7 +200,8 @@ static cl_code print_layers(const cl_model *m, const layer_numbers *n, cl_err *e
     return CL_OK;
 }
 
-static cl_code print_model(const char *path, const model_arg *a, const cl_model_counts *n, const layer_numbers *layers, cl_err *err)
+static cl_code print_model(const char *path, const model_arg *a, const cl_model_counts *n, const layer_numbers *layers,
+                           cl_err *err)
 {
     const cl_spec *s = &a->model.spec;
     char x[32], y[32];

@@ -157,7 +157,8 @@ cl_code cl_config_only(const json_t *config, const char *key, double only, cl_er
     return c;
 }
 
-cl_code cl_config_layer_windows(const json_t *config, const char *kind, int64_t window, const bool *slides, cl_spec *s, cl_err *err)
+cl_code cl_config_layer_windows(const json_t *config, const char *kind, int64_t window, const bool *slides, cl_spec *s,
+                                cl_err *err)
 {
     const json_t *types = NULL;
     cl_code c = cl_json_array(config, "layer_types", false, &types, err);
@@ -204,7 +205,8 @@ cl_code cl_config_attention_bias(const json_t *config, bool bias, bool o, cl_spe
 static cl_code enough_experts(int64_t top_k, int64_t experts, cl_err *err)
 {
     if (top_k <= experts) return CL_OK;
-    return cl_fail(err, CL_E_INPUT, "num_experts_per_tok: %lld is more than the %lld experts", (long long)top_k, (long long)experts);
+    return cl_fail(err, CL_E_INPUT, "num_experts_per_tok: %lld is more than the %lld experts", (long long)top_k,
+                   (long long)experts);
 }
 
 cl_code cl_config_experts(const json_t *config, int64_t *experts, int64_t *top_k, cl_err *err)
@@ -229,7 +231,8 @@ static cl_code config_groups(const json_t *config, cl_ffn *f, cl_err *err)
     if (top == 0) top = groups;
     c = cl_json_int(config, "topk_group", false, 1, groups, &top, err);
     if (c == CL_OK && (best > each || f->top_k > top * each))
-        c = cl_fail(err, CL_E_INPUT, "n_group: %lld groups of %lld experts are too small (num_experts_per_tok %d, topk_group %lld)",
+        c = cl_fail(err, CL_E_INPUT,
+                    "n_group: %lld groups of %lld experts are too small (num_experts_per_tok %d, topk_group %lld)",
                     (long long)groups, (long long)each, f->top_k, (long long)top);
     f->groups = (int)groups;
     f->top_groups = (int)top;

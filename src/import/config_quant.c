@@ -19,8 +19,8 @@ static cl_code quant_object(const json_t *config, const json_t **q, cl_err *err)
 
 static cl_code refuse(const char *what, const char *detail, cl_err *err)
 {
-    return cl_fail(err, CL_E_INPUT, "%s: %.60s%s%.60s is not supported (convert the unquantised checkpoint, or a GGUF)", key, what,
-                   *detail ? ", " : "", detail);
+    return cl_fail(err, CL_E_INPUT, "%s: %.60s%s%.60s is not supported (convert the unquantised checkpoint, or a GGUF)", key,
+                   what, *detail ? ", " : "", detail);
 }
 
 static bool is_int(const json_t *j, json_int_t n) { return json_is_integer(j) && json_integer_value(j) == n; }
@@ -44,8 +44,8 @@ static bool packed_int4(const json_t *q)
                      *type = json_object_get(w, "type"), *strategy = json_object_get(w, "strategy"),
                      *symmetric = json_object_get(w, "symmetric"), *targets = json_object_get(g, "targets");
         if (!is_int(json_object_get(w, "num_bits"), 4) || !is_int(json_object_get(w, "group_size"), 32)) return false;
-        if ((type && !is_text(type, "int")) || (strategy && !is_text(strategy, "group")) || (symmetric && !json_is_true(symmetric)))
-            return false;
+        if ((type && !is_text(type, "int")) || (strategy && !is_text(strategy, "group"))) return false;
+        if (symmetric && !json_is_true(symmetric)) return false;
         if ((in && !json_is_null(in)) || (targets && !is_text(json_array_get(targets, 0), "Linear"))) return false;
     }
     return json_object_size(groups) > 0;
@@ -65,7 +65,8 @@ static cl_code quant_of(const json_t *q, quant *out, cl_err *err)
     if (strcmp(method, "mxfp4") == 0) *out = MXFP4;
     else if (strcmp(method, "fp8") == 0 && fp8_tiles(q)) *out = FP8;
     else if (strcmp(method, "fp8") == 0) return refuse(method, "other than e4m3 with a weight_block_size of [128, 128]", err);
-    else if (strcmp(method, "compressed-tensors") != 0 || strcmp(format, "pack-quantized") != 0) return refuse(method, format, err);
+    else if (strcmp(method, "compressed-tensors") != 0 || strcmp(format, "pack-quantized") != 0)
+        return refuse(method, format, err);
     else if (packed_int4(q)) *out = INT4;
     else return refuse("compressed-tensors", "pack-quantized other than symmetric int4 in groups of 32", err);
     return CL_OK;
@@ -79,7 +80,7 @@ cl_code cl_config_quant_known(const json_t *config, cl_err *err)
     return c == CL_OK ? quant_of(q, &kind, err) : c;
 }
 
-/* --- compressed-tensors' ignore list: names of modules, or "re:" and an expression that must match from a name's beginning --- */
+/* --- compressed-tensors' ignore list: names of modules, or "re:" and an expression that must match from a name's start --- */
 
 static cl_code expression_matches(const char *re, const char *name, bool *yes, cl_err *err)
 {
@@ -125,7 +126,8 @@ static cl_code int4_formats(const json_t *q, cl_formats *f, cl_err *err)
     if (!head) return cl_fail(err, CL_E_INPUT, "%s: ignore: a quantised lm_head is not supported", key);
     for (int i = 1; i < LINEAR; i++)
         if (plain[i] != plain[0])
-            return cl_fail(err, CL_E_INPUT, "%s: ignore: has %s, but not %s (attention, shared experts and dense layers must be alike)",
+            return cl_fail(err, CL_E_INPUT,
+                           "%s: ignore: has %s, but not %s (attention, shared experts and dense layers must be alike)",
                            key, linear[plain[0] ? 0 : i], linear[plain[0] ? i : 0]);
     if (!plain[0]) f->linear = CL_INT4;
     if (!experts) f->experts = CL_INT4;

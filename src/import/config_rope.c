@@ -92,7 +92,8 @@ cl_code cl_config_rotary_dims(const json_t *config, const cl_family *f, int64_t 
     if (c != CL_OK) return c;
     *dims = (int64_t)((double)head_dim * part);
     if (*dims < 2 || *dims % 2)
-        return cl_fail(err, CL_E_INPUT, "partial_rotary_factor: %g rotates %lld of the %lld numbers of a head, must be an even number",
+        return cl_fail(err, CL_E_INPUT,
+                       "partial_rotary_factor: %g rotates %lld of the %lld numbers of a head, must be an even number",
                        part, (long long)*dims, (long long)head_dim);
     return CL_OK;
 }

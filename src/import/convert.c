@@ -236,7 +236,8 @@ static cl_code prepare(conversion *v, const char *out_path, const cl_convert_opt
     if (c != CL_OK) return cl_fail_prefix(err, "%s", v->path);
     int dropped = v->dropped, extra = v->left.extra_layers;
     if (dropped) cl_note(!v->quiet, "%d vision tensor%s skipped", dropped, plural(dropped));
-    if (extra) cl_note(!v->quiet, "%d tensor%s of layers past the last one (multi-token prediction) skipped", extra, plural(extra));
+    if (extra)
+        cl_note(!v->quiet, "%d tensor%s of layers past the last one (multi-token prediction) skipped", extra, plural(extra));
     choose_formats(v, opt);
     c = v->gguf ? cl_tok_from_gguf(v->gguf, &v->tokenizer, err) : cl_tok_from_hf_folder(v->path, &v->tokenizer, err);
     if (c == CL_OK && !v->tokenizer)

@@ -1,6 +1,6 @@
-/* fam_deepseek.c: DeepSeek-V2, V3 and R1, and Kimi K2, which is a V3 (models.md F): latent attention, shared experts, routers that
- * choose groups first. Sources: transformers' configuration_deepseek_v2.py, configuration_deepseek_v3.py and their modeling files;
- * gguf-py's constants for both generations of GGUF. */
+/* fam_deepseek.c: DeepSeek-V2, V3 and R1, and Kimi K2, which is a V3 (models.md F): latent attention, shared experts, routers
+ * that choose groups first. Sources: transformers' configuration_deepseek_v2.py, configuration_deepseek_v3.py and their modeling
+ * files; gguf-py's constants for both generations of GGUF. */
 #include <math.h>
 #include <string.h>
 
@@ -34,14 +34,15 @@ static cl_code config_refuse(const json_t *config, const cl_spec *s, cl_err *err
     if (c == CL_OK && bias) c = cl_fail(err, CL_E_INPUT, "attention_bias: true is not supported with latent attention");
     if (c == CL_OK) c = cl_json_int(config, "num_key_value_heads", false, 1, CL_MAX_HEADS, &kv_heads, err);
     if (c == CL_OK && kv_heads != heads)
-        c = cl_fail(err, CL_E_INPUT, "num_key_value_heads: %lld is not supported with latent attention (only num_attention_heads, %lld)",
+        c = cl_fail(err, CL_E_INPUT, "num_key_value_heads: %lld is not supported (only as many as num_attention_heads, %lld)",
                     (long long)kv_heads, (long long)heads);
     return c == CL_OK ? cl_config_only(config, "moe_layer_freq", 1, err) : c;
 }
 
 static cl_code config_attention(const json_t *config, const cl_family *f, cl_spec *s, cl_err *err)
 {
-    int64_t nope = 128, rope = 64, value = 128, kv_rank = 512, q_rank = json_is_null(json_object_get(config, "q_lora_rank")) ? 0 : 1536;
+    int64_t nope = 128, rope = 64, value = 128, kv_rank = 512, q_rank = 1536;
+    if (json_is_null(json_object_get(config, "q_lora_rank"))) q_rank = 0; /* that is how it says "none" */
     cl_rope_params p;
     cl_code c = config_refuse(config, s, err);
     if (c == CL_OK) c = cl_json_int(config, "qk_nope_head_dim", false, 1, CL_MAX_HEADS, &nope, err);
@@ -71,14 +72,14 @@ static cl_code metadata_attention(const cl_gguf *g, const char *arch, const cl_f
     if (c == CL_OK) c = cl_metadata_int(g, arch, "attention.value_length_mla", -1, head != 0, 1, CL_MAX_HEADS, &value, err);
     if (c == CL_OK) c = cl_metadata_int(g, arch, "attention.head_count_kv", 0, false, 1, CL_MAX_HEADS, &kv_heads, err);
     if (c == CL_OK && head == 0 && kv_heads == 1 && s->layers[0].attn.heads > 1)
-        c = cl_fail(err, CL_E_INPUT, "%s.attention.key_length_mla: missing (head_count_kv says that the file is a newer one)", arch);
+        c = cl_fail(err, CL_E_INPUT, "%s.attention.key_length_mla: missing (files with a head_count_kv of 1 have it)", arch);
     if (c == CL_OK && head == 0) {
         c = cl_metadata_int(g, arch, "attention.key_length", -1, true, 1, CL_MAX_HEADS, &head, err);
         if (c == CL_OK) c = cl_metadata_int(g, arch, "attention.value_length", -1, true, 1, CL_MAX_HEADS, &value, err);
     }
     if (c == CL_OK && (rope >= head || rope % 2))
-        c = cl_fail(err, CL_E_INPUT, "%s.rope.dimension_count: is %lld, must be even and less than a key's %lld", arch, (long long)rope,
-                    (long long)head);
+        c = cl_fail(err, CL_E_INPUT, "%s.rope.dimension_count: is %lld, must be even and less than a key's %lld", arch,
+                    (long long)rope, (long long)head);
     if (c == CL_OK) c = cl_metadata_rope(g, f, rope, s, &p, err);
     if (c != CL_OK) return c;
     cl_attention a = {.head_dim = (int)head, .q_rank = (int)q_rank, .kv_rank = (int)kv_rank, .rope_dim = (int)rope,
@@ -124,7 +125,7 @@ static cl_code v2_config(const json_t *config, cl_spec *s, cl_err *err)
     else if (strcmp(method, "greedy") != 0)
         return cl_fail(err, CL_E_INPUT, "topk_method: %.60s is not supported (known: greedy, %s)", method, limited);
     if (renormalise)
-        return cl_fail(err, CL_E_INPUT, "norm_topk_prob: true is not supported for deepseek_v2 (its implementations disagree on it)");
+        return cl_fail(err, CL_E_INPUT, "norm_topk_prob: true is not supported for deepseek_v2 (implementations disagree on it)");
     return cl_config_routed(config, f, 0, s, err);
 }
 
@@ -182,7 +183,8 @@ static const cl_name gguf[] = {
 };
 
 const cl_family cl_fam_deepseek_v2 = {
-    .name = "deepseek_v2", .architectures = {"DeepseekV2ForCausalLM"}, .experts = true, .own_attention = true, .extra_layers = true,
+    .name = "deepseek_v2", .architectures = {"DeepseekV2ForCausalLM"}, .experts = true, .own_attention = true,
+    .extra_layers = true,
     .defaults = {.eps = 1e-6, .theta = 10000, .pairing = CL_ROPE_INTERLEAVED},
     .hf_names = hf,
     .config = v2_config,

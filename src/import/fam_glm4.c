@@ -1,5 +1,5 @@
-/* fam_glm4.c: GLM-4.5 and 4.6 (glm4_moe): a part of each head is rotated, q and k may be normalised per head, DeepSeek-V3's router
- * and shared expert. Sources: transformers' configuration_glm4_moe.py, modeling_glm4_moe.py; gguf-py's constants. */
+/* fam_glm4.c: GLM-4.5 and 4.6 (glm4_moe): a part of each head is rotated, q and k may be normalised per head, DeepSeek-V3's
+ * router and shared expert. Sources: transformers' configuration_glm4_moe.py, modeling_glm4_moe.py; gguf-py's constants. */
 #include "family.h"
 
 static const cl_ffn expert = {

@@ -67,7 +67,8 @@ static const cl_name names[] = {
 };
 
 const cl_family cl_fam_minimax_m2 = {
-    .name = "minimax_m2", .architectures = {"MiniMaxM2ForCausalLM"}, .gguf_arch = "minimax-m2", .experts = true, .extra_layers = true,
+    .name = "minimax_m2", .architectures = {"MiniMaxM2ForCausalLM"}, .gguf_arch = "minimax-m2", .experts = true,
+    .extra_layers = true,
     .defaults = {.kv_heads = 8, .head_dim = 128, .eps = 1e-6, .theta = 5e6, .rotary = 1},
     .hf_names = names,
     .config = minimax_config, .metadata = minimax_metadata,

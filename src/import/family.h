@@ -34,7 +34,7 @@ typedef struct cl_defaults {
     int kv_heads;      /* 0: as many as heads */
     int head_dim;      /* 0: hidden_size / heads */
     double eps, theta;
-    double rotary;     /* share of a head that is rotated where neither partial_rotary_factor nor rotary_dim says; 0: always all */
+    double rotary;     /* share of a head that is rotated where partial_rotary_factor and rotary_dim do not say; 0: all */
     cl_rope_pairing pairing;
     const cl_rope_params *rope; /* the scaling where the configuration has none; GGUF, which never says, rounds its yarn the same
                                    way. NULL: none */
@@ -44,7 +44,7 @@ enum { CL_FAM_TYPES = 3, CL_FAM_ARCHITECTURES = 4 };
 
 typedef struct cl_family {
     const char *name;             /* config.json's model_type; becomes cl_spec.family */
-    const char *types[CL_FAM_TYPES];         /* further model_types: other names, and those of multimodal models around it */
+    const char *types[CL_FAM_TYPES]; /* further model_types: other names, and those of multimodal models around it */
     const char *architectures[CL_FAM_ARCHITECTURES]; /* config.json's architectures, one of them */
     const char *gguf_arch;        /* general.architecture; NULL: another family reads these files */
     bool experts;                 /* a GGUF with the same architecture name, but without experts, is another family */
@@ -93,7 +93,8 @@ cl_code cl_spec_layers(cl_spec *s, int64_t heads, int64_t kv_heads, int64_t head
 cl_code cl_config_only(const json_t *config, const char *key, double only, cl_err *err);
 /* Windows: `window` keys (0: none) for the layers that layer_types calls `kind` ("sliding_attention", "chunked_attention"; the
  * others must be full_attention) or, without that list, for those where slides[i]. */
-cl_code cl_config_layer_windows(const json_t *config, const char *kind, int64_t window, const bool *slides, cl_spec *s, cl_err *err);
+cl_code cl_config_layer_windows(const json_t *config, const char *kind, int64_t window, const bool *slides, cl_spec *s,
+                                cl_err *err);
 /* The same for sliding_attention; without layer_types for the layers from `from` on. */
 cl_code cl_config_windows(const json_t *config, int64_t window, int64_t from, cl_spec *s, cl_err *err);
 /* attention_bias (absent: `bias`): q, k and v, and with `o` also o. */
@@ -107,8 +108,8 @@ cl_code cl_config_experts(const json_t *config, int64_t *experts, int64_t *top_k
 cl_code cl_config_routed(const json_t *config, cl_ffn ffn, int64_t dense, cl_spec *s, cl_err *err);
 
 /* --- config_rope.c --- */
-/* Appends the rotary table over `dims` numbers that the configuration's keys describe, with f's defaults; *p, if not NULL, is what
- * they said (kind, factor, mscale_all), for softmax scales that depend on it. */
+/* Appends the rotary table over `dims` numbers that the configuration's keys describe, with f's defaults; *p, if not NULL, is
+ * what they said (kind, factor, mscale_all), for softmax scales that depend on it. */
 cl_code cl_config_rope(const json_t *config, const cl_family *f, int64_t dims, cl_spec *s, cl_rope_params *p, cl_err *err);
 /* How many numbers of a head are rotated: rotary_dim, partial_rotary_factor, or f's default. */
 cl_code cl_config_rotary_dims(const json_t *config, const cl_family *f, int64_t head_dim, int64_t *dims, cl_err *err);
@@ -132,7 +133,7 @@ cl_code cl_metadata_double(const cl_gguf *g, const char *arch, const char *key, 
                            double *out, cl_err *err);
 /* A tensor by pattern (%L: layer). */
 bool cl_metadata_tensor(const cl_gguf *g, const char *pattern, int layer);
-/* Like cl_config_rope. yarn_log_multiplier is read as mscale and mscale_all (rope.h), so that they cancel in the table's scale. */
+/* Like cl_config_rope. yarn_log_multiplier is read as mscale and mscale_all (rope.h), they cancel in the table's scale. */
 cl_code cl_metadata_rope(const cl_gguf *g, const cl_family *f, int64_t dims, cl_spec *s, cl_rope_params *p, cl_err *err);
 /* attention.sliding_window (absent: `window`, 0: required) for all layers but every `period`-th; newer files say in
  * attention.sliding_window_pattern which: another period, or a list. */

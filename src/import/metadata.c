@@ -168,7 +168,8 @@ static cl_code rotary_dims(const cl_gguf *g, const cl_family *f, int64_t head_di
     bool part = f->defaults.rotary != 0 && *dims < head_dim && *dims % 2 == 0;
     if (c == CL_OK && *dims != head_dim && !part)
         c = cl_fail(err, CL_E_INPUT, "%s.rope.dimension_count: %lld of the %lld numbers of a head is not supported (%s)",
-                    f->gguf_arch, (long long)*dims, (long long)head_dim, f->defaults.rotary != 0 ? "an even part, or all" : "only all");
+                    f->gguf_arch, (long long)*dims, (long long)head_dim,
+                    f->defaults.rotary != 0 ? "an even part, or all" : "only all");
     return c;
 }
 

@@ -23,8 +23,8 @@ static cl_code groups(const cl_gguf *g, const char *arch, cl_ffn *f, cl_err *err
     if (c != CL_OK || n <= 1) return c;
     if (best == 0) return cl_fail(err, CL_E_INPUT, "%s.expert_group_count: %lld is not supported (only 1)", arch, (long long)n);
     if (f->experts % n)
-        return cl_fail(err, CL_E_INPUT, "%s.expert_group_count: %lld does not divide %s.expert_count, %d", arch, (long long)n, arch,
-                       f->experts);
+        return cl_fail(err, CL_E_INPUT, "%s.expert_group_count: %lld does not divide %s.expert_count, %d", arch, (long long)n,
+                       arch, f->experts);
     c = cl_metadata_int(g, arch, "expert_group_used_count", -1, true, 1, n, &top, err);
     if (c == CL_OK && (best > f->experts / n || f->top_k > top * (f->experts / n)))
         c = cl_fail(err, CL_E_INPUT, "%s.expert_group_count: %lld groups of %lld experts are too small", arch, (long long)n,
@@ -80,7 +80,8 @@ cl_code cl_metadata_experts(const cl_gguf *g, const char *arch, const cl_ffn *li
     cl_ffn f = *like;
     cl_code c = common(g, arch, &f, err);
     for (int i = 0; i < s->n_layers && c == CL_OK; i++) {
-        if (cl_metadata_tensor(g, "blk.%L.ffn_gate.weight", i) && !cl_metadata_tensor(g, "blk.%L.ffn_gate_inp.weight", i)) continue;
+        bool dense = cl_metadata_tensor(g, "blk.%L.ffn_gate.weight", i);
+        if (dense && !cl_metadata_tensor(g, "blk.%L.ffn_gate_inp.weight", i)) continue;
         int64_t shared = 0, width = s->layers[i].ffn.width; /* where experts have no length of their own */
         c = cl_metadata_int(g, arch, "expert_feed_forward_length", i, width == 0, 1, CL_MAX_SIZE, &width, err);
         if (c == CL_OK) c = shared_width(g, arch, i, width, &shared, err);

@@ -34,8 +34,8 @@ MODELS = {
 STORED = {"gpt-oss-20b": 13_761_264_768, "gpt-oss-120b": 65_248_815_744, "deepseek-v3": 673.15e9, "kimi-k2": 1_029.17e9,
           "kimi-k2-thinking": 594.2e9, "deepseek-v2-lite": 31.41e9, "mixtral-8x7b": 93.41e9, "olmoe-1b-7b": 13.84e9,
           "qwen3-30b-a3b": 61.06e9}
-FORMATS = {"gpt-oss-20b": {"bf16", "mxfp4"}, "gpt-oss-120b": {"bf16", "mxfp4"}, "deepseek-v3": {"bf16", "fp8"}, "kimi-k2": {"bf16", "fp8"},
-           "kimi-k2-thinking": {"bf16", "int4"}}
+FORMATS = {"gpt-oss-20b": {"bf16", "mxfp4"}, "gpt-oss-120b": {"bf16", "mxfp4"}, "deepseek-v3": {"bf16", "fp8"},
+           "kimi-k2": {"bf16", "fp8"}, "kimi-k2-thinking": {"bf16", "int4"}}
 
 
 def inspect(name):
@@ -78,8 +78,9 @@ def test_one_expert(name, tmp_path):
     a, b = inspect(name), json.loads(ok("inspect", path, "--json").stdout)
     mixtures = [i for i, layer in enumerate(a["layers"]) if layer["ffn"]["kind"] == "moe"]
     assert mixtures and len(mixtures) * a["layers"][mixtures[0]]["ffn"]["top_k"] == {
-        "mixtral-8x7b": 64, "olmoe-1b-7b": 128, "qwen3-30b-a3b": 384, "gpt-oss-20b": 96, "gpt-oss-120b": 144, "deepseek-v2-lite": 156,
-        "deepseek-v3": 464, "kimi-k2": 480, "kimi-k2-thinking": 480, "llama-4-scout": 48, "llama-4-maverick": 24}[name]
+        "mixtral-8x7b": 64, "olmoe-1b-7b": 128, "qwen3-30b-a3b": 384, "gpt-oss-20b": 96, "gpt-oss-120b": 144,
+        "deepseek-v2-lite": 156, "deepseek-v3": 464, "kimi-k2": 480, "kimi-k2-thinking": 480, "llama-4-scout": 48,
+        "llama-4-maverick": 24}[name]
     grown = (sum(b["bytes"].values()) - sum(a["bytes"].values())) / len(mixtures) / more
     assert near(grown, MODELS[name][4])
     assert near(a["read_bytes_per_token"], b["read_bytes_per_token"], 1e-3)  # a router's row is read

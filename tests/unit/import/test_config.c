@@ -126,7 +126,8 @@ static void test_rope(void)
 static void test_refused(void)
 {
     static const refused cases[] = {
-        {"mamba", "", "model_type: mamba is not a known family (known: llama, mistral, mixtral, olmoe, qwen2, qwen3, qwen3_moe, gpt_oss, "},
+        {"mamba", "",
+         "model_type: mamba is not a known family (known: llama, mistral, mixtral, olmoe, qwen2, qwen3, qwen3_moe, gpt_oss, "},
         {"llama", "\"model_type\":null", "model_type: missing"},
         {"llama", "\"architectures\":[\"LlamaForSequenceClassification\"]",
          "architectures: is LlamaForSequenceClassification, must be LlamaForCausalLM"},
@@ -194,9 +195,10 @@ static char *spec_text(const char *path)
 
 static void test_dialects(void)
 {
-    static const char *const names[] = {"llama_a",   "llama_b",     "llama_c",  "mistral",   "mixtral",  "olmoe",    "olmoe_clip", "qwen2",
-                                        "qwen3",     "qwen3_moe",   "qwen3_moe_b", "gpt_oss", "gpt_oss_b", "llama4", "llama4_b", "llama4_c",
-                                        "glm4_moe",  "glm4_moe_b",  "minimax_m2", "deepseek_v2", "deepseek_v2_lite", "deepseek_v3", "deepseek_v3_b", "kimi_k2"};
+    static const char *const names[] = {
+        "llama_a",  "llama_b",    "llama_c",     "mistral",     "mixtral",          "olmoe",       "olmoe_clip",    "qwen2",
+        "qwen3",    "qwen3_moe",  "qwen3_moe_b", "gpt_oss",     "gpt_oss_b",        "llama4",      "llama4_b",      "llama4_c",
+        "glm4_moe", "glm4_moe_b", "minimax_m2",  "deepseek_v2", "deepseek_v2_lite", "deepseek_v3", "deepseek_v3_b", "kimi_k2"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char path[512];
         snprintf(path, sizeof path, CL_FIXTURES "/%s/config.json", names[i]);
@@ -378,7 +380,8 @@ static void test_metadata_refused(void)
     }
     metadata_refused(&g, "general.architecture: missing");
     g_kv_str(&g, "general.architecture", "mamba");
-    metadata_refused(&g, "general.architecture: mamba is not a known family (known: llama, olmoe, qwen2, qwen3, qwen3moe, gpt-oss, ");
+    metadata_refused(&g,
+                     "general.architecture: mamba is not a known family (known: llama, olmoe, qwen2, qwen3, qwen3moe, gpt-oss, ");
     g_kv_str(&g, "general.architecture", "llama");
     metadata_refused(&g, "llama.embedding_length: missing");
     tiny_llama(&g, CL_F32);

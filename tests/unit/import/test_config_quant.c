@@ -4,9 +4,11 @@
 #include "files.h"
 #include "suite.h"
 
-#define INT4 "\"quant_method\":\"compressed-tensors\",\"format\":\"pack-quantized\",\"config_groups\":{\"group_0\":{\"targets\":[\"Linear\"]," \
-             "\"input_activations\":null,\"weights\":{\"num_bits\":4,\"group_size\":32,\"symmetric\":true,\"type\":\"int\"," \
-             "\"strategy\":\"group\"}}}"
+#define INT4                                                                                                                     \
+    "\"quant_method\":\"compressed-tensors\",\"format\":\"pack-quantized\",\"config_groups\":{\"group_0\":{\"targets\":["        \
+    "\"Linear\"],"                                                                                                               \
+    "\"input_activations\":null,\"weights\":{\"num_bits\":4,\"group_size\":32,\"symmetric\":true,\"type\":\"int\","              \
+    "\"strategy\":\"group\"}}}"
 #define KIMI "\"re:.*self_attn.*\",\"re:.*shared_experts.*\",\"re:.*mlp\\\\.(gate|up|gate_up|down)_proj.*\""
 
 static cl_code formats(const char *text, cl_formats *f, cl_err *err)
@@ -24,14 +26,17 @@ static cl_code formats(const char *text, cl_formats *f, cl_err *err)
 
 static void test_known(void)
 {
-    static const struct { const char *text; cl_format tables, linear, experts; } cases[] = {
+    static const struct { const char *text; cl_format tables, linear, experts;
+    } cases[] = {
         {"{}", CL_BF16, CL_BF16, CL_BF16},
         {"{\"dtype\":\"float32\",\"torch_dtype\":\"float16\",\"quantization_config\":null}", CL_F32, CL_F32, CL_F32},
         {"{\"torch_dtype\":\"float16\"}", CL_F16, CL_F16, CL_F16},
         {"{\"torch_dtype\":\"float32\",\"text_config\":{\"torch_dtype\":\"float16\"}}", CL_F16, CL_F16, CL_F16},
         {"{\"torch_dtype\":\"float32\",\"text_config\":{}}", CL_F32, CL_F32, CL_F32},
-        {"{\"quantization_config\":{\"quant_method\":\"mxfp4\",\"modules_to_not_convert\":[\"lm_head\"]}}", CL_BF16, CL_BF16, CL_MXFP4},
-        {"{\"quantization_config\":{\"quant_method\":\"fp8\",\"fmt\":\"e4m3\",\"weight_block_size\":[128,128]}}", CL_BF16, CL_FP8, CL_FP8},
+        {"{\"quantization_config\":{\"quant_method\":\"mxfp4\",\"modules_to_not_convert\":[\"lm_head\"]}}", CL_BF16, CL_BF16,
+         CL_MXFP4},
+        {"{\"quantization_config\":{\"quant_method\":\"fp8\",\"fmt\":\"e4m3\",\"weight_block_size\":[128,128]}}", CL_BF16, CL_FP8,
+         CL_FP8},
         {"{\"quantization_config\":{" INT4 ",\"ignore\":[\"lm_head\"," KIMI "]}}", CL_BF16, CL_BF16, CL_INT4},
         {"{\"text_config\":{\"quantization_config\":{" INT4 ",\"ignore\":[\"lm_head\"," KIMI "]}}}", CL_BF16, CL_BF16, CL_INT4},
         {"{\"quantization_config\":{" INT4 ",\"ignore\":[\"re:.*lm_head\"]}}", CL_BF16, CL_INT4, CL_INT4},
@@ -43,13 +48,15 @@ static void test_known(void)
         cl_code c = formats(cases[i].text, &f, &err);
         if (c != CL_OK) fprintf(stderr, "%s: %s\n", cases[i].text, err.msg);
         CU_ASSERT_EQUAL_FATAL(c, CL_OK);
-        CU_ASSERT(f.tables == cases[i].tables && f.linear == cases[i].linear && f.experts == cases[i].experts && f.routers == f.tables);
+        CU_ASSERT(f.tables == cases[i].tables && f.linear == cases[i].linear && f.experts == cases[i].experts &&
+                  f.routers == f.tables);
     }
 }
 
 static void test_refused(void)
 {
-    static const struct { const char *quant, *part; } cases[] = {
+    static const struct { const char *quant, *part;
+    } cases[] = {
         {"5", "quantization_config: is an integer"},
         {"{}", "quantization_config: this way of quantising is not supported (convert the unquantised checkpoint, or a GGUF)"},
         {"{\"quant_method\":7}", "quantization_config: quant_method"},
@@ -61,12 +68,18 @@ static void test_refused(void)
          "compressed-tensors, float-quantized is not supported (convert the unquantised checkpoint, or a GGUF)"},
         {"{\"quant_method\":\"compressed-tensors\"}", "compressed-tensors is not supported"},
         {"{\"quant_method\":\"compressed-tensors\",\"format\":\"pack-quantized\"}", "other than symmetric int4 in groups of 32"},
-        {"{\"quant_method\":\"compressed-tensors\",\"format\":\"pack-quantized\",\"config_groups\":{\"a\":{\"weights\":{\"num_bits\":8,"
-         "\"group_size\":32}}}}", "other than symmetric int4"},
-        {"{\"quant_method\":\"compressed-tensors\",\"format\":\"pack-quantized\",\"config_groups\":{\"a\":{\"weights\":{\"num_bits\":4,"
-         "\"group_size\":32,\"symmetric\":false}}}}", "other than symmetric int4"},
-        {"{\"quant_method\":\"compressed-tensors\",\"format\":\"pack-quantized\",\"config_groups\":{\"a\":{\"weights\":{\"num_bits\":4,"
-         "\"group_size\":128}}}}", "other than symmetric int4"},
+        {"{\"quant_method\":\"compressed-tensors\",\"format\":\"pack-quantized\",\"config_groups\":{\"a\":{\"weights\":{\"num_"
+         "bits\":8,"
+         "\"group_size\":32}}}}",
+         "other than symmetric int4"},
+        {"{\"quant_method\":\"compressed-tensors\",\"format\":\"pack-quantized\",\"config_groups\":{\"a\":{\"weights\":{\"num_"
+         "bits\":4,"
+         "\"group_size\":32,\"symmetric\":false}}}}",
+         "other than symmetric int4"},
+        {"{\"quant_method\":\"compressed-tensors\",\"format\":\"pack-quantized\",\"config_groups\":{\"a\":{\"weights\":{\"num_"
+         "bits\":4,"
+         "\"group_size\":128}}}}",
+         "other than symmetric int4"},
         {"{" INT4 ",\"ignore\":[" KIMI "]}", "ignore: a quantised lm_head"},
         {"{" INT4 ",\"ignore\":[\"lm_head\",\"re:.*self_attn.*\"]}", "must be alike"},
         {"{" INT4 ",\"ignore\":[\"lm_head\",\"re:(\"]}", "ignore: ( is not a regular expression"},
@@ -88,7 +101,8 @@ static void test_refused(void)
 static void test_translation(void)
 {
     static const refused cases[] = {
-        {"llama4", "\"quantization_config\":{\"quant_method\":\"compressed-tensors\",\"format\":\"float-quantized\"},\"text_config\":{}",
+        {"llama4",
+         "\"quantization_config\":{\"quant_method\":\"compressed-tensors\",\"format\":\"float-quantized\"},\"text_config\":{}",
          "quantization_config: compressed-tensors, float-quantized is not supported"},
         {"gpt_oss", "\"quantization_config\":{\"quant_method\":\"bitsandbytes\"}", "quantization_config: bitsandbytes"},
     };

@@ -57,7 +57,8 @@ static void same_layer(const cl_layer *a, const cl_layer *b)
     CU_ASSERT(a->ffn.kind == b->ffn.kind && a->ffn.width == b->ffn.width && a->ffn.experts == b->ffn.experts &&
               a->ffn.top_k == b->ffn.top_k);
     CU_ASSERT(a->ffn.renormalise == b->ffn.renormalise && a->ffn.bias == b->ffn.bias);
-    CU_ASSERT(a->ffn.shared_width == b->ffn.shared_width && a->ffn.scoring == b->ffn.scoring && (float)a->ffn.weight_scale == (float)b->ffn.weight_scale);
+    CU_ASSERT(a->ffn.shared_width == b->ffn.shared_width && a->ffn.scoring == b->ffn.scoring);
+    CU_ASSERT((float)a->ffn.weight_scale == (float)b->ffn.weight_scale);
     CU_ASSERT(a->ffn.router_bias == b->ffn.router_bias && a->ffn.select_bias == b->ffn.select_bias);
     CU_ASSERT(a->ffn.groups == b->ffn.groups && a->ffn.top_groups == b->ffn.top_groups && a->ffn.group_best == b->ffn.group_best);
 }

@@ -1,4 +1,5 @@
-/* The newer families: what their configurations and GGUF metadata mean, what is refused, and that both say the same of a model. */
+/* The newer families: what their configurations and GGUF metadata mean, what is refused, and that both say the same of a model.
+ */
 #include <math.h>
 #include <string.h>
 
@@ -17,9 +18,11 @@ static void test_gpt_oss(void)
     CU_ASSERT_PTR_NOT_NULL_FATAL(a);
     CU_ASSERT(a->window == 128 && !a->chunked && a->sinks && a->qkv_bias && a->o_bias && a->head_dim == 64 && a->rope == 0);
     CU_ASSERT(a->scale == 0.125 && a->qk_norm == CL_QK_NORM_NONE && a->temperature == 0 && a->kind == CL_ATTN_GROUPED);
-    CU_ASSERT(s.layers[1].attn.window == 0 && s.layers[2].attn.window == 128 && s.layers[3].attn.window == 0 && s.layers[3].attn.sinks);
+    CU_ASSERT(s.layers[1].attn.window == 0 && s.layers[2].attn.window == 128 && s.layers[3].attn.window == 0 &&
+              s.layers[3].attn.sinks);
     const cl_ffn *f = &s.layers[1].ffn;
-    CU_ASSERT(f->kind == CL_FFN_MOE && f->width == 48 && f->bias && f->glu == CL_GLU_CLAMPED && f->glu_limit == 7 && f->glu_alpha == 1.702);
+    CU_ASSERT(f->kind == CL_FFN_MOE && f->width == 48 && f->bias && f->glu == CL_GLU_CLAMPED && f->glu_limit == 7 &&
+              f->glu_alpha == 1.702);
     CU_ASSERT(f->experts == 128 && f->top_k == 4 && f->scoring == CL_SCORE_CHOSEN_SOFTMAX && f->router_bias && !f->select_bias);
     CU_ASSERT(!f->renormalise && f->weight_scale == 1 && !f->weight_input && f->shared_width == 0 && f->groups == 0);
     /* the class's own yarn: base 150000, ramp ends not rounded (models.md 7) */
@@ -28,11 +31,13 @@ static void test_gpt_oss(void)
     CU_ASSERT_DOUBLE_EQUAL(s.ropes[0].inv_freq[31] / 3.02351143e-07, 1, 1e-8);
     cl_spec_free(&s);
 
-    s = made("gpt_oss", "\"num_local_experts\":6,\"num_experts_per_tok\":3,\"swiglu_limit\":5,\"swiglu_alpha\":2,\"sliding_window\":9,"
-                        "\"attention_bias\":false,\"layer_types\":[\"full_attention\",\"full_attention\",\"sliding_attention\","
-                        "\"full_attention\"],\"rope_theta\":1000,\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":8,"
-                        "\"original_max_position_embeddings\":64},\"architectures\":[\"GptOssForCausalLM\"]");
-    CU_ASSERT(s.layers[0].attn.window == 0 && s.layers[2].attn.window == 9 && !s.layers[0].attn.qkv_bias && !s.layers[0].attn.o_bias);
+    s = made("gpt_oss",
+             "\"num_local_experts\":6,\"num_experts_per_tok\":3,\"swiglu_limit\":5,\"swiglu_alpha\":2,\"sliding_window\":9,"
+             "\"attention_bias\":false,\"layer_types\":[\"full_attention\",\"full_attention\",\"sliding_attention\","
+             "\"full_attention\"],\"rope_theta\":1000,\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":8,"
+             "\"original_max_position_embeddings\":64},\"architectures\":[\"GptOssForCausalLM\"]");
+    CU_ASSERT(s.layers[0].attn.window == 0 && s.layers[2].attn.window == 9 && !s.layers[0].attn.qkv_bias &&
+              !s.layers[0].attn.o_bias);
     CU_ASSERT(s.layers[0].ffn.glu_limit == 5 && s.layers[0].ffn.glu_alpha == 2 && s.layers[0].ffn.top_k == 3);
     CU_ASSERT_DOUBLE_EQUAL(s.ropes[0].scale, 0.1 * log(8) + 1, 1e-12);
     cl_spec_free(&s);
@@ -51,7 +56,8 @@ static void test_llama4(void)
         CU_ASSERT(a->temperature_floor == (encoded ? 0 : 8192) && a->head_dim == 128 && !a->qkv_bias && !a->sinks);
     }
     const cl_ffn *f = &s.layers[0].ffn;
-    CU_ASSERT(f->kind == CL_FFN_MOE && f->experts == 16 && f->top_k == 1 && f->width == 48 && f->shared_width == 48 && f->weight_input);
+    CU_ASSERT(f->kind == CL_FFN_MOE && f->experts == 16 && f->top_k == 1 && f->width == 48 && f->shared_width == 48 &&
+              f->weight_input);
     CU_ASSERT(f->scoring == CL_SCORE_SIGMOID && !f->renormalise && f->weight_scale == 1 && !f->bias && f->glu == CL_GLU_SILU);
     /* no ramp: wave lengths over 8192 positions are divided by 16 (models.md 7) */
     CU_ASSERT_EQUAL(s.ropes[0].pairing, CL_ROPE_INTERLEAVED);
@@ -59,8 +65,9 @@ static void test_llama4(void)
         CU_ASSERT_DOUBLE_EQUAL(s.ropes[0].inv_freq[i] / pow(500000, -i / 64.0) * (i < 35 ? 1 : 16), 1, 1e-12);
     cl_spec_free(&s);
 
-    s = made("llama4_text", "\"interleave_moe_layer_step\":2,\"intermediate_size_mlp\":70,\"use_qk_norm\":false,\"attn_scale\":0.3,"
-                            "\"floor_scale\":5,\"attention_chunk_size\":11,\"no_rope_layers\":[0,1,1,0],\"num_experts_per_tok\":2");
+    s = made("llama4_text",
+             "\"interleave_moe_layer_step\":2,\"intermediate_size_mlp\":70,\"use_qk_norm\":false,\"attn_scale\":0.3,"
+             "\"floor_scale\":5,\"attention_chunk_size\":11,\"no_rope_layers\":[0,1,1,0],\"num_experts_per_tok\":2");
     CU_ASSERT(s.layers[0].ffn.kind == CL_FFN_DENSE && s.layers[0].ffn.width == 70 && s.layers[0].ffn.weight_scale == 0);
     CU_ASSERT(s.layers[1].ffn.kind == CL_FFN_MOE && s.layers[2].ffn.kind == CL_FFN_DENSE && s.layers[3].ffn.top_k == 2);
     CU_ASSERT(s.layers[0].attn.rope == -1 && s.layers[0].attn.window == 0 && s.layers[0].attn.temperature == 0.3 &&
@@ -68,8 +75,9 @@ static void test_llama4(void)
     CU_ASSERT(s.layers[1].attn.rope == 0 && s.layers[1].attn.window == 11 && s.layers[1].attn.qk_norm == CL_QK_NORM_NONE);
     cl_spec_free(&s);
 
-    s = made("llama4_text", "\"moe_layers\":[2],\"attn_temperature_tuning\":false,\"attention_chunk_size\":null,\"no_rope_layers\":[],"
-                            "\"no_rope_layer_interval\":2,\"attention_bias\":true");
+    s = made("llama4_text",
+             "\"moe_layers\":[2],\"attn_temperature_tuning\":false,\"attention_chunk_size\":null,\"no_rope_layers\":[],"
+             "\"no_rope_layer_interval\":2,\"attention_bias\":true");
     CU_ASSERT(s.layers[1].ffn.kind == CL_FFN_DENSE && s.layers[1].ffn.width == 16384 && s.layers[2].ffn.kind == CL_FFN_MOE);
     CU_ASSERT(s.layers[0].attn.rope == 0 && s.layers[1].attn.rope == -1 && s.layers[1].attn.temperature == 0);
     CU_ASSERT(s.layers[0].attn.window == 0 && !s.layers[0].attn.chunked && s.layers[0].attn.qkv_bias && s.layers[0].attn.o_bias);
@@ -79,16 +87,33 @@ static void test_llama4(void)
     cl_spec_free(&s);
 
     /* the language model of a multimodal one: its own numbers count, and its ids */
-    s = made("llama4", "\"hidden_size\":8,\"architectures\":[\"Llama4ForConditionalGeneration\"],\"eos_token_id\":9,\"text_config\":{"
-                       "\"model_type\":\"llama4_text\",\"vocab_size\":50,\"hidden_size\":32,\"num_hidden_layers\":2,"
-                       "\"num_attention_heads\":4,\"num_key_value_heads\":1,\"intermediate_size\":6,\"max_position_embeddings\":64,"
-                       "\"eos_token_id\":[3,4]},\"vision_config\":{\"hidden_size\":7}");
-    CU_ASSERT(s.hidden == 32 && s.vocab == 50 && s.n_layers == 2 && s.n_eos == 2 && s.eos[0] == 3 && s.layers[0].attn.kv_heads == 1);
+    s = made("llama4",
+             "\"hidden_size\":8,\"architectures\":[\"Llama4ForConditionalGeneration\"],\"eos_token_id\":9,\"text_config\":{"
+             "\"model_type\":\"llama4_text\",\"vocab_size\":50,\"hidden_size\":32,\"num_hidden_layers\":2,"
+             "\"num_attention_heads\":4,\"num_key_value_heads\":1,\"intermediate_size\":6,\"max_position_embeddings\":64,"
+             "\"eos_token_id\":[3,4]},\"vision_config\":{\"hidden_size\":7}");
+    CU_ASSERT(s.hidden == 32 && s.vocab == 50 && s.n_layers == 2 && s.n_eos == 2 && s.eos[0] == 3 &&
+              s.layers[0].attn.kv_heads == 1);
     cl_spec_free(&s);
     s = made("llama4", "\"eos_token_id\":9,\"tie_word_embeddings\":true,\"text_config\":{\"vocab_size\":50,\"hidden_size\":32,"
                        "\"num_hidden_layers\":2,\"num_attention_heads\":4,\"num_key_value_heads\":1,\"intermediate_size\":6,"
                        "\"max_position_embeddings\":64}");
     CU_ASSERT(s.n_eos == 1 && s.eos[0] == 9 && s.tied); /* inside it says neither */
+    cl_spec_free(&s);
+}
+
+/* A latent family inside a multimodal model (Kimi K2.5): the outer type and class are its alternatives. */
+static void test_wrapped_latent(void)
+{
+    cl_spec s = made("kimi_k25",
+                     "\"architectures\":[\"KimiK25ForConditionalGeneration\"],\"text_config\":{\"model_type\":\"kimi_k2\","
+                                 "\"architectures\":[\"DeepseekV3ForCausalLM\"],\"vocab_size\":50,\"hidden_size\":30,"
+                                 "\"num_hidden_layers\":4,\"num_attention_heads\":4,\"intermediate_size\":6,"
+                                 "\"max_position_embeddings\":64,\"n_group\":1,\"rms_norm_eps\":1e-5}");
+    CU_ASSERT_STRING_EQUAL(s.family, "deepseek_v3");
+    CU_ASSERT(s.hidden == 30 && s.layers[0].attn.kind == CL_ATTN_LATENT && s.norm_eps == 1e-5);
+    CU_ASSERT_EQUAL(s.layers[0].attn.latent_eps, 1e-6);
+    CU_ASSERT(s.layers[2].ffn.kind == CL_FFN_DENSE && s.layers[3].ffn.kind == CL_FFN_MOE && s.layers[3].ffn.groups == 0);
     cl_spec_free(&s);
 }
 
@@ -98,18 +123,22 @@ static void test_glm4_moe(void)
     const cl_attention *a = &s.layers[0].attn;
     CU_ASSERT(s.ropes[0].dims == 12 && s.ropes[0].pairing == CL_ROPE_HALF && a->head_dim == 24 && a->qk_norm == CL_QK_NORM_NONE);
     CU_ASSERT_DOUBLE_EQUAL(s.ropes[0].inv_freq[1], pow(1e6, -2.0 / 12), 1e-15);
-    CU_ASSERT(s.n_layers == 4 && s.layers[0].ffn.kind == CL_FFN_DENSE && s.layers[0].ffn.width == 48 && !a->qkv_bias && !a->o_bias);
+    CU_ASSERT(s.n_layers == 4 && s.layers[0].ffn.kind == CL_FFN_DENSE && s.layers[0].ffn.width == 48 && !a->qkv_bias &&
+              !a->o_bias);
     const cl_ffn *f = &s.layers[1].ffn;
     CU_ASSERT(f->kind == CL_FFN_MOE && f->experts == 128 && f->top_k == 8 && f->width == 1408 && f->shared_width == 1408);
     CU_ASSERT(f->scoring == CL_SCORE_SIGMOID && f->select_bias && f->renormalise && f->weight_scale == 1 && f->groups == 0 &&
               f->top_groups == 0 && f->group_best == 0 && !f->router_bias && !f->weight_input);
     cl_spec_free(&s);
-    s = made("glm4_moe", "\"use_qk_norm\":true,\"attention_bias\":true,\"partial_rotary_factor\":0.25,\"n_routed_experts\":12,"
-                         "\"num_experts_per_tok\":3,\"n_group\":4,\"topk_group\":2,\"n_shared_experts\":2,\"moe_intermediate_size\":5,"
-                         "\"first_k_dense_replace\":3,\"routed_scaling_factor\":1.5,\"norm_topk_prob\":false");
-    CU_ASSERT(s.ropes[0].dims == 4 && s.layers[0].attn.qk_norm == CL_QK_NORM_HEAD && s.layers[0].attn.qkv_bias && !s.layers[0].attn.o_bias);
+    s = made("glm4_moe",
+             "\"use_qk_norm\":true,\"attention_bias\":true,\"partial_rotary_factor\":0.25,\"n_routed_experts\":12,"
+             "\"num_experts_per_tok\":3,\"n_group\":4,\"topk_group\":2,\"n_shared_experts\":2,\"moe_intermediate_size\":5,"
+             "\"first_k_dense_replace\":3,\"routed_scaling_factor\":1.5,\"norm_topk_prob\":false");
+    CU_ASSERT(s.ropes[0].dims == 4 && s.layers[0].attn.qk_norm == CL_QK_NORM_HEAD && s.layers[0].attn.qkv_bias &&
+              !s.layers[0].attn.o_bias);
     f = &s.layers[3].ffn;
-    CU_ASSERT(s.layers[2].ffn.kind == CL_FFN_DENSE && f->experts == 12 && f->groups == 4 && f->top_groups == 2 && f->group_best == 2);
+    CU_ASSERT(s.layers[2].ffn.kind == CL_FFN_DENSE && f->experts == 12 && f->groups == 4 && f->top_groups == 2 &&
+              f->group_best == 2);
     CU_ASSERT(f->shared_width == 10 && f->width == 5 && f->weight_scale == 1.5 && !f->renormalise);
     cl_spec_free(&s);
     s = made("glm4_moe", "\"n_shared_experts\":null,\"first_k_dense_replace\":0,\"rope_parameters\":{\"rope_type\":\"default\","
@@ -128,9 +157,11 @@ static void test_minimax_m2(void)
     CU_ASSERT(f->kind == CL_FFN_MOE && f->experts == 256 && f->top_k == 8 && f->width == 48 && f->scoring == CL_SCORE_SIGMOID);
     CU_ASSERT(f->select_bias && f->renormalise && f->weight_scale == 1 && f->shared_width == 0 && f->groups == 0 && !f->bias);
     cl_spec_free(&s);
-    s = made("minimax_m2", "\"num_local_experts\":6,\"num_experts_per_tok\":2,\"rotary_dim\":6,\"rope_parameters\":{\"rope_type\":"
-                           "\"default\",\"rope_theta\":5000000,\"partial_rotary_factor\":0.5}");
-    CU_ASSERT(s.ropes[0].dims == 64 && s.layers[0].attn.head_dim == 128 && s.layers[0].ffn.experts == 6); /* what is inside counts more */
+    s = made("minimax_m2",
+             "\"num_local_experts\":6,\"num_experts_per_tok\":2,\"rotary_dim\":6,\"rope_parameters\":{\"rope_type\":"
+             "\"default\",\"rope_theta\":5000000,\"partial_rotary_factor\":0.5}");
+    CU_ASSERT(s.ropes[0].dims == 64 && s.layers[0].attn.head_dim == 128 &&
+              s.layers[0].ffn.experts == 6); /* what is inside counts more */
     cl_spec_free(&s);
     s = made("minimax_m2", "");
     CU_ASSERT_EQUAL(s.ropes[0].dims, 128);
@@ -148,8 +179,10 @@ static void test_refused(void)
         {"gpt_oss", "\"sliding_window\":-5", "sliding_window: is -5"},
         {"gpt_oss", "\"layer_types\":[\"full_attention\"]", "layer_types: has 1 entries, num_hidden_layers is 4"},
         {"gpt_oss", "\"layer_types\":[1,2,3,4]", "layer_types: what is not a text"},
-        {"gpt_oss", "\"sliding_window\":null,\"layer_types\":[\"full_attention\",\"full_attention\",\"full_attention\","
-                    "\"sliding_attention\"]", "layer_types: layer 3 is sliding_attention"},
+        {"gpt_oss",
+         "\"sliding_window\":null,\"layer_types\":[\"full_attention\",\"full_attention\",\"full_attention\","
+         "\"sliding_attention\"]",
+         "layer_types: layer 3 is sliding_attention"},
         {"gpt_oss", "\"swiglu_limit\":0", "swiglu_limit"},
         {"gpt_oss", "\"swiglu_alpha\":-1", "swiglu_alpha"},
         {"gpt_oss", "\"num_key_value_heads\":3", "num_attention_heads: 4 is not a multiple"},
@@ -173,10 +206,13 @@ static void test_refused(void)
         {"llama4", "\"text_config\":{\"model_type\":\"llama4_text\"}", "vocab_size: missing"},
         {"glm4_moe", "\"n_routed_experts\":0", "n_routed_experts: is 0"},
         {"glm4_moe", "\"n_routed_experts\":4,\"num_experts_per_tok\":5", "num_experts_per_tok: 5 is more than the 4 experts"},
-        {"glm4_moe", "\"n_routed_experts\":10,\"num_experts_per_tok\":2,\"n_group\":4", "n_group: 4 does not divide n_routed_experts, 10"},
+        {"glm4_moe", "\"n_routed_experts\":10,\"num_experts_per_tok\":2,\"n_group\":4",
+         "n_group: 4 does not divide n_routed_experts, 10"},
         {"glm4_moe", "\"n_routed_experts\":8,\"num_experts_per_tok\":2,\"n_group\":4,\"topk_group\":5", "topk_group: is 5"},
-        {"glm4_moe", "\"n_routed_experts\":8,\"num_experts_per_tok\":2,\"n_group\":8,\"topk_group\":4", "n_group: 8 groups of 1 experts"},
-        {"glm4_moe", "\"n_routed_experts\":8,\"num_experts_per_tok\":3,\"n_group\":4,\"topk_group\":1", "n_group: 4 groups of 2 experts"},
+        {"glm4_moe", "\"n_routed_experts\":8,\"num_experts_per_tok\":2,\"n_group\":8,\"topk_group\":4",
+         "n_group: 8 groups of 1 experts"},
+        {"glm4_moe", "\"n_routed_experts\":8,\"num_experts_per_tok\":3,\"n_group\":4,\"topk_group\":1",
+         "n_group: 4 groups of 2 experts"},
         {"glm4_moe", "\"n_shared_experts\":-1", "n_shared_experts: is -1"},
         {"glm4_moe", "\"moe_intermediate_size\":0", "moe_intermediate_size: is 0"},
         {"glm4_moe", "\"first_k_dense_replace\":-1", "first_k_dense_replace: is -1"},
@@ -249,9 +285,10 @@ static bool alike(const json_t *a, const json_t *b, const char *where)
 
 static void test_gguf_fixtures(void)
 {
-    static const struct { const char *name, *file; } pairs[] = {
-        {"gpt_oss", "model.gguf"}, {"gpt_oss_mxfp4", "model.gguf"}, {"llama4_c", "model.gguf"}, {"deepseek_v2_lite", "model.gguf"},
-        {"deepseek_v2_lite", "model_new.gguf"}, {"deepseek_v3", "model.gguf"}, {"deepseek_v3", "model_old.gguf"}};
+    static const struct { const char *name, *file;
+    } pairs[] = {{"gpt_oss", "model.gguf"},          {"gpt_oss_mxfp4", "model.gguf"},        {"llama4_c", "model.gguf"},
+                 {"deepseek_v2_lite", "model.gguf"}, {"deepseek_v2_lite", "model_new.gguf"}, {"deepseek_v3", "model.gguf"},
+                 {"deepseek_v3", "model_old.gguf"}};
     for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
         char path[512];
         cl_spec ours, theirs;
@@ -282,10 +319,12 @@ enum { HIDDEN = 16 };
 
 static void keys(gguf_file *g, const char *arch, int layers, int experts)
 {
-    static const struct { const char *key; uint32_t v; } all[] = {
-        {"embedding_length", HIDDEN}, {"context_length", 64}, {"attention.head_count", 4}, {"attention.head_count_kv", 2},
-        {"attention.key_length", 8}, {"attention.value_length", 8}, {"feed_forward_length", 24}, {"expert_feed_forward_length", 6},
-        {"expert_used_count", 2}};
+    static const struct { const char *key; uint32_t v;
+    } all[] = {{"embedding_length", HIDDEN}, {"context_length", 64},
+               {"attention.head_count", 4},  {"attention.head_count_kv", 2},
+               {"attention.key_length", 8},  {"attention.value_length", 8},
+               {"feed_forward_length", 24},  {"expert_feed_forward_length", 6},
+               {"expert_used_count", 2}};
     char k[96];
     g_kv_str(g, "general.architecture", arch);
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
@@ -320,8 +359,10 @@ static void test_gguf_made(void)
     CU_ASSERT_EQUAL_FATAL(written(&g, &s, &err), CL_OK);
     const cl_ffn *f = &s.layers[1].ffn;
     CU_ASSERT_STRING_EQUAL(s.family, "glm4_moe");
-    CU_ASSERT(s.n_layers == 3 && !s.tied && s.layers[0].ffn.kind == CL_FFN_DENSE && s.layers[0].ffn.width == 24 && s.ropes[0].dims == 4);
-    CU_ASSERT(s.layers[2].attn.qk_norm == CL_QK_NORM_HEAD && s.layers[2].attn.head_dim == 8 && s.ropes[0].pairing == CL_ROPE_HALF);
+    CU_ASSERT(s.n_layers == 3 && !s.tied && s.layers[0].ffn.kind == CL_FFN_DENSE && s.layers[0].ffn.width == 24 &&
+              s.ropes[0].dims == 4);
+    CU_ASSERT(s.layers[2].attn.qk_norm == CL_QK_NORM_HEAD && s.layers[2].attn.head_dim == 8 &&
+              s.ropes[0].pairing == CL_ROPE_HALF);
     CU_ASSERT(f->kind == CL_FFN_MOE && f->shared_width == 12 && f->groups == 2 && f->top_groups == 1 && f->group_best == 2);
     CU_ASSERT(f->scoring == CL_SCORE_SIGMOID && f->select_bias && f->weight_scale == 1.5 && f->renormalise && f->width == 6);
     cl_spec_free(&s);
@@ -331,8 +372,8 @@ static void test_gguf_made(void)
     g_kv_u32(&g, "minimax-m2.expert_gating_func", 2);
     CU_ASSERT_EQUAL_FATAL(written(&g, &s, &err), CL_OK);
     f = &s.layers[0].ffn;
-    CU_ASSERT(s.ropes[0].dims == 6 && s.layers[0].attn.qk_norm == CL_QK_NORM_FULL && f->scoring == CL_SCORE_SIGMOID && f->select_bias &&
-              f->renormalise && f->weight_scale == 1 && f->shared_width == 0 && f->experts == 4);
+    CU_ASSERT(s.ropes[0].dims == 6 && s.layers[0].attn.qk_norm == CL_QK_NORM_FULL && f->scoring == CL_SCORE_SIGMOID &&
+              f->select_bias && f->renormalise && f->weight_scale == 1 && f->shared_width == 0 && f->experts == 4);
     cl_spec_free(&s);
 
     /* what newer files of these architectures say counts; 128 experts mean no norm */
@@ -353,8 +394,9 @@ static void test_gguf_made(void)
     keys(&g, "gpt-oss", 4, 4);
     g_kv_u32(&g, "gpt-oss.attention.sliding_window", 6);
     CU_ASSERT_EQUAL_FATAL(written(&g, &s, &err), CL_OK);
-    CU_ASSERT(s.layers[0].attn.window == 6 && s.layers[1].attn.window == 0 && s.layers[2].attn.window == 6 && s.layers[0].attn.sinks &&
-              s.layers[0].attn.qkv_bias && s.layers[0].attn.o_bias && s.layers[0].ffn.bias && s.layers[0].ffn.router_bias);
+    CU_ASSERT(s.layers[0].attn.window == 6 && s.layers[1].attn.window == 0 && s.layers[2].attn.window == 6 &&
+              s.layers[0].attn.sinks && s.layers[0].attn.qkv_bias && s.layers[0].attn.o_bias && s.layers[0].ffn.bias &&
+              s.layers[0].ffn.router_bias);
     cl_spec_free(&s);
 }
 
@@ -400,6 +442,7 @@ int main(void)
 {
     CU_TestInfo tests[] = {{"gpt-oss", test_gpt_oss},
                            {"Llama 4, alone and inside a multimodal model", test_llama4},
+                           {"a latent family inside a multimodal model", test_wrapped_latent},
                            {"GLM-4.5", test_glm4_moe},
                            {"MiniMax-M2", test_minimax_m2},
                            {"impossible numbers, by key", test_refused},

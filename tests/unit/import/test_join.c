@@ -1,4 +1,6 @@
 /* Tensors that checkpoints store in several parts, and those of other modalities: what becomes of them, and what is refused. */
+#include "chipline/import.h"
+#include "chipline/model_file.h"
 #include "files.h"
 #include "safetensors.h"
 #include "suite.h"
@@ -150,12 +152,43 @@ static void test_modalities(void)
             "tensor a is there twice");
 }
 
+/* Quantised folders keep their formats; what cannot is what cuts through tiles (deepseek_v3_fp8's kv_b). */
+static void test_quantised_folders(void)
+{
+    static const struct { const char *folder; cl_formats f; cl_format up; } cases[] = {
+        {"gpt_oss_mxfp4", {CL_BF16, CL_BF16, CL_MXFP4, CL_BF16}, CL_BF16},
+        {"kimi_k2_int4", {CL_BF16, CL_BF16, CL_INT4, CL_BF16}, CL_BF16},
+        {"deepseek_v3_fp8", {CL_BF16, CL_FP8, CL_FP8, CL_BF16}, CL_F32}};
+    folder f = folder_new();
+    place out = in(&f, "m.h5");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char src[512];
+        snprintf(src, sizeof src, CL_FIXTURES "/%s", cases[i].folder);
+        const cl_convert_options keep = {.keep = true, .jobs = 2, .quiet = true};
+        cl_model_file *file = NULL;
+        cl_model plain;
+        cl_err err;
+        CU_ASSERT_FATAL(cl_convert(src, out.path, &keep, &err) == CL_OK && cl_model_file_open(&file, out.path, &err) == CL_OK);
+        CU_ASSERT_EQUAL(cl_model_file_verify(file, false, &err), CL_OK);
+        const cl_model *m = cl_model_file_model(file);
+        CU_ASSERT_EQUAL_FATAL(cl_model_from_spec(&m->spec, &cases[i].f, &plain, &err), CL_OK);
+        for (int k = 0; k < m->n_tensors; k++) {
+            bool up = m->tensors[k].role == CL_T_K_B || m->tensors[k].role == CL_T_V_B;
+            CU_ASSERT_EQUAL(m->tensors[k].format, up ? cases[i].up : plain.tensors[k].format);
+        }
+        cl_model_free(&plain);
+        cl_model_file_close(file);
+    }
+    folder_remove(&f);
+}
+
 int main(void)
 {
     CU_TestInfo tests[] = {{"mxfp4 blocks and scales", test_blocks},
                            {"fp8 tiles", test_tiles},
                            {"int4 words", test_words},
                            {"other modalities", test_modalities},
+                           {"quantised folders", test_quantised_folders},
                            CU_TEST_INFO_NULL};
     return run_suite("join", tests);
 }
