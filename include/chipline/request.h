@@ -21,6 +21,8 @@ typedef struct cl_request {
     bool ignore_eos;
     bool want_rows;      /* logits of every position are computed, digested (and written, with --logits) */
     bool want_digest;    /* the result row has the digest */
+    bool want_reasoning; /* the result row has what the model thought, if it did */
+    const cl_chat *chat; /* the prompt is a chat: its reply is taken apart; NULL: all is text. Borrowed */
     cl_sampling sampling;
     int n_stops;
     char **stops;        /* texts that end the output; not shown */
@@ -30,7 +32,8 @@ typedef struct cl_request {
 void cl_request_free(cl_request *r); /* r itself too; NULL is fine */
 
 typedef struct cl_result {
-    cl_buf text;
+    cl_buf text;         /* the answer */
+    cl_buf reasoning;    /* what came before it */
     int32_t *tokens;     /* generated ids, the ending one included */
     int n_tokens;
     const char *finish_reason; /* "stop", "length", "error" */
@@ -45,6 +48,8 @@ typedef struct cl_source {
     cl_request *(*next)(void *ctx, int wait_ms, bool *ended);
     /* New text of a request (whole UTF-8 characters), as it is generated. May be NULL. An error ends the run. */
     cl_code (*text)(void *ctx, const cl_request *r, const char *s, size_t n, cl_err *err);
+    /* The same for reasoning. May be NULL. */
+    cl_code (*reasoning)(void *ctx, const cl_request *r, const char *s, size_t n, cl_err *err);
     /* It ended; both stay the caller's. CL_E_RUN: the result could not be kept (ends the run). */
     cl_code (*done)(void *ctx, const cl_request *r, const cl_result *result, cl_err *err);
 } cl_source;
@@ -55,7 +60,7 @@ typedef struct cl_request_defaults {
     const cl_chat *chat;           /* NULL: messages can't be given */
     cl_sampling sampling;
     int max_tokens;
-    bool ignore_eos, want_rows, want_digest;
+    bool ignore_eos, want_rows, want_digest, want_reasoning;
     int n_stops;
     char **stops;                  /* borrowed */
     int context, vocab;            /* prompts must be shorter than context; ids below vocab */

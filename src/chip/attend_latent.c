@@ -25,7 +25,7 @@ static void store(cl_chip *c, const team *t, int layer, int first, int n)
     }
 }
 
-/* Products of the normed input: queries, or their low-rank form, which is normed and goes through Q then; and the cache's vector. */
+/* Products of the normed input: queries, or their low-rank form, which is normed and goes through Q; and the cache's vector. */
 static uint64_t project(cl_chip *c, const team *t, int layer, int first, int n, const float *x)
 {
     const cl_attention *a = &c->spec.layers[layer].attn;
@@ -69,7 +69,8 @@ static void spread(cl_chip *c, const team *t, int layer, int first, int n, cl_ac
     team_share(t, plain->n, &from, &to);
     for (int64_t row = from; row < to; row++) {
         int head = (int)(row / n), tok = (int)(row % n);
-        float *q = w->qs + (size_t)tok * w->q + (size_t)head * (size_t)a->head_dim, warm = attend_temperature(c, a, first + tok);
+        float *q = w->qs + (size_t)tok * w->q + (size_t)head * (size_t)a->head_dim;
+        float warm = attend_temperature(c, a, first + tok);
         attend_rotate(c, a, first + tok, q + dims);
         for (int i = 0; warm != 1 && i < a->head_dim; i++) q[i] *= warm;
         memcpy(w->plain + (size_t)row * plain->stride, q, dims * sizeof *q);
@@ -78,7 +79,8 @@ static void spread(cl_chip *c, const team *t, int layer, int first, int n, cl_ac
     phase_prepare_tokens(c, plain, w->plain, from, to);
 }
 
-/* Each head's rows times its matrix of a stack; y of (head, token) at head * head_stride + token * stride. Shared by (head, panel). */
+/* Each head's rows times its matrix of a stack; y of (head, token) is at head * head_stride + token * stride. Threads share
+ * (head, panel). */
 static void stack_product(const cl_chip *c, const team *t, const cl_matrix *m, const cl_acts *rows, int n, float *y,
                           size_t head_stride, size_t stride)
 {

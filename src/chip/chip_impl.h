@@ -22,7 +22,8 @@ static inline size_t padded(int64_t n) { return ((size_t)n + 31) / 32 * 32; }
 
 /* Everything a step writes besides x and the cache; made once. Strides count floats. Tokens go through a layer in tiles of at
  * most `tile`, so that a long chunk through a wide model needs no more memory than a short one. The buffers of a layer's two halves
- * lie in the same memory. Rows of latent attention are one per head and token, a head's tokens together: row = head * tokens + token. */
+ * lie in the same memory. Rows of latent attention are one per head and token, a head's tokens together:
+ * row = head * tokens + token. */
 typedef struct work {
     int tile;              /* tokens */
     int head_rows;         /* tokens whose logits are computed together, at most HEAD_ROWS */

@@ -20,7 +20,8 @@ static gate_up gate_up_of(const cl_chip *c, int layer, cl_role gate, cl_role up,
     return gu;
 }
 
-/* gate, up and their product for panels p0 .. p1 - 1 of one expert. rows of x: index[0 .. n_index), or all of acts if index is NULL. */
+/* gate, up and their product for panels p0 .. p1 - 1 of one expert. rows of x: index[0 .. n_index), or all of acts if index is
+ * NULL. */
 static void gated(const cl_chip *c, const cl_ffn *f, const gate_up *gu, int64_t expert, int64_t p0, int64_t p1, const cl_acts *in,
                   const int32_t *index, int n_index, float *gate, float *up)
 {
@@ -147,7 +148,8 @@ static void route(cl_chip *c, const team *t, const moe_weights *mw, int layer, c
     work *w = &c->work;
     const cl_ffn *f = &c->spec.layers[layer].ffn;
     const size_t stride = w->router_stride, mine = 2 * (size_t)t->id * stride;
-    const route_scratch scratch = {w->select + mine, w->select + mine + stride, w->select_list + mine, w->select_list + mine + stride};
+    const route_scratch scratch = {w->select + mine, w->select + mine + stride,
+                                   w->select_list + mine, w->select_list + mine + stride};
     int64_t a, b;
     phase_products(c, t, &(product){mw->router, mw->router_bias, w->router, stride, NULL, 0}, 1, in);
     if (f->shared_width) {
@@ -185,7 +187,8 @@ static cl_acts weighted_input(cl_chip *c, const team *t, const moe_weights *mw, 
 }
 
 /* Gate, up and down of all rows, biases included; the shared expert's down goes to work.out. index: rows of `in`. */
-static void experts(cl_chip *c, const team *t, const moe_weights *mw, const cl_ffn *f, int n, const cl_acts *in, const int32_t *index)
+static void experts(cl_chip *c, const team *t, const moe_weights *mw, const cl_ffn *f, int n, const cl_acts *in,
+                    const int32_t *index)
 {
     const work *w = &c->work;
     const int64_t hidden = c->spec.hidden;

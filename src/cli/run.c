@@ -6,7 +6,7 @@
 #include "cli.h"
 #include "run_cli.h"
 
-enum { BATCH = 256, OUT, SYSTEM, CHAT_FORMAT, CHAT, TOKENS, CONTEXT, SLOTS, CHUNK, IGNORE_EOS, STOP, TEMPERATURE, TOP_K, TOP_P, MIN_P, REPEAT, SEED,
+enum { BATCH = 256, OUT, SYSTEM, CHAT_FORMAT, DATE, REASONING, CHAT, TOKENS, CONTEXT, SLOTS, CHUNK, IGNORE_EOS, STOP, TEMPERATURE, TOP_K, TOP_P, MIN_P, REPEAT, SEED,
        THREADS, ACTIVATIONS, KV, LAYOUT, CHIP, TRACE, TRACE_LEVEL, LOGITS, DIGEST, SUMMARY, JSON, QUIET, STALL, KERNELS };
 
 static const struct argp_option options[] = {
@@ -17,6 +17,9 @@ static const struct argp_option options[] = {
     {"chat", CHAT, NULL, 0, "the prompt is a user's message; a terminal without -p gets a conversation", 1},
     {"system", SYSTEM, "TEXT", 0, "system message of the chat", 1},
     {"chat-format", CHAT_FORMAT, "NAME", 0, "instead of the one found in the model file", 1},
+    {"date", DATE, "YYYY-MM-DD", 0, "the day in prompts that hold one (today)", 1},
+    {"reasoning", REASONING, "hide|show", 0,
+     "what a chat's model thinks before it answers: left out, or printed between [reasoning] and [answer]; in rows of JSON under \"reasoning\" (hide)", 1},
     {"batch", BATCH, "IN.jsonl", 0, "many requests, one JSON object a line (see README)", 1},
     {"out", OUT, "OUT.jsonl", 0, "results of --batch, row by row as they finish", 1},
     {NULL, 0, NULL, 0, "Lengths and ends:", 2},
@@ -68,6 +71,8 @@ static error_t parse(int key, char *arg, struct argp_state *st)
     case CHAT: o->chat = true; break;
     case SYSTEM: o->system = arg; break;
     case CHAT_FORMAT: o->chat_format = arg; break;
+    case DATE: o->date = arg; break;
+    case REASONING: return cl_cli_word(err, "--reasoning", arg, (const char *const[]){"hide", "show", NULL}, &o->reasoning);
     case BATCH: o->batch = arg; break;
     case OUT: o->out = arg; break;
     case 'n': return cl_cli_int(err, "-n", arg, 1, 1 << 28, &o->max_tokens);
@@ -159,6 +164,7 @@ static cl_code check(run_cli *o)
     if (o->batch && o->run.logits_path) return cl_fail(err, CL_E_USAGE, "--logits: is for one request, not for --batch (--digest tells bits apart there)");
     if (o->tokens && o->chat) return cl_fail(err, CL_E_USAGE, "--chat: not with --tokens");
     if (o->system && !o->chat) return cl_fail(err, CL_E_USAGE, "--system: needs --chat");
+    if (o->reasoning >= 0 && !o->chat && !o->batch) return cl_fail(err, CL_E_USAGE, "--reasoning: needs --chat, or --batch with messages");
     if (o->run.context && o->run.chunk > o->run.context) return cl_fail(err, CL_E_USAGE, "--chunk: %d is over the context of %d", o->run.chunk, o->run.context);
     return check_files(o);
 }
@@ -220,7 +226,7 @@ static cl_code run(run_cli *o, cl_line *line)
 int cl_cmd_run(int argc, char **argv)
 {
     cl_err err = {.code = CL_OK};
-    run_cli o = {.err = &err, .temperature = -1, .top_k = -1, .top_p = -1, .sampling = {.repeat_penalty = 1},
+    run_cli o = {.err = &err, .temperature = -1, .top_k = -1, .top_p = -1, .reasoning = -1, .sampling = {.repeat_penalty = 1},
                  .run = {.kv_auto = true, .trace_level = CL_TRACE_LAYER, .stall_timeout_s = 120}};
     cl_line *line = NULL;
     if (cl_line_start(&line, &argc, &argv, &err) != CL_OK) return cl_cli_fail(&err);

@@ -9,8 +9,9 @@ enum { MAX_STOPS = 16 };
 
 typedef struct run_cli {
     cl_err *err;
-    const char *prompt, *prompt_file, *tokens, *system, *chat_format, *batch, *out, *summary;
+    const char *prompt, *prompt_file, *tokens, *system, *chat_format, *date, *batch, *out, *summary;
     bool chat, ignore_eos, digest, json, quiet;
+    int reasoning; /* --reasoning: 0 hide, 1 show, -1 not given */
     int max_tokens, top_k, n_stops;
     double temperature, top_p;
     int64_t seed;

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "chat_arg.h"
 #include "lines.h"
 #include "run_cli.h"
 
@@ -21,6 +22,7 @@ typedef struct source_state {
     bool waits;              /* rows may come later: a pipe or a terminal */
     cl_err broken;           /* why reading ended early */
     cl_lines lines;          /* batch and conversation */
+    enum { NOTHING, REASONING, ANSWER } shown; /* what was printed last of the reply at hand, where reasoning is shown */
     /* conversation */
     bool asked, waiting;     /* the prompt sign is shown; an answer is on its way */
     cl_message *turns;
@@ -32,11 +34,12 @@ typedef struct source_state {
 static cl_code find_chat(run_cli *o)
 {
     cl_err *err = o->err;
-    if (o->chat_format) return cl_chat_by_name(o->chat_format, &o->format, err);
     const char *jinja = o->tok_data ? o->tok_data->chat_template : NULL;
     cl_err quiet;
-    cl_code c = jinja ? cl_chat_detect(jinja, &o->format, o->chat ? err : &quiet) : CL_OK;
-    if (!o->chat) return CL_OK; /* rows with messages will say so */
+    bool asked = o->chat || o->chat_format || o->date;
+    cl_code c = cl_cli_chat(o->chat_format, o->date, jinja, &o->format, asked ? err : &quiet);
+    if (!asked) return CL_OK; /* rows with messages will say so */
+    if (!o->chat) return c;
     if (c != CL_OK) return c;
     return o->format ? CL_OK : cl_fail(err, CL_E_INPUT, "--chat: %s has no chat template (name a format: --chat-format)", o->run.model_path);
 }
@@ -95,10 +98,35 @@ static cl_request *next_single(void *ctx, int wait_ms, bool *ended)
     return r;
 }
 
+/* Ahead of text of another kind than what was printed before it. */
+static void put_mark(source_state *s, const cl_request *r, bool reasoning)
+{
+    if (!r->want_reasoning || (int)s->shown == (reasoning ? REASONING : ANSWER)) return;
+    if (reasoning || s->shown == REASONING) printf("%s[%s]\n", s->shown == NOTHING ? "" : "\n", reasoning ? "reasoning" : "answer");
+    s->shown = reasoning ? REASONING : ANSWER;
+}
+
 static cl_code put_text(void *ctx, const cl_request *r, const char *text, size_t n, cl_err *err)
 {
+    put_mark(ctx, r, false);
     if (fwrite(text, 1, n, stdout) == n && fflush(stdout) == 0) return CL_OK;
     return cl_fail(err, CL_E_RUN, "stdout: write failed: %s", strerror(errno));
+}
+
+static cl_code put_reasoning(void *ctx, const cl_request *r, const char *text, size_t n, cl_err *err)
+{
+    put_mark(ctx, r, true);
+    if (fwrite(text, 1, n, stdout) == n && fflush(stdout) == 0) return CL_OK;
+    return cl_fail(err, CL_E_RUN, "stdout: write failed: %s", strerror(errno));
+}
+
+/* A reply is over. An empty answer has a cause that is not seen where reasoning is hidden. */
+static void end_reply(source_state *s, const cl_result *result)
+{
+    s->shown = NOTHING;
+    if (!s->o->quiet && !s->o->json && !result->text.len && result->reasoning.len)
+        fprintf(stderr, "chipline: all %d tokens went into reasoning, there is no answer yet (raise -n%s)\n", result->n_tokens,
+                s->o->reasoning == 1 ? "" : ", or see it with --reasoning show");
 }
 
 /* Writes a row by one call where the system lets it; in a file, a row that can't be whole is taken back. */
@@ -132,6 +160,7 @@ static cl_code done_single(void *ctx, const cl_request *r, const cl_result *resu
     if (s->o->json) return put_row(STDOUT_FILENO, "stdout", r, result, err);
     if (!s->o->tokenizer) put_ids(result);
     putchar('\n');
+    end_reply(s, result);
     if (s->o->digest) fprintf(stderr, "logits_xxh3: %016llx\n", (unsigned long long)result->digest);
     return fflush(stdout) == 0 ? CL_OK : cl_fail(err, CL_E_RUN, "stdout: write failed: %s", strerror(errno));
 }
@@ -294,8 +323,10 @@ static cl_code done_turn(void *ctx, const cl_request *r, const cl_result *result
         free((char *)s->turns[--s->n_turns].content);
         return CL_OK;
     }
-    cl_code c = s->o->json ? put_row(STDOUT_FILENO, "stdout", r, result, err) : put_text(ctx, r, "\n", 1, err);
+    if (!s->o->json && (putchar('\n') == EOF || fflush(stdout) != 0)) return cl_fail(err, CL_E_RUN, "stdout: write failed: %s", strerror(errno));
+    cl_code c = s->o->json ? put_row(STDOUT_FILENO, "stdout", r, result, err) : CL_OK;
     if (c != CL_OK) return c;
+    end_reply(s, result);
     if (s->o->digest && !s->o->json) fprintf(stderr, "logits_xxh3: %016llx\n", (unsigned long long)result->digest);
     return add_turn(s, "assistant", result->text.data ? result->text.data : "", err);
 }
@@ -317,17 +348,18 @@ cl_code cl_cli_open_source(run_cli *o, const cl_model *m, cl_limits limits, cl_s
     s->o = o;
     s->out = -1;
     o->defaults = (cl_request_defaults){.tokenizer = o->tokenizer, .chat = o->format, .sampling = o->sampling, .max_tokens = o->max_tokens,
-        .ignore_eos = o->ignore_eos, .want_rows = o->digest || o->run.logits_path, .want_digest = o->digest, .n_stops = o->n_stops, .stops = o->stops, .context = limits.context,
+        .ignore_eos = o->ignore_eos, .want_rows = o->digest || o->run.logits_path, .want_digest = o->digest, .want_reasoning = o->reasoning == 1, .n_stops = o->n_stops, .stops = o->stops, .context = limits.context,
         .vocab = limits.vocab};
     if (o->batch) {
-        *source = (cl_source){s, next_row, NULL, done_row};
+        *source = (cl_source){.ctx = s, .next = next_row, .done = done_row};
         return open_batch(o, s);
     }
+    cl_code (*thoughts)(void *, const cl_request *, const char *, size_t, cl_err *) = o->json || o->reasoning != 1 ? NULL : put_reasoning;
     if (o->chat && !o->prompt && !o->prompt_file && at_terminal()) {
-        *source = (cl_source){s, next_turn, o->json ? NULL : put_text, done_turn};
+        *source = (cl_source){s, next_turn, o->json ? NULL : put_text, thoughts, done_turn};
         return open_chat(o, s);
     }
-    *source = (cl_source){s, next_single, o->json ? NULL : put_text, done_single};
+    *source = (cl_source){s, next_single, o->json ? NULL : put_text, thoughts, done_single};
     return open_single(o, s);
 }
 

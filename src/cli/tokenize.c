@@ -1,24 +1,25 @@
 /* tokenize.c: `chipline tokenize`: text to ids and back; chat prompts rendered. */
 #include <stdlib.h>
 
-#include "chipline/chat.h"
+#include "chat_arg.h"
 #include "chipline/json.h"
 #include "chipline/model_file.h"
 #include "cli.h"
 
-enum { CHAT = 256, JSON, DECODE, CHAT_FORMAT, MAX_TEXT = 1 << 30 };
+enum { CHAT = 256, JSON, DECODE, CHAT_FORMAT, DATE, MAX_TEXT = 1 << 30 };
 
 static const struct argp_option options[] = {
     {"prompt", 'p', "TEXT", 0, "the text (or standard input)", 0},
     {"chat", CHAT, NULL, 0, "the text is a user's message, or a JSON list of messages {\"role\", \"content\"}", 0},
     {"chat-format", CHAT_FORMAT, "NAME", 0, "instead of the one found in the model file", 0},
+    {"date", DATE, "YYYY-MM-DD", 0, "the day in prompts that hold one (today)", 0},
     {"decode", DECODE, "ID,ID,...", 0, "ids back to text", 0},
     {"json", JSON, NULL, 0, "{\"tokens\": [ids], \"pieces\": [texts]}, with --chat also \"rendered\"", 0},
     {0}};
 
 typedef struct tokenize_cli {
     cl_err *err;
-    const char *model, *prompt, *decode, *chat_format;
+    const char *model, *prompt, *decode, *chat_format, *date;
     bool chat, json;
 } tokenize_cli;
 
@@ -29,6 +30,7 @@ static error_t parse(int key, char *arg, struct argp_state *st)
     case 'p': o->prompt = arg; break;
     case CHAT: o->chat = true; break;
     case CHAT_FORMAT: o->chat_format = arg; break;
+    case DATE: o->date = arg; break;
     case DECODE: o->decode = arg; break;
     case JSON: o->json = true; break;
     case ARGP_KEY_ARG:
@@ -73,31 +75,21 @@ static cl_code decode(const tokenize_cli *o, const cl_tokenizer *t, cl_err *err)
 /* A JSON list of messages, or the text itself as a user's message. */
 static cl_code render(const tokenize_cli *o, const cl_tokenizer_data *data, const cl_buf *text, cl_buf *rendered, cl_err *err)
 {
-    cl_chat *format = NULL;
-    cl_code c = o->chat_format ? cl_chat_by_name(o->chat_format, &format, err)
-                : data->chat_template ? cl_chat_detect(data->chat_template, &format, err)
-                : cl_fail(err, CL_E_INPUT, "--chat: %s has no chat template (name a format: --chat-format)", o->model);
+    cl_chat *format;
+    cl_code c = cl_cli_chat(o->chat_format, o->date, data->chat_template, &format, err);
     if (c != CL_OK) return c;
-    if (strlen(text->data) != text->len) {
-        cl_chat_free(format);
-        return cl_fail(err, CL_E_INPUT, "prompt: holds a zero byte");
-    }
-    size_t at = strspn(text->data, " \t\r\n");
+    if (!format) return cl_fail(err, CL_E_INPUT, "--chat: %s has no chat template (name a format: --chat-format)", o->model);
+    if (strlen(text->data) != text->len) c = cl_fail(err, CL_E_INPUT, "prompt: holds a zero byte");
     json_t *list = NULL;
     cl_err not_json;
-    if (text->data[at] == '[' && cl_json_parse(text->data, text->len, "messages", &list, &not_json) == CL_OK && json_is_array(list) && json_array_size(list)) {
-        size_t n = json_array_size(list);
-        cl_message *m = cl_calloc(n, sizeof *m, "messages", err);
-        c = m ? CL_OK : CL_E_FIT;
-        for (size_t i = 0; c == CL_OK && i < n; i++) {
-            const json_t *v = json_array_get(list, i);
-            if (!json_is_object(v)) c = cl_fail(err, CL_E_INPUT, "messages: item %zu is not an object", i);
-            if (c == CL_OK) c = cl_json_str(v, "role", true, &m[i].role, err);
-            if (c == CL_OK) c = cl_json_str(v, "content", true, &m[i].content, err);
-        }
-        if (c == CL_OK) c = cl_chat_render(format, m, (int)n, true, rendered, err);
+    if (c == CL_OK && text->data[strspn(text->data, " \t\r\n")] == '[' &&
+        cl_json_parse(text->data, text->len, "messages", &list, &not_json) == CL_OK && json_array_size(list)) {
+        cl_message *m;
+        int n;
+        c = cl_messages_read(list, &m, &n, err);
+        if (c == CL_OK) c = cl_chat_render(format, m, n, true, rendered, err);
         free(m);
-    } else {
+    } else if (c == CL_OK) {
         cl_message m = {"user", text->data};
         c = cl_chat_render(format, &m, 1, true, rendered, err);
     }

@@ -109,7 +109,7 @@ static cl_code store_bytes(const cl_tok_list *l, cl_tokenizer_data *d, cl_err *e
             if (!cl_tok_byte_name(e->s, e->n, (unsigned char *)out))
                 return cl_fail(err, CL_E_INPUT, "token %d: %.*s is no byte (<0x00> to <0xFF>)", id, (int)(n < 40 ? n : 40), e->s);
             n = 1;
-        } else if (e->type == CL_TOK_NORMAL && d->kind == CL_TOK_BPE_BYTES) {
+        } else if (e->type == CL_TOK_NORMAL && d->kind == CL_TOK_BPE_BYTES && !l->raw) {
             if (!unmap(byte_of, known, e->s, e->n, out, &n))
                 return cl_fail(err, CL_E_INPUT, "token %d: %.*s is not written in the byte-level alphabet", id,
                                (int)(e->n < 40 ? e->n : 40), e->s);

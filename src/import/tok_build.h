@@ -6,7 +6,20 @@
 
 #include "chipline/tokenizer.h"
 
+/* The regexes that byte-level families share; each is a piece of text in one way or another, so that they leave no gaps. */
+#define CL_TOK_CONTRACTIONS "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+#define CL_TOK_SPACES "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 #define CL_TOK_GPT2_REGEX "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
+/* numbers: how many numeric characters are one piece */
+#define CL_TOK_GPT4_REGEX(numbers)                                                                                      \
+    CL_TOK_CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" numbers "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" CL_TOK_SPACES
+/* Words end where their case does. but: what words must not hold; signs: what may follow punctuation */
+#define CL_TOK_CASED_REGEX(but, signs)                                                                                  \
+    "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}" but "]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}" but "]+" CL_TOK_CONTRACTIONS \
+    "?|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}" but "]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}" but "]*" CL_TOK_CONTRACTIONS \
+    "?|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+" signs "|" CL_TOK_SPACES
+#define CL_TOK_O200K_REGEX CL_TOK_CASED_REGEX("", "[\\r\\n/]*")
+#define CL_TOK_HAN_REGEX "[\\p{Han}]+|" CL_TOK_CASED_REGEX("&&[^\\p{Han}]", "[\\r\\n]*")
 
 /* The tokens of a source by id. Texts are borrowed, and as the source writes them: store turns them into bytes. */
 typedef struct cl_tok_entry {
@@ -18,6 +31,7 @@ typedef struct cl_tok_entry {
 typedef struct cl_tok_list {
     cl_tok_entry *v;
     int n, cap;
+    bool raw; /* texts are the tokens' bytes, not written in the byte-level alphabet */
 } cl_tok_list;
 /* Sets token `id`, whatever it was before; CL_E_INPUT for ids below 0 or absurdly high. */
 cl_code cl_tok_list_set(cl_tok_list *l, int64_t id, const cl_tok_entry *e, cl_err *err);

@@ -5,31 +5,54 @@
 
 #include "gguf.h"
 #include "tok_build.h"
+#include "tok_letters.h"
 
-enum { MAX_SPLITS = 4 };
+enum { MAX_SPLITS = 8 };
 
-/* The split regexes behind each name of tokenizer.ggml.pre. */
+/* What a GGUF has no key for: pieces that are tokens; a BOS unless a key says otherwise; text in form C; merges that, where there
+ * are none, follow from the ids' order. */
+enum { WHOLE = 1, BOS = 2, NFC = 4, BY_RANK = 8 };
+
+/* The split regexes behind each name of tokenizer.ggml.pre. Where llama.cpp's approximate a tokenizer.json, these are the
+ * file's own. */
 typedef struct pre_kind {
     const char *name;
     const char *regex[MAX_SPLITS];
-    bool ignore_merges, add_bos;
+    unsigned flags;
 } pre_kind;
 
-#define CONTRACTIONS "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|"
-#define REST "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+#define CJK "[\\x{4e00}-\\x{9fa5}\\x{800}-\\x{4e00}\\x{ac00}-\\x{d7ff}]+"
+#define PUNCTUATION "\\s?[!-/:-~\\x{ff01}-\\x{ff0f}\\x{ff1a}-\\x{ff5e}\\x{2018}-\\x{201f}\\x{3000}-\\x{3002}]+"
+#define WORDS_AND_SIGNS                                                                                                 \
+    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\\r\\n]*|" CL_TOK_SPACES
+#define GPT4 CL_TOK_GPT4_REGEX("\\p{N}{1,3}")
+#define QWEN CL_TOK_GPT4_REGEX("\\p{N}")
 
 static const pre_kind kinds[] = {
-    {"gpt-2", {CL_TOK_GPT2_REGEX}, false, false},
-    {"olmo", {CL_TOK_GPT2_REGEX}, false, false},
-    {"smollm", {"\\p{N}", CL_TOK_GPT2_REGEX}, false, false},
-    {"llama-bpe", {CONTRACTIONS "\\p{N}{1,3}" REST}, true, true},
-    {"qwen2", {CONTRACTIONS "\\p{N}" REST}, false, false},
+    {"gpt-2", {CL_TOK_GPT2_REGEX}, 0},
+    {"olmo", {CL_TOK_GPT2_REGEX}, 0},
+    {"smollm", {"\\p{N}", CL_TOK_GPT2_REGEX}, 0},
+    {"llama-bpe", {GPT4}, WHOLE | BOS},
+    {"llama3", {GPT4}, WHOLE | BOS},
+    {"llama-v3", {GPT4}, WHOLE | BOS},
+    {"glm4", {GPT4}, WHOLE},
+    {"glm5", {GPT4}, WHOLE},
+    {"qwen2", {QWEN}, NFC},
+    {"deepseek-r1-qwen", {QWEN}, NFC},
+    {"deepseek-coder", {"[\\r\\n]", "\\s?\\p{L}+", "\\s?\\p{P}+", CJK, "\\p{N}"}, BOS},
+    {"deepseek-llm", {"[\\r\\n]", "\\s?[" CL_TOK_CASED_LETTERS "]+", PUNCTUATION, "\\s+$", CJK, "\\p{N}"}, BOS},
+    {"deepseek-v3",
+     {"\\p{N}{1,3}", "[\\x{4e00}-\\x{9fa5}\\x{3040}-\\x{309f}\\x{30a0}-\\x{30ff}]+", WORDS_AND_SIGNS},
+     BOS},
+    {"gpt-4o", {CL_TOK_O200K_REGEX}, 0},
+    {"llama4", {CL_TOK_O200K_REGEX}, BOS},
+    {"minimax-m2", {CL_TOK_O200K_REGEX}, NFC},
+    {"kimi-k2", {CL_TOK_HAN_REGEX}, WHOLE | BY_RANK},
     /* the expressions of llama.cpp's own default, which no family was trained with */
     {"default",
      {"[\\p{P}\\$\\+<=>\\^~\\|]+", "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)", "\\p{N}+",
       "[0-9][0-9][0-9]"},
-     false,
-     false},
+     0},
 };
 
 static cl_code find_kind(const cl_gguf *g, const pre_kind **out, cl_err *err)
@@ -87,10 +110,11 @@ static cl_code read_tokens(const cl_gguf *g, cl_tok_list *l, json_t *ids, cl_err
 }
 
 /* "left right": the space is never the first character, which the alphabet writes otherwise. */
-static cl_code read_merges(const cl_gguf *g, const json_t *ids, cl_tokenizer_data *d, cl_err *err)
+static cl_code read_merges(const cl_gguf *g, const json_t *ids, bool by_rank, cl_tokenizer_data *d, cl_err *err)
 {
     uint32_t type;
     uint64_t n;
+    if (by_rank && !cl_gguf_has(g, "tokenizer.ggml.merges")) return CL_OK;
     if (!cl_gguf_array(g, "tokenizer.ggml.merges", &type, &n) || type != CL_GGUF_STR || n == 0)
         return cl_fail(err, CL_E_INPUT, "tokenizer.ggml.merges: missing or no list of texts");
     cl_code c = cl_tok_merges_start(d, (size_t)n, err);
@@ -140,14 +164,14 @@ static cl_code read_bpe(const cl_gguf *g, cl_tok_list *l, json_t *ids, cl_tokeni
     cl_code c = find_kind(g, &k, err);
     for (int i = 0; c == CL_OK && i < MAX_SPLITS && k->regex[i]; i++) c = cl_tok_add_split(d, k->regex[i], err);
     if (c == CL_OK) {
-        d->ignore_merges = k->ignore_merges;
-        d->add_bos = k->add_bos;
+        d->ignore_merges = (k->flags & WHOLE) != 0;
+        d->add_bos = (k->flags & BOS) != 0;
         d->prefix_unless_space = true;
-        d->nfc = strcmp(k->name, "qwen2") == 0; /* which its tokenizer.json says and a GGUF has no key for */
+        d->nfc = (k->flags & NFC) != 0;
         c = read_tokens(g, l, ids, err);
     }
     if (c == CL_OK) c = cl_tok_list_store(l, false, d, err);
-    if (c == CL_OK) c = read_merges(g, ids, d, err);
+    if (c == CL_OK) c = read_merges(g, ids, (k->flags & BY_RANK) != 0, d, err);
     return c;
 }
 

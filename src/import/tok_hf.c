@@ -1,4 +1,5 @@
-/* tok_hf.c: the tokenizer of a Hugging Face folder: tokenizer.json, or tokenizer.model, with what tokenizer_config.json adds. */
+/* tok_hf.c: the tokenizer of a Hugging Face folder: tokenizer.json, or tokenizer.model or tiktoken.model, with what
+ * tokenizer_config.json adds. */
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -7,6 +8,7 @@
 #include "tok_import.h"
 #include "tok_pipeline.h"
 #include "tok_spm.h"
+#include "tok_tiktoken.h"
 
 enum { MAX_FILE = 1 << 29, MAX_PATH = 4096 };
 
@@ -14,7 +16,8 @@ enum { MAX_FILE = 1 << 29, MAX_PATH = 4096 };
 typedef struct source {
     const char *dir;
     json_t *tokenizer, *config, *map; /* tokenizer.json, tokenizer_config.json, special_tokens_map.json, or NULL */
-    cl_buf model;                     /* tokenizer.model */
+    const char *model_name;           /* tokenizer.model or tiktoken.model */
+    cl_buf model, names;              /* its bytes; names that it does not hold */
     cl_tok_list list;
     cl_tokenizer_data *d;
 } source;
@@ -208,6 +211,16 @@ static cl_code from_spm(source *s, cl_err *err)
     return c == CL_OK ? c : cl_fail_prefix(err, "%s/tokenizer.model", s->dir);
 }
 
+static cl_code from_tiktoken(source *s, cl_err *err)
+{
+    s->d->kind = CL_TOK_BPE_BYTES;
+    cl_code c = cl_tok_read_tiktoken(&s->model, &s->list, err);
+    if (c == CL_OK) c = add_tokens(s, err);
+    if (c == CL_OK) c = cl_tok_tiktoken_family(&s->list, json_string_value(json_object_get(s->config, "tokenizer_class")), s->d, &s->names, err);
+    if (c == CL_OK) c = cl_tok_list_store(&s->list, false, s->d, err);
+    return c == CL_OK ? c : cl_fail_prefix(err, "%s/%s", s->dir, s->model_name);
+}
+
 /* --- what tokenizer_config.json says --- */
 
 /* "bos_token": "<s>" or {"content": "<s>", ...} -> *id, untouched where nothing is said or no token is meant. */
@@ -274,17 +287,18 @@ static cl_code load(source *s, bool *none, cl_err *err)
 {
     char path[MAX_PATH];
     cl_code c = load_json(s->dir, "tokenizer.json", &s->tokenizer, err);
+    s->model_name = find(s->dir, "tokenizer.model", path) ? "tokenizer.model" : "tiktoken.model";
     if (c == CL_OK && !s->tokenizer) {
-        *none = !find(s->dir, "tokenizer.model", path);
+        *none = !find(s->dir, s->model_name, path);
         if (*none) return CL_OK;
         c = cl_read_file(path, MAX_FILE, &s->model, err);
     }
     if (c == CL_OK) c = load_config(s->dir, "tokenizer_config.json", &s->config, err);
     if (c == CL_OK) c = load_config(s->dir, "special_tokens_map.json", &s->map, err);
     if (c != CL_OK) return c;
-    s->d = cl_tok_data_new(CL_TOK_SPM, s->tokenizer ? "tokenizer.json" : "tokenizer.model", err);
+    s->d = cl_tok_data_new(CL_TOK_SPM, s->tokenizer ? "tokenizer.json" : s->model_name, err);
     if (!s->d) return CL_E_FIT;
-    c = s->tokenizer ? from_json(s, err) : from_spm(s, err);
+    c = s->tokenizer ? from_json(s, err) : cl_tok_is_tiktoken(&s->model) ? from_tiktoken(s, err) : from_spm(s, err);
     if (c == CL_OK) c = read_config(s, err);
     if (c != CL_OK) return c;
     c = cl_tokenizer_data_check(s->d, err);
@@ -299,6 +313,7 @@ cl_code cl_tok_from_hf_folder(const char *dir, cl_tokenizer_data **out, cl_err *
     cl_code c = load(&s, &none, err);
     cl_tok_list_free(&s.list);
     cl_buf_free(&s.model);
+    cl_buf_free(&s.names);
     json_decref(s.tokenizer);
     json_decref(s.config);
     json_decref(s.map);

@@ -7,7 +7,8 @@
 
 struct cl_gguf; /* gguf.h */
 
-/* tokenizer.json, or tokenizer.model where there is none, with tokenizer_config.json and chat_template.jinja. */
+/* tokenizer.json, or where there is none tokenizer.model (SentencePiece or tiktoken) or tiktoken.model, with
+ * tokenizer_config.json and chat_template.jinja. */
 cl_code cl_tok_from_hf_folder(const char *dir, cl_tokenizer_data **out, cl_err *err);
 cl_code cl_tok_from_gguf(const struct cl_gguf *g, cl_tokenizer_data **out, cl_err *err);
 

@@ -89,7 +89,14 @@ static cl_code add_literal(pipeline *p, const char *text, cl_err *err)
     return c;
 }
 
-/* Isolated keeps matches and gaps, so that `invert` changes nothing. */
+/* Whether a regex of the usual kind has a match for whatever a text may hold, so that there are no gaps between matches. */
+static bool leaves_no_gaps(const char *regex)
+{
+    size_t n = strlen(regex);
+    return n > 4 && strcmp(regex + n - 4, "|\\s+") == 0 && strstr(regex, "[^\\s\\p{L}\\p{N}]+") && strstr(regex, "|\\p{N}");
+}
+
+/* Isolated keeps matches and gaps, so that `invert` changes nothing. Removed and inverted keeps the matches only. */
 static cl_code split(pipeline *p, const json_t *step, cl_err *err)
 {
     const char *behavior;
@@ -97,7 +104,9 @@ static cl_code split(pipeline *p, const json_t *step, cl_err *err)
                  *text = json_object_get(pattern, "String");
     cl_code c = cl_json_str(step, "behavior", true, &behavior, err);
     if (c != CL_OK) return c;
-    if (strcmp(behavior, "Isolated") != 0) {
+    bool matches = strcmp(behavior, "Removed") == 0 && json_is_true(json_object_get(step, "invert")) && json_is_string(regex) &&
+                   leaves_no_gaps(json_string_value(regex));
+    if (strcmp(behavior, "Isolated") != 0 && !matches) {
         char what[64];
         snprintf(what, sizeof what, "Split with behavior %.32s", behavior);
         return not_understood("pre_tokenizer", what, err);

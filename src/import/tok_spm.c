@@ -141,8 +141,6 @@ cl_code cl_tok_read_spm(const cl_buf *file, cl_tok_list *l, cl_tokenizer_data *d
     }
     if (c != CL_OK) return c;
     if (bad || !trained || !normal || !l->n)
-        return cl_fail(
-            err, CL_E_INPUT,
-            "is no SentencePiece model, or a damaged one (tiktoken's files of this name are not read: use tokenizer.json)");
+        return cl_fail(err, CL_E_INPUT, "is neither a SentencePiece model nor a tiktoken vocabulary, or it is damaged");
     return CL_OK;
 }

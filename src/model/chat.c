@@ -1,47 +1,9 @@
-/* chat.c: the chat formats, and prompts made with them. */
+/* chat.c: chat formats by name, and prompts made with them. */
 #include "chat_internal.h"
 
 #include <stdlib.h>
 
-#define CHATML(role) "<|im_start|>" role "\n"
-#define LLAMA3(role) "<|start_header_id|>" role "<|end_header_id|>\n\n"
-#define CHATML_BLOCKS                                                                                              \
-    .bos = "", .open = {CHATML("system"), CHATML("user"), CHATML("assistant")},                                    \
-    .close = {"<|im_end|>\n", "<|im_end|>\n", "<|im_end|>\n"}, .generation = CHATML("assistant"), .ends = {"<|im_end|>"}
-#define LLAMA3_BLOCKS                                                                                              \
-    .bos = "<|begin_of_text|>", .open = {LLAMA3("system"), LLAMA3("user"), LLAMA3("assistant")},                   \
-    .close = {"<|eot_id|>", "<|eot_id|>", "<|eot_id|>"}, .generation = LLAMA3("assistant"), .trim = 7,             \
-    .ends = {"<|eot_id|>", "<|eom_id|>"}
-#define MISTRAL_BLOCKS .bos = "<s>", .eos = "</s>", .generation = "", .alternate = true, .ends = {"</s>"}
-
-/* Sources: the chat_template of the checkpoints named. Llama 3.2's writes today's date where it can; here it is always the date
- * that 3.1's has, so that a prompt does not depend on the day. */
-const cl_chat_format cl_chat_formats[] = {
-    {.name = "chatml", CHATML_BLOCKS, .may_have_default = true}, /* Qwen2, Qwen2.5, SmolLM2, many others */
-    {.name = "qwen3", CHATML_BLOCKS, .think = true},
-    {.name = "llama3", LLAMA3_BLOCKS}, /* Meta-Llama-3-Instruct */
-    {.name = "llama3.1", LLAMA3_BLOCKS, /* and 3.2, 3.3 */
-     .system_lead = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"},
-    {.name = "mistral", MISTRAL_BLOCKS, /* Mistral-7B-Instruct-v0.2, Mixtral-8x7B-Instruct-v0.1, as first published */
-     .open = {NULL, "[INST] ", ""}, .close = {NULL, " [/INST]", "</s>"}, .system = CL_CHAT_REFUSED},
-    {.name = "mistral-v0", MISTRAL_BLOCKS, /* Mistral-7B-Instruct-v0.1, as first published */
-     .open = {NULL, "[INST] ", ""}, .close = {NULL, " [/INST]", "</s> "}, .system = CL_CHAT_REFUSED},
-    {.name = "mistral-v1", MISTRAL_BLOCKS, /* the same checkpoints since they take a system message */
-     .open = {NULL, " [INST] ", " "}, .close = {NULL, " [/INST]", "</s>"}, .system = CL_CHAT_FIRST_USER},
-    {.name = "mistral-v3", MISTRAL_BLOCKS, /* Mistral-7B-Instruct-v0.3, Mixtral-8x22B-Instruct-v0.1 */
-     .open = {NULL, "[INST] ", " "}, .close = {NULL, "[/INST]", "</s>"}, .system = CL_CHAT_LAST_USER,
-     .trim = 1 << CL_CHAT_ASSISTANT},
-    {.name = "mistral-nemo", MISTRAL_BLOCKS, /* Mistral-Nemo-Instruct-2407 */
-     .open = {NULL, "[INST]", ""}, .close = {NULL, "[/INST]", "</s>"}, .system = CL_CHAT_LAST_USER},
-};
-const int cl_chat_n_formats = sizeof cl_chat_formats / sizeof *cl_chat_formats;
-
-static const char *const format_names[] = {"chatml",     "qwen3",      "llama3",     "llama3.1",     "mistral",
-                                           "mistral-v0", "mistral-v1", "mistral-v3", "mistral-nemo", NULL};
-_Static_assert(sizeof format_names / sizeof *format_names == sizeof cl_chat_formats / sizeof *cl_chat_formats + 1,
-               "a name for each format");
-
-const char *const *cl_chat_names(void) { return format_names; }
+#define THINK_END "</think>"
 
 cl_code cl_chat_by_name(const char *name, cl_chat **out, cl_err *err)
 {
@@ -51,14 +13,15 @@ cl_code cl_chat_by_name(const char *name, cl_chat **out, cl_err *err)
         cl_chat *c = cl_calloc(1, sizeof *c, "chat format", err);
         if (!c) return CL_E_FIT;
         c->f = &cl_chat_formats[i];
+        c->trim = c->f->trim;
         *out = c;
         return CL_OK;
     }
-    const char *near = cl_nearest(name, format_names, cl_chat_n_formats);
+    const char *near = cl_nearest(name, cl_chat_names(), cl_chat_n_formats);
     cl_buf all = {0};
     cl_code c = CL_OK;
     for (int i = 0; c == CL_OK && i < cl_chat_n_formats; i++)
-        c = cl_buf_printf(&all, err, "%s%s", i ? ", " : "", format_names[i]);
+        c = cl_buf_printf(&all, err, "%s%s", i ? ", " : "", cl_chat_names()[i]);
     if (c == CL_OK)
         c = near ? cl_fail(err, CL_E_USAGE, "chat format '%s': unknown (did you mean %s?)", name, near)
                  : cl_fail(err, CL_E_USAGE, "chat format '%s': unknown (there are %s)", name, all.data);
@@ -68,12 +31,23 @@ cl_code cl_chat_by_name(const char *name, cl_chat **out, cl_err *err)
 
 void cl_chat_free(cl_chat *c)
 {
-    if (c) free(c->default_system);
+    if (c) free(c->default_block);
     free(c);
 }
 
 const char *cl_chat_name(const cl_chat *c) { return c->f->name; }
 const char *const *cl_chat_ends(const cl_chat *c) { return c->f->ends; }
+bool cl_chat_has_date(const cl_chat *c) { return c->f->date != NULL; }
+
+cl_code cl_chat_set_date(cl_chat *c, const char *date, cl_err *err)
+{
+    static const char shape[] = "dddd-dd-dd";
+    bool ok = strlen(date) == CL_CHAT_DATE;
+    for (int i = 0; ok && i < CL_CHAT_DATE; i++) ok = shape[i] == 'd' ? date[i] >= '0' && date[i] <= '9' : date[i] == '-';
+    if (!ok) return cl_fail(err, CL_E_USAGE, "date '%.40s': is not written YYYY-MM-DD", date);
+    memcpy(c->date, date, CL_CHAT_DATE + 1);
+    return CL_OK;
+}
 
 /* --- white space --- */
 
@@ -127,19 +101,28 @@ static cl_code check(const cl_chat_format *f, const cl_message *m, int n, cl_err
         if (role == CL_CHAT_SYSTEM && f->system == CL_CHAT_REFUSED)
             return cl_fail(err, CL_E_INPUT, "message %d: the chat format %s has no system message (put it into the user's)",
                            i + 1, f->name);
+        if (role == CL_CHAT_SYSTEM && i > 0 && f->system == CL_CHAT_FIRST_BLOCK)
+            return cl_fail(err, CL_E_INPUT, "message %d: in the chat format %s a system message must be the first", i + 1, f->name);
         if (f->alternate && i >= first && role != ((i - first) % 2 ? CL_CHAT_ASSISTANT : CL_CHAT_USER))
             return cl_fail(err, CL_E_INPUT, "message %d: is %s; in the chat format %s user and assistant must take turns%s",
                            i + 1, m[i].role, f->name, f->system == CL_CHAT_REFUSED ? "" : " after the system message");
-        if (f->think && role == CL_CHAT_USER && strstr(m[i].content, "<tool_response>"))
+        if (f->thoughts == CL_CHAT_CHANNELS && role == CL_CHAT_ASSISTANT && strstr(m[i].content, "<|channel|>"))
+            return cl_fail(err, CL_E_INPUT, "message %d: contains <|channel|>; give the final channel's text only", i + 1);
+        if (f->thoughts == CL_CHAT_QWEN3 && role == CL_CHAT_USER && strstr(m[i].content, "<tool_response>"))
             return cl_fail(err, CL_E_INPUT, "message %d: contains <tool_response>; answers of tools are not supported", i + 1);
     }
     return CL_OK;
 }
 
-static cl_code add_content(const cl_chat_format *f, int role, const char *content, cl_buf *out, cl_err *err)
+static cl_code add_content(const cl_chat *c, int role, const char *content, cl_buf *out, cl_err *err)
 {
+    if (role == CL_CHAT_ASSISTANT && (c->f->thoughts == CL_CHAT_CUT_LAST || c->f->thoughts == CL_CHAT_CUT_FIRST))
+        for (const char *end; (end = strstr(content, THINK_END));) {
+            content = end + strlen(THINK_END);
+            if (c->f->thoughts == CL_CHAT_CUT_FIRST) break;
+        }
     size_t n = strlen(content);
-    if (f->trim & 1u << role) cl_chat_strip(&content, &n, true, true);
+    if (c->trim & 1u << role) cl_chat_strip(&content, &n, true, true);
     return cl_buf_add(out, content, n, err);
 }
 
@@ -174,34 +157,71 @@ static cl_code add_thinking(const char *content, bool after_question, bool last,
     return c == CL_OK ? cl_buf_add(out, answer, n_answer, err) : c;
 }
 
+/* What comes in front of the messages. */
+static cl_code add_head(const cl_chat *c, const cl_message *m, int n, cl_buf *out, cl_err *err)
+{
+    const cl_chat_format *f = c->f;
+    const char *between = "";
+    cl_code code = cl_buf_str(out, f->bos, err);
+    if (code == CL_OK && f->head) code = cl_buf_str(out, f->head, err);
+    if (code == CL_OK && f->date && *c->date) code = cl_buf_printf(out, err, "%s%s\n", f->date, c->date);
+    if (code == CL_OK && f->head_rest) code = cl_buf_str(out, f->head_rest, err);
+    if (code == CL_OK && c->default_block && role_of(m[0].role) != CL_CHAT_SYSTEM) code = cl_buf_str(out, c->default_block, err);
+    if (f->system != CL_CHAT_TOP && f->system != CL_CHAT_TOP_LAST) return code;
+    int last = n - 1;
+    while (last > 0 && role_of(m[last].role) != CL_CHAT_SYSTEM) last--;
+    for (int i = f->system == CL_CHAT_TOP ? 0 : last; code == CL_OK && i <= last; i++) {
+        if (role_of(m[i].role) != CL_CHAT_SYSTEM) continue;
+        code = cl_buf_printf(out, err, "%s%s", between, m[i].content);
+        between = "\n\n";
+    }
+    return code;
+}
+
+/* A system message in a block of its own, in front of all others. */
+static cl_code add_first_block(const cl_chat *c, const char *system, cl_buf *out, cl_err *err)
+{
+    const cl_chat_format *f = c->f;
+    if (f->system == CL_CHAT_FIRST_BLOCK && !*system) return CL_OK;
+    cl_code code = cl_buf_str(out, f->open[CL_CHAT_SYSTEM], err);
+    if (code == CL_OK && f->system_lead) code = cl_buf_str(out, f->system_lead, err);
+    if (code == CL_OK) code = add_content(c, CL_CHAT_SYSTEM, system, out, err);
+    return code == CL_OK ? cl_buf_str(out, f->close[CL_CHAT_SYSTEM], err) : code;
+}
+
+static bool is_when(cl_chat_when when, bool after_user)
+{
+    return when == CL_CHAT_ALWAYS || (when == CL_CHAT_AFTER_USER) == after_user;
+}
+
 cl_code cl_chat_render(const cl_chat *c, const cl_message *messages, int n, bool add_generation, cl_buf *out, cl_err *err)
 {
     const cl_chat_format *f = c->f;
     cl_code code = check(f, messages, n, err);
     if (code != CL_OK) return code;
-    bool has_system = role_of(messages[0].role) == CL_CHAT_SYSTEM;
-    const char *system = has_system ? messages[0].content : f->system_lead ? "" : c->default_system;
+    bool has_system = role_of(messages[0].role) == CL_CHAT_SYSTEM, after_user = false, opens = add_generation || c->always_opens;
+    bool block = f->system == CL_CHAT_OWN_BLOCK || f->system == CL_CHAT_FIRST_BLOCK;
+    bool top = f->system == CL_CHAT_TOP || f->system == CL_CHAT_TOP_LAST;
+    const char *system = has_system ? messages[0].content : f->system_lead ? "" : NULL;
     int first = has_system ? 1 : 0, last_question = n - 1;
     while (last_question > 0 && role_of(messages[last_question].role) != CL_CHAT_USER) last_question--;
     if (role_of(messages[last_question].role) != CL_CHAT_USER) last_question = n - 1;
-    code = cl_buf_str(out, f->bos, err);
-    if (code == CL_OK && system && f->system == CL_CHAT_OWN_BLOCK) {
-        code = cl_buf_str(out, f->open[CL_CHAT_SYSTEM], err);
-        if (code == CL_OK && f->system_lead) code = cl_buf_str(out, f->system_lead, err);
-        if (code == CL_OK) code = add_content(f, CL_CHAT_SYSTEM, system, out, err);
-        if (code == CL_OK) code = cl_buf_str(out, f->close[CL_CHAT_SYSTEM], err);
-    }
+    code = add_head(c, messages, n, out, err);
+    if (code == CL_OK && system && block) code = add_first_block(c, system, out, err);
     for (int i = first; code == CL_OK && i < n; i++) {
         int role = role_of(messages[i].role);
-        code = cl_buf_str(out, f->open[role], err);
+        if (top && role == CL_CHAT_SYSTEM) continue;
+        if (role != CL_CHAT_ASSISTANT || is_when(f->opens, after_user)) code = cl_buf_str(out, f->open[role], err);
         if (code == CL_OK && system && ((f->system == CL_CHAT_FIRST_USER && i == first) ||
                                         (f->system == CL_CHAT_LAST_USER && i == n - 1 && role == CL_CHAT_USER)))
             code = cl_buf_printf(out, err, "%s\n\n", system);
-        if (code == CL_OK && f->think && role == CL_CHAT_ASSISTANT)
+        if (code == CL_OK && f->thoughts == CL_CHAT_QWEN3 && role == CL_CHAT_ASSISTANT)
             code = add_thinking(messages[i].content, i > last_question, i == n - 1, out, err);
-        else if (code == CL_OK) code = add_content(f, role, messages[i].content, out, err);
-        if (code == CL_OK) code = cl_buf_str(out, f->close[role], err);
+        else if (code == CL_OK) code = add_content(c, role, messages[i].content, out, err);
+        bool ends = f->last_close && role == CL_CHAT_ASSISTANT && i == n - 1 && !opens;
+        if (code == CL_OK) code = cl_buf_str(out, ends ? f->last_close : f->close[role], err);
+        if (role != CL_CHAT_SYSTEM) after_user = role == CL_CHAT_USER;
     }
-    if (code == CL_OK && (add_generation || c->always_opens)) code = cl_buf_str(out, f->generation, err);
+    if (code == CL_OK && opens && is_when(f->generates, after_user)) code = cl_buf_str(out, f->generation, err);
     return code;
 }

@@ -27,6 +27,8 @@ static const probe probes[] = {
     {{U("One"), A("<think>\nHm.\n</think>\n\nTwo"), U("Three"), A("<think>\nWell.\n</think>\n\nFour")}, 4},
     {{U("One"), A("<think>Hm.</think>Two</think>\nthree"), U("Three")}, 3},
     {{U("One"), A("Two"), S("Be loud."), U("Three")}, 4},
+    {{S("Be"), S("brief."), U("One"), A("Two"), A("Three")}, 5},
+    {{U("One"), A("a</think>b</think>c"), A("d"), U("Two"), S("Be loud.")}, 5},
     {{U("na\xc3\xafve \xe6\x97\xa5\xe6\x9c\xac {{ x }} <|x|>")}, 1},
 };
 #undef S
@@ -55,31 +57,30 @@ static bool agree(const char *template, const cl_chat *c, const probe *p, bool g
     cl_err err;
     cl_code code = cl_chat_render(c, p->m, p->n, generation, &ours, &err);
     cl_jinja_result r = run(template, c->f, p->m, p->n, generation, &theirs, why);
+    bool stricter = c->f->system == CL_CHAT_FIRST_BLOCK && r == CL_JINJA_OK;
     bool same = code == CL_OK ? r == CL_JINJA_OK && ours.len == theirs.len && memcmp(ours.data, theirs.data, ours.len) == 0
-                              : r == CL_JINJA_RAISED;
+                              : r == CL_JINJA_RAISED || stricter;
     cl_buf_free(&ours);
     cl_buf_free(&theirs);
     return same;
 }
 
-/* The system message that the template puts in front of a lone question, if it does: a block before what the format writes. */
+/* What the template puts in front of a lone question, if that is more than what the format writes. */
 static cl_code find_default(const char *template, cl_chat *c, cl_err *err)
 {
     const cl_message m = {"user", "Hello there"};
     char why[CL_JINJA_WHY];
-    const char *open = c->f->open[CL_CHAT_SYSTEM], *close = c->f->close[CL_CHAT_SYSTEM];
+    size_t n_bos = strlen(c->f->bos);
     cl_buf plain = {0}, theirs = {0};
     cl_code code = cl_chat_render(c, &m, 1, false, &plain, err);
-    if (code == CL_OK && run(template, c->f, &m, 1, false, &theirs, why) == CL_JINJA_OK) {
-        size_t n_open = strlen(open), n_rest = strlen(close) + plain.len;
-        if (theirs.len >= n_open + n_rest && memcmp(theirs.data, open, n_open) == 0) {
-            size_t n = theirs.len - n_open - n_rest;
-            c->default_system = cl_malloc(n + 1, 1, "chat format", err);
-            if (!c->default_system) code = CL_E_FIT;
-            else {
-                memcpy(c->default_system, theirs.data + n_open, n);
-                c->default_system[n] = 0;
-            }
+    if (code == CL_OK && run(template, c->f, &m, 1, false, &theirs, why) == CL_JINJA_OK && theirs.len > plain.len &&
+        memcmp(theirs.data, plain.data, n_bos) == 0) {
+        size_t n = theirs.len - plain.len;
+        c->default_block = cl_malloc(n + 1, 1, "chat format", err);
+        if (!c->default_block) code = CL_E_FIT;
+        else {
+            memcpy(c->default_block, theirs.data + n_bos, n);
+            c->default_block[n] = 0;
         }
     }
     cl_buf_free(&plain);
@@ -94,9 +95,23 @@ static bool fits(const char *template, const cl_chat *c, char why[CL_JINJA_WHY])
     return true;
 }
 
+/* Tries what templates of one format differ in. */
+static bool fits_somehow(const char *template, cl_chat *c)
+{
+    const unsigned trims[] = {c->f->trim, 7, 0};
+    char why[CL_JINJA_WHY];
+    memcpy(c->date, CL_CHAT_PROBE_DATE, sizeof c->date);
+    for (int k = 0; k < (c->f->any_trim ? 3 : 1); k++)
+        for (int opens = 0; opens < 2; opens++) { /* Llama 3's first template does not look at add_generation_prompt */
+            c->trim = trims[k];
+            c->always_opens = opens;
+            if (fits(template, c, why)) return true;
+        }
+    return false;
+}
+
 cl_code cl_chat_detect(const char *template, cl_chat **out, cl_err *err)
 {
-    char why[CL_JINJA_WHY] = "";
     *out = NULL;
     for (int i = 0; i < cl_chat_n_formats; i++) {
         cl_chat *c;
@@ -106,9 +121,8 @@ cl_code cl_chat_detect(const char *template, cl_chat **out, cl_err *err)
             cl_chat_free(c);
             return code;
         }
-        for (int opens = 0; opens < 2; opens++) { /* Llama 3's first template does not look at add_generation_prompt */
-            c->always_opens = opens;
-            if (!fits(template, c, why)) continue;
+        if (fits_somehow(template, c)) {
+            *c->date = 0;
             *out = c;
             return CL_OK;
         }

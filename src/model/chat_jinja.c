@@ -188,8 +188,7 @@ static void set_statement(cl_jinja *j)
     }
     json_t *where = j->scope[j->n_scopes - 1];
     if (attr.n) {
-        where = NULL;
-        for (int i = j->n_scopes - 1; !where && i >= 0; i--) where = json_object_getn(j->scope[i], name.s, name.n);
+        where = cl_jinja_lookup(j, name.s, name.n);
         name = attr;
     }
     if (!where || !json_is_object(where)) {
@@ -199,12 +198,67 @@ static void set_statement(cl_jinja *j)
     else json_object_deln(where, name.s, name.n);
 }
 
+/* Macros are kept as places in the template; what they do is looked at when they are called. */
 static void macro_statement(cl_jinja *j)
 {
+    cl_jinja_macro m = {j->token[j->at], j->at + 1};
+    cl_jinja_expect(j, J_NAME, NULL);
     while (!cl_jinja_failed(j) && j->token[j->at].kind != J_BLOCK_END && j->token[j->at].kind != J_END) j->at++;
     cl_jinja_expect(j, J_BLOCK_END, NULL);
     body_if(j, false);
     closing(j, "endmacro");
+    if (j->skip || cl_jinja_failed(j)) return;
+    if (j->n_macros == CL_JINJA_MACROS) cl_jinja_fail(j, CL_JINJA_UNKNOWN, "more than %d macros", CL_JINJA_MACROS);
+    else j->macro[j->n_macros++] = m;
+}
+
+/* (a, b=default) %}: values into scope, by place, by name, or the default. */
+static void bind_parameters(cl_jinja *j, const cl_jinja_args *a, json_t *scope)
+{
+    int n = 0;
+    size_t n_named = 0;
+    cl_jinja_expect(j, J_OP, "(");
+    for (; !cl_jinja_failed(j) && !cl_jinja_take_op(j, ")"); n++) {
+        cl_jinja_token name = j->token[j->at];
+        json_t *v = NULL;
+        cl_jinja_expect(j, J_NAME, NULL);
+        if (cl_jinja_take_op(j, "=")) v = cl_jinja_expr(j);
+        json_t *named = json_object_getn(a->names, name.s, name.n), *given = n < a->n ? a->v[n] : named;
+        n_named += named && n >= a->n;
+        if (given) {
+            json_decref(v);
+            v = json_incref(given);
+        }
+        if (v) json_object_setn_new_nocheck(scope, name.s, name.n, v);
+        if (!cl_jinja_take_op(j, ",") && !cl_jinja_is(j, J_OP, ")")) cl_jinja_expect(j, J_OP, ")");
+    }
+    cl_jinja_expect(j, J_BLOCK_END, NULL);
+    if (a->n > n || json_object_size(a->names) > n_named)
+        cl_jinja_fail(j, CL_JINJA_UNKNOWN, "a macro called with arguments that it does not take");
+}
+
+bool cl_jinja_call_macro(cl_jinja *j, const cl_jinja_token *name, const cl_jinja_args *a, json_t **v)
+{
+    int k = j->n_macros - 1, back = j->at, base = j->base;
+    while (k >= 0 && (j->macro[k].name.n != name->n || memcmp(j->macro[k].name.s, name->s, name->n) != 0)) k--;
+    if (k < 0) return false;
+    cl_buf text = {0}, *out = j->out;
+    json_t *scope = push_scope(j);
+    *v = NULL;
+    if (!cl_jinja_failed(j)) {
+        j->base = j->n_scopes - 1;
+        j->at = j->macro[k].at;
+        bind_parameters(j, a, scope);
+        j->out = &text;
+        if (!cl_jinja_failed(j)) body(j);
+        if (!cl_jinja_failed(j)) *v = json_stringn_nocheck(text.data ? text.data : "", text.len);
+        j->out = out;
+        j->at = back;
+        j->base = base;
+    }
+    pop_scope(j, scope);
+    cl_buf_free(&text);
+    return true;
 }
 
 static void statement(cl_jinja *j)
@@ -221,7 +275,7 @@ static void statement(cl_jinja *j)
         j->at++;
         cl_jinja_expect(j, J_BLOCK_END, NULL);
         if (!j->skip) {
-            if (j->n_scopes < 2) cl_jinja_fail(j, CL_JINJA_UNKNOWN, "leaves a loop outside of one");
+            if (j->n_scopes - j->base < 2) cl_jinja_fail(j, CL_JINJA_UNKNOWN, "leaves a loop outside of one");
             j->broken = leave;
             j->leaving = j->skip = true;
         }

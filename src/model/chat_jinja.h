@@ -1,7 +1,7 @@
 /* chat_jinja.h: enough of Jinja to run a chat template on a few messages, so that a format can be compared with it.
  *
  * The environment is the one that transformers gives to templates: trim_blocks, lstrip_blocks, loop controls, raise_exception.
- * What is not run need not be known (tools, macros); what is run and not known ends the rendering, so nothing is guessed.
+ * What is not run need not be known (tools); what is run and not known ends the rendering, so nothing is guessed.
  * Values are jansson's; NULL is Jinja's undefined. Local, pure; templates are not trusted: depth, steps and output are
  * bounded. */
 #ifndef CHIPLINE_MODEL_CHAT_JINJA_H
@@ -35,6 +35,13 @@ typedef struct cl_jinja_token {
 
 enum { CL_JINJA_DEPTH = 64, CL_JINJA_STEPS = 200000, CL_JINJA_STEP_BYTES = 256, CL_JINJA_OUTPUT = 1 << 20 };
 
+enum { CL_JINJA_MACROS = 32 };
+
+typedef struct cl_jinja_macro {
+    cl_jinja_token name;
+    int at; /* its parameters */
+} cl_jinja_macro;
+
 typedef struct cl_jinja {
     cl_jinja_token *token; /* the last is J_END */
     int at;
@@ -43,6 +50,9 @@ typedef struct cl_jinja {
     int depth, steps;
     json_t *scope[CL_JINJA_DEPTH]; /* innermost last */
     int n_scopes;
+    int base;              /* a macro sees its own scopes, which begin here, and the first */
+    cl_jinja_macro macro[CL_JINJA_MACROS];
+    int n_macros;
     cl_buf *out;
     cl_jinja_result result;
     char *why;
@@ -82,5 +92,9 @@ json_t *cl_jinja_filter(cl_jinja *j, const char *name, const json_t *v, const cl
 bool cl_jinja_test(cl_jinja *j, const char *name, const json_t *v, const cl_jinja_args *a);
 json_t *cl_jinja_method(cl_jinja *j, const json_t *v, const char *name, const cl_jinja_args *a);
 json_t *cl_jinja_function(cl_jinja *j, const char *name, const cl_jinja_args *a);
+/* If there is a macro of this name (chat_jinja.c): true, and *v what it prints. */
+bool cl_jinja_call_macro(cl_jinja *j, const cl_jinja_token *name, const cl_jinja_args *a, json_t **v);
+/* A variable's value (borrowed), or NULL. */
+json_t *cl_jinja_lookup(const cl_jinja *j, const char *name, size_t n);
 
 #endif

@@ -23,13 +23,16 @@ static json_t *strip(const json_t *v, const json_t *chars, bool left, bool right
     return json_stringn_nocheck(s, n);
 }
 
-static json_t *split(cl_jinja *j, const json_t *v, const json_t *by)
+/* str.split(by, most): at most `most` cuts; all without an argument. */
+static json_t *split(cl_jinja *j, const json_t *v, const json_t *by, const json_t *most)
 {
     size_t n, n_by;
     const char *s = text_of(v, &n), *sep = text_of(by, &n_by), *hit;
-    if (!sep || !n_by) return cl_jinja_fail(j, CL_JINJA_UNKNOWN, "split() without a separator");
+    if (!sep || !n_by || (most && !json_is_integer(most)))
+        return cl_jinja_fail(j, CL_JINJA_UNKNOWN, "split() without a separator");
+    json_int_t left = most ? json_integer_value(most) : -1;
     json_t *list = json_array();
-    while ((hit = memmem(s, n, sep, n_by))) {
+    while (left-- != 0 && (hit = memmem(s, n, sep, n_by))) {
         json_array_append_new(list, json_stringn_nocheck(s, (size_t)(hit - s)));
         n -= (size_t)(hit - s) + n_by;
         s = hit + n_by;
@@ -117,7 +120,7 @@ json_t *cl_jinja_method(cl_jinja *j, const json_t *v, const char *name, const cl
     if (s && strcmp(name, "strip") == 0) return strip(v, a->v[0], true, true);
     if (s && strcmp(name, "lstrip") == 0) return strip(v, a->v[0], true, false);
     if (s && strcmp(name, "rstrip") == 0) return strip(v, a->v[0], false, true);
-    if (s && strcmp(name, "split") == 0 && a->n == 1) return split(j, v, a->v[0]);
+    if (s && strcmp(name, "split") == 0 && (a->n == 1 || a->n == 2)) return split(j, v, a->v[0], a->v[1]);
     if (s && arg && strcmp(name, "startswith") == 0) return json_boolean(n >= n_arg && memcmp(s, arg, n_arg) == 0);
     if (s && arg && strcmp(name, "endswith") == 0) return json_boolean(n >= n_arg && memcmp(s + n - n_arg, arg, n_arg) == 0);
     if (v && json_is_object(v) && strcmp(name, "items") == 0) return items(v);
@@ -134,6 +137,11 @@ json_t *cl_jinja_function(cl_jinja *j, const char *name, const cl_jinja_args *a)
     if (strcmp(name, "raise_exception") == 0) {
         const char *s = text_of(a->v[0], &n);
         return cl_jinja_fail(j, CL_JINJA_RAISED, "%.100s", s ? s : "");
+    }
+    if (strcmp(name, "strftime_now") == 0 && a->n == 1) { /* not "defined": templates that can do without a clock have none */
+        const char *s = text_of(a->v[0], &n);
+        return s && strcmp(s, "%Y-%m-%d") == 0 ? json_string(CL_CHAT_PROBE_DATE)
+                                               : cl_jinja_fail(j, CL_JINJA_UNKNOWN, "a date written otherwise than YYYY-MM-DD");
     }
     if (strcmp(name, "namespace") == 0 && a->n == 0) return json_copy(a->names);
     if (strcmp(name, "range") == 0 && a->n >= 1 && a->n <= 3) {

@@ -30,11 +30,11 @@ static json_t *string_value(cl_jinja *j)
     return v;
 }
 
-static json_t *variable(const cl_jinja *j, const char *name, size_t n)
+json_t *cl_jinja_lookup(const cl_jinja *j, const char *name, size_t n)
 {
     json_t *v = NULL;
-    for (int i = j->n_scopes - 1; !v && i >= 0; i--) v = json_object_getn(j->scope[i], name, n);
-    return json_incref(v);
+    for (int i = j->n_scopes - 1; !v && i >= j->base; i--) v = json_object_getn(j->scope[i], name, n);
+    return v ? v : json_object_getn(j->scope[0], name, n);
 }
 
 /* "(" is taken: arguments up to ")". */
@@ -108,7 +108,8 @@ static json_t *primary(cl_jinja *j)
     if (t->kind == J_STRING) return string_value(j);
     if (cl_jinja_take_op(j, "(")) {
         json_t *v = cl_jinja_expr(j);
-        if (cl_jinja_is(j, J_OP, ",")) cl_jinja_fail(j, CL_JINJA_UNKNOWN, "a tuple");
+        if (cl_jinja_is(j, J_OP, ",") && !j->skip) cl_jinja_fail(j, CL_JINJA_UNKNOWN, "a tuple");
+        while (cl_jinja_take_op(j, ",")) json_decref(cl_jinja_expr(j));
         cl_jinja_expect(j, J_OP, ")");
         return v;
     }
@@ -126,11 +127,12 @@ static json_t *primary(cl_jinja *j)
     if (cl_jinja_take_op(j, "(")) {
         cl_jinja_args a;
         arguments(j, &a);
-        json_t *v = j->skip || cl_jinja_failed(j) ? NULL : cl_jinja_function(j, name, &a);
+        json_t *v = NULL;
+        if (!j->skip && !cl_jinja_failed(j) && !cl_jinja_call_macro(j, t, &a, &v)) v = cl_jinja_function(j, name, &a);
         free_arguments(&a);
         return v;
     }
-    return j->skip ? NULL : variable(j, t->s, t->n);
+    return j->skip ? NULL : json_incref(cl_jinja_lookup(j, t->s, t->n));
 }
 
 /* --- what follows a primary --- */

@@ -2,8 +2,9 @@
  *
  * Tokenizers' expressions are written for Oniguruma (Ruby syntax, Unicode). What both engines read alike passes; \s is
  * rewritten, because PCRE2's takes U+180E for a space, which is none in today's Unicode; ^ and $ get PCRE2_MULTILINE, because
- * Ruby's match at every line; what the two read differently (\w, \h, `.` with (?m), nested classes and &&, {n,m}+, bare \xHH,
- * script names) is refused rather than matched wrongly. Characters that are younger than PCRE2's Unicode tables (10.42: Unicode
+ * Ruby's match at every line; \p{Han} and other scripts become \p{sc:Han}, because PCRE2's plain name means script extensions;
+ * [A&&[^B]] becomes one plain class, where A is made of general categories. What the two read differently (\w, \h, `.` with
+ * (?m), other nested classes, {n,m}+, bare \xHH) is refused rather than matched wrongly. Characters that are younger than PCRE2's Unicode tables (10.42: Unicode
  * 14) may be cut otherwise than by a younger Oniguruma. */
 #include "tok_internal.h"
 
@@ -44,12 +45,16 @@ static cl_code copy_escape(const char *regex, const char **p, bool in_class, cl_
         *p += n;
         return cl_buf_str(out, "[^" SPACES "]", err);
     }
-    if (s[1] == 'p' || s[1] == 'P' || s[1] == 'x') { /* \p{Lu}, \x{4e00}: general categories and code points only */
+    if (s[1] == 'p' || s[1] == 'P' || s[1] == 'x') { /* \p{Lu}, \p{Han}, \x{4e00}: categories, scripts and code points only */
         end = s[2] == '{' ? strchr(s, '}') : NULL;
         n = end ? (size_t)(end - s) + 1 : 2;
-        bool ok = end && (s[1] == 'x' ? n > 4 : n == 5 || n == 6);
+        bool ok = end && n > 4 && n < 32;
         for (size_t i = 3; ok && i < n - 1; i++) ok = s[1] == 'x' ? isxdigit((unsigned char)s[i]) : isalpha((unsigned char)s[i]);
         if (!ok) return refuse(regex, s, (int)(end ? n : 2), err);
+        if (s[1] != 'x' && n > 6) {
+            *p += n;
+            return cl_buf_printf(out, err, "\\%c{sc:%.*s", s[1], (int)n - 3, s + 3);
+        }
     } else if (!s[1] || (isalnum((unsigned char)s[1]) && !strchr("drnt", s[1]))) {
         return refuse(regex, s, s[1] ? 2 : 1, err);
     }
@@ -57,11 +62,43 @@ static cl_code copy_escape(const char *regex, const char **p, bool in_class, cl_
     return cl_buf_add(out, s, n, err);
 }
 
+static const char categories[][3] = {"Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No", "Pc", "Pd", "Ps", "Pe",
+                                     "Pi", "Pf", "Po", "Sm", "Sc", "Sk", "So", "Zs", "Zl", "Zp", "Cc", "Cf", "Cs", "Co", "Cn"};
+enum { N_CATEGORIES = sizeof categories / sizeof *categories };
+
+/* The class at p, if it is [A&&[^B]] with general categories \p{..} for A: as [^...], of the categories that A leaves out and of
+ * B. Every code point has one category, so both are the same set. False, and nothing done, if it is another class. */
+static bool copy_without(const char *regex, const char **p, cl_buf *out, cl_code *c, cl_err *err)
+{
+    bool in[N_CATEGORIES] = {false};
+    const char *s = *p + 1;
+    while (s[0] == '\\' && s[1] == 'p' && s[2] == '{' && s[3] && s[4] && (s[4] == '}' || s[5] == '}')) {
+        for (int i = 0; i < N_CATEGORIES; i++)
+            in[i] = in[i] || (categories[i][0] == s[3] && (s[4] == '}' || categories[i][1] == s[4]));
+        s += s[4] == '}' ? 5 : 6;
+    }
+    if (s == *p + 1 || strncmp(s, "&&[^", 4) != 0) return false;
+    *c = cl_buf_str(out, "[^", err);
+    for (int i = 0; *c == CL_OK && i < N_CATEGORIES; i++)
+        if (!in[i]) *c = cl_buf_printf(out, err, "\\p{%s}", categories[i]);
+    s += 4;
+    while (*c == CL_OK && *s && *s != ']') {
+        if (*s == '[' || strncmp(s, "&&", 2) == 0) *c = refuse(regex, s, 2, err);
+        else if (*s == '\\') *c = copy_escape(regex, &s, true, out, err);
+        else *c = cl_buf_add(out, s++, 1, err);
+    }
+    if (*c == CL_OK && strncmp(s, "]]", 2) != 0) *c = refuse(regex, *p, 1, err);
+    if (*c == CL_OK) *c = cl_buf_str(out, "]", err);
+    *p = s + 2;
+    return true;
+}
+
 /* Copies the class at p. */
 static cl_code copy_class(const char *regex, const char **p, cl_buf *out, cl_err *err)
 {
     cl_code c = CL_OK;
     const char *s = *p + 1;
+    if (copy_without(regex, p, out, &c, err)) return c;
     if (*s == '^') s++;
     if (*s == ']') return refuse(regex, *p, (int)(s - *p) + 1, err);
     c = cl_buf_add(out, *p, (size_t)(s - *p), err);

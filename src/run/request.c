@@ -21,6 +21,7 @@ static cl_request *new_request(const cl_request_defaults *d, const char *id)
     r->ignore_eos = d->ignore_eos;
     r->want_rows = d->want_rows;
     r->want_digest = d->want_digest;
+    r->want_reasoning = d->want_reasoning;
     r->sampling = d->sampling;
     r->arrived_ns = cl_now_ns();
     if (!(r->id = cl_strdup(id, &r->error))) {
@@ -64,6 +65,7 @@ static cl_code set_messages(const cl_request_defaults *d, cl_request *r, const c
 {
     if (!d->chat) return cl_fail(&r->error, CL_E_INPUT, "messages: no chat format is known for this model (give one: --chat-format)");
     cl_buf text = {0};
+    r->chat = d->chat;
     cl_code c = cl_chat_render(d->chat, m, n, true, &text, &r->error);
     if (c == CL_OK) c = set_text(d, r, text.data, text.len, false);
     cl_buf_free(&text);
@@ -131,22 +133,10 @@ static cl_code row_ids(cl_request *r, const json_t *list)
 
 static cl_code row_messages(const cl_request_defaults *d, cl_request *r, const json_t *list)
 {
-    size_t n = json_array_size(list);
-    cl_message *m = cl_calloc(n, sizeof *m, "messages", &r->error);
-    if (!m) return CL_E_FIT;
-    cl_code c = n ? CL_OK : cl_fail(&r->error, CL_E_INPUT, "messages: is empty");
-    for (size_t i = 0; c == CL_OK && i < n; i++) {
-        const json_t *v = json_array_get(list, i);
-        if (!json_is_object(v)) c = cl_fail(&r->error, CL_E_INPUT, "item %zu is not an object", i);
-        if (c == CL_OK) c = cl_json_str(v, "role", true, &m[i].role, &r->error);
-        if (c == CL_OK) c = cl_json_str(v, "content", true, &m[i].content, &r->error);
-        const char *key;
-        json_t *value;
-        json_object_foreach((json_t *)v, key, value)
-            if (c == CL_OK && strcmp(key, "role") && strcmp(key, "content")) c = cl_fail(&r->error, CL_E_INPUT, "item %zu has an unknown key %s", i, key);
-        if (c != CL_OK) cl_fail_prefix(&r->error, "messages");
-    }
-    if (c == CL_OK) c = set_messages(d, r, m, (int)n);
+    cl_message *m;
+    int n;
+    cl_code c = cl_messages_read(list, &m, &n, &r->error);
+    if (c == CL_OK) c = set_messages(d, r, m, n);
     free(m);
     return c;
 }
@@ -156,7 +146,6 @@ static cl_code row_prompt(const cl_request_defaults *d, cl_request *r, const jso
     const json_t *prompt = get(row, "prompt"), *messages = get(row, "messages"), *tokens = get(row, "tokens");
     if (!!prompt + !!messages + !!tokens != 1) return cl_fail(&r->error, CL_E_INPUT, "row: needs exactly one of prompt, messages and tokens");
     if (prompt && !json_is_string(prompt)) return cl_fail(&r->error, CL_E_INPUT, "prompt: must be a text");
-    if (messages && !json_is_array(messages)) return cl_fail(&r->error, CL_E_INPUT, "messages: must be a list");
     if (tokens && !json_is_array(tokens)) return cl_fail(&r->error, CL_E_INPUT, "tokens: must be a list of ids");
     if (prompt) return set_text(d, r, json_string_value(prompt), json_string_length(prompt), true);
     return messages ? row_messages(d, r, messages) : row_ids(r, tokens);
@@ -259,6 +248,8 @@ cl_code cl_result_row(const cl_request *r, const cl_result *result, cl_buf *out,
         decode_s > 0 ? (result->n_tokens - 1) / decode_s : 0.0, "queue_s",
         result->started_ns ? (double)(result->started_ns - r->arrived_ns) * 1e-9 : 0.0);
     if (!row) return cl_fail(err, CL_E_RUN, "result %s: cannot be written as JSON (out of memory, or its text is not UTF-8)", r->id);
+    if (r->want_reasoning && result->reasoning.len)
+        json_object_set_new(row, "reasoning", json_stringn(result->reasoning.data, result->reasoning.len));
     char hex[17];
     snprintf(hex, sizeof hex, "%016llx", (unsigned long long)result->digest);
     if (r->want_digest && r->error.code == CL_OK) json_object_set_new(row, "logits_xxh3", json_string(hex));

@@ -40,8 +40,8 @@ typedef struct live {
     cl_request *request;
     cl_sequence seq;
     cl_result result;
-    cl_detok detok;
-    size_t shown;        /* bytes of text given out */
+    cl_reply reply;
+    size_t shown, thought; /* bytes of text and reasoning given out */
 } live;
 
 typedef struct driver {
@@ -71,18 +71,32 @@ static void free_live(live *v)
     if (!v) return;
     cl_request_free(v->request);
     cl_buf_free(&v->result.text);
+    cl_buf_free(&v->result.reasoning);
+    cl_reply_free(&v->reply);
     free(v->result.tokens);
     free(v->seq.tokens);
     free(v);
 }
 
-static cl_code end_request(driver *d, live *v, const char *reason, cl_err *err)
+/* Gives out reasoning that is new. */
+static cl_code show_reasoning(driver *d, live *v, cl_err *err)
+{
+    const cl_buf *text = &v->result.reasoning;
+    size_t from = v->thought;
+    v->thought = text->len;
+    if (!d->source->reasoning || text->len == from) return CL_OK;
+    return d->source->reasoning(d->source->ctx, v->request, text->data + from, text->len - from, err);
+}
+
+/* stopped: a stop text was found, and what comes behind it is no longer text. */
+static cl_code end_request(driver *d, live *v, const char *reason, bool stopped, cl_err *err)
 {
     v->result.finish_reason = reason;
     v->result.finished_ns = cl_now_ns();
     cl_code c = CL_OK;
     if (d->tokenizer && v->request->error.code == CL_OK) {
-        if (strcmp(reason, "stop")) c = cl_detok_finish(&v->detok, &v->result.text, err);
+        if (!stopped) c = cl_reply_finish(&v->reply, strcmp(reason, "stop") != 0, &v->result.text, &v->result.reasoning, err);
+        if (c == CL_OK) c = show_reasoning(d, v, err);
         if (c == CL_OK && d->source->text && v->result.text.len > v->shown)
             c = d->source->text(d->source->ctx, v->request, v->result.text.data + v->shown, v->result.text.len - v->shown, err);
     }
@@ -114,7 +128,7 @@ static live *new_live(driver *d, cl_request *q, cl_err *err)
         return NULL;
     }
     memcpy(v->seq.tokens, q->prompt, (size_t)q->n_prompt * sizeof *q->prompt);
-    if (d->tokenizer) cl_detok_init(&v->detok, d->tokenizer, false, false);
+    if (d->tokenizer) cl_reply_init(&v->reply, q->chat, d->tokenizer);
     v->result.started_ns = cl_now_ns();
     return v;
 }
@@ -135,7 +149,7 @@ static cl_code admit(driver *d, bool *ended, cl_err *err)
         live *v = new_live(d, q, err);
         if (!v) return CL_E_FIT;
         if (q->error.code != CL_OK) {
-            cl_code c = end_request(d, v, "error", err);
+            cl_code c = end_request(d, v, "error", false, err);
             if (c != CL_OK) return c;
             continue;
         }
@@ -187,8 +201,9 @@ static cl_code add_text(driver *d, live *v, int32_t id, bool *stop, cl_err *err)
     if (!d->tokenizer) return CL_OK;
     cl_buf *text = &v->result.text;
     size_t before = text->len;
-    cl_code c = cl_detok_add(&v->detok, id, text, err);
-    if (c != CL_OK) return c;
+    cl_code c = cl_reply_add(&v->reply, id, text, &v->result.reasoning, err);
+    if (c == CL_OK) c = show_reasoning(d, v, err);
+    if (c != CL_OK || text->len == before) return c;
     size_t at = find_stop(v->request, text, before);
     *stop = at != SIZE_MAX;
     if (*stop) {
@@ -221,7 +236,7 @@ static cl_code take_sample(driver *d, const cl_sampled *s, cl_err *err)
     bool full = seq->n_tokens == seq->capacity;
     if (!end && !stop && !full) return CL_OK;
     cl_schedule_leave(d->schedule, s->slot);
-    return end_request(d, v, end || stop ? "stop" : "length", err);
+    return end_request(d, v, end || stop ? "stop" : "length", stop, err);
 }
 
 static cl_code take_samples(driver *d, const cl_sampled *s, int n, cl_err *err)

@@ -34,7 +34,7 @@ static inline cl_spec test_spec(test_geometry g)
     return s;
 }
 
-/* --- small specs that together say everything a spec can: 4 layers, hidden 100, vocabulary 75, 64 positions. Sizes are odd on purpose. */
+/* --- small specs that together say everything a spec can: 4 layers, hidden 100, vocabulary 75, 64 positions --- */
 
 static inline cl_spec test_spec_small(int n_ropes, const cl_rope *ropes)
 {
@@ -95,7 +95,8 @@ static inline cl_spec test_spec_latent(void)
     return s;
 }
 
-/* Chunked windows with unit norms, every fourth layer sees all, is not rotated and has a temperature; weights on the experts' input. */
+/* Chunked windows with unit norms; every fourth layer sees all, is not rotated and has a temperature; weights on the experts'
+ * input. */
 static inline cl_spec test_spec_chunked(void)
 {
     cl_spec s = test_spec_small(1, (cl_rope[]){{.dims = 18, .pairing = CL_ROPE_INTERLEAVED, .scale = 1}});

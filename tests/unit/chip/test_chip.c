@@ -46,6 +46,9 @@ static void check_bits(const tiny *m, cl_activations act, cl_kv_format kv)
         o.threads = threads;
         CU_ASSERT(same_run(m, 1, &o, threads == 2 ? N : 7));
     }
+    cl_chip_options many = base; /* more threads than panels of most matrices */
+    many.threads = 9;
+    CU_ASSERT(same_run(m, 1, &many, 17));
     for (int stages = 2; stages <= TINY_LAYERS + 1; stages++) CU_ASSERT(same_run(m, stages, &base, stages == 2 ? N : 9));
     for (const char *const *name = cl_kernels_available(); *name; name++) {
         cl_chip_options o = base;
@@ -99,7 +102,8 @@ static void check_tiles(cl_spec s)
     tiny_free(&m);
 }
 
-/* So many choices or heads per token that a chunk goes through the layers in several tiles: they see each other's keys all the same. */
+/* So many choices or heads per token that a chunk goes through the layers in several tiles: they see each other's keys all the
+ * same. */
 static void test_tiles(void)
 {
     cl_spec s = tiny_spec(true);
@@ -176,11 +180,11 @@ static void check_broken_slot(int which)
     cl_chip_options o = tiny_options(1, 64, NULL);
     for (int kv = CL_KV_F32; kv <= CL_KV_Q8; kv++) {
         o.kv = (cl_kv_format)kv;
-        tiny_line l = tiny_chips(&m, 2, &o, NULL);
+        tiny_line l = tiny_chips(&m, 3, &o, NULL);
         clear(&want);
         tiny_run(&l, 21, 21, &want);
         static float x[40 * 100];
-        for (int chip = 0; chip < 2; chip++) {
+        for (int chip = 1; chip < 3; chip++) { /* the first starts from ids */
             for (size_t i = 0; i < sizeof x / sizeof *x; i++) x[i] = i % 3 ? NAN : INFINITY;
             cl_seq_part part = {.slot = 0, .pos = 0, .n_tokens = 40};
             int32_t ids[40] = {0};
@@ -465,9 +469,11 @@ static void test_refusals(void)
 
 int main(void)
 {
-    CU_TestInfo tests[] = {{"same bits, dense", test_bits_dense}, {"same bits, moe", test_bits_moe}, {"same bits, sinks", test_bits_sinks},
-                           {"same bits, latent", test_bits_latent}, {"same bits, chunked", test_bits_chunked}, {"tiles", test_tiles},
-                           {"batch", test_batch}, {"head", test_head}, {"broken slot", test_broken_slot}, {"events", test_events}, {"traffic", test_traffic},
-                           {"sizes", test_sizes}, {"damage", test_damage}, {"refusals", test_refusals}, CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"same bits, dense", test_bits_dense}, {"same bits, moe", test_bits_moe},
+                           {"same bits, sinks", test_bits_sinks}, {"same bits, latent", test_bits_latent},
+                           {"same bits, chunked", test_bits_chunked}, {"tiles", test_tiles}, {"batch", test_batch},
+                           {"head", test_head}, {"broken slot", test_broken_slot}, {"events", test_events},
+                           {"traffic", test_traffic}, {"sizes", test_sizes}, {"damage", test_damage},
+                           {"refusals", test_refusals}, CU_TEST_INFO_NULL};
     return run_suite("chip", tests);
 }

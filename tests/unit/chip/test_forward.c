@@ -311,6 +311,9 @@ static void test_approximate(void)
     opt.activations = CL_ACT_Q8;
     CU_ASSERT(difference(&m, &opt, 60, 16, &mean) < 1e-4);
     tiny_free(&m);
+    m = tiny_make(tiny_any(TINY_LATENT), CL_FP8, false); /* fp8 too */
+    CU_ASSERT(difference(&m, &opt, 60, 16, &mean) < 1e-4);
+    tiny_free(&m);
 }
 
 int main(void)

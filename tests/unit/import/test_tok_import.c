@@ -316,8 +316,8 @@ static void test_spm_refused(void)
                 "b\x18\x05",
                 7, "unused pieces"},
                {"\x0a\x03\x0a\x01\xff", 5, "piece 1 is not UTF-8"},
-               {"\x12\x02\x18\x02", 4, "no SentencePiece model"},
-               {"\x1a\x02\x20\x00", 4, "no SentencePiece model"}};
+               {"\x12\x02\x18\x02", 4, "neither a SentencePiece model"},
+               {"\x1a\x02\x20\x00", 4, "neither a SentencePiece model"}};
     folder f = folder_new();
     place model = in(&f, "tokenizer.model");
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
@@ -405,8 +405,8 @@ static void test_gguf_refused(void)
 {
     static const struct { gguf_parts p; const char *part;
     } bad[] = {
-        {{.model = "gpt2", .pre = "gpt-4o", .merge = "a b", .types = 5, .type0 = 1, .bos = -1},
-         "tokenizer.ggml.pre: gpt-4o is not known"},
+        {{.model = "gpt2", .pre = "gpt-5x", .merge = "a b", .types = 5, .type0 = 1, .bos = -1},
+         "tokenizer.ggml.pre: gpt-5x is not known"},
         {{.model = "gpt2", .merge = "a b", .types = 5, .type0 = 1, .bos = -1}, "tokenizer.ggml.pre: missing"},
         {{.model = "bert", .bos = -1}, "tokenizer.ggml.model: bert is not supported"},
         {{.model = "gpt2", .pre = "qwen2", .types = 5, .type0 = 1, .bos = -1}, "tokenizer.ggml.merges: missing"},

@@ -79,10 +79,27 @@ static void complain(const char *name, size_t i, const json_t *text, const char 
     CU_FAIL("a text differs");
 }
 
-static void check_family(const char *name)
+/* Whole sentences in many scripts. */
+static void check_more(const char *name, const cl_tokenizer *t, const json_t *ids)
+{
+    json_t *texts = load("more.json");
+    CU_ASSERT_EQUAL_FATAL(json_array_size(ids), json_array_size(texts));
+    CU_ASSERT(json_array_size(texts) >= 20);
+    for (size_t i = 0; i < json_array_size(texts); i++) {
+        const json_t *text = json_array_get(texts, i);
+        int n;
+        int32_t *got = encode(t, text, true, false, &n);
+        if (!same_ids(json_array_get(ids, i), got, n)) complain(name, i, text, "ids differ");
+        free(got);
+    }
+    json_decref(texts);
+}
+
+/* The tokenizer in folder `name` by the vectors in folder `like`. */
+static void check_like(const char *name, const char *like)
 {
     char path[64];
-    snprintf(path, sizeof path, "%s/vectors.json", name);
+    snprintf(path, sizeof path, "%s/vectors.json", like);
     json_t *texts = load("texts.json"), *v = load(path), *ids = json_object_get(v, "ids"),
            *wrapped = json_object_get(v, "wrapped");
     bool specials = json_is_true(json_object_get(v, "specials"));
@@ -106,7 +123,7 @@ static void check_family(const char *name)
             complain(name, i, text, "decodes to something else");
         cl_buf_free(&back);
         free(got);
-        if (i >= json_array_size(wrapped)) continue;
+        if (i >= json_array_size(wrapped) || strcmp(name, like) != 0) continue;
         got = encode(t, text, specials, true, &n);
         const json_t *want = json_array_get(wrapped, i);
         bool doubled = d->add_bos && json_array_size(want) > 1 && json_integer_value(json_array_get(want, 1)) == d->bos;
@@ -116,11 +133,15 @@ static void check_family(const char *name)
         json_decref(fewer);
         free(got);
     }
+    if (json_object_get(v, "more")) check_more(name, t, json_object_get(v, "more"));
     cl_tokenizer_free(t);
     cl_tokenizer_data_free(d);
     json_decref(texts);
     json_decref(v);
 }
+
+static void check_family(const char *name) { check_like(name, name); }
+
 
 static void test_gpt2(void) { check_family("gpt2"); }
 static void test_prefix(void) { check_family("prefix"); }
@@ -134,6 +155,18 @@ static void test_llama2(void) { check_family("llama2"); }
 static void test_llama2_gguf(void) { check_family("llama2_gguf"); }
 static void test_metaspace_first(void) { check_family("metaspace_first"); }
 static void test_metaspace_always(void) { check_family("metaspace_always"); }
+static void test_deepseek_v2(void) { check_family("deepseek_v2"); }
+static void test_deepseek_v3(void) { check_family("deepseek_v3"); }
+static void test_o200k(void) { check_family("o200k"); }
+static void test_llama4(void) { check_family("llama4"); }
+static void test_kimi(void) { check_family("kimi"); }
+static void test_later_gguf(void)
+{
+    check_like("deepseek_v2_gguf", "deepseek_v2");
+    check_like("deepseek_v3_gguf", "deepseek_v3");
+    check_like("o200k_gguf", "o200k");
+    check_like("kimi_gguf", "kimi");
+}
 
 /* What the files say besides. */
 static void test_settings(void)
@@ -223,6 +256,12 @@ int main(void)
                            {"llama2 gguf", test_llama2_gguf},
                            {"metaspace first", test_metaspace_first},
                            {"metaspace always", test_metaspace_always},
+                           {"deepseek v2", test_deepseek_v2},
+                           {"deepseek v3", test_deepseek_v3},
+                           {"o200k", test_o200k},
+                           {"llama4", test_llama4},
+                           {"kimi", test_kimi},
+                           {"later families' gguf", test_later_gguf},
                            {"settings", test_settings},
                            {"specials", test_specials},
                            CU_TEST_INFO_NULL};

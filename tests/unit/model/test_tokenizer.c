@@ -136,7 +136,8 @@ static void test_regexes_refused(void)
 {
     static const char *const bad[] = {"\\w+",       "\\W",      "\\h",     "\\b",    "\\A",  "\\1",      "\\x41",  "\\u0041",
                                       "\\R",        "[\\S]",    "[a[b]]",  "[a&&b]", "[]a]", "[a",       "(?m:a)", "(?s)a",
-                                      "(?<name>a)", "(?P<n>a)", "a{1,3}+", "a{x}",   "a{",   "\\p{Han}", "\\pL",   "\\p{L",
+                                      "(?<name>a)", "(?P<n>a)", "a{1,3}+", "a{x}",   "a{",   "\\p{Alpha}", "\\pL",   "\\p{L",
+                                      "[\\p{L}&&a]", "[\\p{L}&&[a]]", "[a&&[^b]]", "[\\p{L}&&[^b]c]", "[\\p{L}&&[^b&&c]]", "[\\p{L}&&[^b",
                                       "a)",         "(a",       "*",       "\\",     "\xff", "(?i)a"};
     vocab v;
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
