@@ -124,9 +124,10 @@ static cl_code put_reasoning(void *ctx, const cl_request *r, const char *text, s
 static void end_reply(source_state *s, const cl_result *result)
 {
     s->shown = NOTHING;
-    if (!s->o->quiet && !s->o->json && !result->text.len && result->reasoning.len)
-        fprintf(stderr, "chipline: all %d tokens went into reasoning, there is no answer yet (raise -n%s)\n", result->n_tokens,
-                s->o->reasoning == 1 ? "" : ", or see it with --reasoning show");
+    fflush(stdout); /* errors are noticed by the caller's */
+    cl_note(!s->o->quiet && !s->o->json && !result->text.len && result->reasoning.len,
+            "all %d tokens went into reasoning, there is no answer yet (raise -n%s)", result->n_tokens,
+            s->o->reasoning == 1 ? "" : ", or see it with --reasoning show");
 }
 
 /* Writes a row by one call where the system lets it; in a file, a row that can't be whole is taken back. */

@@ -44,7 +44,7 @@ cl_code cl_chat_set_date(cl_chat *c, const char *date, cl_err *err)
     static const char shape[] = "dddd-dd-dd";
     bool ok = strlen(date) == CL_CHAT_DATE;
     for (int i = 0; ok && i < CL_CHAT_DATE; i++) ok = shape[i] == 'd' ? date[i] >= '0' && date[i] <= '9' : date[i] == '-';
-    if (!ok) return cl_fail(err, CL_E_USAGE, "date '%.40s': is not written YYYY-MM-DD", date);
+    if (!ok) return cl_fail(err, CL_E_USAGE, "'%.40s' is not written YYYY-MM-DD", date);
     memcpy(c->date, date, CL_CHAT_DATE + 1);
     return CL_OK;
 }

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from conftest import ENV, command
+from conftest import ENV, command, ok, refuses
 
 
 def own_terminal():
@@ -46,3 +46,12 @@ def test_turns(ranks, demo):
     finally:
         p.kill()
         os.close(master)
+
+
+def test_reasoning(demo):
+    """deepseek-r1's prompt opens the thinking, which the demo model never closes: all it says is reasoning."""
+    ask = ("run", demo, "--chat", "--chat-format", "deepseek-r1", "-p", "hello", "-n", 6, "--ignore-eos", "--temperature", 0)
+    hidden, shown = ok(*ask), ok(*ask, "--reasoning", "show")
+    assert hidden.stdout.strip() == "" and "went into reasoning" in hidden.stderr
+    assert shown.stdout.startswith("[reasoning]") and len(shown.stdout.strip()) > len("[reasoning]")
+    refuses(2, "tokenize", demo, "--chat", "--chat-format", "harmony", "--date", "yesterday", "-p", "x", says="YYYY-MM-DD")
