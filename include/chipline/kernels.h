@@ -49,10 +49,10 @@ enum { CL_PANEL = 16,    /* rows per panel: one row is one lane */
        CL_KV_BLOCK = 16, /* positions per cache block */
        CL_X_TOKENS = 8,  /* preferred multiple of tokens per call */
        CL_LATENT_HEADS = 16 /* most heads per call of attend_latent */ };
-/* Floats of scratch for attend_latent over `positions` visible positions: scores of all heads, and one block's values. */
-static inline size_t cl_latent_scratch(int64_t positions, int head_dim)
+/* Floats of scratch for attend_latent over `positions` visible positions: the scores of all heads. */
+static inline size_t cl_latent_scratch(int64_t positions)
 {
-    return (size_t)CL_LATENT_HEADS * (size_t)(positions + 2 * CL_KV_BLOCK) + (size_t)CL_KV_BLOCK * (size_t)(head_dim + 16);
+    return (size_t)CL_LATENT_HEADS * (size_t)(positions + 2 * CL_KV_BLOCK);
 }
 
 /* A matrix (or experts of equal shape) in panels: opaque bytes that only a kernel set reads; the layout is the set's own.

@@ -63,6 +63,16 @@ typedef struct cl_attention {
 
 /* Numbers of one head's result: what o reads per head. */
 static inline int cl_attention_v_dim(const cl_attention *a) { return a->kind == CL_ATTN_LATENT ? a->v_dim : a->head_dim; }
+/* What a position has in the cache: so many vectors (keys and values of every kv head; the latent one, whose first kv_rank numbers
+ * are the values too) of so many numbers. */
+static inline int64_t cl_attention_cached(const cl_attention *a)
+{
+    return a->kind == CL_ATTN_LATENT ? 1 : 2 * (int64_t)a->kv_heads;
+}
+static inline int cl_attention_cached_dim(const cl_attention *a)
+{
+    return a->kind == CL_ATTN_LATENT ? a->kv_rank + a->rope_dim : a->head_dim;
+}
 /* Positions that a token at `pos` sees, its own included. */
 static inline int64_t cl_attention_first(const cl_attention *a, int64_t pos)
 {

@@ -36,11 +36,12 @@ void attend_rotate(const cl_chip *c, const cl_attention *a, int tok, float *x)
     }
 }
 
-float attend_temperature(const cl_chip *c, const cl_attention *a, int tok)
+void attend_temper(const cl_chip *c, const cl_attention *a, int tok, float *q, int n)
 {
-    if (a->temperature == 0) return 1;
+    if (a->temperature == 0) return;
     double run = floor(((double)c->work.tokens[tok].pos + 1) / a->temperature_floor);
-    return (float)(1 + a->temperature * log(1 + run));
+    float by = (float)(1 + a->temperature * log(1 + run));
+    for (int i = 0; i < n; i++) q[i] *= by;
 }
 
 static void clip(float *x, int n, float limit)
@@ -70,9 +71,9 @@ static void finish(cl_chip *c, const team *t, int layer, int first, int n)
     for (int u = t->id; u < 2 * n; u += t->n) {
         int tok = u / 2;
         if (u % 2 == 0) {
-            float *q = w->qs + (size_t)tok * w->q, warm = attend_temperature(c, a, first + tok);
+            float *q = w->qs + (size_t)tok * w->q;
             finish_heads(c, a, q, a->heads, q_norm, first + tok);
-            for (int i = 0; warm != 1 && i < a->heads * a->head_dim; i++) q[i] *= warm;
+            attend_temper(c, a, first + tok, q, a->heads * a->head_dim);
             continue;
         }
         float *k = w->ks + (size_t)tok * w->kv, *v = w->vs + (size_t)tok * w->kv;

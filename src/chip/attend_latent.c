@@ -5,8 +5,6 @@
 
 #include "chip_impl.h"
 
-static size_t cached_dim(const cl_attention *a) { return (size_t)a->kv_rank + (size_t)a->rope_dim; }
-
 /* Norm and rotation of what this thread's share of the tokens will have in the cache; stored. */
 static void store(cl_chip *c, const team *t, int layer, int first, int n)
 {
@@ -64,15 +62,15 @@ static void spread(cl_chip *c, const team *t, int layer, int first, int n, cl_ac
 {
     const cl_attention *a = &c->spec.layers[layer].attn;
     const work *w = &c->work;
-    size_t stride = padded((int64_t)cached_dim(a)), dims = (size_t)(a->head_dim - a->rope_dim), rotated = (size_t)a->rope_dim;
+    size_t stride = padded(cl_attention_cached_dim(a));
+    size_t dims = (size_t)(a->head_dim - a->rope_dim), rotated = (size_t)a->rope_dim;
     int64_t from, to;
     team_share(t, plain->n, &from, &to);
     for (int64_t row = from; row < to; row++) {
         int head = (int)(row / n), tok = (int)(row % n);
         float *q = w->qs + (size_t)tok * w->q + (size_t)head * (size_t)a->head_dim;
-        float warm = attend_temperature(c, a, first + tok);
         attend_rotate(c, a, first + tok, q + dims);
-        for (int i = 0; warm != 1 && i < a->head_dim; i++) q[i] *= warm;
+        attend_temper(c, a, first + tok, q, a->head_dim);
         memcpy(w->plain + (size_t)row * plain->stride, q, dims * sizeof *q);
         memcpy(w->lookup + (size_t)row * stride + a->kv_rank, q + dims, rotated * sizeof *q);
     }
@@ -98,7 +96,7 @@ uint64_t latent_in(cl_chip *c, const team *t, int layer, int first, int n, const
     const cl_attention *a = &c->spec.layers[layer].attn;
     const work *w = &c->work;
     const cl_matrix *k_b = &slice_get(&c->slice, CL_T_K_B, layer)->m;
-    size_t stride = padded((int64_t)cached_dim(a));
+    size_t stride = padded(cl_attention_cached_dim(a));
     int dims = a->head_dim - a->rope_dim;
     uint64_t bytes = project(c, t, layer, first, n, x);
     cl_acts plain = phase_acts(c, w->plain, padded(dims), n * a->heads, dims, &k_b, 1);
@@ -131,7 +129,7 @@ void latent_look(cl_chip *c, const team *t, int layer, int first, int n)
     const cl_attention *a = &c->spec.layers[layer].attn;
     const work *w = &c->work;
     const float *sinks = slice_get(&c->slice, CL_T_SINKS, layer)->vec;
-    size_t stride = padded((int64_t)cached_dim(a)), out = padded(a->kv_rank);
+    size_t stride = padded(cl_attention_cached_dim(a)), out = padded(a->kv_rank);
     cl_acts found = found_acts(c, layer, n);
     int size = heads_together(a, t, n);
     int64_t u0, u1;

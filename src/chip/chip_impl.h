@@ -133,8 +133,8 @@ void ffn_layer(cl_chip *c, const team *t, cl_event *e, int layer, int n, float *
 void attend_angles(cl_chip *c, const team *t, int n);
 /* Rotates one head of token tok of the micro-batch, if this attention rotates at all. */
 void attend_rotate(const cl_chip *c, const cl_attention *a, int tok, float *x);
-/* What the queries of token tok are multiplied by, 1 without a temperature. */
-float attend_temperature(const cl_chip *c, const cl_attention *a, int tok);
+/* Multiplies n numbers of queries of token tok by its temperature, if this attention has one. */
+void attend_temper(const cl_chip *c, const cl_attention *a, int tok, float *q, int n);
 /* Latent attention: from x to work.lookup and the cache; from there to work.found; and on to work.att. Weight bytes read. Only the
  * second does not end with a barrier. */
 uint64_t latent_in(cl_chip *c, const team *t, int layer, int first, int n, const float *x);

@@ -3,17 +3,6 @@
 
 #include <stdlib.h>
 
-/* Rings of one slot: keys and values of every kv head, or the latent vectors alone. */
-static size_t rings(const cl_attention *a)
-{
-    return a->kind == CL_ATTN_LATENT ? 1 : 2 * (size_t)a->kv_heads;
-}
-
-static int numbers(const cl_attention *a)
-{
-    return a->kind == CL_ATTN_LATENT ? a->kv_rank + a->rope_dim : a->head_dim;
-}
-
 /* Blocks that must be there at once: all that the oldest token of a micro-batch still sees up to the newest token. */
 static int64_t blocks_needed(const cl_attention *a, const cl_limits *limits)
 {
@@ -37,7 +26,8 @@ cl_code kv_create(kv_cache *kv, const cl_layer *layers, int n, cl_kv_format form
             kv_free(kv);
             return cl_fail(err, CL_E_FIT, "the KV cache: larger than any memory (use fewer slots or a shorter context)");
         }
-        size_t block = cl_kv_block_bytes(format, numbers(l->attn)), per_block = rings(l->attn) * block;
+        size_t block = cl_kv_block_bytes(format, cl_attention_cached_dim(l->attn));
+        size_t per_block = (size_t)cl_attention_cached(l->attn) * block;
         l->blocks = (int64_t)(bytes / per_block);
         l->ring = (size_t)l->blocks * block;
         if (bytes % per_block || l->blocks < blocks_needed(l->attn, limits))
@@ -50,7 +40,7 @@ cl_code kv_create(kv_cache *kv, const cl_layer *layers, int n, cl_kv_format form
     unsigned char *at = kv->data;
     for (int i = 0; i < n; i++) {
         kv->layers[i].data = at;
-        at += (size_t)limits->slots * rings(kv->layers[i].attn) * kv->layers[i].ring;
+        at += (size_t)limits->slots * (size_t)cl_attention_cached(kv->layers[i].attn) * kv->layers[i].ring;
     }
     return CL_OK;
 }
@@ -66,7 +56,7 @@ cl_kv_head kv_head(const kv_cache *kv, int layer, int slot, int head)
 {
     const kv_layer *l = &kv->layers[layer];
     const bool latent = l->attn->kind == CL_ATTN_LATENT;
-    unsigned char *keys = l->data + ((size_t)slot * rings(l->attn) + 2 * (size_t)head) * l->ring;
-    return (cl_kv_head){.format = kv->format, .head_dim = numbers(l->attn), .blocks = l->blocks, .keys = keys,
+    unsigned char *keys = l->data + ((size_t)slot * (size_t)cl_attention_cached(l->attn) + 2 * (size_t)head) * l->ring;
+    return (cl_kv_head){.format = kv->format, .head_dim = cl_attention_cached_dim(l->attn), .blocks = l->blocks, .keys = keys,
                         .values = latent ? NULL : keys + l->ring};
 }

@@ -11,8 +11,8 @@ enum {
 typedef struct widths {
     size_t rows, gate, down, shared;              /* rows of the feed-forward half; floats */
     size_t heads, plain, lookup, found;           /* rows of latent attention; floats */
-    size_t x8, shared_x8;                         /* numbers in 8-bit form that live at once */
-    size_t experts, top_k, rope, latent;          /* not per token; latent: longest cached vector */
+    size_t x8;                                    /* numbers in 8-bit form that live at once, the shared expert's apart */
+    size_t experts, top_k, rope;                  /* not per token */
 } widths;
 
 static size_t max_size(size_t a, size_t b)
@@ -41,14 +41,13 @@ static void measure_attention(const cl_attention *a, work *w, widths *m)
         return;
     }
     size_t plain = heads * padded(a->head_dim - a->rope_dim), found = heads * padded(a->kv_rank);
-    size_t cached = (size_t)a->kv_rank + (size_t)a->rope_dim;
-    grow(&w->kv, padded((int64_t)cached));
+    size_t cached = padded(cl_attention_cached_dim(a));
+    grow(&w->kv, cached);
     grow(&w->q_a, padded(a->q_rank));
     grow(&m->heads, heads);
     grow(&m->plain, plain);
-    grow(&m->lookup, heads * padded((int64_t)cached));
+    grow(&m->lookup, heads * cached);
     grow(&m->found, found);
-    grow(&m->latent, cached);
     grow(&m->x8, max_size(w->q_a, max_size(plain, found)));
 }
 
@@ -81,7 +80,6 @@ static widths measure(const cl_chip *c, work *w)
     w->rope_stride = round_up(m.rope, 16);
     w->router_stride = round_up(m.experts, 16);
     w->vocab = c->stage.head ? round_up((size_t)c->spec.vocab, 16) : 0;
-    m.shared_x8 = m.shared;
     return m;
 }
 
@@ -89,7 +87,7 @@ static widths measure(const cl_chip *c, work *w)
 static size_t token_bytes(const work *w, const widths *m)
 {
     size_t attention = w->q + w->seen + 2 * w->kv + w->q_a + m->plain + m->lookup + m->found;
-    size_t ffn = 2 * m->gate + m->down + 2 * m->shared, x8 = m->x8 + m->shared_x8;
+    size_t ffn = 2 * m->gate + m->down + 2 * m->shared, x8 = m->x8 + m->shared;
     return (2 * w->hidden + max_size(attention, ffn)) * sizeof(float) + x8 + x8 / 32 * 12;
 }
 
@@ -130,7 +128,7 @@ static size_t lay_out_ffn(work *w, const widths *m, size_t at)
 static size_t lay_out(const cl_chip *c, work *w, const widths *m)
 {
     size_t at = 0, tile = (size_t)w->tile, rows = tile * m->rows, chunk = (size_t)c->opt.limits.chunk, f = sizeof(float);
-    size_t threads = (size_t)c->opt.threads, tiles8 = round_up(tile, CL_X_TOKENS), x8 = tiles8 * (m->x8 + m->shared_x8);
+    size_t threads = (size_t)c->opt.threads, tiles8 = round_up(tile, CL_X_TOKENS), x8 = tiles8 * (m->x8 + m->shared);
     w->tokens = take(w, &at, chunk, sizeof *w->tokens);
     w->cos_sin = take(w, &at, (size_t)c->spec.n_ropes * chunk * w->rope_stride, f);
     w->norm = take(w, &at, tile * w->hidden, f);
@@ -169,7 +167,7 @@ cl_code work_create(cl_chip *c, cl_err *err)
     }
     /* attend: one number per position of every block it sees, the first and the last perhaps in part */
     w->scratch_stride = round_up((size_t)c->opt.limits.context + 2 * CL_KV_BLOCK, 16);
-    if (m.latent) grow(&w->scratch_stride, round_up(cl_latent_scratch(c->opt.limits.context, (int)m.latent), 16));
+    if (m.heads) grow(&w->scratch_stride, cl_latent_scratch(c->opt.limits.context));
     w->bytes = lay_out(c, w, &m);
     if (!(w->data = cl_malloc_aligned(w->bytes, "the work buffers", err))) return err->code;
     lay_out(c, w, &m);

@@ -44,13 +44,13 @@ const char *cl_cli_build_flags(void);
 /* --chip FILE|BYTES: memory of one chip in bytes; FILE is a configs/chips/NAME.json (its memory_bytes). */
 cl_code cl_cli_chip(const char *arg, uint64_t *bytes, cl_err *err);
 
-int cl_cmd_collect(int argc, char **argv);
 /* --format: "keep", or a native format by name. */
 error_t cl_cli_format(cl_err *err, const char *arg, bool *keep, cl_format *format);
 /* Cores that this process may use, at most CL_CLI_JOBS: the default of --jobs. */
 enum { CL_CLI_JOBS = 256 };
 int cl_cli_cores(void);
 
+int cl_cmd_collect(int argc, char **argv);
 int cl_cmd_convert(int argc, char **argv);
 int cl_cmd_synth(int argc, char **argv);
 int cl_cmd_inspect(int argc, char **argv);

@@ -56,8 +56,7 @@ static layer_numbers *count_layers(const cl_model *m, cl_err *err)
     }
     for (int i = 0; i < m->spec.n_layers; i++) {
         const cl_attention *a = &m->spec.layers[i].attn;
-        n[i].kv = KV_BYTES * (a->kind == CL_ATTN_LATENT ? (uint64_t)a->kv_rank + (uint64_t)a->rope_dim
-                                                        : 2 * (uint64_t)a->kv_heads * (uint64_t)a->head_dim);
+        n[i].kv = KV_BYTES * (uint64_t)cl_attention_cached(a) * (uint64_t)cl_attention_cached_dim(a);
     }
     return n;
 }

@@ -7,7 +7,7 @@
 
 #include "chipline/util.h"
 
-enum { GROUP = 32, TILE = 128 };
+enum { GROUP = CL_SRC_GROUP, TILE = CL_SRC_TILE };
 
 static size_t scale_size(const cl_src_tensor *t) { return t->scale_format == CL_F32 ? 4 : 2; }
 

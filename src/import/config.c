@@ -157,6 +157,15 @@ cl_code cl_config_only(const json_t *config, const char *key, double only, cl_er
     return c;
 }
 
+cl_code cl_config_only_text(const json_t *config, const char *key, const char *only, cl_err *err)
+{
+    const char *is = only;
+    cl_code c = cl_json_str(config, key, false, &is, err);
+    if (c == CL_OK && strcmp(is, only) != 0)
+        c = cl_fail(err, CL_E_INPUT, "%s: %.60s is not supported (only %s)", key, is, only);
+    return c;
+}
+
 cl_code cl_config_layer_windows(const json_t *config, const char *kind, int64_t window, const bool *slides, cl_spec *s,
                                 cl_err *err)
 {
@@ -209,12 +218,26 @@ static cl_code enough_experts(int64_t top_k, int64_t experts, cl_err *err)
                    (long long)experts);
 }
 
-cl_code cl_config_experts(const json_t *config, int64_t *experts, int64_t *top_k, cl_err *err)
+cl_code cl_config_experts(const json_t *config, cl_ffn *f, cl_err *err)
 {
-    cl_code c = cl_json_int(config, "num_local_experts", false, 1, CL_MAX_EXPERTS, experts, err);
-    if (c == CL_OK) c = cl_json_int(config, "num_experts", false, 1, CL_MAX_EXPERTS, experts, err);
-    if (c == CL_OK) c = cl_json_int(config, "num_experts_per_tok", false, 1, CL_MAX_EXPERTS, top_k, err);
-    return c == CL_OK ? enough_experts(*top_k, *experts, err) : c;
+    int64_t experts = f->experts, top_k = f->top_k;
+    cl_code c = cl_json_int(config, "num_local_experts", false, 1, CL_MAX_EXPERTS, &experts, err);
+    if (c == CL_OK) c = cl_json_int(config, "num_experts", false, 1, CL_MAX_EXPERTS, &experts, err);
+    if (c == CL_OK) c = cl_json_int(config, "num_experts_per_tok", false, 1, CL_MAX_EXPERTS, &top_k, err);
+    if (c == CL_OK) c = enough_experts(top_k, experts, err);
+    f->experts = (int)experts;
+    f->top_k = (int)top_k;
+    return c;
+}
+
+cl_code cl_config_layer(const json_t *list, size_t i, const char *key, const cl_spec *s, int *layer, cl_err *err)
+{
+    const json_t *v = json_array_get(list, i);
+    json_int_t at = json_integer_value(v);
+    if (!json_is_integer(v) || at < 0 || at >= s->n_layers)
+        return cl_fail(err, CL_E_INPUT, "%s: entry %zu is not a layer of this model", key, i);
+    *layer = (int)at;
+    return CL_OK;
 }
 
 /* Fills in f's groups; f->group_best and the numbers of experts are set. */

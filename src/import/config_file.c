@@ -46,20 +46,28 @@ cl_code cl_config_load(const char *path, char **text, json_t **config, cl_spec *
     return c;
 }
 
-cl_code cl_import_config(const char *path, cl_spec *spec, cl_formats *formats, cl_err *err)
+cl_code cl_config_import(const char *path, char **text, cl_spec *spec, cl_formats *formats, cl_err *err)
 {
     const cl_family *f;
     json_t *config = NULL;
-    char *text = NULL;
-    cl_code c = cl_config_load(path, &text, &config, spec, &f, err);
-    free(text);
+    cl_code c = cl_config_load(path, text, &config, spec, &f, err);
     if (c != CL_OK) return c;
     c = cl_spec_settle(spec, err);
     if (c == CL_OK) c = cl_config_formats(config, formats, err);
     if (c != CL_OK) {
         cl_fail_prefix(err, "%s", path);
         cl_spec_free(spec);
+        free(*text);
+        *text = NULL;
     }
     json_decref(config);
+    return c;
+}
+
+cl_code cl_import_config(const char *path, cl_spec *spec, cl_formats *formats, cl_err *err)
+{
+    char *text = NULL;
+    cl_code c = cl_config_import(path, &text, spec, formats, err);
+    free(text);
     return c;
 }

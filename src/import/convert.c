@@ -29,7 +29,7 @@ typedef struct conversion {
     cl_spec spec;
     const char *skip;    /* a source tensor that is a copy of another one */
     int dropped;         /* tensors of other modalities */
-    cl_leftover left;
+    int extra;           /* tensors of layers past the last one */
     cl_model model;
     cl_origin *origins;  /* [model.n_tensors] */
     cl_tokenizer_data *tokenizer;
@@ -232,9 +232,9 @@ static cl_code prepare(conversion *v, const char *out_path, const cl_convert_opt
     if (c == CL_OK) c = cl_spec_settle(&v->spec, err);
     cl_formats unknown = cl_formats_all(CL_F32);
     if (c == CL_OK) c = cl_model_from_spec(&v->spec, &unknown, &v->model, err);
-    if (c == CL_OK) c = cl_match(v->source, v->family, v->gguf != NULL, &v->model, v->skip, &v->origins, &v->left, err);
+    if (c == CL_OK) c = cl_match(v->source, v->family, v->gguf != NULL, &v->model, v->skip, &v->origins, &v->extra, err);
     if (c != CL_OK) return cl_fail_prefix(err, "%s", v->path);
-    int dropped = v->dropped, extra = v->left.extra_layers;
+    int dropped = v->dropped, extra = v->extra;
     if (dropped) cl_note(!v->quiet, "%d vision tensor%s skipped", dropped, plural(dropped));
     if (extra)
         cl_note(!v->quiet, "%d tensor%s of layers past the last one (multi-token prediction) skipped", extra, plural(extra));

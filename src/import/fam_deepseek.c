@@ -99,16 +99,6 @@ static const cl_ffn v3_expert = {
     .group_best = 2, .renormalise = true, .weight_scale = 2.5, .shared_width = 1,
 };
 
-/* A text that must be the one that the family computes, or be absent. */
-static cl_code only_text(const json_t *config, const char *key, const char *only, cl_err *err)
-{
-    const char *is = only;
-    cl_code c = cl_json_str(config, key, false, &is, err);
-    if (c == CL_OK && strcmp(is, only) != 0)
-        c = cl_fail(err, CL_E_INPUT, "%s: %.60s is not supported (only %s)", key, is, only);
-    return c;
-}
-
 /* Groups count only where the method says so; a run of experts is then as good as its best one. */
 static cl_code v2_config(const json_t *config, cl_spec *s, cl_err *err)
 {
@@ -117,7 +107,7 @@ static cl_code v2_config(const json_t *config, cl_spec *s, cl_err *err)
     const char *method = "greedy";
     bool renormalise = false;
     cl_code c = config_attention(config, &cl_fam_deepseek_v2, s, err);
-    if (c == CL_OK) c = only_text(config, "scoring_func", "softmax", err);
+    if (c == CL_OK) c = cl_config_only_text(config, "scoring_func", "softmax", err);
     if (c == CL_OK) c = cl_json_str(config, "topk_method", false, &method, err);
     if (c == CL_OK) c = cl_json_bool(config, "norm_topk_prob", false, &renormalise, err);
     if (c != CL_OK) return c;
@@ -133,8 +123,8 @@ static cl_code v3_config(const json_t *config, cl_spec *s, cl_err *err)
 {
     bool interleave = true;
     cl_code c = config_attention(config, &cl_fam_deepseek_v3, s, err);
-    if (c == CL_OK) c = only_text(config, "scoring_func", "sigmoid", err);
-    if (c == CL_OK) c = only_text(config, "topk_method", "noaux_tc", err);
+    if (c == CL_OK) c = cl_config_only_text(config, "scoring_func", "sigmoid", err);
+    if (c == CL_OK) c = cl_config_only_text(config, "topk_method", "noaux_tc", err);
     if (c == CL_OK) c = cl_json_bool(config, "rope_interleave", false, &interleave, err);
     if (c != CL_OK) return c;
     if (!interleave) s->ropes[0].pairing = CL_ROPE_HALF;

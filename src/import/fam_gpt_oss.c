@@ -27,19 +27,13 @@ static cl_code windows(const json_t *config, cl_spec *s, cl_err *err)
 static cl_code gpt_oss_config(const json_t *config, cl_spec *s, cl_err *err)
 {
     cl_ffn f = expert;
-    int64_t experts = f.experts, top_k = f.top_k;
     cl_code c = windows(config, s, err);
     if (c == CL_OK) c = cl_config_attention_bias(config, true, true, s, err);
-    if (c == CL_OK) c = cl_config_experts(config, &experts, &top_k, err);
+    if (c == CL_OK) c = cl_config_experts(config, &f, err);
     if (c == CL_OK) c = cl_json_double(config, "swiglu_limit", false, 1e-6, 1e30, &f.glu_limit, err);
     if (c == CL_OK) c = cl_json_double(config, "swiglu_alpha", false, 1e-6, 1e30, &f.glu_alpha, err);
-    f.experts = (int)experts;
-    f.top_k = (int)top_k;
-    for (int i = 0; i < s->n_layers; i++) {
-        f.width = s->layers[i].ffn.width;
-        s->layers[i].ffn = f;
-        s->layers[i].attn.sinks = true;
-    }
+    cl_spec_experts(s, f);
+    for (int i = 0; i < s->n_layers; i++) s->layers[i].attn.sinks = true;
     return c;
 }
 

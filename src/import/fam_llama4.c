@@ -11,7 +11,9 @@
 
 enum { CHUNK = 8192, INTERVAL = 4, NO_NORM_EXPERTS = 128 };
 static const double temperature = 0.1, temperature_floor = 8192;
-static const cl_ffn expert = {.kind = CL_FFN_MOE, .scoring = CL_SCORE_SIGMOID, .weight_scale = 1, .weight_input = true};
+static const cl_ffn expert = {
+    .kind = CL_FFN_MOE, .experts = 16, .top_k = 1, .scoring = CL_SCORE_SIGMOID, .weight_scale = 1, .weight_input = true,
+};
 
 /* no_rope_layers: 1 where positions are encoded, despite its name; empty or absent: all but every no_rope_layer_interval-th. */
 static cl_code encoded_layers(const json_t *config, cl_spec *s, bool *encoded, cl_err *err)
@@ -75,25 +77,21 @@ static cl_code attention(const json_t *config, cl_spec *s, bool *encoded, cl_err
 static cl_code mixtures(const json_t *config, cl_spec *s, cl_err *err)
 {
     const json_t *list = NULL;
-    int64_t step = 1, experts = 16, top_k = 1, width = s->layers[0].ffn.width, dense = 16384;
-    cl_code c = cl_config_experts(config, &experts, &top_k, err);
+    cl_ffn f = expert;
+    int64_t step = 1, dense = 16384;
+    cl_code c = cl_config_experts(config, &f, err);
     if (c == CL_OK) c = cl_json_int(config, "intermediate_size_mlp", false, 1, CL_MAX_SIZE, &dense, err);
     if (c == CL_OK) c = cl_json_int(config, "interleave_moe_layer_step", false, 1, INT_MAX, &step, err);
     if (c == CL_OK) c = cl_json_array(config, "moe_layers", false, &list, err);
     if (c != CL_OK) return c;
-    cl_ffn f = expert;
-    f.experts = (int)experts;
-    f.top_k = (int)top_k;
-    f.width = f.shared_width = (int)width;
+    f.width = f.shared_width = s->layers[0].ffn.width;
     for (int i = 0; i < s->n_layers; i++) {
         s->layers[i].ffn.width = (int)dense;
         if (!list && (i + 1) % step == 0) s->layers[i].ffn = f;
     }
     for (size_t i = 0; i < json_array_size(list); i++) {
-        const json_t *v = json_array_get(list, i);
-        json_int_t layer = json_integer_value(v);
-        if (!json_is_integer(v) || layer < 0 || layer >= s->n_layers)
-            return cl_fail(err, CL_E_INPUT, "moe_layers: entry %zu is not a layer of this model", i);
+        int layer;
+        if ((c = cl_config_layer(list, i, "moe_layers", s, &layer, err)) != CL_OK) return c;
         s->layers[layer].ffn = f;
     }
     return CL_OK;

@@ -1,7 +1,5 @@
 /* fam_minimax.c: MiniMax-M2: a part of each head is rotated, q and k are normalised over all heads at once, experts are chosen by
  * sigmoid and a bias, weights renormalised. Sources: transformers' configuration_minimax_m2.py, modeling_minimax_m2.py. */
-#include <string.h>
-
 #include "family.h"
 
 static const cl_ffn expert = {
@@ -12,20 +10,15 @@ static const cl_ffn expert = {
 /* Keys of the checkpoint's own code, with the values that transformers' class stands for. */
 static cl_code plain(const json_t *config, cl_err *err)
 {
-    const char *scoring = "sigmoid", *norm = "per_layer";
     bool bias = true, qk_norm = true;
     const json_t *types = NULL;
     cl_code c = cl_config_only(config, "shared_intermediate_size", 0, err);
-    if (c == CL_OK) c = cl_json_str(config, "scoring_func", false, &scoring, err);
-    if (c == CL_OK) c = cl_json_str(config, "qk_norm_type", false, &norm, err);
+    if (c == CL_OK) c = cl_config_only_text(config, "scoring_func", "sigmoid", err);
+    if (c == CL_OK) c = cl_config_only_text(config, "qk_norm_type", "per_layer", err);
     if (c == CL_OK) c = cl_json_bool(config, "use_qk_norm", false, &qk_norm, err);
     if (c == CL_OK) c = cl_json_bool(config, "use_routing_bias", false, &bias, err);
     if (c == CL_OK) c = cl_json_array(config, "attn_type_list", false, &types, err);
     if (c != CL_OK) return c;
-    if (strcmp(scoring, "sigmoid") != 0)
-        return cl_fail(err, CL_E_INPUT, "scoring_func: %.60s is not supported (only sigmoid)", scoring);
-    if (strcmp(norm, "per_layer") != 0)
-        return cl_fail(err, CL_E_INPUT, "qk_norm_type: %.60s is not supported (only per_layer)", norm);
     if (!qk_norm) return cl_fail(err, CL_E_INPUT, "use_qk_norm: false is not supported");
     if (!bias) return cl_fail(err, CL_E_INPUT, "use_routing_bias: false is not supported");
     for (size_t i = 0; i < json_array_size(types); i++)
@@ -37,16 +30,10 @@ static cl_code plain(const json_t *config, cl_err *err)
 static cl_code minimax_config(const json_t *config, cl_spec *s, cl_err *err)
 {
     cl_ffn f = expert;
-    int64_t experts = f.experts, top_k = f.top_k;
     cl_code c = plain(config, err);
-    if (c == CL_OK) c = cl_config_experts(config, &experts, &top_k, err);
+    if (c == CL_OK) c = cl_config_experts(config, &f, err);
     cl_spec_qk_norm(s, CL_QK_NORM_FULL);
-    f.experts = (int)experts;
-    f.top_k = (int)top_k;
-    for (int i = 0; i < s->n_layers; i++) {
-        f.width = s->layers[i].ffn.width;
-        s->layers[i].ffn = f;
-    }
+    cl_spec_experts(s, f);
     return c;
 }
 

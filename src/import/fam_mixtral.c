@@ -4,19 +4,22 @@
 
 #include "family.h"
 
+static const cl_ffn expert = {.kind = CL_FFN_MOE, .experts = 8, .top_k = 2, .renormalise = true, .weight_scale = 1};
+
 static cl_code mixtral_config(const json_t *config, cl_spec *s, cl_err *err)
 {
-    int64_t window = 0, experts = 8, top_k = 2;
+    cl_ffn f = expert;
+    int64_t window = 0;
     cl_code c = cl_json_int(config, "sliding_window", false, 1, INT_MAX, &window, err);
     if (c == CL_OK) c = cl_config_windows(config, window, 0, s, err);
-    if (c == CL_OK) c = cl_config_experts(config, &experts, &top_k, err);
-    for (int i = 0; i < s->n_layers; i++) cl_layer_experts(&s->layers[i], experts, top_k, s->layers[i].ffn.width, true);
+    if (c == CL_OK) c = cl_config_experts(config, &f, err);
+    cl_spec_experts(s, f);
     return c;
 }
 
 static cl_code mixtral_metadata(const cl_gguf *g, const char *arch, cl_spec *s, cl_err *err)
 {
-    return cl_metadata_experts(g, arch, &(cl_ffn){.renormalise = true, .weight_scale = 1}, s, err);
+    return cl_metadata_experts(g, arch, &expert, s, err);
 }
 
 /* w1 is the gate, w3 up, w2 down. */

@@ -2,27 +2,26 @@
  * the configuration asks. Sources: transformers' configuration_olmoe.py, modeling_olmoe.py. */
 #include "family.h"
 
+static const cl_ffn expert = {.kind = CL_FFN_MOE, .experts = 64, .top_k = 8, .weight_scale = 1};
+
 static cl_code olmoe_config(const json_t *config, cl_spec *s, cl_err *err)
 {
-    int64_t experts = 64, top_k = 8;
+    cl_ffn f = expert;
     double clip = 0;
-    bool renormalise = false;
     cl_code c = cl_config_attention_bias(config, false, true, s, err);
-    if (c == CL_OK) c = cl_config_experts(config, &experts, &top_k, err);
-    if (c == CL_OK) c = cl_json_bool(config, "norm_topk_prob", false, &renormalise, err);
+    if (c == CL_OK) c = cl_config_experts(config, &f, err);
+    if (c == CL_OK) c = cl_json_bool(config, "norm_topk_prob", false, &f.renormalise, err);
     if (c == CL_OK) c = cl_json_double(config, "clip_qkv", false, 1e-6, 1e30, &clip, err);
     cl_spec_qk_norm(s, CL_QK_NORM_FULL);
-    for (int i = 0; i < s->n_layers; i++) {
-        s->layers[i].attn.clip = clip;
-        cl_layer_experts(&s->layers[i], experts, top_k, s->layers[i].ffn.width, renormalise);
-    }
+    cl_spec_experts(s, f);
+    for (int i = 0; i < s->n_layers; i++) s->layers[i].attn.clip = clip;
     return c;
 }
 
 static cl_code olmoe_metadata(const cl_gguf *g, const char *arch, cl_spec *s, cl_err *err)
 {
     cl_spec_qk_norm(s, CL_QK_NORM_FULL);
-    return cl_metadata_experts(g, arch, &(cl_ffn){.renormalise = false, .weight_scale = 1}, s, err);
+    return cl_metadata_experts(g, arch, &expert, s, err);
 }
 
 const cl_family cl_fam_olmoe = {

@@ -53,29 +53,30 @@ const cl_family cl_fam_qwen3 = {
     .config = qwen3_config, .metadata = qwen3_metadata,
 };
 
+static const cl_ffn expert = {.kind = CL_FFN_MOE, .width = 768, .experts = 128, .top_k = 8, .weight_scale = 1};
+
 /* Layers of mlp_only_layers and those that decoder_sparse_step skips stay dense. */
 static cl_code qwen3_moe_layers(const json_t *config, cl_spec *s, cl_err *err)
 {
-    int64_t experts = 128, top_k = 8, width = 768, step = 1;
-    bool renormalise = false;
+    cl_ffn f = expert;
+    int64_t width = f.width, step = 1;
     const json_t *dense = NULL;
-    cl_code c = cl_config_experts(config, &experts, &top_k, err);
+    cl_code c = cl_config_experts(config, &f, err);
     if (c == CL_OK) c = cl_json_int(config, "moe_intermediate_size", false, 1, CL_MAX_SIZE, &width, err);
     if (c == CL_OK) c = cl_json_int(config, "decoder_sparse_step", false, 1, INT_MAX, &step, err);
-    if (c == CL_OK) c = cl_json_bool(config, "norm_topk_prob", false, &renormalise, err);
+    if (c == CL_OK) c = cl_json_bool(config, "norm_topk_prob", false, &f.renormalise, err);
     if (c == CL_OK) c = cl_json_array(config, "mlp_only_layers", false, &dense, err);
     if (c != CL_OK) return c;
     for (int i = 0; i < s->n_layers; i++)
         if ((i + 1) % step == 0) s->layers[i].ffn.kind = CL_FFN_MOE;
     for (size_t i = 0; i < json_array_size(dense); i++) {
-        const json_t *v = json_array_get(dense, i);
-        json_int_t layer = json_integer_value(v);
-        if (!json_is_integer(v) || layer < 0 || layer >= s->n_layers)
-            return cl_fail(err, CL_E_INPUT, "mlp_only_layers: entry %zu is not a layer of this model", i);
+        int layer;
+        if ((c = cl_config_layer(dense, i, "mlp_only_layers", s, &layer, err)) != CL_OK) return c;
         s->layers[layer].ffn.kind = CL_FFN_DENSE;
     }
+    f.width = (int)width;
     for (int i = 0; i < s->n_layers; i++)
-        if (s->layers[i].ffn.kind == CL_FFN_MOE) cl_layer_experts(&s->layers[i], experts, top_k, width, renormalise);
+        if (s->layers[i].ffn.kind == CL_FFN_MOE) s->layers[i].ffn = f;
     return CL_OK;
 }
 

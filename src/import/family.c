@@ -220,10 +220,12 @@ bool cl_name_ignored(const char *name)
     return false;
 }
 
-void cl_layer_experts(cl_layer *l, int64_t experts, int64_t top_k, int64_t width, bool renormalise)
+void cl_spec_experts(cl_spec *s, cl_ffn f)
 {
-    l->ffn = (cl_ffn){.kind = CL_FFN_MOE, .width = (int)width, .experts = (int)experts, .top_k = (int)top_k,
-                      .renormalise = renormalise, .weight_scale = 1};
+    for (int i = 0; i < s->n_layers; i++) {
+        f.width = s->layers[i].ffn.width;
+        s->layers[i].ffn = f;
+    }
 }
 
 void cl_spec_qk_norm(cl_spec *s, cl_qk_norm kind)

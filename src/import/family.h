@@ -82,6 +82,8 @@ cl_code cl_config_spec(const json_t *config, const json_t *generation, cl_spec *
 /* The same from a file config.json, or from a folder that holds one (and maybe a generation_config.json). *text (the file's)
  * and *config are the caller's. */
 cl_code cl_config_load(const char *path, char **text, json_t **config, cl_spec *s, const cl_family **f, cl_err *err);
+/* cl_import_config, and the file's text, which is the caller's. */
+cl_code cl_config_import(const char *path, char **text, cl_spec *spec, cl_formats *formats, cl_err *err);
 /* The part that describes the language model: text_config of a multimodal one, else config itself. Families get this one. */
 const json_t *cl_config_text(const json_t *config);
 /* Drops the special ids that are no rows of the vocabulary (defaults of a class that nobody changed), then checks the spec. */
@@ -91,6 +93,7 @@ cl_code cl_spec_layers(cl_spec *s, int64_t heads, int64_t kv_heads, int64_t head
 
 /* Helpers for families. A value other than `only` changes the maths in a way that the engine does not know. */
 cl_code cl_config_only(const json_t *config, const char *key, double only, cl_err *err);
+cl_code cl_config_only_text(const json_t *config, const char *key, const char *only, cl_err *err);
 /* Windows: `window` keys (0: none) for the layers that layer_types calls `kind` ("sliding_attention", "chunked_attention"; the
  * others must be full_attention) or, without that list, for those where slides[i]. */
 cl_code cl_config_layer_windows(const json_t *config, const char *kind, int64_t window, const bool *slides, cl_spec *s,
@@ -99,8 +102,10 @@ cl_code cl_config_layer_windows(const json_t *config, const char *kind, int64_t 
 cl_code cl_config_windows(const json_t *config, int64_t window, int64_t from, cl_spec *s, cl_err *err);
 /* attention_bias (absent: `bias`): q, k and v, and with `o` also o. */
 cl_code cl_config_attention_bias(const json_t *config, bool bias, bool o, cl_spec *s, cl_err *err);
-/* num_experts or num_local_experts, and num_experts_per_tok; *experts and *top_k are kept where a key is absent. */
-cl_code cl_config_experts(const json_t *config, int64_t *experts, int64_t *top_k, cl_err *err);
+/* num_experts or num_local_experts, and num_experts_per_tok, into f, which is left as it is where a key is absent. */
+cl_code cl_config_experts(const json_t *config, cl_ffn *f, cl_err *err);
+/* Entry i of the list `key` as one of s's layers. */
+cl_code cl_config_layer(const json_t *list, size_t i, const char *key, const cl_spec *s, int *layer, cl_err *err);
 /* The keys of DeepSeek's configurations and of those that took them over: n_routed_experts, num_experts_per_tok,
  * moe_intermediate_size, n_shared_experts, n_group, topk_group, routed_scaling_factor, norm_topk_prob (absent: as in ffn, where
  * shared_width counts experts). Then layers from first_k_dense_replace (absent: `dense`) on become this mixture. Without a
@@ -144,8 +149,8 @@ cl_code cl_metadata_windows(const cl_gguf *g, const char *arch, int64_t window, 
  * from keys and tensors. */
 cl_code cl_metadata_experts(const cl_gguf *g, const char *arch, const cl_ffn *like, cl_spec *s, cl_err *err);
 
-/* Layer l becomes a mixture: softmax over all experts, weights not scaled. */
-void cl_layer_experts(cl_layer *l, int64_t experts, int64_t top_k, int64_t width, bool renormalise);
+/* Every layer becomes the mixture f, its experts as wide as its MLP was. */
+void cl_spec_experts(cl_spec *s, cl_ffn f);
 void cl_spec_qk_norm(cl_spec *s, cl_qk_norm kind);
 
 #endif

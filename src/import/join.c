@@ -8,7 +8,7 @@
 #include "chipline/util.h"
 #include "source.h"
 
-enum { GROUP = 32, TILE = 128, WORD = 8 /* int4 codes per int32 */ };
+enum { GROUP = CL_SRC_GROUP, TILE = CL_SRC_TILE, WORD = 8 /* int4 codes per int32 */ };
 static const int64_t max_dim = (int64_t)1 << 40; /* so that products of a few stay numbers */
 
 static bool starts(const char *s, const char *head) { return strncmp(s, head, strlen(head)) == 0; }
@@ -61,9 +61,14 @@ static cl_code wrong_type(const joiner *j, const cl_src_tensor *t, const char *m
     return cl_fail(j->err, CL_E_INPUT, "tensor %s is %s, must be %s", t->name, t->type, must);
 }
 
-/* t's scales are those of tensor `scale`, which is no tensor of its own any more. */
-static void take_scales(joiner *j, cl_src_tensor *t, int scale)
+/* t is one tensor of this format now, with the scales of tensor `scale`, which is no tensor of its own any more. Its name ends
+ * after n bytes. */
+static void become(joiner *j, cl_src_tensor *t, cl_format f, cl_src_layout layout, const char *type, int scale, size_t n)
 {
+    t->format = (int)f;
+    t->layout = layout;
+    snprintf(t->type, sizeof t->type, "%s", type);
+    t->name[n] = 0;
     const cl_src_tensor *from = &j->s->tensors[scale];
     t->scale_file = from->file;
     t->scale_offset = from->offset;
@@ -85,13 +90,9 @@ static cl_code join_blocks(joiner *j, cl_src_tensor *t, size_t n)
     if (t->n_dims < 3 || t->dims[t->n_dims - 1] != GROUP / 2 || e->n_dims != t->n_dims - 1 ||
         memcmp(t->dims, e->dims, (size_t)e->n_dims * sizeof *t->dims) != 0)
         return bad_shape(j, t, e, "16 bytes per scale");
-    take_scales(j, t, scale);
     t->n_dims--;
     t->dims[t->n_dims - 1] *= GROUP;
-    t->format = CL_MXFP4;
-    t->layout = CL_SRC_MXFP4_PAIRS;
-    snprintf(t->type, sizeof t->type, "MXFP4");
-    t->name[n] = 0;
+    become(j, t, CL_MXFP4, CL_SRC_MXFP4_PAIRS, "MXFP4", scale, n);
     return CL_OK;
 }
 
@@ -110,10 +111,7 @@ static cl_code join_tiles(joiner *j, cl_src_tensor *t)
         fits = e->dims[i] == (tiled ? (t->dims[i] + TILE - 1) / TILE : t->dims[i]);
     }
     if (!fits) return bad_shape(j, e, t, "one scale per tile of 128 x 128");
-    take_scales(j, t, scale);
-    t->format = CL_FP8;
-    t->layout = CL_SRC_FP8_TILES;
-    snprintf(t->type, sizeof t->type, "FP8");
+    become(j, t, CL_FP8, CL_SRC_FP8_TILES, "FP8", scale, strlen(t->name));
     return CL_OK;
 }
 
@@ -150,13 +148,9 @@ static cl_code join_words(joiner *j, cl_src_tensor *t, size_t n)
         e->dims[1] != t->dims[1] / (GROUP / WORD))
         return bad_shape(j, e, t, "one scale per 32 columns, 8 columns per word");
     if ((c = check_packed_shape(j, t, &j->s->tensors[shape])) != CL_OK) return c;
-    take_scales(j, t, scale);
     j->gone[shape] = true;
     t->dims[1] *= WORD;
-    t->format = CL_INT4;
-    t->layout = CL_SRC_INT4_WORDS;
-    snprintf(t->type, sizeof t->type, "INT4");
-    t->name[n] = 0;
+    become(j, t, CL_INT4, CL_SRC_INT4_WORDS, "INT4", scale, n);
     return CL_OK;
 }
 

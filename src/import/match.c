@@ -158,7 +158,7 @@ static bool extra_layer(const matcher *m, const char *name)
 }
 
 /* Missing tensors first; those that nobody expects beside them, as they often are the missing ones under another name. */
-static cl_code report(matcher *m, const char *skip, cl_leftover *left)
+static cl_code report(matcher *m, const char *skip, int *past)
 {
     cl_buf extra = {0};
     int n_extra = 0;
@@ -166,7 +166,7 @@ static cl_code report(matcher *m, const char *skip, cl_leftover *left)
     for (int i = 0; i < m->s->n_tensors && c == CL_OK && m->n_missing < MANY; i++) {
         const char *name = m->s->tensors[i].name;
         if (m->used[i] || cl_name_ignored(name) || (skip && strcmp(name, skip) == 0)) continue;
-        if (extra_layer(m, name)) left->extra_layers++;
+        if (extra_layer(m, name)) ++*past;
         else c = list_name(&extra, n_extra++, name, m->err);
     }
     const char *family = m->f->name;
@@ -183,10 +183,10 @@ static cl_code report(matcher *m, const char *skip, cl_leftover *left)
 }
 
 cl_code cl_match(const cl_source *s, const cl_family *f, bool gguf, const cl_model *model, const char *skip, cl_origin **out,
-                 cl_leftover *left, cl_err *err)
+                 int *extra, cl_err *err)
 {
     matcher m = {.s = s, .f = f, .model = model, .gguf = gguf, .err = err};
-    *left = (cl_leftover){0};
+    *extra = 0;
     cl_origin *o = cl_calloc((size_t)model->n_tensors, sizeof *o, "tensor origins", err);
     m.used = cl_calloc((size_t)s->n_tensors, sizeof *m.used, "tensor marks", err);
     cl_code c = o && m.used ? CL_OK : CL_E_FIT;
@@ -196,7 +196,7 @@ cl_code cl_match(const cl_source *s, const cl_family *f, bool gguf, const cl_mod
         if (gguf && f->gguf_pairs && rotated) o[i].head_dim = model->spec.layers[t->layer].attn.head_dim;
         c = match_one(&m, t, &o[i]);
     }
-    if (c == CL_OK) c = report(&m, skip, left);
+    if (c == CL_OK) c = report(&m, skip, extra);
     free(m.used);
     cl_buf_free(&m.missing);
     if (c == CL_OK) *out = o;

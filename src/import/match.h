@@ -17,15 +17,11 @@ typedef struct cl_origin {
     int64_t width; /* numbers along the source's last dimension */
 } cl_origin;
 
-/* What a checkpoint has and a model does not need. */
-typedef struct cl_leftover {
-    int extra_layers; /* tensors of layers past the last one */
-} cl_leftover;
-
 /* One origin per tensor of m, in m's order; CL_E_INPUT names what is missing, what nobody expects, and what has another shape or
- * a number type that cannot be read. `skip`: a source tensor to leave alone, or NULL. Free with cl_origins_free. */
+ * a number type that cannot be read. `skip`: a source tensor to leave alone, or NULL. *extra: tensors of layers past the
+ * last one, which the model does not need. Free with cl_origins_free. */
 cl_code cl_match(const cl_source *s, const cl_family *f, bool gguf, const cl_model *m, const char *skip, cl_origin **out,
-                 cl_leftover *left, cl_err *err);
+                 int *extra, cl_err *err);
 void cl_origins_free(cl_origin *o, int n);
 
 /* The source's bytes can become the tensor's rows as they are: nothing is transposed that lies in blocks, no tile is cut. */

@@ -52,7 +52,8 @@ cl_code cl_metadata_double(const cl_gguf *g, const char *arch, const char *key, 
 /* Keys that change the maths in a way that the engine does not know, and the values that change nothing. */
 static cl_code refuse(const cl_gguf *g, const cl_family *f, cl_err *err)
 {
-    static const struct { const char *key; double plain, also;
+    enum reader { NOBODY, WITH_EXPERTS, OWN_ATTENTION }; /* families that read the key themselves */
+    static const struct { const char *key; double plain, also; enum reader reader;
     } keys[] = {
         {"attention.scale", 0, 0},
         {"attention.value_scale", 1, 0},
@@ -68,18 +69,17 @@ static cl_code refuse(const cl_gguf *g, const cl_family *f, cl_err *err)
         {"rope.scaling.yarn_attn_factor", 1, 1},
         {"rope.scaling.yarn_ext_factor", 1, 1},
         {"rope.scaling.alpha", 0, 0},
-        {"expert_weights_scale", 1, 0}, /* from here: read where there are experts */
-        {"expert_gating_func", 1, 0},
-        {"expert_shared_count", 0, 0},
-        {"expert_group_count", 1, 0},
-        {"rope.scaling.yarn_log_multiplier", 0, 0}, /* read by those who have their own attention */
+        {"expert_weights_scale", 1, 0, WITH_EXPERTS},
+        {"expert_gating_func", 1, 0, WITH_EXPERTS},
+        {"expert_shared_count", 0, 0, WITH_EXPERTS},
+        {"expert_group_count", 1, 0, WITH_EXPERTS},
+        {"rope.scaling.yarn_log_multiplier", 0, 0, OWN_ATTENTION},
     };
-    enum { N = sizeof keys / sizeof *keys };
     char k[KEY];
     const char *arch = f->gguf_arch;
-    for (int i = 0; i < N; i++) {
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         double v = keys[i].plain;
-        if (i == N - 1 ? f->own_attention : i >= N - 5 && f->experts) continue;
+        if ((keys[i].reader == WITH_EXPERTS && f->experts) || (keys[i].reader == OWN_ATTENTION && f->own_attention)) continue;
         cl_code c = cl_metadata_double(g, arch, keys[i].key, false, -INFINITY, INFINITY, &v, err);
         if (c != CL_OK) return c;
         if (v != keys[i].plain && v != keys[i].also)

@@ -2,13 +2,13 @@
  * that is how NaN and infinity are found, in scales of blocks too. */
 #include "rows.h"
 
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "band.h"
+#include "jobs.h"
 
-enum { RUN_BYTES = 4 << 20, TURN_BYTES = 128 << 20, MAX_JOBS = 256, TURN_ROWS = 16 };
+enum { RUN_BYTES = 4 << 20, TURN_BYTES = 128 << 20, TURN_ROWS = 16 };
 
 /* Rows [first, first + rows) of one matrix on their way. */
 typedef struct run {
@@ -126,22 +126,15 @@ static void *run_share(void *arg)
 /* work(0), ..., work(n - 1), shared among threads. */
 static cl_code run_all(run *r, void (*work)(share *, int64_t), int64_t n, int jobs, cl_err *err)
 {
-    share shares[MAX_JOBS];
-    pthread_t threads[MAX_JOBS];
-    bool started[MAX_JOBS] = {false};
+    share shares[CL_JOBS_MAX];
     if (jobs > n) jobs = (int)n;
-    for (int i = 0; i < jobs; i++) {
+    for (int i = 0; i < jobs; i++)
         shares[i] = (share){.r = r, .work = work, .first = n * i / jobs, .end = n * (i + 1) / jobs,
                             .x = r->scratch + (size_t)i * r->scratch_len, .bad = -1};
-        started[i] = i > 0 && pthread_create(&threads[i], NULL, run_share, &shares[i]) == 0;
-    }
-    for (int i = 0; i < jobs; i++)
-        if (!started[i]) run_share(&shares[i]);
+    cl_jobs_run(shares, sizeof *shares, jobs, run_share);
     const share *bad = NULL;
-    for (int i = 0; i < jobs; i++) {
-        if (started[i]) pthread_join(threads[i], NULL);
-        if (!bad && shares[i].bad >= 0) bad = &shares[i];
-    }
+    for (int i = 0; i < jobs && !bad; i++)
+        if (shares[i].bad >= 0) bad = &shares[i];
     if (!bad) return CL_OK;
     return cl_fail(err, CL_E_INPUT, "tensor %s: a %s in row %lld is %s", r->band.src->name, bad->coarse ? "scale" : "number",
                    (long long)(r->band.row + bad->bad),
@@ -267,7 +260,7 @@ cl_code cl_stream_tensor(cl_stream *st, int index, const cl_origin *o, cl_err *e
     r.unit = cl_format_tile_rows(r.to) > 1 ? cl_format_tile_rows(r.to) : o->turned ? TURN_ROWS : 1;
     r.packed_bytes = cl_row_bytes(r.from, o->width);
     shape p = o->turned ? plan_turned(st, t, &r) : plan_rows(st, t, &r);
-    p.jobs = st->jobs < 1 ? 1 : (int)least(st->jobs, MAX_JOBS);
+    p.jobs = st->jobs < 1 ? 1 : (int)least(st->jobs, CL_JOBS_MAX);
     cl_code c = make_room(&r, &p, src, err);
     if (c == CL_OK) c = stream_matrices(st, index, &r, &p, err);
     cl_band_free(&r.band);

@@ -19,6 +19,9 @@ typedef struct cl_src_file {
     char *path;
 } cl_src_file;
 
+/* Columns that share a scale in 4-bit layouts; rows and columns that share one in FP8's. */
+enum { CL_SRC_GROUP = 32, CL_SRC_TILE = 128 };
+
 /* How the numbers of a tensor lie in its file. */
 typedef enum cl_src_layout {
     CL_SRC_ROWS,       /* rows of `format`, as in a model file */

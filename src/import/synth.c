@@ -4,16 +4,16 @@
  * with the standard deviation that keeps activations near unit variance: 1 / sqrt(fan-in), more where a nonlinearity takes some
  * away, less where a layer adds to the residual stream. Routers get 2 / sqrt(fan-in): clear choices that differ from token to token. */
 #include <math.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "chipline/import.h"
 #include "chipline/model_file.h"
 #include "chipline/util.h"
+#include "family.h"
+#include "jobs.h"
 
-enum { RUN_BYTES = 8 << 20, MAX_JOBS = 64 };
+enum { RUN_BYTES = 8 << 20 };
 
 typedef struct recipe {
     double mean, std;
@@ -95,9 +95,7 @@ typedef struct synth {
 /* Rows [row, row + n) of one matrix, split among the threads by whole tiles. */
 static void run_all(const share *base, int64_t n, int jobs, float *x)
 {
-    share shares[MAX_JOBS];
-    pthread_t threads[MAX_JOBS];
-    bool started[MAX_JOBS] = {false};
+    share shares[CL_JOBS_MAX];
     int64_t tiles = (n + base->tile - 1) / base->tile;
     size_t bytes = cl_row_bytes(base->t->format, base->t->cols);
     for (int i = 0; i < jobs; i++) {
@@ -107,12 +105,8 @@ static void run_all(const share *base, int64_t n, int jobs, float *x)
         shares[i].rows = (b < n ? b : n) - a;
         shares[i].x = x + (size_t)i * (size_t)base->tile * (size_t)base->t->cols;
         shares[i].out += (size_t)a * bytes;
-        started[i] = i > 0 && pthread_create(&threads[i], NULL, work, &shares[i]) == 0;
     }
-    for (int i = 0; i < jobs; i++)
-        if (!started[i]) work(&shares[i]);
-    for (int i = 0; i < jobs; i++)
-        if (started[i]) pthread_join(threads[i], NULL);
+    cl_jobs_run(shares, sizeof *shares, jobs, work);
 }
 
 static cl_code write_tensor(synth *s, int index, cl_err *err)
@@ -158,26 +152,13 @@ static cl_code write_all(synth *s, const char *out_path, const char *config, cl_
     return cl_model_writer_commit(s->writer, err);
 }
 
-/* The config as it is, for the model file. */
-static cl_code config_text(const char *path, cl_buf *out, cl_err *err)
-{
-    enum { MAX_CONFIG = 64 << 20 };
-    struct stat st;
-    cl_buf file = {0};
-    bool folder = stat(path, &st) == 0 && S_ISDIR(st.st_mode);
-    cl_code c = cl_buf_printf(&file, err, folder ? "%s/config.json" : "%s", path);
-    if (c == CL_OK) c = cl_read_file(file.data, MAX_CONFIG, out, err);
-    cl_buf_free(&file);
-    return c;
-}
-
 cl_code cl_synth(const char *config_path, const char *out_path, const cl_synth_options *opt, cl_err *err)
 {
-    synth s = {.opt = opt, .jobs = opt->jobs < 1 ? 1 : opt->jobs > MAX_JOBS ? MAX_JOBS : opt->jobs};
+    synth s = {.opt = opt, .jobs = opt->jobs < 1 ? 1 : opt->jobs > CL_JOBS_MAX ? CL_JOBS_MAX : opt->jobs};
     cl_spec spec = {0};
     cl_formats formats;
-    cl_buf text = {0};
-    cl_code c = cl_import_config(config_path, &spec, &formats, err);
+    char *text = NULL; /* for the model file */
+    cl_code c = cl_config_import(config_path, &text, &spec, &formats, err);
     if (c != CL_OK) return c;
     if (!opt->keep) {
         cl_format routers = formats.routers;
@@ -186,9 +167,8 @@ cl_code cl_synth(const char *config_path, const char *out_path, const cl_synth_o
     }
     c = cl_model_from_spec(&spec, &formats, &s.model, err);
     cl_spec_free(&spec);
-    if (c == CL_OK) c = config_text(config_path, &text, err);
-    if (c == CL_OK) c = write_all(&s, out_path, text.data, err);
-    cl_buf_free(&text);
+    if (c == CL_OK) c = write_all(&s, out_path, text, err);
+    free(text);
     cl_model_free(&s.model);
     return c;
 }

@@ -130,10 +130,9 @@ static const family families[] = {
      "<|finetune_right_pad|>"},
 };
 
-static const family *find_family(const cl_tok_list *l, const char *class)
+/* ranks: tokens that have one. */
+static const family *find_family(const cl_tok_list *l, int ranks, const char *class)
 {
-    int ranks = 0;
-    while (ranks < l->n && l->v[ranks].type == CL_TOK_NORMAL) ranks++;
     for (size_t i = 0; i < sizeof families / sizeof *families; i++) {
         const family *f = &families[i];
         if (f->class ? class && strcmp(class, f->class) == 0
@@ -175,10 +174,10 @@ static cl_code add_reserved(cl_tok_list *l, const family *f, int ranks, cl_buf *
 cl_code cl_tok_tiktoken_family(cl_tok_list *l, const char *class, cl_tokenizer_data *d, cl_buf *names, cl_err *err)
 {
     int ranks = 0;
-    const family *f = find_family(l, class);
+    while (ranks < l->n && l->v[ranks].type == CL_TOK_NORMAL) ranks++;
+    const family *f = find_family(l, ranks, class);
     if (!f)
         return cl_fail(err, CL_E_INPUT, "a tiktoken vocabulary that nothing says how to split text for (use a tokenizer.json)");
-    while (ranks < l->n && l->v[ranks].type == CL_TOK_NORMAL) ranks++;
     cl_code c = add_reserved(l, f, ranks, names, err);
     if (c == CL_OK) c = cl_tok_add_split(d, f->regex, err);
     if (c != CL_OK) return c;

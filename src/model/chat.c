@@ -3,8 +3,6 @@
 
 #include <stdlib.h>
 
-#define THINK_END "</think>"
-
 cl_code cl_chat_by_name(const char *name, cl_chat **out, cl_err *err)
 {
     *out = NULL;
@@ -129,22 +127,23 @@ static cl_code add_content(const cl_chat *c, int role, const char *content, cl_b
 /* Qwen3: an answer's thoughts are dropped, unless it comes after the last question; then they are written in their full form. */
 static cl_code add_thinking(const char *content, bool after_question, bool last, cl_buf *out, cl_err *err)
 {
-    const char *end = strstr(content, "</think>"), *answer = content, *thought = "";
+    const char *end = strstr(content, THINK_END), *answer = content, *thought = "";
     size_t n_thought = 0, n_answer;
     if (end) {
         thought = content;
         n_thought = (size_t)(end - content);
         strip_newlines(&thought, &n_thought, false, true);
-        for (size_t i = 0; i + 7 <= n_thought;) { /* what follows the last <think> */
-            if (memcmp(thought + i, "<think>", 7) != 0) {
+        const size_t mark = strlen(THINK);
+        for (size_t i = 0; i + mark <= n_thought;) { /* what follows the last <think> */
+            if (memcmp(thought + i, THINK, mark) != 0) {
                 i++;
                 continue;
             }
-            thought += i + 7;
-            n_thought -= i + 7;
+            thought += i + mark;
+            n_thought -= i + mark;
             i = 0;
         }
-        for (const char *p = end; p; p = strstr(p + 1, "</think>")) answer = p + 8;
+        for (const char *p = end; p; p = strstr(p + 1, THINK_END)) answer = p + strlen(THINK_END);
     }
     n_answer = strlen(answer);
     strip_newlines(&answer, &n_answer, end != NULL, false);
@@ -152,7 +151,7 @@ static cl_code add_thinking(const char *content, bool after_question, bool last,
     cl_code c = CL_OK;
     if (after_question && (last || n_thought)) {
         strip_newlines(&answer, &n_answer, true, false);
-        c = cl_buf_printf(out, err, "<think>\n%.*s\n</think>\n\n", (int)n_thought, thought);
+        c = cl_buf_printf(out, err, THINK "\n%.*s\n" THINK_END "\n\n", (int)n_thought, thought);
     }
     return c == CL_OK ? cl_buf_add(out, answer, n_answer, err) : c;
 }

@@ -4,6 +4,10 @@
 
 #include "chipline/chat.h"
 
+/* The marks around what a model thinks, in text. */
+#define THINK "<think>"
+#define THINK_END "</think>"
+
 enum { CL_CHAT_SYSTEM, CL_CHAT_USER, CL_CHAT_ASSISTANT, CL_CHAT_ROLES };
 
 typedef enum cl_chat_where { /* what becomes of a system message */

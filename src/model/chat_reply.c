@@ -8,8 +8,6 @@
 enum { START, THINKING, BEFORE_ANSWER, ANSWER, HEADER, BODY_THINKING, BODY_ANSWER };
 enum { MAX_HEADER = 4096 };
 
-#define THINK "<think>"
-#define THINK_END "</think>"
 #define CHANNEL "<|channel|>"
 #define MESSAGE "<|message|>"
 static const char *const think_ends[] = {THINK_END, NULL};

@@ -81,14 +81,17 @@ static void decode_q8_0(const uint8_t *b, float *out)
     for (int i = 0; i < 32; i++) out[i] = d * (float)(int8_t)b[2 + i];
 }
 
-static void decode_q4_0(const uint8_t *b, float *out)
+/* 32 codes in 16 bytes, 8 stands for 0. */
+static void decode_u4(float d, const uint8_t *codes, float *out)
 {
-    float d = load_half(b);
     for (int i = 0; i < 16; i++) {
-        out[i] = d * (float)((b[2 + i] & 15) - 8);
-        out[i + 16] = d * (float)((b[2 + i] >> 4) - 8);
+        out[i] = d * (float)((codes[i] & 15) - 8);
+        out[i + 16] = d * (float)((codes[i] >> 4) - 8);
     }
 }
+
+static void decode_q4_0(const uint8_t *b, float *out) { decode_u4(load_half(b), b + 2, out); }
+static void decode_int4(const uint8_t *b, float *out) { decode_u4(cl_bf16_to_f32(load16(b)), b + 2, out); }
 
 static void decode_q4_1(const uint8_t *b, float *out)
 {
@@ -127,15 +130,6 @@ static void decode_mxfp4(const uint8_t *b, float *out)
     for (int i = 0; i < 16; i++) {
         out[i] = d * (float)cl_e2m1_doubled[b[1 + i] & 15];
         out[i + 16] = d * (float)cl_e2m1_doubled[b[1 + i] >> 4];
-    }
-}
-
-static void decode_int4(const uint8_t *b, float *out)
-{
-    float d = cl_bf16_to_f32(load16(b));
-    for (int i = 0; i < 16; i++) {
-        out[i] = d * (float)((b[2 + i] & 15) - 8);
-        out[i + 16] = d * (float)((b[2 + i] >> 4) - 8);
     }
 }
 
@@ -218,13 +212,17 @@ static float scale_q4(const float *x)
     return max / -8;
 }
 
+/* In double: the reference's result depends on whether its compiler fuses this; the reference's Python form rounds once. */
+static void encode_u4(const float *x, double inv, uint8_t *codes)
+{
+    for (int i = 0; i < 16; i++) codes[i] = (uint8_t)(code15(x[i] * inv + 8.5) | code15(x[i + 16] * inv + 8.5) << 4);
+}
+
 static void encode_q4_0(const float *x, uint8_t *b)
 {
     float d = scale_q4(x), inv = d != 0 ? 1 / d : 0;
     store16(b, cl_f32_to_f16(d));
-    /* In double: the reference's result depends on whether its compiler fuses this; the reference's Python form rounds once. */
-    for (int i = 0; i < 16; i++)
-        b[2 + i] = (uint8_t)(code15((double)x[i] * inv + 8.5) | code15((double)x[i + 16] * inv + 8.5) << 4);
+    encode_u4(x, inv, b + 2);
 }
 
 /* Codes fit the scale as it is stored: bf16 keeps so few bits of it that codes of the exact one would be off. */
@@ -232,10 +230,8 @@ static void encode_int4(const float *x, uint8_t *b)
 {
     uint16_t half = cl_f32_to_bf16(scale_q4(x));
     float d = cl_bf16_to_f32(half);
-    double inv = d != 0 ? 1 / (double)d : 0;
     store16(b, half);
-    for (int i = 0; i < 16; i++)
-        b[2 + i] = (uint8_t)(code15(x[i] * inv + 8.5) | code15(x[i + 16] * inv + 8.5) << 4);
+    encode_u4(x, d != 0 ? 1 / (double)d : 0, b + 2);
 }
 
 static void encode_q4_1(const float *x, uint8_t *b)

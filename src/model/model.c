@@ -226,8 +226,7 @@ void cl_model_count(const cl_model *m, cl_model_counts *out)
     }
     for (int i = 0; i < m->spec.n_layers; i++) {
         const cl_attention *a = &m->spec.layers[i].attn;
-        out->kv_values += a->kind == CL_ATTN_LATENT ? (uint64_t)a->kv_rank + (uint64_t)a->rope_dim
-                                                    : 2 * (uint64_t)a->kv_heads * (uint64_t)a->head_dim;
+        out->kv_values += (uint64_t)cl_attention_cached(a) * (uint64_t)cl_attention_cached_dim(a);
     }
 }
 

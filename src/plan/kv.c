@@ -12,22 +12,16 @@ const char *cl_kv_name(cl_kv_format f)
 
 static uint64_t ceil_div(uint64_t a, uint64_t b) { return (a + b - 1) / b; }
 
-/* Keys (or values) of one head at one position: 8-bit numbers have a float32 scale per 32 of them. */
-static uint64_t head_bytes(cl_kv_format f, uint64_t d)
+/* One cached vector: 8-bit numbers have a float32 scale per 32 of them. */
+static uint64_t vector_bytes(cl_kv_format f, const cl_attention *a)
 {
+    uint64_t d = (uint64_t)cl_attention_cached_dim(a);
     switch (f) {
     case CL_KV_F32: return 4 * d;
     case CL_KV_BF16: return 2 * d;
     case CL_KV_Q8: return d + 4 * ceil_div(d, Q8_GROUP);
     default: CL_BUG("cache format %d does not exist", (int)f);
     }
-}
-
-/* Halves of the cache: keys and values of every kv head, or the latent vector, whose first numbers are the values. */
-static uint64_t halves(const cl_attention *a) { return a->kind == CL_ATTN_LATENT ? 1 : 2 * (uint64_t)a->kv_heads; }
-static uint64_t half_dim(const cl_attention *a)
-{
-    return a->kind == CL_ATTN_LATENT ? (uint64_t)a->kv_rank + (uint64_t)a->rope_dim : (uint64_t)a->head_dim;
 }
 
 /* heads * head_dim < 2^31 in a checked spec and positions < 2^63 / 16: only the last product can overflow, and says so. */
@@ -39,14 +33,14 @@ uint64_t cl_kv_layer_bytes(const cl_attention *a, cl_kv_format f, int64_t positi
         uint64_t seen = ceil_div((uint64_t)a->window + (uint64_t)chunk, BLOCK) + 1;
         blocks = seen < blocks ? seen : blocks;
     }
-    uint64_t block = ceil_div(BLOCK * head_bytes(f, half_dim(a)), ALIGN) * ALIGN;
-    return __builtin_mul_overflow(blocks, halves(a) * block, &bytes) ? UINT64_MAX : bytes;
+    uint64_t block = ceil_div(BLOCK * vector_bytes(f, a), ALIGN) * ALIGN;
+    return __builtin_mul_overflow(blocks, (uint64_t)cl_attention_cached(a) * block, &bytes) ? UINT64_MAX : bytes;
 }
 
 uint64_t cl_kv_read_bytes(const cl_attention *a, cl_kv_format f, int64_t positions)
 {
     int64_t seen = positions > 0 ? positions - cl_attention_first(a, positions - 1) : 0;
     uint64_t bytes;
-    return __builtin_mul_overflow((uint64_t)seen, halves(a) * head_bytes(f, half_dim(a)), &bytes) ? UINT64_MAX
+    return __builtin_mul_overflow((uint64_t)seen, (uint64_t)cl_attention_cached(a) * vector_bytes(f, a), &bytes) ? UINT64_MAX
                                                                                                                   : bytes;
 }

@@ -115,6 +115,13 @@ static inline cl_spec test_spec_chunked(void)
     return s;
 }
 
+/* A model without weights, all in one format. */
+static inline cl_code test_model_of(const cl_spec *s, cl_format f, cl_model *m, cl_err *err)
+{
+    cl_formats all = cl_formats_all(f);
+    return cl_model_from_spec(s, &all, m, err);
+}
+
 static const test_geometry SMOLLM2_135M = {49152, 576, 30, 9, 3, 64, 1536, 0, 0, true, CL_QK_NORM_NONE};
 static const test_geometry QWEN3_30B_A3B = {151936, 2048, 48, 32, 4, 128, 768, 128, 8, false, CL_QK_NORM_HEAD};
 static const test_geometry MIXTRAL_8X7B = {32000, 4096, 32, 32, 8, 128, 14336, 8, 2, false, CL_QK_NORM_NONE};

@@ -20,7 +20,7 @@ static data make_data(shape s)
     d.out_size = (size_t)s.n * d.out_stride * sizeof(float);
     d.keys = random_floats((size_t)(POSITIONS * s.head_dim), 1, 5);
     d.q = random_floats((size_t)s.n * d.q_stride, 2, 7);
-    d.scratch = need(cl_latent_scratch(s.window < POSITIONS ? s.window : POSITIONS, s.head_dim), sizeof(float));
+    d.scratch = need(cl_latent_scratch(s.window < POSITIONS ? s.window : POSITIONS), sizeof(float));
     d.out = random_floats((size_t)s.n * d.out_stride, 1, 8);
     d.outr = random_floats((size_t)s.n * d.out_stride, 1, 8); /* the same numbers: gaps must survive */
     return d;

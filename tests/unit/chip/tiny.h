@@ -111,8 +111,7 @@ static tiny tiny_make(cl_spec spec, cl_format format, bool mixed)
     snprintf(m.dir, sizeof m.dir, "%s/chipline-test-XXXXXX", tmp ? tmp : "/tmp");
     CU_ASSERT_PTR_NOT_NULL_FATAL(mkdtemp(m.dir));
     snprintf(m.path, sizeof m.path, "%s/tiny.h5", m.dir);
-    cl_formats formats = cl_formats_all(format);
-    if (cl_model_from_spec(&m.spec, &formats, &model, &err)) puts(err.msg);
+    if (test_model_of(&m.spec, format, &model, &err)) puts(err.msg);
     for (int i = 0, turn = 0; mixed && i < model.n_tensors; i++)
         if (cl_role_is_matrix(model.tensors[i].role)) model.tensors[i].format = (cl_format)(turn++ % CL_NATIVE_FORMATS);
     m.model = &model;

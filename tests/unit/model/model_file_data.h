@@ -29,9 +29,8 @@ static inline cl_model small_model(void)
     s.layers[2].attn = (cl_attention){.kind = CL_ATTN_LATENT, .heads = 3, .kv_heads = 1, .head_dim = 10, .rope = -1, .scale = 1,
                                       .q_rank = 12, .kv_rank = 33, .rope_dim = 4, .v_dim = 5, .latent_eps = 1e-6};
     s.layers[2].ffn.width = 3;
-    cl_formats formats = cl_formats_all(CL_BF16);
     cl_model m;
-    CU_ASSERT_EQUAL_FATAL(cl_model_from_spec(&s, &formats, &m, &err), CL_OK);
+    CU_ASSERT_EQUAL_FATAL(test_model_of(&s, CL_BF16, &m, &err), CL_OK);
     cl_spec_free(&s);
     /* fp8: gates of layers 0 and 1 (two row tiles), down of layer 1's experts (two column tiles), v_b of layer 2, and others */
     static const cl_format cycle[] = {CL_Q8_0, CL_F16, CL_Q4_0, CL_F32, CL_MXFP4, CL_FP8, CL_INT4, CL_Q4_1, CL_BF16};

@@ -5,12 +5,6 @@
 #include "specs.h"
 #include "suite.h"
 
-static cl_code model_of(const cl_spec *s, cl_format f, cl_model *m, cl_err *err)
-{
-    cl_formats all = cl_formats_all(f);
-    return cl_model_from_spec(s, &all, m, err);
-}
-
 static void test_tensor_list(void)
 {
     cl_err err = {0};
@@ -55,7 +49,7 @@ static void test_tensor_list(void)
         {"head.weight", CL_T_HEAD, -1, 0, 100, 36, true},
     };
     cl_model m;
-    CU_ASSERT_EQUAL_FATAL(model_of(&s, CL_Q4_0, &m, &err), CL_OK);
+    CU_ASSERT_EQUAL_FATAL(test_model_of(&s, CL_Q4_0, &m, &err), CL_OK);
     CU_ASSERT_EQUAL_FATAL(m.n_tensors, (int)(sizeof want / sizeof *want));
     for (int i = 0; i < m.n_tensors; i++) {
         const cl_tensor *t = &m.tensors[i];
@@ -79,13 +73,13 @@ static void test_tensor_list(void)
     CU_ASSERT_TRUE(cl_model_quantised(&m));
     cl_model_free(&m);
     s.tied = true;
-    CU_ASSERT_EQUAL_FATAL(model_of(&s, CL_F32, &m, &err), CL_OK);
+    CU_ASSERT_EQUAL_FATAL(test_model_of(&s, CL_F32, &m, &err), CL_OK);
     CU_ASSERT_PTR_NULL(cl_model_find(&m, CL_T_HEAD, -1));
     CU_ASSERT_FALSE(cl_model_quantised(&m));
     cl_model_free(&m);
-    CU_ASSERT_EQUAL(model_of(&s, CL_Q4_K, &m, &err), CL_E_INPUT); /* not a format of model files */
+    CU_ASSERT_EQUAL(test_model_of(&s, CL_Q4_K, &m, &err), CL_E_INPUT); /* not a format of model files */
     s.hidden = -1;
-    CU_ASSERT_EQUAL(model_of(&s, CL_F32, &m, &err), CL_E_INPUT);
+    CU_ASSERT_EQUAL(test_model_of(&s, CL_F32, &m, &err), CL_E_INPUT);
     cl_spec_free(&s);
 }
 
@@ -95,7 +89,7 @@ static cl_model_counts count(test_geometry g, cl_format f)
     cl_spec s = test_spec(g);
     cl_model m;
     cl_model_counts n;
-    CU_ASSERT_EQUAL_FATAL(model_of(&s, f, &m, &err), CL_OK);
+    CU_ASSERT_EQUAL_FATAL(test_model_of(&s, f, &m, &err), CL_OK);
     cl_model_count(&m, &n);
     cl_model_free(&m);
     cl_spec_free(&s);

@@ -6,12 +6,6 @@
 #include "specs.h"
 #include "suite.h"
 
-static cl_code model_of(const cl_spec *s, cl_format f, cl_model *m, cl_err *err)
-{
-    cl_formats all = cl_formats_all(f);
-    return cl_model_from_spec(s, &all, m, err);
-}
-
 static uint64_t rng_state = 7;
 
 static int pick(int from, int to) /* inclusive */
@@ -41,7 +35,7 @@ static cl_model random_model(int layers)
     }
     static const cl_format formats[] = {CL_F32, CL_BF16, CL_Q8_0, CL_Q4_0, CL_MXFP4};
     cl_model m;
-    CU_ASSERT_EQUAL_FATAL(model_of(&s, formats[pick(0, 4)], &m, &err), CL_OK);
+    CU_ASSERT_EQUAL_FATAL(test_model_of(&s, formats[pick(0, 4)], &m, &err), CL_OK);
     cl_spec_free(&s);
     return m;
 }
@@ -188,7 +182,7 @@ static cl_model geometry(test_geometry g, cl_format f)
     cl_err err = {0};
     cl_spec s = test_spec(g);
     cl_model m;
-    CU_ASSERT_EQUAL_FATAL(model_of(&s, f, &m, &err), CL_OK);
+    CU_ASSERT_EQUAL_FATAL(test_model_of(&s, f, &m, &err), CL_OK);
     cl_spec_free(&s);
     return m;
 }
