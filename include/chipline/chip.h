@@ -1,11 +1,13 @@
 /* chip.h: one chip's work on a micro-batch: its slice of the weights, its KV cache, its layers.
  *
- * Boundary: no MPI here. A chip is made once from a model file and a placement, allocates everything then, and after that only
+ * Boundary: no MPI here: with the other chips of its stage it exchanges numbers through a cl_group that it was given. All chips of a
+ * stage must be given the same micro-batches in the same order: step and head are collective over the stage. A chip is made once from a model file and a placement, allocates everything then, and after that only
  * computes. Another chip behind this header (a cost model) turns the same program into a simulator. Several chips may live in
  * one process. All functions are local; a chip is used by one thread (it runs its own OpenMP team inside). */
 #ifndef CHIPLINE_CHIP_H
 #define CHIPLINE_CHIP_H
 
+#include "chipline/group.h"
 #include "chipline/microbatch.h"
 #include "chipline/model_file.h"
 #include "chipline/plan.h"
@@ -19,12 +21,17 @@ typedef struct cl_chip_options {
     cl_kv_format kv;
     cl_limits limits;
     const char *kernels;  /* NULL: the best for this CPU */
+    const cl_group *group; /* the chips of its stage, with exchange memory of cl_chip_exchange_bytes; NULL: it is alone. Borrowed */
+    const cl_expert_map *experts; /* [layers of the model]: it holds whole experts; NULL: rows of all. Borrowed */
     bool progress;        /* of loading, on stderr */
     void (*poll)(void *); /* called by the calling thread between layers so that messages move; may be NULL */
     void *poll_ctx;
 } cl_chip_options;
 
 typedef struct cl_chip cl_chip;
+
+/* Bytes of exchange memory that a chip of this stage needs: the same for all of its chips. opt->group is not looked at. */
+size_t cl_chip_exchange_bytes(const cl_spec *spec, const cl_stage *stage, const cl_chip_options *opt);
 
 /* Reads exactly the parts (this rank's hyperslabs) in bounded pieces, repacks them, allocates cache and buffers. Tensors read
  * whole are checked against their checksum. The chip keeps no reference to the file. trace may be NULL; it is borrowed. */
@@ -39,15 +46,29 @@ const char *cl_chip_kernels(const cl_chip *c);
 /* One micro-batch through this chip's layers. x [n_tokens, hidden] float32, changed in place; a chip that embeds ignores what x holds
  * and starts from mb->ids (the others never look at ids). Tokens of a part attend to each other in order, whatever the chunking:
  * same bits. A part's positions must follow the slot's earlier ones without a gap; numbers out of range abort. Events: EMBED and LAYER at
- * layer level, the rest at kernel level; kv_bytes counts, for every token, all positions that it sees. A wide
+ * layer level (gathers and the bytes that came in them included), the rest at kernel level; kv_bytes counts, for every token, all positions that it sees. A wide
  * model's chunk goes through a layer in tiles: weight_bytes and experts are then sums over the tiles, as each reads them again. */
 void cl_chip_step(cl_chip *c, const cl_microbatch *mb, float *x);
 
 /* Final norm and output head for the tokens that need logits (CL_PART_SAMPLE: the last of a part; CL_PART_ROWS: all), in order of
- * parts and tokens; fn is called once per such token with logits [vocab], valid during the call; token counts within its part. Last
- * stage only. At most 16 rows are computed together, and one HEAD event is recorded for each such group. */
-typedef void (*cl_logits_fn)(void *ctx, int part, int token, const float *logits);
-void cl_chip_head(cl_chip *c, const cl_microbatch *mb, const float *x, cl_logits_fn fn, void *ctx);
+ * parts and tokens. Last stage only. At most 16 rows are computed together, and one HEAD event is recorded for each such group.
+ *
+ * Each chip has the logits of its own rows of the vocabulary. With whole_rows the stage's first chip gets them all. Without, a chip may
+ * pass on a few numbers for each part instead (its best candidates), which the first chip gets from all.
+ *   row(ctx, part, token, logits, first, n, numbers): token counts within its part; logits [n] of ids first .. first + n - 1, valid during
+ *     the call. whole_rows: called on the first chip only, with all; numbers NULL. Else on every chip; numbers [CL_HEAD_NUMBERS] are to
+ *     be filled for the last token of a part.
+ *   merged(ctx, part, numbers): on the first chip, after all rows, once for each part with CL_PART_SAMPLE: [members][CL_HEAD_NUMBERS].
+ *     Not called with whole_rows. */
+enum { CL_HEAD_NUMBERS = 128 };
+typedef struct cl_head_reader {
+    bool whole_rows;
+    int numbers; /* of CL_HEAD_NUMBERS, how many are in use in this step: the same on all chips */
+    void (*row)(void *ctx, int part, int token, const float *logits, int first, int n, float *numbers);
+    void (*merged)(void *ctx, int part, const float *numbers);
+    void *ctx;
+} cl_head_reader;
+void cl_chip_head(cl_chip *c, const cl_microbatch *mb, const float *x, const cl_head_reader *reader);
 
 /* Bytes read since creation: weights (experts as touched; once per step, or per tile of tokens where a wide model's chunk goes through
  * in several) and KV cache. */
@@ -55,5 +76,8 @@ void cl_chip_traffic(const cl_chip *c, uint64_t *weight_bytes, uint64_t *kv_byte
 
 /* Reads this chip's whole slice once with all threads and returns bytes per second: the bandwidth its weights can be had with. */
 double cl_chip_probe(cl_chip *c);
+
+/* The same for `bytes` of fresh memory, before there is a chip; 0: there is not so much. */
+double cl_chip_probe_memory(size_t bytes, int threads);
 
 #endif

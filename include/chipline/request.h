@@ -50,6 +50,9 @@ typedef struct cl_source {
     cl_code (*text)(void *ctx, const cl_request *r, const char *s, size_t n, cl_err *err);
     /* The same for reasoning. May be NULL. */
     cl_code (*reasoning)(void *ctx, const cl_request *r, const char *s, size_t n, cl_err *err);
+    /* A sampled id (and the digest so far, when rows are wanted), the last one or not, before its text. May be NULL. False: the request is no
+     * longer wanted, and ends here. */
+    bool (*token)(void *ctx, const cl_request *r, int32_t id, uint64_t digest, bool last);
     /* It ended; both stay the caller's. CL_E_RUN: the result could not be kept (ends the run). */
     cl_code (*done)(void *ctx, const cl_request *r, const cl_result *result, cl_err *err);
 } cl_source;

@@ -10,8 +10,14 @@
 
 typedef struct cl_run_options {
     const char *model_path;
-    int stages;              /* 0: one per rank */
-    int slots, context, chunk; /* slots 0: what fits the stages; context 0: up to 4096 */
+    const cl_layout *layout; /* of one line; NULL: one stage per rank, or the best layout where there are more ranks than layers */
+    bool layout_auto;        /* the best layout by measured rates, with the least time per token for one slot, else the most tokens/s */
+    cl_expert_mode experts;
+    const char *routing_path; /* a trace whose routing says which experts are hot; NULL: round-robin */
+    int replicas;            /* complete lines side by side, each with its share of the ranks; 0: 1 */
+    cl_carrier carrier;
+    cl_wait wait;
+    int slots, context, chunk; /* of each line; slots 0: 4 per stage; context 0: up to 4096 */
     int threads;             /* 0: this rank's share of the cores it may use */
     cl_activations activations;
     bool kv_auto;
@@ -33,7 +39,7 @@ typedef struct cl_run_options {
 typedef struct cl_run cl_run;
 
 typedef struct cl_rank_numbers {
-    int32_t rank, stage, member, threads, first_layer, n_layers;
+    int32_t rank, replica, stage, member, threads, first_layer, n_layers;
     char host[64];
     uint64_t slice_bytes, kv_bytes, rss_bytes, baseline_bytes;
     int64_t over_bytes;      /* peak resident memory above slice, cache and baseline; negative if untouched */
@@ -48,7 +54,9 @@ typedef struct cl_run_numbers {
     double prompt_tokens_per_s, generation_tokens_per_s; /* while prompts were pending; while any sequence decoded */
     double ttft_s;           /* median over requests */
     uint64_t model_checksum;
-    int stages, slots, context, threads_total, cores_here;
+    int stages, replicas, slots, context, threads_total, cores_here;
+    char layout[64];         /* of one line: "2x4" */
+    bool shared;             /* rank 0's stage exchanges through shared memory */
     const char *kernels, *activations, *kv;
     int n_ranks;
     const cl_rank_numbers *ranks; /* [n_ranks], the run's own */

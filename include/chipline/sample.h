@@ -19,4 +19,19 @@ void cl_sampler_free(cl_sampler *s);
 int32_t cl_sample(cl_sampler *s, const float *logits, int allowed, const cl_sampling *opt, const int32_t *recent, int n_recent,
                   int64_t position);
 
+/* --- the same from several parts of a vocabulary: each gives its best candidates, and the id is drawn from all of them --- */
+
+enum { CL_CANDIDATES = 64 };
+typedef struct cl_candidate {
+    int32_t id;   /* -1: none */
+    float logit;  /* after the repeat penalty */
+} cl_candidate;
+/* How many candidates of each part are enough: 1 if greedy, top_k if that is at most CL_CANDIDATES; else 0: all logits are needed. */
+int cl_sample_candidates_needed(const cl_sampling *opt, int allowed);
+/* The best k candidates among ids first .. first + n - 1, best first; logits [n]. Missing ones have id -1. */
+void cl_sample_candidates(cl_sampler *s, const float *logits, int first, int n, int allowed, const cl_sampling *opt,
+                          const int32_t *recent, int n_recent, int k, cl_candidate *out);
+/* What cl_sample gives with all logits. c: the parts' candidates, n of them in any order, sorted here; at least the best ones needed. */
+int32_t cl_sample_merged(cl_sampler *s, cl_candidate *c, int n, const cl_sampling *opt, int64_t position);
+
 #endif

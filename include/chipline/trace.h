@@ -32,6 +32,7 @@ typedef enum cl_event_kind {
     CL_EV_ATTN_OUT, /* kernel */
     CL_EV_ROUTE,   /* kernel */
     CL_EV_FFN,     /* kernel: gate, up, activation, down; experts or dense */
+    CL_EV_GATHER,  /* kernel: exchanging numbers with the other chips of the stage; msg_bytes */
     CL_EV_KINDS
 } cl_event_kind;
 const char *cl_event_name(cl_event_kind k);
@@ -43,7 +44,7 @@ typedef struct cl_event {
     uint64_t cpu_ns;       /* CPU time of the recording thread between start and end */
     uint64_t weight_bytes; /* weight bytes read, each distinct byte once (by all threads of the rank) */
     uint64_t kv_bytes;     /* KV cache bytes read */
-    uint64_t msg_bytes;    /* sent or received */
+    uint64_t msg_bytes;    /* sent or received; in layers, embedding and head: got in gathers */
     int64_t microbatch;    /* cl_microbatch.id */
     int32_t kind;          /* cl_event_kind */
     int32_t layer;
@@ -52,7 +53,7 @@ typedef struct cl_event {
     int32_t peer;          /* rank of the other side of a message */
     int32_t waits_for;     /* RECV: the rank whose message ended the wait; else -1 */
     int32_t experts;       /* distinct experts read */
-    int32_t reserved;
+    int32_t gathers;       /* exchanges inside the stage that are part of it */
 } cl_event;
 
 typedef struct cl_trace cl_trace;
@@ -88,11 +89,12 @@ void cl_part_file_close(cl_part_file *p);
 
 /* --- TRACE.h5 --- */
 typedef struct cl_trace_rank {  /* one row of /ranks */
-    int32_t rank, stage, member, threads;
+    int32_t rank, replica, stage, member, threads;
     char host[64], cpu[64];
     int64_t clock_offset_ns;      /* add to this rank's times to get rank 0's clock */
     int64_t clock_uncertainty_ns; /* half of the best round trip */
     uint64_t slice_bytes, kv_bytes, baseline_bytes, peak_rss_bytes;
+    uint64_t budget_bytes;        /* memory of one chip for slice and cache; 0: no limit was given */
     int32_t first_layer, n_layers;
     double probe_bytes_per_s;     /* read bandwidth of this rank's threads, all ranks of the host probing at once; 0: not probed */
     uint64_t events, dropped;

@@ -49,59 +49,73 @@ static void clip(float *x, int n, float limit)
     for (int i = 0; i < n; i++) x[i] = x[i] > limit ? limit : x[i] < -limit ? -limit : x[i];
 }
 
-/* What happens to `heads` heads of queries or keys of token tok after their product: norm, clip, rotation. */
+/* What happens to `heads` heads of queries or keys of token tok after their product: norm (one over all heads has been done), clip,
+ * rotation. */
 static void finish_heads(const cl_chip *c, const cl_attention *a, float *x, int heads, const float *norm, int tok)
 {
     int d = a->head_dim;
-    float eps = (float)c->spec.norm_eps;
-    if (a->qk_norm == CL_QK_NORM_FULL) c->k->rmsnorm(x, norm, (int64_t)heads * d, eps, x);
     if (a->qk_norm == CL_QK_NORM_HEAD || a->qk_norm == CL_QK_NORM_UNIT)
-        for (int h = 0; h < heads; h++) c->k->rmsnorm(x + h * d, norm, d, eps, x + h * d); /* unit: norm is NULL */
+        for (int h = 0; h < heads; h++) c->k->rmsnorm(x + h * d, norm, d, (float)c->spec.norm_eps, x + h * d); /* unit: norm is NULL */
     if (a->clip > 0) clip(x, heads * d, (float)a->clip);
     for (int h = 0; h < heads; h++) attend_rotate(c, a, tok, x + h * d);
 }
 
-/* Queries, keys and values of this thread's share of the tokens are finished, keys and values go to the cache. A unit is all
- * heads of one token's queries, or of its keys and values: a norm may span them. */
-static void finish(cl_chip *c, const team *t, int layer, int first, int n)
+static void finish_queries(const cl_chip *c, int layer, int first, int tok)
 {
     const cl_attention *a = &c->spec.layers[layer].attn;
+    const cl_heads h = share_of(c, layer)->heads;
     const work *w = &c->work;
-    const float *q_norm = slice_get(&c->slice, CL_T_Q_NORM, layer)->vec, *k_norm = slice_get(&c->slice, CL_T_K_NORM, layer)->vec;
-    for (int u = t->id; u < 2 * n; u += t->n) {
-        int tok = u / 2;
-        if (u % 2 == 0) {
-            float *q = w->qs + (size_t)tok * w->q;
-            finish_heads(c, a, q, a->heads, q_norm, first + tok);
-            attend_temper(c, a, first + tok, q, a->heads * a->head_dim);
-            continue;
-        }
-        float *k = w->ks + (size_t)tok * w->kv, *v = w->vs + (size_t)tok * w->kv;
-        token_ref ref = w->tokens[first + tok];
-        finish_heads(c, a, k, a->kv_heads, k_norm, first + tok);
-        if (a->clip > 0) clip(v, a->kv_heads * a->head_dim, (float)a->clip);
-        for (int h = 0; h < a->kv_heads; h++) {
-            cl_kv_head kv = kv_head(&c->kv, layer - c->stage.first_layer, ref.slot, h);
-            c->k->kv_store(&kv, ref.pos, k + h * a->head_dim, v + h * a->head_dim);
-        }
+    const float *norm = slice_get(&c->slice, CL_T_Q_NORM, layer)->vec;
+    float *q = w->qs + (size_t)tok * w->q;
+    if (a->qk_norm == CL_QK_NORM_FULL)
+        c->k->rmsnorm(w->all_q + (size_t)tok * w->q, norm, (int64_t)a->heads * a->head_dim, (float)c->spec.norm_eps, q);
+    q += (size_t)h.q0 * (size_t)a->head_dim;
+    finish_heads(c, a, q, h.q, norm, first + tok);
+    attend_temper(c, a, first + tok, q, h.q * a->head_dim);
+}
+
+static void finish_keys(const cl_chip *c, int layer, int first, int tok)
+{
+    const cl_attention *a = &c->spec.layers[layer].attn;
+    const cl_heads h = share_of(c, layer)->heads;
+    const work *w = &c->work;
+    const float *norm = slice_get(&c->slice, CL_T_K_NORM, layer)->vec;
+    const size_t at = (size_t)tok * w->kv, mine = at + (size_t)h.kv0 * (size_t)a->head_dim;
+    float *k = w->ks + mine, *v = w->vs + mine;
+    token_ref ref = w->tokens[first + tok];
+    if (a->qk_norm == CL_QK_NORM_FULL)
+        c->k->rmsnorm(w->all_k + at, norm, (int64_t)a->kv_heads * a->head_dim, (float)c->spec.norm_eps, w->ks + at);
+    finish_heads(c, a, k, h.kv, norm, first + tok);
+    if (a->clip > 0) clip(v, h.kv * a->head_dim, (float)a->clip);
+    for (int i = 0; i < h.kv; i++) {
+        cl_kv_head kv = kv_head(&c->kv, layer - c->stage.first_layer, ref.slot, i);
+        c->k->kv_store(&kv, ref.pos, k + i * a->head_dim, v + i * a->head_dim);
     }
 }
 
-/* From x to queries in work.qs and the cache; weight bytes read. */
-static uint64_t grouped_in(cl_chip *c, const team *t, int layer, int first, int n, const float *x)
+/* From x to queries in work.qs and the cache; weight bytes read. A unit of the second half is all heads of one token's queries, or of
+ * its keys and values: a norm may span them. */
+static uint64_t grouped_in(cl_chip *c, const team *t, cl_event *e, int layer, int first, int n, const float *x)
 {
     const work *w = &c->work;
     const slice *s = &c->slice;
     const cl_matrix *q = &slice_get(s, CL_T_Q, layer)->m, *k = &slice_get(s, CL_T_K, layer)->m;
     const cl_matrix *v = &slice_get(s, CL_T_V, layer)->m;
+    const bool full = c->spec.layers[layer].attn.qk_norm == CL_QK_NORM_FULL;
+    const layer_share *share = share_of(c, layer);
     cl_acts in = phase_acts(c, w->norm, w->hidden, n, c->spec.hidden, (const cl_matrix *[]){q, k, v}, 3);
     phase_norm(c, t, &in, x, slice_get(s, CL_T_ATTN_NORM, layer)->vec);
     team_wait(t);
-    phase_products(c, t, (product[]){{q, slice_get(s, CL_T_Q_BIAS, layer)->vec, w->qs, w->q, NULL, 0},
-                                     {k, slice_get(s, CL_T_K_BIAS, layer)->vec, w->ks, w->kv, NULL, 0},
-                                     {v, slice_get(s, CL_T_V_BIAS, layer)->vec, w->vs, w->kv, NULL, 0}}, 3, &in);
-    team_wait(t);
-    finish(c, t, layer, first, n);
+    phase_products(c, t, (product[]){
+        product_of(c, CL_T_Q, layer, slice_get(s, CL_T_Q_BIAS, layer)->vec, true, full ? w->all_q : w->qs, w->q),
+        product_of(c, CL_T_K, layer, slice_get(s, CL_T_K_BIAS, layer)->vec, true, full ? w->all_k : w->ks, w->kv),
+        product_of(c, CL_T_V, layer, slice_get(s, CL_T_V_BIAS, layer)->vec, true, w->vs, w->kv)}, 3, &in);
+    if (full) team_gather(c, t, e, (cl_region[]){columns(w->all_q, n, w->q, share->q), columns(w->all_k, n, w->kv, share->k)}, 2);
+    else team_wait(t);
+    for (int u = t->id; u < 2 * n; u += t->n) {
+        if (u % 2) finish_keys(c, layer, first, u / 2);
+        else finish_queries(c, layer, first, u / 2);
+    }
     team_wait(t);
     return slice_expert_bytes(q) + slice_expert_bytes(k) + slice_expert_bytes(v);
 }
@@ -110,15 +124,16 @@ static uint64_t grouped_in(cl_chip *c, const team *t, int layer, int first, int 
 static void grouped_look(cl_chip *c, const team *t, int layer, int first, int n)
 {
     const cl_attention *a = &c->spec.layers[layer].attn;
+    const cl_heads h = share_of(c, layer)->heads;
     const work *w = &c->work;
     const float *sinks = slice_get(&c->slice, CL_T_SINKS, layer)->vec;
     float *scratch = w->scratch + (size_t)t->id * w->scratch_stride;
     int64_t u0, u1;
-    team_share(t, (int64_t)a->heads * n, &u0, &u1);
+    team_share(t, (int64_t)h.q * n, &u0, &u1);
     for (int64_t u = u0; u < u1; u++) {
-        int head = (int)(u / n), tok = (int)(u % n);
+        int head = h.q0 + (int)(u / n), tok = (int)(u % n);
         token_ref ref = w->tokens[first + tok];
-        cl_kv_head kv = kv_head(&c->kv, layer - c->stage.first_layer, ref.slot, head / (a->heads / a->kv_heads));
+        cl_kv_head kv = kv_head(&c->kv, layer - c->stage.first_layer, ref.slot, head / (a->heads / a->kv_heads) - h.kv0);
         size_t at = (size_t)head * (size_t)a->head_dim;
         c->k->attend(&kv, w->qs + (size_t)tok * w->q + at, cl_attention_first(a, ref.pos), ref.pos, (float)a->scale,
                      sinks ? sinks + head : NULL, w->att + (size_t)tok * w->seen + at, scratch);
@@ -127,9 +142,10 @@ static void grouped_look(cl_chip *c, const team *t, int layer, int first, int n)
 
 static uint64_t cache_read(const cl_chip *c, int layer, int first, int n)
 {
+    const layer_share *s = share_of(c, layer);
     uint64_t bytes = 0;
-    for (int i = 0; i < n; i++)
-        bytes += cl_kv_read_bytes(&c->spec.layers[layer].attn, c->kv.format, (int64_t)c->work.tokens[first + i].pos + 1);
+    for (int i = 0; s->heads.kv && i < n; i++)
+        bytes += cl_kv_read_bytes(&s->attn, c->kv.format, (int64_t)c->work.tokens[first + i].pos + 1);
     return bytes;
 }
 
@@ -137,28 +153,32 @@ void attend_layer(cl_chip *c, const team *t, cl_event *e, int layer, int first, 
 {
     const cl_attention *a = &c->spec.layers[layer].attn;
     const work *w = &c->work;
-    const slice *s = &c->slice;
-    const cl_matrix *o = &slice_get(s, CL_T_O, layer)->m;
+    const cl_matrix *o = &slice_get(&c->slice, CL_T_O, layer)->m;
     const bool latent = a->kind == CL_ATTN_LATENT;
     uint64_t in_bytes, out_bytes = slice_expert_bytes(o), kv_bytes = 0;
 
     cl_mark m = mark(c, t, CL_TRACE_KERNEL);
-    in_bytes = latent ? latent_in(c, t, layer, first, n, x) : grouped_in(c, t, layer, first, n, x);
+    in_bytes = latent ? latent_in(c, t, e, layer, first, n, x) : grouped_in(c, t, e, layer, first, n, x);
     m = record(c, m, e, CL_EV_QKV, in_bytes, 0, 0);
 
-    if (latent) latent_look(c, t, layer, first, n);
-    else grouped_look(c, t, layer, first, n);
-    team_wait(t);
+    const cl_region all = columns(w->att, n, w->seen, share_of(c, layer)->att);
     if (!t->id) kv_bytes = cache_read(c, layer, first, n);
-    m = record(c, m, e, CL_EV_ATTEND, 0, kv_bytes, 0);
+    if (latent) {
+        latent_look(c, t, layer, first, n);
+        team_wait(t);
+        m = record(c, m, e, CL_EV_ATTEND, 0, kv_bytes, 0);
+        out_bytes += latent_out(c, t, layer, n);
+        team_gather(c, t, e, &all, 1);
+    } else {
+        grouped_look(c, t, layer, first, n);
+        team_gather(c, t, e, &all, 1);
+        m = record(c, m, e, CL_EV_ATTEND, 0, kv_bytes, 0);
+    }
 
-    if (latent) out_bytes += latent_out(c, t, layer, n);
     cl_acts seen = phase_acts(c, w->att, w->seen, n, (int64_t)a->heads * cl_attention_v_dim(a), (const cl_matrix *[]){o}, 1);
     phase_prepare(c, t, &seen, w->att);
     team_wait(t);
-    product out = {o, slice_get(s, CL_T_O_BIAS, layer)->vec, w->out, w->hidden, x, (size_t)c->spec.hidden};
-    phase_products(c, t, &out, 1, &seen);
-    team_wait(t);
+    finish_half(c, t, e, CL_T_O, CL_T_O_BIAS, layer, &seen, x);
     record(c, m, e, CL_EV_ATTN_OUT, out_bytes, 0, 0);
     e->weight_bytes += in_bytes + out_bytes;
     e->kv_bytes += kv_bytes;

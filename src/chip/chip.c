@@ -6,44 +6,58 @@
 #include "chip_impl.h"
 #include "chipline/util.h"
 
-/* A placement holds all that its layers need, whole; anything else is a mistake of the program. */
-static void check_tensor(const cl_chip *c, cl_role role, int layer, int64_t experts, int64_t rows, int64_t cols)
+/* A placement gives a chip what its layers need; anything else is a mistake of the program. */
+static void check_tensor(const cl_chip *c, cl_role role, int layer, int64_t experts, cl_share rows, int64_t cols)
 {
     const slice_tensor *st = slice_get(&c->slice, role, layer);
-    bool whole = !st->row0 && !st->expert0 && st->m.experts == experts && st->m.rows == rows && st->m.cols == cols;
-    if (!whole || (!st->m.data && !st->vec))
-        CL_BUG("role %d of layer %d: not in the slice, or not whole", (int)role, layer);
+    if (!experts || !rows.n) return; /* nothing of it belongs here; a row too many does no harm */
+    bool all = st->row0 <= rows.first && st->row0 + st->m.rows >= rows.first + rows.n;
+    if (st->m.experts != experts || !all || st->m.cols != cols || (!st->m.data && !st->vec))
+        CL_BUG("role %d of layer %d: not in the slice, or not all that should be", (int)role, layer);
+}
+
+static void check_whole(const cl_chip *c, cl_role role, int layer, int64_t rows, int64_t cols)
+{
+    check_tensor(c, role, layer, 1, (cl_share){0, rows}, cols);
+}
+
+/* Rows of a matrix that all chips share. */
+static void check_rows(const cl_chip *c, cl_role role, int layer, int64_t rows, int64_t cols)
+{
+    check_tensor(c, role, layer, 1, cl_split_rows(rows, c->group.members, c->group.member), cols);
 }
 
 static void check_latent(const cl_chip *c, int layer)
 {
     const cl_attention *a = &c->spec.layers[layer].attn;
-    int64_t hidden = c->spec.hidden, q = (int64_t)a->heads * a->head_dim;
-    if (a->q_rank) check_tensor(c, CL_T_Q_A, layer, 1, a->q_rank, hidden);
-    if (a->q_rank) check_tensor(c, CL_T_Q_A_NORM, layer, 1, a->q_rank, 1);
-    check_tensor(c, CL_T_Q, layer, 1, q, a->q_rank ? a->q_rank : hidden);
-    check_tensor(c, CL_T_KV_A, layer, 1, (int64_t)a->kv_rank + a->rope_dim, hidden);
-    check_tensor(c, CL_T_KV_A_NORM, layer, 1, a->kv_rank, 1);
-    check_tensor(c, CL_T_K_B, layer, a->heads, a->kv_rank, a->head_dim - a->rope_dim);
-    check_tensor(c, CL_T_V_B, layer, a->heads, a->v_dim, a->kv_rank);
+    const cl_heads h = share_of(c, layer)->heads;
+    int64_t hidden = c->spec.hidden;
+    if (a->q_rank) check_rows(c, CL_T_Q_A, layer, a->q_rank, hidden);
+    if (a->q_rank) check_whole(c, CL_T_Q_A_NORM, layer, a->q_rank, 1);
+    check_tensor(c, CL_T_Q, layer, 1, (cl_share){(int64_t)h.q0 * a->head_dim, (int64_t)h.q * a->head_dim}, a->q_rank ? a->q_rank : hidden);
+    check_rows(c, CL_T_KV_A, layer, (int64_t)a->kv_rank + a->rope_dim, hidden);
+    check_whole(c, CL_T_KV_A_NORM, layer, a->kv_rank, 1);
+    check_tensor(c, CL_T_K_B, layer, h.q, (cl_share){0, a->kv_rank}, a->head_dim - a->rope_dim);
+    check_tensor(c, CL_T_V_B, layer, h.q, (cl_share){0, a->v_dim}, a->kv_rank);
 }
 
 static void check_grouped(const cl_chip *c, int layer)
 {
     const cl_attention *a = &c->spec.layers[layer].attn;
-    int64_t hidden = c->spec.hidden, q = (int64_t)a->heads * a->head_dim, kv = (int64_t)a->kv_heads * a->head_dim;
-    check_tensor(c, CL_T_Q, layer, 1, q, hidden);
-    check_tensor(c, CL_T_K, layer, 1, kv, hidden);
-    check_tensor(c, CL_T_V, layer, 1, kv, hidden);
+    const cl_heads h = share_of(c, layer)->heads;
+    int64_t hidden = c->spec.hidden, d = a->head_dim, q = a->heads * d, kv = a->kv_heads * d;
+    check_tensor(c, CL_T_Q, layer, 1, (cl_share){h.q0 * d, h.q * d}, hidden);
+    check_tensor(c, CL_T_K, layer, 1, (cl_share){h.kv0 * d, h.kv * d}, hidden);
+    check_tensor(c, CL_T_V, layer, 1, (cl_share){h.kv0 * d, h.kv * d}, hidden);
     if (a->qkv_bias) {
-        check_tensor(c, CL_T_Q_BIAS, layer, 1, q, 1);
-        check_tensor(c, CL_T_K_BIAS, layer, 1, kv, 1);
-        check_tensor(c, CL_T_V_BIAS, layer, 1, kv, 1);
+        check_whole(c, CL_T_Q_BIAS, layer, q, 1);
+        check_whole(c, CL_T_K_BIAS, layer, kv, 1);
+        check_whole(c, CL_T_V_BIAS, layer, kv, 1);
     }
     if (a->qk_norm == CL_QK_NORM_HEAD || a->qk_norm == CL_QK_NORM_FULL) {
         bool head = a->qk_norm == CL_QK_NORM_HEAD;
-        check_tensor(c, CL_T_Q_NORM, layer, 1, head ? a->head_dim : q, 1);
-        check_tensor(c, CL_T_K_NORM, layer, 1, head ? a->head_dim : kv, 1);
+        check_whole(c, CL_T_Q_NORM, layer, head ? d : q, 1);
+        check_whole(c, CL_T_K_NORM, layer, head ? d : kv, 1);
     }
 }
 
@@ -51,49 +65,64 @@ static void check_attention(const cl_chip *c, int layer)
 {
     const cl_attention *a = &c->spec.layers[layer].attn;
     int64_t hidden = c->spec.hidden;
-    check_tensor(c, CL_T_ATTN_NORM, layer, 1, hidden, 1);
+    check_whole(c, CL_T_ATTN_NORM, layer, hidden, 1);
     if (a->kind == CL_ATTN_LATENT) check_latent(c, layer);
     else check_grouped(c, layer);
-    check_tensor(c, CL_T_O, layer, 1, hidden, (int64_t)a->heads * cl_attention_v_dim(a));
-    if (a->o_bias) check_tensor(c, CL_T_O_BIAS, layer, 1, hidden, 1);
-    if (a->sinks) check_tensor(c, CL_T_SINKS, layer, 1, a->heads, 1);
+    check_rows(c, CL_T_O, layer, hidden, (int64_t)a->heads * cl_attention_v_dim(a));
+    if (a->o_bias) check_rows(c, CL_T_O_BIAS, layer, hidden, 1);
+    if (a->sinks) check_whole(c, CL_T_SINKS, layer, a->heads, 1);
 }
 
-/* Gate, up and down of the dense MLP, of all experts, or of the shared expert: their roles follow each other, biases too. */
-static void check_mlp(const cl_chip *c, int layer, cl_role gate, cl_role gate_bias, bool bias, int64_t experts, int64_t width)
+/* Gate, up and down of the dense MLP, of the experts that are here, or of the shared expert: their roles follow each other, biases too. */
+static void check_mlp(const cl_chip *c, int layer, cl_role gate, cl_role gate_bias, bool bias, int64_t experts, bool whole, int64_t width)
 {
     int64_t hidden = c->spec.hidden, rows[] = {width, width, hidden}, cols[] = {hidden, hidden, width};
     for (int i = 0; i < 3; i++) {
-        check_tensor(c, (cl_role)((int)gate + i), layer, experts, rows[i], cols[i]);
-        if (bias) check_tensor(c, (cl_role)((int)gate_bias + i), layer, experts, rows[i], 1);
+        cl_share here = whole ? (cl_share){0, rows[i]} : cl_split_rows(rows[i], c->group.members, c->group.member);
+        check_tensor(c, (cl_role)((int)gate + i), layer, experts, here, cols[i]);
+        if (bias) check_tensor(c, (cl_role)((int)gate_bias + i), layer, experts, here, 1);
     }
 }
 
 static void check_ffn(const cl_chip *c, int layer)
 {
     const cl_ffn *f = &c->spec.layers[layer].ffn;
-    check_tensor(c, CL_T_FFN_NORM, layer, 1, c->spec.hidden, 1);
+    const layer_share *share = share_of(c, layer);
+    int64_t here = f->experts;
+    check_whole(c, CL_T_FFN_NORM, layer, c->spec.hidden, 1);
     if (f->kind == CL_FFN_DENSE) {
-        check_mlp(c, layer, CL_T_GATE, CL_T_GATE_BIAS, f->bias, 1, f->width);
+        check_mlp(c, layer, CL_T_GATE, CL_T_GATE_BIAS, f->bias, 1, false, f->width);
         return;
     }
-    check_tensor(c, CL_T_ROUTER, layer, 1, f->experts, c->spec.hidden);
-    if (f->router_bias) check_tensor(c, CL_T_ROUTER_BIAS, layer, 1, f->experts, 1);
-    if (f->select_bias) check_tensor(c, CL_T_SELECT_BIAS, layer, 1, f->experts, 1);
-    check_mlp(c, layer, CL_T_EXPERT_GATE, CL_T_EXPERT_GATE_BIAS, f->bias, f->experts, f->width);
-    if (f->shared_width) check_mlp(c, layer, CL_T_SHARED_GATE, CL_ROLES, false, 1, f->shared_width);
+    for (int e = 0; share->local && e < f->experts; e++) here -= share->local[e] < 0;
+    check_whole(c, CL_T_ROUTER, layer, f->experts, c->spec.hidden);
+    if (f->router_bias) check_whole(c, CL_T_ROUTER_BIAS, layer, f->experts, 1);
+    if (f->select_bias) check_whole(c, CL_T_SELECT_BIAS, layer, f->experts, 1);
+    check_mlp(c, layer, CL_T_EXPERT_GATE, CL_T_EXPERT_GATE_BIAS, f->bias, here, share->map != NULL, f->width);
+    if (f->shared_width) check_mlp(c, layer, CL_T_SHARED_GATE, CL_ROLES, false, 1, false, f->shared_width);
 }
 
 static void check_slice(const cl_chip *c)
 {
     int64_t hidden = c->spec.hidden, vocab = c->spec.vocab;
-    if (c->stage.embed) check_tensor(c, CL_T_EMBED, -1, 1, vocab, hidden);
-    if (c->stage.head) check_tensor(c, CL_T_FINAL_NORM, -1, 1, hidden, 1);
-    if (c->stage.head) check_tensor(c, c->spec.tied ? CL_T_EMBED : CL_T_HEAD, -1, 1, vocab, hidden);
+    if (c->stage.embed) check_rows(c, CL_T_EMBED, -1, vocab, hidden);
+    if (c->stage.head) check_whole(c, CL_T_FINAL_NORM, -1, hidden, 1);
+    if (c->stage.head) check_rows(c, c->spec.tied ? CL_T_EMBED : CL_T_HEAD, -1, vocab, hidden);
     for (int i = 0; i < c->stage.n_layers; i++) {
         check_attention(c, c->stage.first_layer + i);
         check_ffn(c, c->stage.first_layer + i);
     }
+}
+
+/* The cache of the heads that are here. */
+static cl_code cache_create(cl_chip *c, cl_err *err)
+{
+    const cl_attention **attn = cl_malloc((size_t)c->stage.n_layers, sizeof *attn, "the table of caches", err);
+    if (!attn) return err->code;
+    for (int i = 0; i < c->stage.n_layers; i++) attn[i] = &c->shares[i].attn;
+    cl_code code = kv_create(&c->kv, attn, c->stage.n_layers, c->opt.kv, &c->opt.limits, err);
+    free(attn);
+    return code;
 }
 
 static cl_code create(cl_chip *c, const cl_model_file *file, const cl_part *parts, int n_parts, cl_err *err)
@@ -101,9 +130,12 @@ static cl_code create(cl_chip *c, const cl_model_file *file, const cl_part *part
     const cl_chip_options *o = &c->opt;
     const cl_stage *s = &c->stage;
     cl_code code;
+    c->group = o->group ? *o->group : (cl_group){.members = 1};
+    if (c->group.members != s->n_ranks) CL_BUG("%d chips in the group, %d in the stage", c->group.members, s->n_ranks);
     if ((code = cl_kernels_choose(o->kernels, &c->k, err))) return code;
     if ((code = cl_spec_copy(&cl_model_file_model(file)->spec, &c->spec, err))) return code;
-    if ((code = kv_create(&c->kv, c->spec.layers + s->first_layer, s->n_layers, o->kv, &o->limits, err))) return code;
+    if ((code = exchange_create(c, err))) return code;
+    if ((code = cache_create(c, err))) return code;
     if ((code = work_create(c, err))) return code;
     if ((code = slice_load(&c->slice, file, s, parts, n_parts, c->k, o->threads, o->progress, err))) return code;
     check_slice(c);
@@ -134,6 +166,7 @@ void cl_chip_free(cl_chip *c)
     slice_free(&c->slice);
     work_free(&c->work);
     kv_free(&c->kv);
+    exchange_free(c);
     cl_spec_free(&c->spec);
     free(c);
 }
@@ -172,18 +205,18 @@ static uint64_t read_words(const unsigned char *p, size_t bytes)
     return sum[0];
 }
 
-/* Reads the slice `times` times with all threads; seconds. */
-static double read_slice(const cl_chip *c, int64_t times)
+/* Reads `bytes`, a multiple of 64, `times` times with all threads; seconds. */
+static double read_all(const unsigned char *data, size_t bytes, int threads, int64_t times)
 {
     volatile uint64_t sink = 0;
     uint64_t sum = 0, start = cl_now_ns();
-#pragma omp parallel num_threads(c->opt.threads) reduction(+ : sum)
+#pragma omp parallel num_threads(threads) reduction(+ : sum)
     {
         team t = {.id = omp_get_thread_num(), .n = omp_get_num_threads()};
         int64_t a, b;
-        team_share(&t, (int64_t)(c->slice.bytes / 64), &a, &b);
+        team_share(&t, (int64_t)(bytes / 64), &a, &b);
         for (int64_t i = 0; i < times; i++) {
-            sum += read_words(c->slice.data + 64 * a, 64 * (size_t)(b - a));
+            sum += read_words(data + 64 * a, 64 * (size_t)(b - a));
             __asm__ volatile("" ::: "memory"); /* so that every pass reads again */
         }
     }
@@ -192,14 +225,28 @@ static double read_slice(const cl_chip *c, int64_t times)
     return (double)(cl_now_ns() - start) * 1e-9;
 }
 
-double cl_chip_probe(cl_chip *c)
+/* Median of three. */
+static double probe(const unsigned char *data, size_t bytes, int threads)
 {
     enum { RUNS = 3, LEAST = 64 << 20 };
-    if (!c->slice.bytes) return 0;
-    int64_t times = ((int64_t)LEAST + (int64_t)c->slice.bytes - 1) / (int64_t)c->slice.bytes;
+    if (!bytes) return 0;
+    int64_t times = ((int64_t)LEAST + (int64_t)bytes - 1) / (int64_t)bytes;
     double s[RUNS];
-    for (int i = 0; i < RUNS; i++) s[i] = read_slice(c, times);
+    for (int i = 0; i < RUNS; i++) s[i] = read_all(data, bytes, threads, times);
     double lo = s[0] < s[1] ? s[0] : s[1], hi = s[0] < s[1] ? s[1] : s[0];
     double median = s[2] < lo ? lo : s[2] > hi ? hi : s[2];
-    return (double)times * (double)c->slice.bytes / median;
+    return (double)times * (double)bytes / median;
+}
+
+double cl_chip_probe(cl_chip *c) { return probe(c->slice.data, c->slice.bytes, c->opt.threads); }
+
+double cl_chip_probe_memory(size_t bytes, int threads)
+{
+    bytes = (bytes + 63) / 64 * 64;
+    unsigned char *data = cl_malloc_aligned(bytes, "a probe", NULL);
+    if (!data) return 0;
+    memset(data, 1, bytes);
+    double rate = probe(data, bytes, threads);
+    cl_free_aligned(data, bytes);
+    return rate;
 }

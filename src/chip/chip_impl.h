@@ -6,6 +6,8 @@
 #ifndef CHIPLINE_CHIP_IMPL_H
 #define CHIPLINE_CHIP_IMPL_H
 
+#include <sched.h>
+
 #include "chipline/chip.h"
 #include "kv.h"
 #include "route.h"
@@ -22,8 +24,11 @@ static inline size_t padded(int64_t n) { return ((size_t)n + 31) / 32 * 32; }
 
 /* Everything a step writes besides x and the cache; made once. Strides count floats. Tokens go through a layer in tiles of at
  * most `tile`, so that a long chunk through a wide model needs no more memory than a short one. The buffers of a layer's two halves
- * lie in the same memory. Rows of latent attention are one per head and token, a head's tokens together:
- * row = head * tokens + token. */
+ * lie in the same memory. Columns count over the whole stage: a chip fills its own ones. Rows of latent attention are one per own head
+ * and token, a head's tokens together: row = head * tokens + token.
+ *
+ * What chips exchange lies in the group's exchange memory, at the same offsets on all of them; it may be the same memory, so a chip
+ * writes there only what is its own to make, and works in place on nothing that it got. */
 typedef struct work {
     int tile;              /* tokens */
     int head_rows;         /* tokens whose logits are computed together, at most HEAD_ROWS */
@@ -33,14 +38,12 @@ typedef struct work {
     size_t rope_stride;
     float *norm;           /* [tile][hidden] input of q, k, v; of gate, up and router; of the head */
     float *out;            /* [tile][hidden] a layer's output before it is added to x */
-    float *logits;         /* [head_rows][vocab] */
     int8_t *x8;            /* the 8-bit form of the product's input that is alive, and its scales and sums */
     float *x8_scale, *x_sum;
     int32_t *x8_sum;
     size_t shared_x8;      /* where the shared expert's own part of x8 begins */
     /* attention */
     float *qs;             /* [tile][q] queries */
-    float *att;            /* [tile][seen] what the heads saw */
     float *ks, *vs;        /* [tile][kv]; latent: ks is the vector to cache */
     float *q_low;          /* [tile][q_a] latent: the queries' low-rank form */
     float *plain;          /* [tile * heads][padded(head_dim - rope_dim)] latent: queries that are not rotated */
@@ -49,9 +52,9 @@ typedef struct work {
     float *scratch;        /* [threads][scratch_stride] of attend */
     size_t scratch_stride;
     /* feed-forward; rows: tokens, or with experts tokens * top_k */
-    float *gate, *up;      /* [rows][padded(width)] */
+    float *up;             /* [rows][padded(width)] */
     float *down;           /* [rows][hidden] with experts: their outputs, and before that their weighted inputs */
-    float *shared_gate, *shared_up; /* [tile][padded(shared_width)] */
+    float *shared_up;      /* [tile][padded(shared_width)] */
     float *router;         /* [tile][router_stride] */
     size_t router_stride;
     float *select;         /* [threads][2][router_stride] route_scratch */
@@ -61,10 +64,26 @@ typedef struct work {
     float *row_weight;     /* [rows] weight of each grouped row */
     int32_t *row_self;     /* [rows, or tile * heads] 0, 1, 2, ... */
     int32_t *first_row;    /* [most experts + 1] rows of expert e: first_row[e] .. first_row[e + 1] - 1 */
-    int32_t *touched;      /* [most experts] experts with rows, ascending */
+    int32_t *touched;      /* [most experts] experts with rows that are this chip's to compute, ascending */
     int n_touched;
-    unsigned char *data;   /* all of the above */
-    size_t bytes;
+    int32_t *row_owner;    /* [rows] whole experts: the chip that computes it */
+    int32_t *own_rows;     /* [rows] whole experts: rows of the touched experts */
+    int n_own_rows;
+    int64_t *load;         /* [members] whole experts: bytes that each chip reads for the tokens at hand */
+    int32_t *token_owner;  /* [chunk] the chip that holds the token's embedding row */
+    int32_t *merge_cut;    /* [members + 1] */
+    /* exchanged */
+    float *att;            /* [tile][seen] what the heads saw */
+    float *all_q, *all_k;  /* [tile][q], [tile][kv]: before a norm that spans all heads */
+    float *all_low, *all_kv; /* [tile][q_a], [tile][kv]: latent: the queries' low-rank form and the vector to cache, before their norms */
+    float *gate;           /* [rows][padded(width)] gate, then the gated product */
+    float *shared_gate;    /* [tile][padded(shared_width)] the same of the shared expert */
+    float *results;        /* [rows][hidden] whole experts: their outputs */
+    float *logits;         /* [2][head_rows][vocab] by turns: the first chip reads one while the others may be at the next */
+    int logits_turn;
+    float *merge;          /* [slots][members][CL_HEAD_NUMBERS] */
+    unsigned char *data;   /* all of the above but what is exchanged */
+    size_t bytes, exchange_bytes;
 } work;
 
 /* --- the team --- */
@@ -84,6 +103,23 @@ typedef struct team {
 } team;
 
 void team_wait(const team *t);
+/* One turn of a loop that waits: spins the first times, then lets others run. */
+static inline void team_pause(int turn, int spins)
+{
+    if (turn >= spins) sched_yield();
+#if defined(__x86_64__)
+    else __builtin_ia32_pause();
+#endif
+}
+
+/* This chip's part of one layer, and the columns that each member of the stage makes: [members + 1] each. */
+typedef struct layer_share {
+    cl_heads heads;
+    cl_attention attn;      /* with the kv heads that are cached here */
+    int32_t *att, *q, *k, *q_a, *kv_a, *mid, *shared;
+    int32_t *local;         /* whole experts: [experts] place of an expert in the slice, -1: not here; else NULL */
+    const cl_expert_map *map; /* whole experts, else NULL */
+} layer_share;
 
 struct cl_chip {
     cl_spec spec;
@@ -95,8 +131,14 @@ struct cl_chip {
     kv_cache kv;
     work work;
     barrier barrier;
+    cl_group group;            /* a stage of one chip: one whose gather is never called */
+    layer_share *shares;       /* [stage.n_layers] */
+    int32_t *cut_hidden, *cut_vocab; /* [members + 1] */
+    int32_t *cuts;             /* memory of all cuts and local indices */
     uint64_t weight_bytes, kv_bytes; /* read since creation */
 };
+
+static inline const layer_share *share_of(const cl_chip *c, int layer) { return &c->shares[layer - c->stage.first_layer]; }
 
 /* This thread's share of n equal things: *a .. *b - 1. */
 static inline void team_share(const team *t, int64_t n, int64_t *a, int64_t *b)
@@ -107,7 +149,8 @@ static inline void team_share(const team *t, int64_t n, int64_t *a, int64_t *b)
 
 /* --- phases shared by attention, feed-forward and head (phases.c) --- */
 
-/* y = W x (+ bias), then to += y where `to` is given. Rows are shared among the threads by panels. */
+/* y = W x (+ bias), then to += y where `to` is given, for the rows that are here; y and to begin at the first of them. Rows are shared
+ * among the threads by panels. */
 typedef struct product {
     const cl_matrix *w;
     const float *bias; /* or NULL */
@@ -116,6 +159,13 @@ typedef struct product {
     float *to;         /* or NULL */
     size_t to_stride;
 } product;
+
+/* The product of this tensor's rows into their columns of y [tokens][y_stride]; bias: of the same rows, or of all if whole. */
+static inline product product_of(const cl_chip *c, cl_role role, int layer, const float *bias, bool whole, float *y, size_t y_stride)
+{
+    const slice_tensor *st = slice_get(&c->slice, role, layer);
+    return (product){&st->m, bias && whole ? bias + st->row0 : bias, y + st->row0, y_stride, NULL, 0};
+}
 
 /* The input of products with the n matrices w: which derived forms they need is in their formats. */
 cl_acts phase_acts(const cl_chip *c, const float *x, size_t stride, int tokens, int64_t cols, const cl_matrix *const *w, int n);
@@ -131,15 +181,29 @@ void attend_layer(cl_chip *c, const team *t, cl_event *e, int layer, int first, 
 void ffn_layer(cl_chip *c, const team *t, cl_event *e, int layer, int n, float *x);
 /* cos and sin of this thread's share of the n tokens of the step. */
 void attend_angles(cl_chip *c, const team *t, int n);
+/* The second product of either half: w [hidden rows here] times acts, plus bias, into work.out and onto x; then x is complete on all chips. */
+void finish_half(cl_chip *c, const team *t, cl_event *e, cl_role role, cl_role bias, int layer, const cl_acts *acts, float *x);
 /* Rotates one head of token tok of the micro-batch, if this attention rotates at all. */
 void attend_rotate(const cl_chip *c, const cl_attention *a, int tok, float *x);
 /* Multiplies n numbers of queries of token tok by its temperature, if this attention has one. */
 void attend_temper(const cl_chip *c, const cl_attention *a, int tok, float *q, int n);
 /* Latent attention: from x to work.lookup and the cache; from there to work.found; and on to work.att. Weight bytes read. Only the
- * second does not end with a barrier. */
-uint64_t latent_in(cl_chip *c, const team *t, int layer, int first, int n, const float *x);
+ * first ends with a barrier. */
+uint64_t latent_in(cl_chip *c, const team *t, cl_event *e, int layer, int first, int n, const float *x);
 void latent_look(cl_chip *c, const team *t, int layer, int first, int n);
 uint64_t latent_out(cl_chip *c, const team *t, int layer, int n);
+
+/* --- the other chips of the stage (exchange.c) --- */
+
+cl_code exchange_create(cl_chip *c, cl_err *err); /* shares and cuts */
+void exchange_free(cl_chip *c);
+/* Ends a phase, as team_wait does, on all chips of the stage: then the regions are complete here. Counted in *e. */
+void team_gather(cl_chip *c, const team *t, cl_event *e, const cl_region *regions, int n);
+/* n rows of columns that each chip has its own of. */
+static inline cl_region columns(float *data, int rows, size_t stride, const int32_t *cut)
+{
+    return (cl_region){.data = data, .rows = rows, .stride = stride, .cut = cut, .to = -1};
+}
 
 /* --- events: thread 0 only; with recording off a branch each --- */
 static inline cl_mark mark(const cl_chip *c, const team *t, cl_trace_level level)
@@ -153,6 +217,7 @@ static inline cl_mark record(const cl_chip *c, cl_mark m, const cl_event *e, cl_
     if (!m.on) return m;
     cl_event out = *e;
     out.kind = kind;
+    if (cl_event_level(kind) == CL_TRACE_KERNEL) out.msg_bytes = 0, out.gathers = 0; /* they are the layer's, and have events of their own */
     out.weight_bytes = weight_bytes;
     out.kv_bytes = kv_bytes;
     out.experts = experts;

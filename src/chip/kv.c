@@ -13,13 +13,14 @@ static int64_t blocks_needed(const cl_attention *a, const cl_limits *limits)
     return touched < all ? touched : all;
 }
 
-cl_code kv_create(kv_cache *kv, const cl_layer *layers, int n, cl_kv_format format, const cl_limits *limits, cl_err *err)
+cl_code kv_create(kv_cache *kv, const cl_attention *const *attn, int n, cl_kv_format format, const cl_limits *limits, cl_err *err)
 {
     *kv = (kv_cache){.format = format};
     if (!(kv->layers = cl_calloc((size_t)n, sizeof *kv->layers, "the table of caches", err))) return err->code;
     for (int i = 0; i < n; i++) {
         kv_layer *l = &kv->layers[i];
-        l->attn = &layers[i].attn;
+        l->attn = attn[i];
+        if (!l->attn->kv_heads) continue;
         uint64_t bytes = cl_kv_layer_bytes(l->attn, format, limits->context, limits->chunk), all;
         if (bytes == UINT64_MAX || __builtin_mul_overflow(bytes, (uint64_t)limits->slots, &all) ||
             __builtin_add_overflow(kv->bytes, all, &kv->bytes)) {
@@ -40,6 +41,7 @@ cl_code kv_create(kv_cache *kv, const cl_layer *layers, int n, cl_kv_format form
     unsigned char *at = kv->data;
     for (int i = 0; i < n; i++) {
         kv->layers[i].data = at;
+        if (!attn[i]->kv_heads) continue;
         at += (size_t)limits->slots * (size_t)cl_attention_cached(kv->layers[i].attn) * kv->layers[i].ring;
     }
     return CL_OK;

@@ -23,11 +23,12 @@ typedef struct kv_cache {
     size_t bytes;
 } kv_cache;
 
-/* layers: the stage's own, n of them; they must outlive the cache. On failure nothing is left to free. err is not NULL. */
-cl_code kv_create(kv_cache *kv, const cl_layer *layers, int n, cl_kv_format format, const cl_limits *limits, cl_err *err);
+/* attn: of the stage's layers, n of them, with the kv heads that are cached here (0: nothing, latent ones too); what they point to must
+ * outlive the cache. On failure nothing is left to free. err is not NULL. */
+cl_code kv_create(kv_cache *kv, const cl_attention *const *attn, int n, cl_kv_format format, const cl_limits *limits, cl_err *err);
 void kv_free(kv_cache *kv);
 
-/* layer counts from the stage's first. */
+/* layer counts from the stage's first, head from the first kv head that is here. */
 cl_kv_head kv_head(const kv_cache *kv, int layer, int slot, int head);
 
 #endif

@@ -1,5 +1,4 @@
 /* phases.c: the pieces of work that attention, feed-forward and head have in common. */
-#include <sched.h>
 #include <stdatomic.h>
 #include <string.h>
 
@@ -16,12 +15,7 @@ void team_wait(const team *t)
         atomic_store_explicit(&b->phase, phase + 1, memory_order_release);
         return;
     }
-    for (int i = 0; atomic_load_explicit(&b->phase, memory_order_acquire) == phase; i++) {
-        if (i >= SPINS) sched_yield();
-#if defined(__x86_64__)
-        else __builtin_ia32_pause();
-#endif
-    }
+    for (int i = 0; atomic_load_explicit(&b->phase, memory_order_acquire) == phase; i++) team_pause(i, SPINS);
 }
 
 cl_acts phase_acts(const cl_chip *c, const float *x, size_t stride, int tokens, int64_t cols, const cl_matrix *const *w, int n)
@@ -80,4 +74,15 @@ void phase_products(const cl_chip *c, const team *t, const product *p, int n, co
             if (p[i].to) c->k->add(p[i].to + (size_t)tok * p[i].to_stride + r0, y, rows);
         }
     }
+}
+
+void finish_half(cl_chip *c, const team *t, cl_event *e, cl_role role, cl_role bias, int layer, const cl_acts *acts, float *x)
+{
+    const work *w = &c->work;
+    product out = product_of(c, role, layer, slice_get(&c->slice, bias, layer)->vec, false, w->out, w->hidden);
+    out.to = x + slice_get(&c->slice, role, layer)->row0;
+    out.to_stride = (size_t)c->spec.hidden;
+    phase_products(c, t, &out, 1, acts);
+    cl_region whole = columns(x, acts->n, (size_t)c->spec.hidden, c->cut_hidden);
+    team_gather(c, t, e, &whole, 1);
 }

@@ -46,18 +46,20 @@ void cl_sampler_free(cl_sampler *s)
     free(s);
 }
 
-/* Each of the last ids counts once, however often it came. */
-static void penalise(cl_sampler *s, int allowed, float penalty, const int32_t *recent, int n)
+/* Takes the logits of ids first .. first + n - 1 over: NaN is the worst; each of the last ids is penalised once, however often it came. */
+static void take_logits(cl_sampler *s, const float *logits, int first, int count, float penalty, const int32_t *recent, int n)
 {
+    for (int i = 0; i < count; i++) s->logits[i] = isnan(logits[i]) ? -INFINITY : logits[i];
+    if (penalty == 1) return;
     if (n > CL_REPEAT_WINDOW) {
         recent += n - CL_REPEAT_WINDOW;
         n = CL_REPEAT_WINDOW;
     }
     for (int i = 0; i < n; i++) {
-        bool again = recent[i] < 0 || recent[i] >= allowed;
+        bool again = recent[i] < first || recent[i] >= first + count;
         for (int j = 0; j < i && !again; j++) again = recent[j] == recent[i];
         if (again) continue;
-        float *l = &s->logits[recent[i]];
+        float *l = &s->logits[recent[i] - first];
         *l = *l > 0 ? *l / penalty : *l * penalty;
     }
 }
@@ -104,10 +106,15 @@ static int32_t pop(const cl_sampler *s, int *n)
 }
 
 /* e^((logit - max) / T); a weight that float32 cannot hold is none. */
+static double weight(float logit, double max, double temperature)
+{
+    double x = ((double)logit - max) / temperature;
+    return x < -87 ? 0 : (double)cl_exp((float)x);
+}
+
 static double weight_of(const cl_sampler *s, int32_t id, double max, double temperature)
 {
-    double x = ((double)s->logits[id] - max) / temperature;
-    return x < -87 ? 0 : (double)cl_exp((float)x);
+    return weight(s->logits[id], max, temperature);
 }
 
 /* The first of n candidates whose running sum exceeds u of the whole; candidates without weight are never it. */
@@ -149,8 +156,7 @@ int32_t cl_sample(cl_sampler *s, const float *logits, int allowed, const cl_samp
                   int64_t position)
 {
     if (allowed < 1 || allowed > s->vocab) CL_BUG("%d ids allowed of %d", allowed, s->vocab);
-    for (int i = 0; i < allowed; i++) s->logits[i] = isnan(logits[i]) ? -INFINITY : logits[i];
-    if (opt->repeat_penalty != 1) penalise(s, allowed, opt->repeat_penalty, recent, n_recent);
+    take_logits(s, logits, 0, allowed, opt->repeat_penalty, recent, n_recent);
     int32_t best = best_of(s->logits, allowed);
     double max = s->logits[best];
     if (!(opt->temperature > 0) || !isfinite(max)) return best;
@@ -158,4 +164,51 @@ int32_t cl_sample(cl_sampler *s, const float *logits, int allowed, const cl_samp
     double u = uniform(opt->seed, position);
     if (top_k == allowed && !(opt->top_p < 1) && !(opt->min_p > 0)) return draw_any(s, allowed, max, opt->temperature, u);
     return draw_best(s, allowed, opt, max, top_k, u);
+}
+
+/* --- parts of a vocabulary --- */
+
+int cl_sample_candidates_needed(const cl_sampling *opt, int allowed)
+{
+    if (!(opt->temperature > 0)) return 1;
+    return opt->top_k > 0 && opt->top_k < allowed && opt->top_k <= CL_CANDIDATES ? opt->top_k : 0;
+}
+
+void cl_sample_candidates(cl_sampler *s, const float *logits, int first, int n, int allowed, const cl_sampling *opt,
+                          const int32_t *recent, int n_recent, int k, cl_candidate *out)
+{
+    if (first < 0 || n < 0 || first > s->vocab - n) CL_BUG("ids %d + %d of %d", first, n, s->vocab);
+    if (n > allowed - first) n = allowed > first ? allowed - first : 0;
+    take_logits(s, logits, first, n, opt->repeat_penalty, recent, n_recent);
+    for (int32_t i = 0; i < n; i++) s->ids[i] = i;
+    for (int i = n / 2; i-- > 0 && k > 1;) sink(s, s->ids, n, i);
+    for (int i = 0, left = n; i < k; i++) {
+        int32_t id = !left ? -1 : k > 1 ? pop(s, &left) : best_of(s->logits, n);
+        out[i] = id < 0 ? (cl_candidate){-1, -INFINITY} : (cl_candidate){id + first, s->logits[id]};
+    }
+}
+
+static int by_rank(const void *a, const void *b)
+{
+    const cl_candidate *x = a, *y = b;
+    if ((x->id < 0) != (y->id < 0)) return x->id < 0 ? 1 : -1;
+    return x->logit != y->logit ? (x->logit < y->logit) - (x->logit > y->logit) : (x->id > y->id) - (x->id < y->id);
+}
+
+int32_t cl_sample_merged(cl_sampler *s, cl_candidate *c, int n, const cl_sampling *opt, int64_t position)
+{
+    qsort(c, (size_t)n, sizeof *c, by_rank);
+    while (n && c[n - 1].id < 0) n--;
+    if (!n) CL_BUG("no candidates");
+    double max = c[0].logit, total = 0, sum = 0;
+    if (!(opt->temperature > 0) || !isfinite(max)) return c[0].id;
+    int kept = 0, top_k = opt->top_k < n ? opt->top_k : n;
+    for (int i = 0; i < top_k; i++) total += weight(c[i].logit, max, opt->temperature);
+    while (kept < top_k) { /* as in draw_best */
+        double w = weight(c[kept].logit, max, opt->temperature);
+        if (kept && w < opt->min_p) break;
+        s->sum[kept++] = sum += w;
+        if (opt->top_p < 1 && sum >= opt->top_p * total) break;
+    }
+    return c[pick(s->sum, kept, uniform(opt->seed, position))].id;
 }

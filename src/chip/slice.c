@@ -25,26 +25,38 @@ static int64_t piece_rows(size_t row_bytes)
     return rows < CL_PANEL ? CL_PANEL : rows;
 }
 
+/* How many parts from parts[0] on are of the same tensor, and their experts together. */
+static int same_tensor(const cl_part *parts, int n, int64_t *experts)
+{
+    int i = 0;
+    for (*experts = 0; i < n && parts[i].tensor == parts[0].tensor; i++) {
+        if (parts[i].row0 != parts[0].row0 || parts[i].rows != parts[0].rows) CL_BUG("tensor %d: parts of other rows", parts[0].tensor);
+        *experts += parts[i].experts;
+    }
+    return i;
+}
+
 /* Fills shape and size of one tensor and adds its bytes, rounded up to a cache line, to *total. */
-static cl_code measure(slice_tensor *st, const cl_tensor *t, const cl_part *p, const cl_kernels *k, size_t *total, cl_err *err)
+static cl_code measure(slice_tensor *st, const cl_tensor *t, const cl_part *p, int64_t experts, const cl_kernels *k, size_t *total,
+                       cl_err *err)
 {
     st->at = *total;
     st->row0 = p->row0;
-    st->expert0 = p->expert0;
-    st->m = (cl_matrix){.format = t->format, .experts = p->experts, .rows = p->rows, .cols = t->cols};
+    st->m = (cl_matrix){.format = t->format, .experts = experts, .rows = p->rows, .cols = t->cols};
     size_t bytes;
     bool ok;
     if (cl_role_is_vector(t->role)) {
         if (t->format != CL_F32) return cl_fail(err, CL_E_INPUT, "tensor %s: it must be f32 (convert the model again)", t->name);
         ok = !__builtin_mul_overflow((size_t)p->rows, sizeof(float), &bytes) &&
-             !__builtin_mul_overflow(bytes, (size_t)p->experts, &bytes);
+             !__builtin_mul_overflow(bytes, (size_t)experts, &bytes);
     } else {
-        if (cl_format_tile_rows(t->format) > 1 && p->row0 % CL_PANEL)
+        int64_t tile = cl_format_tile_rows(t->format), last = p->row0 + p->rows - 1;
+        if (tile > 1 && p->row0 % CL_PANEL && p->row0 / tile != last / tile)
             CL_BUG("tensor %s: a panel from row %lld would mix scales", t->name, (long long)p->row0);
         st->m.panels = (p->rows + CL_PANEL - 1) / CL_PANEL;
         st->m.panel_bytes = k->panel_bytes(t->format, t->cols);
         ok = !__builtin_mul_overflow((size_t)st->m.panels, st->m.panel_bytes, &bytes) &&
-             !__builtin_mul_overflow(bytes, (size_t)p->experts, &bytes);
+             !__builtin_mul_overflow(bytes, (size_t)experts, &bytes);
     }
     ok = ok && !__builtin_add_overflow(bytes, ALIGN - 1, &bytes);
     bytes -= bytes % ALIGN;
@@ -57,17 +69,19 @@ static cl_code measure(slice_tensor *st, const cl_tensor *t, const cl_part *p, c
 static cl_code lay_out(slice *s, loader *l, const cl_part *parts, int n_parts, uint64_t *file_bytes, cl_err *err)
 {
     const cl_model *model = cl_model_file_model(l->file);
-    for (int i = 0; i < n_parts; i++) {
+    for (int i = 0, run; i < n_parts; i += run) {
         const cl_part *p = &parts[i];
         const cl_tensor *t = &model->tensors[p->tensor];
+        int64_t experts;
+        run = same_tensor(p, n_parts - i, &experts);
         if (t->layer >= 0 && (t->layer < s->first_layer || t->layer >= s->first_layer + s->n_layers))
             CL_BUG("tensor %s does not belong to this stage", t->name);
         slice_tensor *st = slice_get(s, t->role, t->layer);
         if (st->m.cols) CL_BUG("tensor %s is in the slice twice", t->name);
-        cl_code code = measure(st, t, p, l->k, &s->bytes, err);
+        cl_code code = measure(st, t, p, experts, l->k, &s->bytes, err);
         if (code) return code;
         size_t row_bytes = cl_row_bytes(t->format, t->cols);
-        *file_bytes += (uint64_t)p->experts * (uint64_t)p->rows * row_bytes;
+        *file_bytes += (uint64_t)experts * (uint64_t)p->rows * row_bytes;
         size_t want = cl_role_is_vector(t->role) ? 0 : (size_t)piece_rows(row_bytes) * row_bytes;
         if (want > l->staging_bytes) l->staging_bytes = want;
     }
@@ -90,13 +104,14 @@ static void pack(const loader *l, const cl_matrix *m, int64_t n, size_t row_byte
     }
 }
 
-static cl_code read_matrix(loader *l, slice_tensor *st, const cl_part *p, cl_err *err)
+/* done: experts of this tensor that earlier parts have brought. */
+static cl_code read_matrix(loader *l, slice_tensor *st, const cl_part *p, int64_t done, cl_err *err)
 {
     const cl_matrix *m = &st->m;
     size_t row_bytes = cl_row_bytes(m->format, m->cols);
     int64_t step = piece_rows(row_bytes);
     for (int64_t e = 0; e < p->experts; e++) {
-        unsigned char *out = m->data + (size_t)e * slice_expert_bytes(m);
+        unsigned char *out = m->data + (size_t)(done + e) * slice_expert_bytes(m);
         for (int64_t r = 0; r < p->rows; r += step) {
             int64_t n = p->rows - r < step ? p->rows - r : step;
             cl_code code = cl_model_file_read(l->file, p->tensor, p->expert0 + e, p->row0 + r, n, l->staging, err);
@@ -110,10 +125,10 @@ static cl_code read_matrix(loader *l, slice_tensor *st, const cl_part *p, cl_err
     return CL_OK;
 }
 
-static cl_code read_vector(loader *l, slice_tensor *st, const cl_part *p, cl_err *err)
+static cl_code read_vector(loader *l, slice_tensor *st, const cl_part *p, int64_t done, cl_err *err)
 {
     for (int64_t e = 0; e < p->experts; e++) {
-        float *vec = st->vec + e * p->rows;
+        float *vec = st->vec + (done + e) * p->rows;
         cl_code code = cl_model_file_read(l->file, p->tensor, p->expert0 + e, p->row0, p->rows, vec, err);
         if (code) return code;
         XXH3_64bits_update(l->hash, vec, (size_t)p->rows * sizeof(float));
@@ -125,14 +140,16 @@ static cl_code read_vector(loader *l, slice_tensor *st, const cl_part *p, cl_err
 static cl_code read_parts(slice *s, loader *l, const cl_part *parts, int n_parts, cl_err *err)
 {
     const cl_model *model = cl_model_file_model(l->file);
+    int64_t done = 0;
     for (int i = 0; i < n_parts; i++) {
         const cl_tensor *t = &model->tensors[parts[i].tensor];
         slice_tensor *st = slice_get(s, t->role, t->layer);
         bool vector = cl_role_is_vector(t->role);
         if (vector) st->vec = (float *)(s->data + st->at);
         else st->m.data = s->data + st->at;
+        done = i && parts[i - 1].tensor == parts[i].tensor ? done + parts[i - 1].experts : 0;
         XXH3_64bits_reset(l->hash);
-        cl_code code = vector ? read_vector(l, st, &parts[i], err) : read_matrix(l, st, &parts[i], err);
+        cl_code code = vector ? read_vector(l, st, &parts[i], done, err) : read_matrix(l, st, &parts[i], done, err);
         if (code) return code;
         if (is_whole(&parts[i], t) && XXH3_64bits_digest(l->hash) != t->xxh3)
             return cl_fail(err, CL_E_INPUT, "the model file: tensor %s: its checksum is wrong (it is damaged: copy or convert it again)",

@@ -8,9 +8,9 @@
 #include "chipline/kernels.h"
 #include "chipline/model_file.h"
 
-/* What is here of one tensor: rows row0 .. row0 + m.rows - 1 of experts expert0 .. expert0 + m.experts - 1. */
+/* What is here of one tensor: rows row0 .. row0 + m.rows - 1 of m.experts experts (or heads), in ascending order. All zeros: nothing. */
 typedef struct slice_tensor {
-    int64_t row0, expert0;
+    int64_t row0;
     size_t at;    /* offset in the slice's block */
     cl_matrix m;  /* m.data is NULL when nothing is here, or for a vector */
     float *vec;   /* m.experts x m.rows numbers; NULL for a matrix */

@@ -19,15 +19,24 @@ static void check(const cl_chip *c, const cl_microbatch *mb)
         if (mb->ids[i] < 0 || mb->ids[i] >= c->spec.vocab) CL_BUG("id %d of %d", mb->ids[i], c->spec.vocab);
 }
 
-static void embed(const cl_chip *c, const team *t, const cl_microbatch *mb, float *x)
+/* Each token's row comes from the chip that holds it. */
+static void embed(cl_chip *c, const team *t, cl_event *e, const cl_microbatch *mb, float *x)
 {
-    const cl_matrix *m = &slice_get(&c->slice, CL_T_EMBED, -1)->m;
+    const slice_tensor *table = slice_get(&c->slice, CL_T_EMBED, -1);
+    const cl_matrix *m = &table->m;
+    const int64_t hidden = c->spec.hidden;
     int64_t a, b;
     team_share(t, mb->n_tokens, &a, &b);
     for (int64_t i = a; i < b; i++) {
-        const unsigned char *panel = m->data + (size_t)(mb->ids[i] / CL_PANEL) * m->panel_bytes;
-        c->k->unpack(m->format, m->cols, panel, mb->ids[i] % CL_PANEL, x + i * m->cols);
+        int owner = 0;
+        while (mb->ids[i] >= c->cut_vocab[owner + 1]) owner++;
+        c->work.token_owner[i] = owner;
+        if (owner != c->group.member) continue;
+        int64_t row = mb->ids[i] - table->row0;
+        c->k->unpack(m->format, hidden, m->data + (size_t)(row / CL_PANEL) * m->panel_bytes, (int)(row % CL_PANEL), x + i * hidden);
     }
+    cl_region all = {.data = x, .rows = mb->n_tokens, .stride = (size_t)hidden, .owner = c->work.token_owner, .width = (int)hidden, .to = -1};
+    team_gather(c, t, e, &all, 1);
 }
 
 /* m: the moment at which the first layer begins. A layer's event includes the poll at its end. */
@@ -66,13 +75,15 @@ void cl_chip_step(cl_chip *c, const cl_microbatch *mb, float *x)
         cl_event e = {.microbatch = mb->id, .layer = -1, .tokens = mb->n_tokens, .parts = mb->n_parts, .peer = -1, .waits_for = -1};
         cl_mark m = mark(c, &t, CL_TRACE_LAYER);
         attend_angles(c, &t, mb->n_tokens);
-        if (c->stage.embed) embed(c, &t, mb, x);
-        team_wait(&t);
+        if (c->stage.embed) embed(c, &t, &e, mb, x);
+        else team_wait(&t);
         if (c->stage.embed) {
             const cl_matrix *table = &slice_get(&c->slice, CL_T_EMBED, -1)->m;
-            uint64_t row = cl_row_bytes(table->format, table->cols);
-            if (!t.id) c->weight_bytes += (uint64_t)mb->n_tokens * row;
-            m = record(c, m, &e, CL_EV_EMBED, (uint64_t)mb->n_tokens * row, 0, 0);
+            uint64_t rows = 0;
+            for (int i = 0; !t.id && i < mb->n_tokens; i++) rows += c->work.token_owner[i] == c->group.member;
+            uint64_t bytes = rows ? rows * cl_row_bytes(table->format, table->cols) : 0;
+            if (!t.id) c->weight_bytes += bytes;
+            m = record(c, m, &e, CL_EV_EMBED, bytes, 0, 0);
         }
         layers(c, &t, mb, x, m);
     }
@@ -86,16 +97,22 @@ typedef struct head_group {
     int part[HEAD_ROWS], token[HEAD_ROWS];
 } head_group;
 
-/* Final norm and output of a group's rows, then fn for each; the group is empty again. */
-static void finish_group(cl_chip *c, const cl_microbatch *mb, head_group *g, cl_logits_fn fn, void *ctx)
+/* Final norm and output of a group's rows, then the reader's row for each; the group is empty again. */
+static void finish_group(cl_chip *c, const cl_microbatch *mb, head_group *g, const cl_head_reader *reader)
 {
-    const work *w = &c->work;
+    work *w = &c->work;
     const float *norm = slice_get(&c->slice, CL_T_FINAL_NORM, -1)->vec;
-    const cl_matrix *head = &slice_get(&c->slice, c->spec.tied ? CL_T_EMBED : CL_T_HEAD, -1)->m;
+    const cl_role role = c->spec.tied ? CL_T_EMBED : CL_T_HEAD;
+    const cl_matrix *head = &slice_get(&c->slice, role, -1)->m;
+    const int member = c->group.member, first = reader->whole_rows ? 0 : c->cut_vocab[member];
+    const int end = reader->whole_rows ? c->spec.vocab : c->cut_vocab[member + 1];
+    float *logits = w->logits + (size_t)w->logits_turn * (size_t)w->head_rows * w->vocab;
+    w->logits_turn = !w->logits_turn;
 #pragma omp parallel num_threads(c->opt.threads)
     {
         team t = {omp_get_thread_num(), omp_get_num_threads(), &c->barrier};
         int64_t a, b;
+        cl_event e = {.microbatch = mb->id, .layer = -1, .tokens = g->n, .parts = mb->n_parts, .peer = -1, .waits_for = -1};
         cl_mark m = mark(c, &t, CL_TRACE_LAYER);
         cl_acts in = phase_acts(c, w->norm, w->hidden, g->n, c->spec.hidden, &head, 1);
         team_share(&t, g->n, &a, &b);
@@ -103,29 +120,60 @@ static void finish_group(cl_chip *c, const cl_microbatch *mb, head_group *g, cl_
             c->k->rmsnorm(g->x[i], norm, c->spec.hidden, (float)c->spec.norm_eps, w->norm + (size_t)i * w->hidden);
         phase_prepare(c, &t, &in, w->norm);
         team_wait(&t);
-        phase_products(c, &t, &(product){head, NULL, w->logits, w->vocab, NULL, 0}, 1, &in);
-        team_wait(&t);
-        cl_event e = {.microbatch = mb->id, .layer = -1, .tokens = g->n, .parts = mb->n_parts, .peer = -1, .waits_for = -1};
+        product out = product_of(c, role, -1, NULL, false, logits, w->vocab);
+        phase_products(c, &t, &out, 1, &in);
+        cl_region all = columns(logits, g->n, w->vocab, c->cut_vocab);
+        all.to = 0;
+        if (reader->whole_rows) team_gather(c, &t, &e, &all, 1);
+        else team_wait(&t);
         record(c, m, &e, CL_EV_HEAD, slice_expert_bytes(head), 0, 0);
     }
     c->weight_bytes += slice_expert_bytes(head);
-    for (int i = 0; i < g->n; i++) fn(ctx, g->part[i], g->token[i], w->logits + (size_t)i * w->vocab);
+    for (int i = 0; i < g->n; i++) {
+        const int part = g->part[i];
+        float *numbers = w->merge + ((size_t)part * (size_t)c->group.members + (size_t)member) * (size_t)reader->numbers;
+        const float *row = logits + (size_t)i * w->vocab + first;
+        if (!reader->whole_rows) reader->row(reader->ctx, part, g->token[i], row, first, end - first, numbers);
+        else if (member == 0) reader->row(reader->ctx, part, g->token[i], row, 0, end, NULL);
+    }
     g->n = 0;
 }
 
-void cl_chip_head(cl_chip *c, const cl_microbatch *mb, const float *x, cl_logits_fn fn, void *ctx)
+/* What the chips passed on for each part goes to the first of them. */
+static void merge(cl_chip *c, const cl_microbatch *mb, const cl_head_reader *reader)
+{
+    const work *w = &c->work;
+    const int members = c->group.members;
+    const size_t stride = (size_t)members * (size_t)reader->numbers;
+    cl_event e = {.microbatch = mb->id, .layer = -1, .tokens = mb->n_tokens, .parts = mb->n_parts, .peer = -1, .waits_for = -1};
+    const team alone = {0, 1, &c->barrier};
+    cl_mark m = mark(c, &alone, CL_TRACE_STAGE);
+    for (int i = 0; i <= members; i++) w->merge_cut[i] = i * reader->numbers;
+    cl_region all = columns(w->merge, mb->n_parts, stride, w->merge_cut);
+    all.to = 0;
+    team_gather(c, &alone, &e, &all, 1);
+    for (int p = 0; c->group.member == 0 && p < mb->n_parts; p++)
+        if (mb->parts[p].flags & CL_PART_SAMPLE) reader->merged(reader->ctx, p, w->merge + (size_t)p * stride);
+    record(c, m, &e, CL_EV_SAMPLE, 0, 0, 0);
+}
+
+void cl_chip_head(cl_chip *c, const cl_microbatch *mb, const float *x, const cl_head_reader *reader)
 {
     head_group g = {.n = 0};
+    bool samples = false;
+    if (reader->numbers < 0 || reader->numbers > CL_HEAD_NUMBERS) CL_BUG("%d numbers for a candidate list", reader->numbers);
     for (int p = 0; p < mb->n_parts; p++) {
         const cl_seq_part *s = &mb->parts[p];
         int from = s->flags & CL_PART_ROWS ? 0 : s->flags & CL_PART_SAMPLE ? s->n_tokens - 1 : s->n_tokens;
+        samples |= s->flags & CL_PART_SAMPLE;
         for (int i = from; i < s->n_tokens; i++) {
             g.x[g.n] = x + (size_t)i * (size_t)c->spec.hidden;
             g.part[g.n] = p;
             g.token[g.n] = i;
-            if (++g.n == c->work.head_rows) finish_group(c, mb, &g, fn, ctx);
+            if (++g.n == c->work.head_rows) finish_group(c, mb, &g, reader);
         }
         x += (size_t)s->n_tokens * (size_t)c->spec.hidden;
     }
-    if (g.n) finish_group(c, mb, &g, fn, ctx);
+    if (g.n) finish_group(c, mb, &g, reader);
+    if (samples && !reader->whole_rows) merge(c, mb, reader);
 }

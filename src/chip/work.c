@@ -10,7 +10,8 @@ enum {
 /* The most that a layer of this stage needs, per token unless said otherwise. */
 typedef struct widths {
     size_t rows, gate, down, shared;              /* rows of the feed-forward half; floats */
-    size_t heads, plain, lookup, found;           /* rows of latent attention; floats */
+    size_t heads, plain, lookup, found;           /* own rows of latent attention; floats */
+    size_t all_q, all_k, all_kv, all_low;         /* what is exchanged before its norm; floats */
     size_t x8;                                    /* numbers in 8-bit form that live at once, the shared expert's apart */
     size_t experts, top_k, rope;                  /* not per token */
 } widths;
@@ -30,6 +31,7 @@ static void grow(size_t *to, size_t n)
     *to = max_size(*to, n);
 }
 
+/* Sizes are those of the whole layer, not of this chip's part: they must be the same for all chips of the stage. */
 static void measure_attention(const cl_attention *a, work *w, widths *m)
 {
     size_t heads = (size_t)a->heads;
@@ -37,13 +39,19 @@ static void measure_attention(const cl_attention *a, work *w, widths *m)
     grow(&w->seen, padded((int64_t)a->heads * cl_attention_v_dim(a)));
     grow(&m->x8, w->seen);
     if (a->kind == CL_ATTN_GROUPED) {
-        grow(&w->kv, padded((int64_t)a->kv_heads * a->head_dim));
+        size_t kv = padded((int64_t)a->kv_heads * a->head_dim);
+        bool full = a->qk_norm == CL_QK_NORM_FULL;
+        grow(&w->kv, kv);
+        grow(&m->all_q, full ? padded((int64_t)a->heads * a->head_dim) : 0);
+        grow(&m->all_k, full ? kv : 0);
         return;
     }
     size_t plain = heads * padded(a->head_dim - a->rope_dim), found = heads * padded(a->kv_rank);
     size_t cached = padded(cl_attention_cached_dim(a));
     grow(&w->kv, cached);
     grow(&w->q_a, padded(a->q_rank));
+    grow(&m->all_low, w->q_a);
+    grow(&m->all_kv, cached);
     grow(&m->heads, heads);
     grow(&m->plain, plain);
     grow(&m->lookup, heads * cached);
@@ -65,21 +73,21 @@ static void measure_ffn(const cl_ffn *f, work *w, widths *m)
     grow(&m->experts, (size_t)f->experts);
 }
 
-/* Strides and counts of the widest of this stage's layers. */
-static widths measure(const cl_chip *c, work *w)
+/* Strides and counts of the widest of the stage's layers. */
+static widths measure(const cl_spec *spec, const cl_stage *stage, work *w)
 {
     widths m = {.rows = 1};
-    w->hidden = padded(c->spec.hidden);
+    w->hidden = padded(spec->hidden);
     m.x8 = w->hidden;
-    for (int i = 0; i < c->stage.n_layers; i++) {
-        const cl_layer *l = &c->spec.layers[c->stage.first_layer + i];
+    for (int i = 0; i < stage->n_layers; i++) {
+        const cl_layer *l = &spec->layers[stage->first_layer + i];
         measure_attention(&l->attn, w, &m);
         measure_ffn(&l->ffn, w, &m);
     }
-    for (int i = 0; i < c->spec.n_ropes; i++) grow(&m.rope, (size_t)c->spec.ropes[i].dims);
+    for (int i = 0; i < spec->n_ropes; i++) grow(&m.rope, (size_t)spec->ropes[i].dims);
     w->rope_stride = round_up(m.rope, 16);
     w->router_stride = round_up(m.experts, 16);
-    w->vocab = c->stage.head ? round_up((size_t)c->spec.vocab, 16) : 0;
+    w->vocab = stage->head ? round_up((size_t)spec->vocab, 16) : 0;
     return m;
 }
 
@@ -87,90 +95,139 @@ static widths measure(const cl_chip *c, work *w)
 static size_t token_bytes(const work *w, const widths *m)
 {
     size_t attention = w->q + w->seen + 2 * w->kv + w->q_a + m->plain + m->lookup + m->found;
+    attention += m->all_q + m->all_k + m->all_kv + m->all_low;
     size_t ffn = 2 * m->gate + m->down + 2 * m->shared, x8 = m->x8 + m->shared;
     return (2 * w->hidden + max_size(attention, ffn)) * sizeof(float) + x8 + x8 / 32 * 12;
 }
 
-static void *take(const work *w, size_t *at, size_t n, size_t size)
+/* Memory that is laid out: counted first, then pointed into. */
+typedef struct arena {
+    unsigned char *data; /* NULL: only count */
+    size_t at;
+} arena;
+
+static void *take(arena *a, size_t n, size_t size)
 {
-    void *p = w->data ? w->data + *at : NULL;
-    *at += round_up(n * size, 64);
+    void *p = a->data ? a->data + a->at : NULL;
+    a->at += round_up(n * size, 64);
     return p;
 }
 
-/* The two halves of a layer: what they hold is never alive at the same time. Both return where they end. */
-static size_t lay_out_attention(work *w, const widths *m, size_t at)
+/* The two halves of a layer: what they hold is never alive at the same time. */
+static void lay_out_attention(work *w, const widths *m, arena *a)
 {
     size_t tile = (size_t)w->tile, f = sizeof(float);
-    w->qs = take(w, &at, tile * w->q, f);
-    w->att = take(w, &at, tile * w->seen, f);
-    w->ks = take(w, &at, tile * w->kv, f);
-    w->vs = take(w, &at, tile * w->kv, f);
-    w->q_low = take(w, &at, tile * w->q_a, f);
-    w->plain = take(w, &at, tile * m->plain, f);
-    w->lookup = take(w, &at, tile * m->lookup, f);
-    w->found = take(w, &at, tile * m->found, f);
-    return at;
+    w->qs = take(a, tile * w->q, f);
+    w->ks = take(a, tile * w->kv, f);
+    w->vs = take(a, tile * w->kv, f);
+    w->q_low = take(a, tile * w->q_a, f);
+    w->plain = take(a, tile * m->plain, f);
+    w->lookup = take(a, tile * m->lookup, f);
+    w->found = take(a, tile * m->found, f);
 }
 
-static size_t lay_out_ffn(work *w, const widths *m, size_t at)
+static void lay_out_ffn(work *w, const widths *m, arena *a)
 {
     size_t tile = (size_t)w->tile, f = sizeof(float);
-    w->gate = take(w, &at, tile * m->gate, f);
-    w->up = take(w, &at, tile * m->gate, f);
-    w->down = take(w, &at, tile * m->down, f);
-    w->shared_gate = take(w, &at, tile * m->shared, f);
-    w->shared_up = take(w, &at, tile * m->shared, f);
-    return at;
+    w->up = take(a, tile * m->gate, f);
+    w->down = take(a, tile * m->down, f);
+    w->shared_up = take(a, tile * m->shared, f);
 }
 
-/* Places every buffer; called once to count and once, with data, to point. */
-static size_t lay_out(const cl_chip *c, work *w, const widths *m)
+/* Places every buffer that only this chip sees. */
+static void lay_out(const cl_chip *c, work *w, const widths *m, arena *a)
 {
-    size_t at = 0, tile = (size_t)w->tile, rows = tile * m->rows, chunk = (size_t)c->opt.limits.chunk, f = sizeof(float);
+    size_t tile = (size_t)w->tile, rows = tile * m->rows, chunk = (size_t)c->opt.limits.chunk, f = sizeof(float);
     size_t threads = (size_t)c->opt.threads, tiles8 = round_up(tile, CL_X_TOKENS), x8 = tiles8 * (m->x8 + m->shared);
-    w->tokens = take(w, &at, chunk, sizeof *w->tokens);
-    w->cos_sin = take(w, &at, (size_t)c->spec.n_ropes * chunk * w->rope_stride, f);
-    w->norm = take(w, &at, tile * w->hidden, f);
-    w->out = take(w, &at, tile * w->hidden, f);
-    at = max_size(lay_out_attention(w, m, at), lay_out_ffn(w, m, at));
-    w->logits = take(w, &at, (size_t)w->head_rows * w->vocab, f);
-    w->x8 = take(w, &at, x8, 1);
-    w->x8_scale = take(w, &at, x8 / 32, f);
-    w->x_sum = take(w, &at, x8 / 32, f);
-    w->x8_sum = take(w, &at, x8 / 32, sizeof *w->x8_sum);
+    size_t members = (size_t)c->group.members;
+    w->tokens = take(a, chunk, sizeof *w->tokens);
+    w->cos_sin = take(a, (size_t)c->spec.n_ropes * chunk * w->rope_stride, f);
+    w->norm = take(a, tile * w->hidden, f);
+    w->out = take(a, tile * w->hidden, f);
+    arena ffn = *a;
+    lay_out_attention(w, m, a);
+    lay_out_ffn(w, m, &ffn);
+    a->at = max_size(a->at, ffn.at);
+    w->x8 = take(a, x8, 1);
+    w->x8_scale = take(a, x8 / 32, f);
+    w->x_sum = take(a, x8 / 32, f);
+    w->x8_sum = take(a, x8 / 32, sizeof *w->x8_sum);
     w->shared_x8 = tiles8 * m->x8;
-    w->scratch = take(w, &at, threads * w->scratch_stride, f);
-    w->router = take(w, &at, tile * w->router_stride, f);
-    w->select = take(w, &at, 2 * threads * w->router_stride, f);
-    w->select_list = take(w, &at, 2 * threads * w->router_stride, sizeof *w->select_list);
-    w->choices = take(w, &at, tile * m->top_k, sizeof *w->choices);
-    w->row_token = take(w, &at, rows, sizeof *w->row_token);
-    w->row_weight = take(w, &at, rows, sizeof *w->row_weight);
-    w->row_self = take(w, &at, max_size(rows, tile * m->heads), sizeof *w->row_self);
-    w->first_row = take(w, &at, m->experts + 1, sizeof *w->first_row);
-    w->touched = take(w, &at, m->experts, sizeof *w->touched);
-    return at;
+    w->scratch = take(a, threads * w->scratch_stride, f);
+    w->router = take(a, tile * w->router_stride, f);
+    w->select = take(a, 2 * threads * w->router_stride, f);
+    w->select_list = take(a, 2 * threads * w->router_stride, sizeof *w->select_list);
+    w->choices = take(a, tile * m->top_k, sizeof *w->choices);
+    w->row_token = take(a, rows, sizeof *w->row_token);
+    w->row_weight = take(a, rows, sizeof *w->row_weight);
+    w->row_self = take(a, max_size(rows, tile * m->heads), sizeof *w->row_self);
+    w->row_owner = take(a, rows, sizeof *w->row_owner);
+    w->own_rows = take(a, rows, sizeof *w->own_rows);
+    w->first_row = take(a, m->experts + 1, sizeof *w->first_row);
+    w->touched = take(a, m->experts, sizeof *w->touched);
+    w->load = take(a, members, sizeof *w->load);
+    w->token_owner = take(a, chunk, sizeof *w->token_owner);
+    w->merge_cut = take(a, members + 1, sizeof *w->merge_cut);
 }
 
-cl_code work_create(cl_chip *c, cl_err *err)
+/* Places what the chips of the stage exchange. */
+static void lay_out_exchange(work *w, const widths *m, int members, const cl_chip_options *o, arena *a)
 {
-    work *w = &c->work;
-    widths m = measure(c, w);
-    size_t chunk = (size_t)c->opt.limits.chunk, tile = TILE_BYTES / token_bytes(w, &m) / CL_X_TOKENS * CL_X_TOKENS;
+    size_t tile = (size_t)w->tile, f = sizeof(float);
+    arena ffn = *a;
+    w->att = take(a, tile * w->seen, f);
+    w->all_q = take(a, m->all_q ? tile * w->q : 0, f);
+    w->all_k = take(a, m->all_k ? tile * w->kv : 0, f);
+    w->all_low = take(a, m->all_low ? tile * w->q_a : 0, f);
+    w->all_kv = take(a, m->all_kv ? tile * w->kv : 0, f);
+    w->gate = take(&ffn, tile * m->gate, f);
+    w->shared_gate = take(&ffn, tile * m->shared, f);
+    w->results = take(&ffn, o->experts ? tile * m->down : 0, f);
+    a->at = max_size(a->at, ffn.at);
+    w->logits = take(a, 2 * (size_t)w->head_rows * w->vocab, f);
+    w->merge = take(a, w->vocab ? (size_t)o->limits.slots * (size_t)members * CL_HEAD_NUMBERS : 0, f);
+}
+
+/* All sizes, and the bytes of what is exchanged. */
+static widths plan_work(work *w, const cl_spec *spec, const cl_stage *stage, const cl_chip_options *o)
+{
+    widths m = measure(spec, stage, w);
+    size_t chunk = (size_t)o->limits.chunk, tile = TILE_BYTES / token_bytes(w, &m) / CL_X_TOKENS * CL_X_TOKENS;
     tile = tile < TILE_MIN ? TILE_MIN : tile;
     w->tile = (int)(tile < chunk ? tile : chunk);
-    if (c->stage.head) {
+    if (stage->head) {
         size_t rows = LOGITS_BYTES / (w->vocab * sizeof(float));
         rows = rows < 1 ? 1 : rows > HEAD_ROWS ? HEAD_ROWS : rows;
         w->head_rows = rows < (size_t)w->tile ? (int)rows : w->tile;
     }
     /* attend: one number per position of every block it sees, the first and the last perhaps in part */
-    w->scratch_stride = round_up((size_t)c->opt.limits.context + 2 * CL_KV_BLOCK, 16);
-    if (m.heads) grow(&w->scratch_stride, cl_latent_scratch(c->opt.limits.context));
-    w->bytes = lay_out(c, w, &m);
+    w->scratch_stride = round_up((size_t)o->limits.context + 2 * CL_KV_BLOCK, 16);
+    if (m.heads) grow(&w->scratch_stride, cl_latent_scratch(o->limits.context));
+    arena count = {0};
+    lay_out_exchange(w, &m, stage->n_ranks, o, &count);
+    w->exchange_bytes = count.at;
+    return m;
+}
+
+size_t cl_chip_exchange_bytes(const cl_spec *spec, const cl_stage *stage, const cl_chip_options *o)
+{
+    work w = {0};
+    plan_work(&w, spec, stage, o);
+    return w.exchange_bytes;
+}
+
+cl_code work_create(cl_chip *c, cl_err *err)
+{
+    work *w = &c->work;
+    widths m = plan_work(w, &c->spec, &c->stage, &c->opt);
+    arena a = {0}, exchange = {.data = (unsigned char *)c->group.memory};
+    lay_out(c, w, &m, &a);
+    w->bytes = a.at + (c->group.memory ? 0 : w->exchange_bytes);
     if (!(w->data = cl_malloc_aligned(w->bytes, "the work buffers", err))) return err->code;
-    lay_out(c, w, &m);
+    if (!exchange.data) exchange.data = w->data + a.at;
+    a = (arena){.data = w->data};
+    lay_out(c, w, &m, &a);
+    lay_out_exchange(w, &m, c->stage.n_ranks, &c->opt, &exchange);
     for (size_t i = 0; i < (size_t)w->tile * max_size(m.rows, m.heads); i++) w->row_self[i] = (int32_t)i;
     return CL_OK;
 }

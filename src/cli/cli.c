@@ -125,21 +125,28 @@ error_t cl_cli_word(cl_err *err, const char *option, const char *arg, const char
     return EINVAL;
 }
 
-error_t cl_cli_layout(cl_err *err, const char *arg, int *stages)
+error_t cl_cli_layout(cl_err *err, const char *arg, cl_layout *out, bool *is_auto)
 {
-    if (strcmp(arg, "auto") == 0) {
-        *stages = 0;
-        return 0;
-    }
     int s, g, end = 0;
-    if (sscanf(arg, "%4dx%4d%n", &s, &g, &end) != 2 || arg[end] || s < 1 || g < 1)
-        cl_fail(err, CL_E_USAGE, "--layout: '%s' is neither SxG (stages x chips, for example 4x1) nor auto", arg);
-    else if (g != 1) cl_fail(err, CL_E_USAGE, "--layout: %s: this version has one chip per stage (use %dx1)", arg, s * g);
-    else {
-        *stages = s;
-        return 0;
+    json_t *j = NULL;
+    *out = (cl_layout){0};
+    *is_auto = strcmp(arg, "auto") == 0;
+    if (*is_auto) return 0;
+    if (sscanf(arg, "%7dx%7d%n", &s, &g, &end) == 2 && !arg[end]) {
+        if (cl_layout_make(s, g, out, err) == CL_OK) return 0;
+        cl_fail_prefix(err, "--layout");
+        return EINVAL;
     }
-    return EINVAL;
+    if (access(arg, R_OK) != 0) {
+        cl_fail(err, CL_E_USAGE, "--layout: '%s' is neither SxG (stages x chips, for example 4x2) nor auto nor a readable file: %s", arg,
+                strerror(errno));
+        return EINVAL;
+    }
+    cl_code c = cl_json_load(arg, &j, err);
+    if (c == CL_OK && (c = cl_layout_from_json(j, out, err)) != CL_OK) cl_fail_prefix(err, "%s", arg);
+    if (c != CL_OK) cl_fail_prefix(err, "--layout");
+    json_decref(j);
+    return c == CL_OK ? 0 : EINVAL;
 }
 
 error_t cl_cli_extra(cl_err *err, const char *arg)
@@ -162,22 +169,37 @@ const char *cl_cli_creator(void) { return "chipline " CL_VERSION " (" CL_REVISIO
 const char *cl_cli_revision(void) { return CL_REVISION; }
 const char *cl_cli_build_flags(void) { return CL_BUILD_FLAGS; }
 
-cl_code cl_cli_chip(const char *arg, uint64_t *bytes, cl_err *err)
+static cl_code read_chip(const json_t *j, int64_t *bytes, cl_rates *r, cl_err *err)
 {
+    if (!json_is_object(j)) return cl_fail(err, CL_E_INPUT, "is not a JSON object");
+    cl_code c = cl_json_int(j, "memory_bytes", true, 1, INT64_MAX, bytes, err);
+    if (c == CL_OK) c = cl_json_double(j, "read_bytes_per_s", false, 1, 1e18, &r->read_bytes_per_s, err);
+    if (c == CL_OK) c = cl_json_double(j, "hop_s", false, 0, 1e6, &r->hop_s, err);
+    if (c == CL_OK) c = cl_json_double(j, "link_bytes_per_s", false, 1, 1e18, &r->hop_bytes_per_s, err);
+    r->gather_s = r->hop_s;
+    r->gather_bytes_per_s = r->hop_bytes_per_s;
+    return c;
+}
+
+cl_code cl_cli_chip(const char *arg, uint64_t *bytes, cl_rates *rates, cl_err *err)
+{
+    json_t *j = NULL;
+    int64_t n = 0;
+    cl_rates r = {0};
+    if (rates) *rates = r;
     if (cl_parse_bytes(arg, bytes)) {
         if (*bytes) return CL_OK;
         return cl_fail(err, CL_E_USAGE, "--chip: a chip of 0 bytes holds nothing");
     }
-    json_t *j = NULL;
-    int64_t n = 0;
     if (access(arg, R_OK) != 0)
         return cl_fail(err, CL_E_USAGE, "--chip: '%s' is neither a size (230MB, 1.5GiB) nor a readable file: %s", arg, strerror(errno));
     cl_code c = cl_json_load(arg, &j, err);
     if (c != CL_OK) return cl_fail_prefix(err, "--chip");
-    c = json_is_object(j) ? cl_json_int(j, "memory_bytes", true, 1, INT64_MAX, &n, err) : cl_fail(err, CL_E_INPUT, "is not a JSON object");
+    c = read_chip(j, &n, &r, err);
     if (c != CL_OK) cl_fail_prefix(err, "--chip: %s", arg);
     json_decref(j);
     *bytes = (uint64_t)n;
+    if (c == CL_OK && rates) *rates = r;
     return c;
 }
 

@@ -15,6 +15,7 @@
 #include <stdbool.h>
 
 #include "chipline/format.h"
+#include "chipline/plan.h"
 #include "chipline/status.h"
 #include "chipline/util.h"
 
@@ -29,8 +30,8 @@ error_t cl_cli_double(cl_err *err, const char *option, const char *arg, double m
 error_t cl_cli_bytes(cl_err *err, const char *option, const char *arg, uint64_t *out);
 /* arg must be one of words (NULL-terminated): *out its index. */
 error_t cl_cli_word(cl_err *err, const char *option, const char *arg, const char *const *words, int *out);
-/* "4x1", "auto": *stages (0: as many as ranks). */
-error_t cl_cli_layout(cl_err *err, const char *arg, int *stages);
+/* "auto": *is_auto, *out is empty; "2x4"; or the name of a layout file (plan.h). The caller frees *out. A bad file is CL_E_INPUT. */
+error_t cl_cli_layout(cl_err *err, const char *arg, cl_layout *out, bool *is_auto);
 /* A further argument that nobody takes. */
 error_t cl_cli_extra(cl_err *err, const char *arg);
 
@@ -41,8 +42,9 @@ const char *cl_cli_creator(void);
 const char *cl_cli_revision(void);
 const char *cl_cli_build_flags(void);
 
-/* --chip FILE|BYTES: memory of one chip in bytes; FILE is a configs/chips/NAME.json (its memory_bytes). */
-cl_code cl_cli_chip(const char *arg, uint64_t *bytes, cl_err *err);
+/* --chip FILE|BYTES: memory of one chip in bytes; FILE is a configs/chips/NAME.json (its memory_bytes). rates may be NULL; else it
+ * gets read_bytes_per_s, hop_s and link_bytes_per_s (these two for hops and gathers alike), 0 where nothing says them. */
+cl_code cl_cli_chip(const char *arg, uint64_t *bytes, cl_rates *rates, cl_err *err);
 
 /* --format: "keep", or a native format by name. */
 error_t cl_cli_format(cl_err *err, const char *arg, bool *keep, cl_format *format);

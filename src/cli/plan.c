@@ -1,44 +1,55 @@
 /* plan.c: `chipline plan`: the placement that `run` would use, without MPI. */
 #include <stdlib.h>
 
-#include "chipline/plan.h"
-#include "cli.h"
-#include "model_arg.h"
 #include "chipline/run.h"
+#include "model_arg.h"
+#include "plan_cli.h"
 
-enum { RANKS = 'n', CONTEXT = 'c', LAYOUT = 256, CHIP, CLUSTER, SLOTS, KV, JSON };
+enum { RANKS = 'n', CONTEXT = 'c', LAYOUT = 256, EXPERTS, REPLICAS, CHIP, CLUSTER, SLOTS, KV, GOAL, EXPLAIN, JSON };
 
 static const struct argp_option options[] = {
     {"ranks", RANKS, "N", 0,
-     "chips in the line (1; with --chip the fewest that hold the model; with --cluster all that can have work)", 0},
-    {"layout", LAYOUT, "SxG", 0, "S stages of G chips; this version: G = 1", 0},
-    {"chip", CHIP, "FILE|BYTES", 0, "memory of one chip: 230MB, 1.5GiB, or a configs/chips/NAME.json", 0},
+     "chips in all (1; with --chip the fewest that hold the model; with --cluster all that can have work)", 0},
+    {"layout", LAYOUT, "SxG|auto|FILE", 0,
+     "S stages of G chips; auto: whichever is predicted best; FILE: {\"stages\": [{\"chips\": 3, \"layers\": 10}, ...]}, layers "
+     "in all or none (default: stages of one chip, auto where there are more chips than layers)", 0},
+    {"experts", EXPERTS, "MODE", 0, "sliced (every chip of a stage holds rows of every expert) or whole (some experts each)", 0},
+    {"replicas", REPLICAS, "R", 0, "lines like this one, each with all of the model (1)", 0},
+    {"chip", CHIP, "FILE|BYTES", 0,
+     "memory of one chip: 230MB, 1.5GiB, or a configs/chips/NAME.json, whose rates predictions use", 0},
     {"cluster", CLUSTER, "FILE", 0, "a configs/clusters/NAME.json: how many chips there are, and which", 0},
     {"context", CONTEXT, "C", 0, "positions per sequence (the model's, at most 4096)", 0},
     {"slots", SLOTS, "B", 0, "sequences in the line at once (1)", 0},
     {"kv", KV, "FORMAT", 0, "auto, f32, bf16 or q8: numbers of the KV cache (auto: bf16 for quantised models, else f32)", 0},
-    {"json", JSON, NULL, 0, "{\"ranks\", \"layout\", \"context\", \"slots\", \"kv\", \"chips\": [...], ...}", 0},
+    {"goal", GOAL, "GOAL", 0, "latency or throughput: what auto looks for (latency for one slot, else throughput)", 0},
+    {"explain", EXPLAIN, NULL, 0, "all layouts of as many chips: what they are predicted to do, or why they cannot be", 0},
+    {"json", JSON, NULL, 0,
+     "{\"ranks\", \"layout\", \"context\", \"slots\", \"kv\", \"chips\": [...], \"predicted\": {...}, ...}", 0},
     {0}};
-
-typedef struct plan_cli {
-    cl_err *err;
-    const char *model, *chip, *cluster;
-    int ranks, stages, context, slots, kv;
-    bool json;
-} plan_cli;
 
 static error_t parse(int key, char *arg, struct argp_state *st)
 {
-    static const char *const kv_words[] = {"auto", "f32", "bf16", "q8", NULL};
+    static const char *const kv_words[] = {"auto", "f32", "bf16", "q8", NULL}, *const expert_words[] = {"sliced", "whole", NULL},
+                            *const goal_words[] = {"latency", "throughput", NULL};
     plan_cli *o = st->input;
+    error_t e;
     switch (key) {
     case RANKS: return cl_cli_int(o->err, "--ranks", arg, 1, 1 << 20, &o->ranks);
-    case LAYOUT: return cl_cli_layout(o->err, arg, &o->stages);
+    case LAYOUT:
+        cl_layout_free(&o->layout);
+        return cl_cli_layout(o->err, arg, &o->layout, &o->is_auto);
+    case EXPERTS: return cl_cli_word(o->err, "--experts", arg, expert_words, &o->experts);
+    case REPLICAS: return cl_cli_int(o->err, "--replicas", arg, 1, 1 << 20, &o->replicas);
     case CHIP: o->chip = arg; break;
     case CLUSTER: o->cluster = arg; break;
     case CONTEXT: return cl_cli_int(o->err, "--context", arg, 2, 1 << 28, &o->context);
     case SLOTS: return cl_cli_int(o->err, "--slots", arg, 1, 1 << 16, &o->slots);
     case KV: return cl_cli_word(o->err, "--kv", arg, kv_words, &o->kv);
+    case GOAL:
+        e = cl_cli_word(o->err, "--goal", arg, goal_words, &o->goal);
+        o->goal++;
+        return e;
+    case EXPLAIN: o->explain = true; break;
     case JSON: o->json = true; break;
     case ARGP_KEY_ARG:
         if (o->model) return cl_cli_extra(o->err, arg);
@@ -50,15 +61,17 @@ static error_t parse(int key, char *arg, struct argp_state *st)
 }
 
 static const struct argp argp = {options, parse, "MODEL.h5|CONFIG.json",
-    "Which chip (MPI rank) would hold which layers: stages of whole layers, balanced by the bytes that a token touches, the "
-    "output head and the KV cache read included."
+    "Which chip (MPI rank) would hold what: stages of whole layers, each on one chip or shared by a set of chips, balanced by "
+    "the bytes that a token touches, the output head and the KV cache read included."
     "\vExamples:\n"
     "  chipline plan model.h5 --ranks 4\n"
+    "  chipline plan model.h5 --layout 2x3 --experts whole\n"
+    "  chipline plan model.h5 --ranks 8 --layout auto --explain\n"
     "  chipline plan config.json --chip configs/chips/groq-lpu-v1.json\n"
     "  chipline plan model.h5 --chip 512MB --context 2048 --slots 8 --json\n", NULL, NULL, NULL};
 
 /* --cluster: number of chips, and their memory unless --chip says otherwise. "chip" is a path beside the cluster's file. */
-static cl_code read_cluster(const char *path, bool want_chip, int *chips, uint64_t *chip_bytes, cl_err *err)
+static cl_code read_cluster(const char *path, bool want_chip, int *chips, uint64_t *chip_bytes, cl_rates *rates, cl_err *err)
 {
     json_t *j = NULL;
     int64_t nodes = 0, per_node = 0;
@@ -74,7 +87,7 @@ static cl_code read_cluster(const char *path, bool want_chip, int *chips, uint64
     if (c == CL_OK && want_chip) {
         int folder = slash && chip[0] != '/' ? (int)(slash - path) + 1 : 0;
         c = cl_buf_printf(&file, err, "%.*s%s", folder, path, chip);
-        if (c == CL_OK) c = cl_cli_chip(file.data, chip_bytes, err);
+        if (c == CL_OK) c = cl_cli_chip(file.data, chip_bytes, rates, err);
         cl_buf_free(&file);
     }
     *chips = (int)(nodes * per_node);
@@ -82,28 +95,109 @@ static cl_code read_cluster(const char *path, bool want_chip, int *chips, uint64
     return c;
 }
 
-/* How many ranks: as told, or what the chips call for. */
-static cl_code place(const plan_cli *o, const cl_model *m, cl_place_options *p, cl_placement *out, cl_err *err)
+/* Chips by their file, or those of one core of a computer and of ranks on it. */
+static cl_code read_chips(const plan_cli *o, plan_found *f, int *available, cl_err *err)
 {
-    int available = 0, layers = m->spec.n_layers;
     cl_code c = CL_OK;
-    if (o->chip) c = cl_cli_chip(o->chip, &p->chip_bytes, err);
-    if (c == CL_OK && o->cluster) c = read_cluster(o->cluster, !o->chip, &available, &p->chip_bytes, err);
-    if (c != CL_OK) return c;
-    p->ranks = o->ranks ? o->ranks : o->stages ? o->stages : !available ? 1 : available < layers ? available : layers;
-    if (available && p->ranks > available)
-        return cl_fail(err, CL_E_FIT, "plan: %d ranks, and the cluster has %d chips (use at most that)", p->ranks, available);
-    bool fewest = p->chip_bytes && !o->ranks && !o->stages && !available;
-    while ((c = cl_place(m, p, out, err)) == CL_E_FIT && fewest && p->ranks < layers) p->ranks++;
+    *available = 0;
+    if (o->chip) c = cl_cli_chip(o->chip, &f->options.chip_bytes, &f->rates, err);
+    if (c == CL_OK && o->cluster) c = read_cluster(o->cluster, !o->chip, available, &f->options.chip_bytes, &f->rates, err);
+    f->read_assumed = f->rates.read_bytes_per_s == 0;
+    f->gather_assumed = f->rates.gather_s == 0;
+    f->links_assumed = f->rates.hop_bytes_per_s == 0;
+    if (f->read_assumed) f->rates.read_bytes_per_s = 30e9;
+    if (f->gather_assumed) {
+        f->rates.gather_s = 2e-6;
+        f->rates.hop_s = 5e-6;
+    }
     return c;
 }
 
-static cl_code choose(const plan_cli *o, const cl_model *m, cl_place_options *p, cl_err *err)
+static bool fits(const cl_model *m, const cl_place_options *p, int stages, int chips)
+{
+    cl_place_options o = *p;
+    cl_layout l;
+    cl_placement pl;
+    if (cl_layout_make(stages, chips, &l, NULL) != CL_OK) return false;
+    o.layout = &l;
+    o.ranks = 0;
+    bool ok = cl_place(m, &o, &pl, NULL) == CL_OK;
+    if (ok) cl_placement_free(&pl);
+    cl_layout_free(&l);
+    return ok;
+}
+
+/* The fewest chips that hold the model: stages of one, or, where even a layer is too large for one, of as few as possible. Where
+ * nothing holds it, one chip: trying to place it says why. */
+static cl_code fewest(const cl_model *m, const cl_place_options *p, cl_layout *out, cl_err *err)
+{
+    int layers = m->spec.n_layers, few = 0, enough = 1, stages = 1;
+    if (fits(m, p, 1, 1)) return cl_layout_make(1, 1, out, err);
+    while (enough <= m->spec.hidden && !fits(m, p, layers, enough)) {
+        few = enough;
+        enough *= 2;
+    }
+    if (enough > m->spec.hidden) return cl_layout_make(1, 1, out, err);
+    while (enough - few > 1) {
+        int middle = few + (enough - few) / 2;
+        if (fits(m, p, layers, middle)) enough = middle;
+        else few = middle;
+    }
+    while (stages < layers && !fits(m, p, stages, enough)) stages++;
+    return cl_layout_make(stages, enough, out, err);
+}
+
+/* Chips of one line if they are told, 0 if not: then *available says how many there are, 0 if nobody knows. */
+static cl_code line_chips(const plan_cli *o, int *available, int *chips, cl_err *err)
+{
+    *chips = o->ranks / o->replicas;
+    if (o->ranks % o->replicas)
+        return cl_fail(err, CL_E_USAGE, "--replicas: %d ranks are not %d lines alike (use a multiple of %d ranks)", o->ranks,
+                       o->replicas, o->replicas);
+    if (*available && (o->ranks ? o->ranks : o->replicas) > *available)
+        return cl_fail(err, CL_E_FIT, "plan: %d ranks, and the cluster has %d chips (use at most that)",
+                       o->ranks ? o->ranks : o->replicas, *available);
+    *available /= o->replicas;
+    return CL_OK;
+}
+
+static cl_code choose_layout(const plan_cli *o, const cl_model *m, plan_found *f, int ranks, cl_err *err)
+{
+    cl_place_options p = f->options;
+    p.ranks = ranks;
+    cl_layout_free(&f->layout);
+    return cl_choose_layout(m, &p, &f->rates, f->goal, &f->layout, o->explain ? &f->list : NULL, &f->n_list, err);
+}
+
+/* As told, or what the chips call for. */
+static cl_code find_layout(const plan_cli *o, const cl_model *m, plan_found *f, cl_err *err)
+{
+    int available, chips = 0;
+    cl_code c = read_chips(o, f, &available, err);
+    if (c == CL_OK) c = line_chips(o, &available, &chips, err);
+    if (c != CL_OK) return c;
+    f->options.ranks = chips;
+    if (o->layout.n_stages) {
+        if (available && cl_layout_chips(&o->layout) > available)
+            return cl_fail(err, CL_E_FIT, "plan: a line of %d chips, and the cluster has %d for it (use at most that)",
+                           cl_layout_chips(&o->layout), available);
+        return cl_layout_copy(&o->layout, &f->layout, err);
+    }
+    chips = chips ? chips : available;
+    if (!chips && !f->options.chip_bytes) chips = 1;
+    if (!chips) {
+        c = fewest(m, &f->options, &f->layout, err);
+        if (c != CL_OK || !o->is_auto) return c;
+        chips = cl_layout_chips(&f->layout);
+    }
+    if (o->is_auto || chips > m->spec.n_layers) return choose_layout(o, m, f, chips, err);
+    return cl_layout_make(chips, 1, &f->layout, err);
+}
+
+static cl_code find_limits(const plan_cli *o, const cl_model *m, plan_found *f, cl_err *err)
 {
     int longest = m->spec.context;
-    if (o->ranks && o->stages && o->ranks != o->stages)
-        return cl_fail(err, CL_E_USAGE, "--layout: %d stages of one chip are %d ranks, not %d (leave one of the two out)",
-                       o->stages, o->stages, o->ranks);
+    cl_place_options *p = &f->options;
     if (o->context > longest)
         return cl_fail(err, CL_E_FIT, "--context: %d is over the %d positions the model was made for (use at most that)",
                        o->context, longest);
@@ -111,76 +205,54 @@ static cl_code choose(const plan_cli *o, const cl_model *m, cl_place_options *p,
     p->chunk = p->context < CL_DEFAULT_CHUNK ? p->context : CL_DEFAULT_CHUNK;
     p->slots = o->slots ? o->slots : 1;
     p->kv = o->kv ? (cl_kv_format)(o->kv - 1) : cl_model_quantised(m) ? CL_KV_BF16 : CL_KV_F32;
+    p->experts = (cl_expert_mode)o->experts;
+    f->goal = o->goal ? (cl_goal)(o->goal - 1) : p->slots == 1 ? CL_GOAL_LATENCY : CL_GOAL_THROUGHPUT;
     return CL_OK;
 }
 
-static uint64_t touched(const cl_stage *s) { return s->token_bytes + s->token_kv_bytes; }
-
-static void print_json(const cl_place_options *p, const cl_placement *pl, uint64_t all)
+/* The other layouts of as many chips, where choosing has not listed them. */
+static void find_alternatives(const cl_model *m, plan_found *f)
 {
-    char layout[32];
-    snprintf(layout, sizeof layout, "%dx1", pl->n_stages);
-    json_t *chips = json_array();
-    for (int i = 0; i < pl->n_stages; i++) {
-        const cl_stage *s = &pl->stages[i];
-        json_array_append_new(chips, json_pack("{s:i, s:i, s:i, s:i, s:i, s:b, s:b, s:I, s:I, s:I, s:I, s:f}", "rank",
-                                               s->first_rank, "stage", i, "member", 0, "first_layer", s->first_layer, "layers",
-                                               s->n_layers, "embed", (int)s->embed, "head", (int)s->head, "weight_bytes",
-                                               (json_int_t)s->weight_bytes, "kv_bytes", (json_int_t)s->kv_bytes, "token_bytes",
-                                               (json_int_t)s->token_bytes, "token_kv_bytes", (json_int_t)s->token_kv_bytes,
-                                               "share", (double)touched(s) / (double)all));
-    }
-    json_t *j = json_pack("{s:i, s:i, s:s, s:i, s:i, s:s, s:o, s:o}", "ranks", pl->n_ranks, "stages", pl->n_stages, "layout",
-                          layout, "context", p->context, "slots", p->slots, "kv", cl_kv_name(p->kv), "chip_memory_bytes",
-                          p->chip_bytes ? json_integer((json_int_t)p->chip_bytes) : json_null(), "chips", chips);
-    json_dumpf(j, stdout, JSON_COMPACT);
-    putchar('\n');
-    json_decref(j);
+    cl_place_options p = f->options;
+    cl_layout best;
+    p.ranks = f->placement.n_ranks;
+    if (cl_choose_layout(m, &p, &f->rates, f->goal, &best, &f->list, &f->n_list, NULL) == CL_OK) cl_layout_free(&best);
 }
 
-static void print_table(const char *path, const cl_place_options *p, const cl_placement *pl, uint64_t all)
+static cl_code find(const plan_cli *o, const cl_model *m, plan_found *f, cl_err *err)
 {
-    char a[32], b[32], c[32], d[32], run[24], layers[48];
-    uint64_t largest = 0;
-    printf("%s on %d chip%s: %d stage%s of one chip, %d slot%s of %d positions, KV cache in %s", path, pl->n_ranks,
-           pl->n_ranks == 1 ? "" : "s", pl->n_stages, pl->n_stages == 1 ? "" : "s", p->slots, p->slots == 1 ? "" : "s",
-           p->context, cl_kv_name(p->kv));
-    if (p->chip_bytes) printf(", %s per chip", cl_human_bytes((double)p->chip_bytes, a));
-    printf("\n\n%5s  %-22s %10s %10s %6s %12s %12s %7s\n", "chip", "layers", "weights", "KV cache", p->chip_bytes ? "full" : "",
-           "read/token", "KV/token", "share");
-    for (int i = 0; i < pl->n_stages; i++) {
-        const cl_stage *s = &pl->stages[i];
-        int last = s->first_layer + s->n_layers - 1;
-        char full[16] = "";
-        if (p->chip_bytes)
-            snprintf(full, sizeof full, "%.0f %%", 100 * (double)(s->weight_bytes + s->kv_bytes) / (double)p->chip_bytes);
-        snprintf(run, sizeof run, s->n_layers > 1 ? "%d-%d" : "%d", s->first_layer, last);
-        snprintf(layers, sizeof layers, "%s%s%s", s->embed ? "embed, " : "", run, s->head ? ", head" : "");
-        printf("%5d  %-22s %10s %10s %6s %12s %12s %5.1f %%\n", s->first_rank, layers, cl_human_bytes((double)s->weight_bytes, a),
-               cl_human_bytes((double)s->kv_bytes, b), full, cl_human_bytes((double)s->token_bytes, c),
-               cl_human_bytes((double)s->token_kv_bytes, d), 100 * (double)touched(s) / (double)all);
-        largest = touched(s) > largest ? touched(s) : largest;
+    cl_code c = find_limits(o, m, f, err);
+    if (c == CL_OK) c = find_layout(o, m, f, err);
+    if (c != CL_OK) return c;
+    f->options.layout = &f->layout;
+    c = cl_place(m, &f->options, &f->placement, err);
+    if (c == CL_OK) c = cl_predict(m, &f->options, &f->placement, &f->rates, &f->predicted, err);
+    if (c != CL_OK) return c;
+    f->chips = cl_malloc((size_t)f->placement.n_ranks, sizeof *f->chips, "plan", err);
+    if (!f->chips) return CL_E_FIT;
+    for (int i = 0; c == CL_OK && i < f->placement.n_ranks; i++) {
+        c = cl_placement_cost(m, &f->options, &f->placement, i, &f->chips[i], err);
+        f->touched += f->chips[i].token_bytes + f->chips[i].token_kv_bytes;
     }
-    printf("\nA token touches %s; the busiest chip has %.2f times the average (KV/token: at a quarter of the context).\n",
-           cl_human_bytes((double)all, a), (double)largest * pl->n_stages / (double)all);
+    if (c == CL_OK && o->explain && !f->list) find_alternatives(m, f);
+    return c;
 }
 
 static cl_code plan(const plan_cli *o, cl_err *err)
 {
     model_arg a;
-    cl_place_options p = {0};
-    cl_placement placement = {0};
+    plan_found f = {0};
     cl_code c = model_arg_open(o->model, &a, err);
     if (c != CL_OK) return c;
-    c = choose(o, &a.model, &p, err);
-    if (c == CL_OK) c = place(o, &a.model, &p, &placement, err);
+    c = find(o, &a.model, &f, err);
     if (c == CL_OK) {
-        uint64_t all = 0;
-        for (int i = 0; i < placement.n_stages; i++) all += touched(&placement.stages[i]);
-        if (o->json) print_json(&p, &placement, all);
-        else print_table(o->model, &p, &placement, all);
+        if (o->json) plan_print_json(o, &f);
+        else plan_print_text(o, &f);
     }
-    cl_placement_free(&placement);
+    free(f.list);
+    free(f.chips);
+    cl_placement_free(&f.placement);
+    cl_layout_free(&f.layout);
     model_arg_close(&a);
     return c;
 }
@@ -188,7 +260,7 @@ static cl_code plan(const plan_cli *o, cl_err *err)
 int cl_cmd_plan(int argc, char **argv)
 {
     cl_err err;
-    plan_cli o = {.err = &err};
+    plan_cli o = {.err = &err, .replicas = 1};
     bool help;
     cl_code c = cl_cli_parse(&argp, argc, argv, &o, &help, &err);
     if (c == CL_OK && help) {
@@ -198,5 +270,6 @@ int cl_cmd_plan(int argc, char **argv)
     if (c == CL_OK && !o.model)
         c = cl_fail(&err, CL_E_USAGE, "plan: needs a model (chipline plan MODEL.h5 --ranks N, or a config.json)");
     if (c == CL_OK) c = plan(&o, &err);
+    cl_layout_free(&o.layout);
     return c == CL_OK ? CL_OK : cl_cli_fail(&err);
 }

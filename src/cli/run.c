@@ -7,7 +7,7 @@
 #include "run_cli.h"
 
 enum { BATCH = 256, OUT, SYSTEM, CHAT_FORMAT, DATE, REASONING, CHAT, TOKENS, CONTEXT, SLOTS, CHUNK, IGNORE_EOS, STOP, TEMPERATURE, TOP_K, TOP_P, MIN_P, REPEAT, SEED,
-       THREADS, ACTIVATIONS, KV, LAYOUT, CHIP, TRACE, TRACE_LEVEL, LOGITS, DIGEST, SUMMARY, JSON, QUIET, STALL, KERNELS };
+       THREADS, ACTIVATIONS, KV, LAYOUT, EXPERTS, REPLICAS, GATHER, WAIT, CHIP, TRACE, TRACE_LEVEL, LOGITS, DIGEST, SUMMARY, JSON, QUIET, STALL, KERNELS };
 
 static const struct argp_option options[] = {
     {NULL, 0, NULL, 0, "What to run:", 1},
@@ -40,7 +40,12 @@ static const struct argp_option options[] = {
     {"threads", THREADS, "T", 0, "per rank (its share of the cores it may use)", 4},
     {"activations", ACTIVATIONS, "auto|f32|q8", 0, "f32 is the reference; auto: q8 for quantised weights", 4},
     {"kv", KV, "auto|f32|bf16|q8", 0, "numbers in the KV cache; auto: f32 with f32 activations, else bf16", 4},
-    {"layout", LAYOUT, "SxG|auto", 0, "S stages of G chips; this version: G = 1, S = ranks", 4},
+    {"layout", LAYOUT, "SxG|auto|FILE", 0,
+     "S stages of G chips that share their layers (ranks x 1); auto: the best by measured rates; a JSON file: uneven stages (see README)", 4},
+    {"experts", EXPERTS, "sliced|whole", 0, "every chip of a stage holds rows of all experts, or some experts whole (sliced)", 4},
+    {"replicas", REPLICAS, "R", 0, "R complete lines side by side, each with its share of the ranks and of the requests (1)", 4},
+    {"gather", GATHER, "auto|shared|messages", 0, "how the chips of a stage exchange numbers (shared memory where one host has them all)", 4},
+    {"wait", WAIT, "auto|spin|yield", 0, "a waiting rank keeps its core, or lets others have it (spins where every thread has a core)", 4},
     {"chip", CHIP, "FILE|BYTES", 0, "memory of one chip; a slice that does not fit is refused", 4},
     {"kernels", KERNELS, "NAME", 0, "reference, generic, avx2, avx512 (the best): same bits, other speed", 4},
     {NULL, 0, NULL, 0, "Outputs:", 5},
@@ -105,8 +110,14 @@ static error_t parse(int key, char *arg, struct argp_state *st)
         o->run.kv_auto = word == 0;
         if (word) o->run.kv = (cl_kv_format)(word - 1);
         break;
-    case LAYOUT: return cl_cli_layout(err, arg, &o->run.stages);
-    case CHIP: return cl_cli_chip(arg, &o->run.chip_bytes, err) == CL_OK ? 0 : EINVAL;
+    case LAYOUT:
+        cl_layout_free(&o->layout);
+        return cl_cli_layout(err, arg, &o->layout, &o->run.layout_auto);
+    case EXPERTS: e = cl_cli_word(err, "--experts", arg, (const char *const[]){"sliced", "whole", NULL}, &word), o->run.experts = e ? CL_EXPERTS_SLICED : (cl_expert_mode)word; return e;
+    case REPLICAS: return cl_cli_int(err, "--replicas", arg, 1, 1 << 20, &o->run.replicas);
+    case GATHER: e = cl_cli_word(err, "--gather", arg, (const char *const[]){"auto", "shared", "messages", NULL}, &word), o->run.carrier = e ? CL_CARRIER_AUTO : (cl_carrier)word; return e;
+    case WAIT: e = cl_cli_word(err, "--wait", arg, (const char *const[]){"auto", "spin", "yield", NULL}, &word), o->run.wait = e ? CL_WAIT_AUTO : (cl_wait)word; return e;
+    case CHIP: return cl_cli_chip(arg, &o->run.chip_bytes, NULL, err) == CL_OK ? 0 : EINVAL;
     case KERNELS: o->run.kernels = arg; break;
     case TRACE: o->run.trace_path = arg; break;
     case TRACE_LEVEL: e = cl_cli_word(err, "--trace-level", arg, levels, &word), o->run.trace_level = e ? CL_TRACE_OFF : (cl_trace_level)word; return e;
@@ -178,6 +189,7 @@ static void defaults(run_cli *o)
     o->sampling.top_p = (float)(o->top_p >= 0 ? o->top_p : chat ? 0.95 : 1);
     o->sampling.seed = (uint64_t)o->seed;
     if (!o->batch && !o->run.slots) o->run.slots = 1;
+    if (o->layout.n_stages) o->run.layout = &o->layout;
     o->run.progress = !o->quiet;
     o->run.version = cl_cli_creator();
     o->run.revision = cl_cli_revision();
@@ -248,6 +260,7 @@ int cl_cmd_run(int argc, char **argv)
         if (c != CL_OK && root) cl_cli_fail(&err);
     }
     cl_buf_free(&command);
+    cl_layout_free(&o.layout);
     cl_line_end(line);
     return (int)c;
 }

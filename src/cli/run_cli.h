@@ -17,6 +17,7 @@ typedef struct run_cli {
     int64_t seed;
     char *stops[MAX_STOPS];
     cl_sampling sampling;
+    cl_layout layout;  /* --layout SxG or a file */
     cl_run_options run;
 
     /* rank 0, made by cl_cli_open_texts */

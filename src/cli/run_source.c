@@ -357,10 +357,10 @@ cl_code cl_cli_open_source(run_cli *o, const cl_model *m, cl_limits limits, cl_s
     }
     cl_code (*thoughts)(void *, const cl_request *, const char *, size_t, cl_err *) = o->json || o->reasoning != 1 ? NULL : put_reasoning;
     if (o->chat && !o->prompt && !o->prompt_file && at_terminal()) {
-        *source = (cl_source){s, next_turn, o->json ? NULL : put_text, thoughts, done_turn};
+        *source = (cl_source){.ctx = s, .next = next_turn, .text = o->json ? NULL : put_text, .reasoning = thoughts, .done = done_turn};
         return open_chat(o, s);
     }
-    *source = (cl_source){s, next_single, o->json ? NULL : put_text, thoughts, done_single};
+    *source = (cl_source){.ctx = s, .next = next_single, .text = o->json ? NULL : put_text, .reasoning = thoughts, .done = done_single};
     return open_single(o, s);
 }
 

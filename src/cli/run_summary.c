@@ -6,7 +6,7 @@
 
 static json_t *rank_json(const cl_rank_numbers *k)
 {
-    return json_pack("{s:i, s:s, s:i, s:i, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:o}", "rank", k->rank, "host", k->host, "stage", k->stage,
+    return json_pack("{s:i, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:o}", "rank", k->rank, "host", k->host, "replica", k->replica, "stage", k->stage,
         "member", k->member, "threads", k->threads, "first_layer", k->first_layer, "layers", k->n_layers, "slice_bytes", (json_int_t)k->slice_bytes,
         "kv_bytes", (json_int_t)k->kv_bytes, "rss_bytes", (json_int_t)k->rss_bytes, "baseline_bytes", (json_int_t)k->baseline_bytes, "over_bytes",
         (json_int_t)k->over_bytes, "busy", k->busy, "wait", k->wait, "read_gb_per_s", k->read_gb_per_s, "probe_gb_per_s", k->probe_gb_per_s > 0 ? json_real(k->probe_gb_per_s) : json_null());
@@ -14,17 +14,16 @@ static json_t *rank_json(const cl_rank_numbers *k)
 
 static json_t *summary_json(const run_cli *o, const cl_run_numbers *n)
 {
-    char sum[17], layout[32], path[4096];
+    char sum[17], path[4096];
     snprintf(path, sizeof path, "%s", o->run.model_path);
     cl_utf8_repair(path);
     snprintf(sum, sizeof sum, "%016llx", (unsigned long long)n->model_checksum);
-    snprintf(layout, sizeof layout, "%dx1", n->stages);
     json_t *ranks = json_array();
     for (int i = 0; i < n->n_ranks; i++) json_array_append_new(ranks, rank_json(&n->ranks[i]));
-    return json_pack("{s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:f, s:f, s:s, s:i, s:i, s:s, s:s, s:s, s:o, s:{s:s, s:s}, s:{s:s, s:s, s:s}}", "prompt_tokens_per_s",
+    return json_pack("{s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:f, s:f, s:s, s:i, s:i, s:i, s:s, s:s, s:s, s:o, s:{s:s, s:s}, s:{s:s, s:s, s:s}}", "prompt_tokens_per_s",
         n->prompt_tokens_per_s, "generation_tokens_per_s", n->generation_tokens_per_s, "ttft_s", n->ttft_s, "requests", (json_int_t)n->requests,
         "failed_requests", (json_int_t)n->failed, "prompt_tokens", (json_int_t)n->prompt_tokens, "generated_tokens", (json_int_t)n->generated_tokens,
-        "elapsed_s", n->elapsed_s, "load_s", n->load_s, "layout", layout, "slots", n->slots, "context", n->context, "kernels", n->kernels, "activations",
+        "elapsed_s", n->elapsed_s, "load_s", n->load_s, "layout", n->layout, "replicas", n->replicas, "slots", n->slots, "context", n->context, "kernels", n->kernels, "activations",
         n->activations, "kv", n->kv, "ranks", ranks, "model", "checksum", sum, "path", path, "version", "chipline", o->run.version,
         "revision", o->run.revision, "build_flags", o->run.build_flags);
 }
@@ -61,8 +60,9 @@ static void print_lines(const cl_run_numbers *n)
     fprintf(stderr, "generation  %lld tokens", (long long)n->generated_tokens);
     if (n->generation_tokens_per_s > 0) fprintf(stderr, ", %.1f tokens/s", n->generation_tokens_per_s);
     if (n->requests > 1) fprintf(stderr, " over %lld requests in %.2f s", (long long)n->requests, n->elapsed_s);
-    fprintf(stderr, "\nline        %d stage%s, %d thread%s, kernels %s, activations %s, KV cache %s\n", n->stages, n->stages > 1 ? "s" : "", n->threads_total,
-            n->threads_total > 1 ? "s" : "", n->kernels, n->activations, n->kv);
+    fprintf(stderr, "\nline        %s (stages x chips)%s, %d thread%s, kernels %s, activations %s, KV cache %s\n", n->layout, n->shared ? " by shared memory" : "",
+            n->threads_total, n->threads_total > 1 ? "s" : "", n->kernels, n->activations, n->kv);
+    if (n->replicas > 1) fprintf(stderr, "replicas    %d lines side by side\n", n->replicas);
     if (n->n_ranks == 1) fprintf(stderr, "reading     %.2f GB/s while computing\n", fastest);
     else fprintf(stderr, "reading     %.2f to %.2f GB/s per rank while computing\n", slowest, fastest);
     fprintf(stderr, "memory      rank %d is the largest: %s resident", most->rank, cl_human_bytes((double)most->rss_bytes, a));

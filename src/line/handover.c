@@ -1,10 +1,8 @@
-/* handover.c: micro-batches from stage to stage, samples from the last to the first.
+/* handover.c: micro-batches from stage to stage, and from a stage's head chip to its other chips.
  *
  * A message is received into a buffer, computed on there and sent on from there: the head, the parts and the ids travel with the
- * activations and nothing is copied. Three buffers a rank: one receives, one is computed on, one is being sent. */
+ * activations and nothing is copied. Where the chips of a stage share memory they share the buffer too. */
 #include "line_internal.h"
-
-#include <stdlib.h>
 
 enum { HOP_MAGIC = 0x43484f50 }; /* "CHOP" */
 
@@ -14,34 +12,12 @@ static size_t x_offset(int n_parts, int n_tokens)
     return (n + 63) & ~(size_t)63;
 }
 
-static size_t hop_bytes(const cl_limits *m, int n_parts, int n_tokens)
+size_t cl_line_hop_bytes(const cl_limits *m, int parts, int tokens)
 {
-    return x_offset(n_parts, n_tokens) + (size_t)n_tokens * (size_t)m->hidden * sizeof(float);
+    return x_offset(parts, tokens) + (size_t)tokens * (size_t)m->hidden * sizeof(float);
 }
 
-cl_code cl_line_open(cl_line *l, const cl_line_options *opt, cl_err *err)
-{
-    l->opt = *opt;
-    l->yields = l->ranks_here * opt->threads > l->cores_here;
-    l->recv = l->result_recv = MPI_REQUEST_NULL;
-    l->hop_capacity = hop_bytes(&opt->limits, opt->limits.slots, opt->limits.chunk);
-    l->result_capacity = sizeof(wire_results) + (size_t)opt->limits.slots * sizeof(cl_sampled);
-    if (l->hop_capacity > INT32_MAX)
-        return cl_fail(err, CL_E_FIT, "line: a micro-batch of %d tokens takes %zu bytes, a message at most 2 GB (use a smaller --chunk)",
-                       opt->limits.chunk, l->hop_capacity);
-    for (int i = 0; i < HOPS; i++) {
-        l->hops[i].send = MPI_REQUEST_NULL;
-        l->hops[i].hop.index = i;
-        if (!(l->hops[i].data = cl_malloc_aligned(l->hop_capacity, "hand-over buffer", err))) return CL_E_FIT;
-    }
-    for (int i = 0; i < RESULT_SLOTS; i++) {
-        l->result_send[i] = MPI_REQUEST_NULL;
-        if (!(l->results[i] = cl_calloc(1, l->result_capacity, "result buffer", err))) return CL_E_FIT;
-    }
-    return CL_OK;
-}
-
-static void record(cl_line *l, cl_mark m, cl_event_kind kind, const cl_microbatch *mb, int peer, size_t bytes)
+void cl_line_record(cl_line *l, cl_mark m, cl_event_kind kind, const cl_microbatch *mb, int peer, size_t bytes)
 {
     cl_event e = {.kind = kind, .layer = -1, .microbatch = mb->id, .tokens = mb->n_tokens, .parts = mb->n_parts, .peer = peer,
                   .waits_for = kind == CL_EV_RECV ? peer : -1, .msg_bytes = bytes};
@@ -57,35 +33,40 @@ static bool send_done(cl_line *l, hop_slot *s)
     return done;
 }
 
+/* Head chip: another member that still needs this buffer, 0: none. */
+static int user_of(cl_line *l, int index)
+{
+    if (!cl_line_is_head(l)) return 0;
+    return l->shared.block ? cl_line_shared_user(l, index) : cl_line_messages_user(l, index);
+}
+
 /* A buffer that nobody uses, or -1. */
 static int free_hop(cl_line *l)
 {
     for (int i = 0; i < HOPS; i++)
-        if (!l->hops[i].taken && l->posted != i && send_done(l, &l->hops[i])) return i;
+        if (!l->hops[i].taken && l->posted != i && send_done(l, &l->hops[i]) && !user_of(l, i)) return i;
     return -1;
 }
 
-/* A free buffer, waiting for a send to end if need be. */
-static int need_hop(cl_line *l)
+/* No buffer is free: says so to the waiting, naming the first that will be. */
+static void wait_for_hop(cl_line *l, line_wait *w)
 {
-    uint64_t t0 = cl_now_ns();
-    int i = free_hop(l);
-    for (int k = 0; i < 0 && k < HOPS; k++) {
-        if (l->hops[k].taken || l->posted == k) continue;
-        cl_line_wait(l, &l->hops[k].send, MPI_STATUS_IGNORE, "a hand-over to reach", l->opt.next);
-        i = k;
-    }
-    if (i < 0) CL_BUG("line: all hand-over buffers are taken");
-    l->wait_ns += cl_now_ns() - t0;
-    return i;
+    int i = 0, user;
+    while (i < HOPS && (l->hops[i].taken || l->posted == i)) i++;
+    if (i == HOPS) CL_BUG("line: all hand-over buffers are taken");
+    if (!send_done(l, &l->hops[i])) cl_line_wait_more(l, w, "a hand-over to reach", l->opt.next);
+    else if ((user = user_of(l, i))) cl_line_wait_more(l, w, "a micro-batch to be finished by", l->opt.stage_first + user);
 }
 
+/* Head chips have messages from the stage before, the others from their head chip (none if they share its memory). */
 static void post_receive(cl_line *l)
 {
-    if (l->posted >= 0 || l->opt.prev < 0) return;
+    bool head = cl_line_is_head(l);
+    if (l->posted >= 0 || (head ? l->opt.prev < 0 : l->shared.block != NULL)) return;
     int i = free_hop(l);
     if (i < 0) return;
-    MPI_TRY(l, MPI_Irecv(l->hops[i].data, (int)l->hop_capacity, MPI_BYTE, l->opt.prev, TAG_HOP, l->comm, &l->recv));
+    MPI_Comm comm = head ? l->comm : l->stage;
+    MPI_TRY(l, MPI_Irecv(l->hops[i].data, (int)l->hop_capacity, MPI_BYTE, head ? l->opt.prev : 0, TAG_HOP, comm, &l->recv));
     l->posted = i;
 }
 
@@ -96,14 +77,35 @@ static void point_into(cl_hop *h, unsigned char *data, int n_parts, int n_tokens
     h->x = (float *)(void *)(data + x_offset(n_parts, n_tokens));
 }
 
+/* --- the first stage's head chip begins --- */
+
 cl_hop *cl_line_take(cl_line *l)
 {
-    hop_slot *s = &l->hops[need_hop(l)];
+    uint64_t t0 = cl_now_ns();
+    int i;
+    for (line_wait w = {0}; (i = free_hop(l)) < 0;) wait_for_hop(l, &w);
+    l->wait_ns += cl_now_ns() - t0;
+    hop_slot *s = &l->hops[i];
     s->taken = true;
     s->hop.kind = CL_HOP_WORK;
     s->hop.mb = (cl_microbatch){0};
     point_into(&s->hop, s->data, l->opt.limits.slots, 0); /* ids behind the largest number of parts; seal moves them up */
     return &s->hop;
+}
+
+/* To the other chips of the stage. Activations are computed on in place, so where they are sent they must have arrived before
+ * this chip goes on; the others can do nothing without them anyway. */
+static void give(cl_line *l, int index, size_t bytes, bool with_x)
+{
+    if (l->group.members == 1) return;
+    if (l->shared.block) {
+        cl_line_shared_give(l, index, bytes);
+        return;
+    }
+    cl_line_messages_give(l, index, bytes);
+    int user;
+    for (line_wait w = {0}; with_x && (user = cl_line_messages_user(l, index));)
+        cl_line_wait_more(l, &w, "a micro-batch to reach", l->opt.stage_first + user);
 }
 
 void cl_line_seal(cl_line *l, cl_hop *h)
@@ -112,17 +114,23 @@ void cl_line_seal(cl_line *l, cl_hop *h)
     const int32_t *ids = h->mb.ids;
     point_into(h, data, h->mb.n_parts, h->mb.n_tokens);
     memmove(h->mb.ids, ids, (size_t)h->mb.n_tokens * sizeof *ids);
-    *(wire_head *)(void *)data = (wire_head){.magic = HOP_MAGIC, .kind = h->kind, .microbatch = h->mb.id, .n_parts = h->mb.n_parts, .n_tokens = h->mb.n_tokens};
+    wire_head head = {.magic = HOP_MAGIC, .kind = h->kind, .microbatch = h->mb.id, .n_parts = h->mb.n_parts,
+                      .n_tokens = h->mb.n_tokens};
+    memcpy(data, &head, sizeof head);
+    give(l, h->index, x_offset(h->mb.n_parts, h->mb.n_tokens), false); /* there are no activations yet */
 }
 
+/* --- the other chips receive --- */
+
 /* A peer of the same job sent this, but its sizes are checked all the same: a wrong one would write outside a buffer. */
-static bool open_message(const cl_line *l, hop_slot *s, int bytes)
+bool cl_line_open_message(const cl_line *l, hop_slot *s, int bytes)
 {
     const cl_limits *m = &l->opt.limits;
     const wire_head *w = (const wire_head *)(const void *)s->data;
     if (bytes < (int)sizeof *w || w->magic != HOP_MAGIC || w->kind > CL_HOP_STOP) return false;
     if (w->n_parts < 0 || w->n_parts > m->slots || w->n_tokens < 0 || w->n_tokens > m->chunk) return false;
-    if ((size_t)bytes != hop_bytes(m, w->n_parts, w->n_tokens)) return false;
+    size_t want = l->opt.prev < 0 ? x_offset(w->n_parts, w->n_tokens) : cl_line_hop_bytes(m, w->n_parts, w->n_tokens);
+    if ((size_t)bytes != want) return false;
     cl_hop *h = &s->hop;
     h->kind = (cl_hop_kind)w->kind;
     h->mb.id = w->microbatch;
@@ -132,48 +140,67 @@ static bool open_message(const cl_line *l, hop_slot *s, int bytes)
     int64_t sum = 0;
     for (int i = 0; i < w->n_parts; i++) {
         const cl_seq_part *p = &h->mb.parts[i];
-        if (p->slot < 0 || p->slot >= m->slots || p->n_tokens < 1 || p->n_tokens > m->chunk || p->pos < 0 || p->pos > m->context - p->n_tokens)
-            return false;
+        if (p->slot < 0 || p->slot >= m->slots || p->n_tokens < 1 || p->n_tokens > m->chunk) return false;
+        if (p->pos < 0 || p->pos > m->context - p->n_tokens) return false;
         sum += p->n_tokens;
     }
     return sum == w->n_tokens;
 }
 
-cl_hop *cl_line_recv(cl_line *l)
+/* Waits for the message that a receive is posted for; returns its buffer. */
+static int received(cl_line *l, int from, int *bytes)
 {
     MPI_Status status;
-    int bytes = 0;
-    if (l->posted < 0) {
-        (void)need_hop(l);
+    for (line_wait w = {0}; l->posted < 0;) {
         post_receive(l);
+        if (l->posted < 0) wait_for_hop(l, &w);
     }
+    cl_line_wait(l, &l->recv, &status, "a micro-batch from", from);
+    MPI_TRY(l, MPI_Get_count(&status, MPI_BYTE, bytes));
+    int i = l->posted;
+    l->posted = -1;
+    return i;
+}
+
+cl_hop *cl_line_recv(cl_line *l)
+{
+    bool head = cl_line_is_head(l);
+    int bytes = 0, from = head ? l->opt.prev : l->opt.stage_first;
     cl_mark m = cl_trace_mark(l->opt.trace, CL_TRACE_STAGE);
     uint64_t t0 = cl_now_ns();
-    cl_line_wait(l, &l->recv, &status, "a micro-batch from", l->opt.prev);
-    MPI_TRY(l, MPI_Get_count(&status, MPI_BYTE, &bytes));
-    hop_slot *s = &l->hops[l->posted];
-    l->posted = -1;
-    if (!open_message(l, s, bytes)) cl_line_abort(l, CL_E_RUN, "rank %d: a message of rank %d makes no sense (a bug: please report it)", l->rank, l->opt.prev);
+    int i = !head && l->shared.block ? cl_line_shared_next(l, &bytes) : received(l, from, &bytes);
+    hop_slot *s = &l->hops[i];
+    if (!cl_line_open_message(l, s, bytes))
+        cl_line_abort(l, CL_E_RUN, "rank %d: a message of rank %d makes no sense (a bug: please report it)", l->rank, from);
     s->taken = true;
+    if (head) give(l, i, (size_t)bytes, true);
     post_receive(l); /* the next one may come while this one is computed */
     l->wait_ns += cl_now_ns() - t0;
-    if (s->hop.kind == CL_HOP_WORK) record(l, m, CL_EV_RECV, &s->hop.mb, l->opt.prev, (size_t)bytes);
+    /* What a stage's chips tell each other is no hand-over: no bytes. */
+    if (s->hop.kind == CL_HOP_WORK) cl_line_record(l, m, CL_EV_RECV, &s->hop.mb, from, head ? (size_t)bytes : 0);
     return &s->hop;
 }
 
+/* --- and are done with it --- */
+
 void cl_line_pass(cl_line *l, cl_hop *h)
 {
+    if (!cl_line_is_head(l)) {
+        cl_line_release(l, h);
+        return;
+    }
     hop_slot *s = &l->hops[h->index];
-    size_t bytes = hop_bytes(&l->opt.limits, h->mb.n_parts, h->mb.n_tokens);
+    size_t bytes = cl_line_hop_bytes(&l->opt.limits, h->mb.n_parts, h->mb.n_tokens);
     cl_mark m = cl_trace_mark(l->opt.trace, CL_TRACE_STAGE);
     MPI_TRY(l, MPI_Isend(s->data, (int)bytes, MPI_BYTE, l->opt.next, TAG_HOP, l->comm, &s->send));
     s->taken = false;
-    if (h->kind == CL_HOP_WORK) record(l, m, CL_EV_SEND, &h->mb, l->opt.next, bytes);
+    if (h->kind == CL_HOP_WORK) cl_line_record(l, m, CL_EV_SEND, &h->mb, l->opt.next, bytes);
 }
 
 void cl_line_release(cl_line *l, cl_hop *h)
 {
     l->hops[h->index].taken = false;
+    if (l->shared.block && !cl_line_is_head(l)) cl_line_shared_finish(l, h->index);
     post_receive(l);
 }
 
@@ -182,78 +209,29 @@ void cl_line_poll(void *line)
     cl_line *l = line;
     int flag;
     for (int i = 0; i < HOPS; i++)
-        if (l->hops[i].send != MPI_REQUEST_NULL) (void)send_done(l, &l->hops[i]);
+        if (send_done(l, &l->hops[i]) && !l->shared.block && cl_line_is_head(l)) (void)cl_line_messages_user(l, i);
     if (l->posted < 0) post_receive(l);
     else MPI_TRY(l, MPI_Request_get_status(l->recv, &flag, MPI_STATUS_IGNORE)); /* moves it along, leaves it to recv */
 }
 
-/* --- results --- */
-
-void cl_line_send_results(cl_line *l, int64_t microbatch, const cl_sampled *results, int n)
+static void cancel(cl_line *l, MPI_Request *r)
 {
-    int slot = 0;
-    for (int done = 0; slot < RESULT_SLOTS; slot++) {
-        if (l->result_send[slot] == MPI_REQUEST_NULL) break;
-        MPI_TRY(l, MPI_Test(&l->result_send[slot], &done, MPI_STATUS_IGNORE));
-        if (done) break;
-    }
-    if (slot == RESULT_SLOTS) {
-        slot = 0;
-        cl_line_wait(l, &l->result_send[slot], MPI_STATUS_IGNORE, "results to reach", l->opt.first);
-    }
-    wire_results *w = (wire_results *)(void *)l->results[slot];
-    size_t bytes = sizeof *w + (size_t)n * sizeof *results;
-    w->microbatch = microbatch;
-    w->n = n;
-    memcpy(w->sampled, results, (size_t)n * sizeof *results);
-    cl_mark m = cl_trace_mark(l->opt.trace, CL_TRACE_STAGE);
-    MPI_TRY(l, MPI_Isend(w, (int)bytes, MPI_BYTE, l->opt.first, TAG_RESULTS, l->comm, &l->result_send[slot]));
-    cl_microbatch mb = {.id = microbatch, .n_parts = n};
-    record(l, m, CL_EV_SEND, &mb, l->opt.first, bytes);
-}
-
-bool cl_line_recv_results(cl_line *l, bool wait, int64_t *microbatch, const cl_sampled **results, int *n)
-{
-    cl_mark m = cl_trace_mark(l->opt.trace, CL_TRACE_STAGE);
-    uint64_t t0 = cl_now_ns();
-    MPI_Status status;
-    int bytes = 0, done = 1;
-    if (l->result_recv == MPI_REQUEST_NULL)
-        MPI_TRY(l, MPI_Irecv(l->results[0], (int)l->result_capacity, MPI_BYTE, l->opt.last, TAG_RESULTS, l->comm, &l->result_recv));
-    if (wait) cl_line_wait(l, &l->result_recv, &status, "samples from", l->opt.last);
-    else MPI_TRY(l, MPI_Test(&l->result_recv, &done, &status));
-    if (!done) return false;
-    MPI_TRY(l, MPI_Get_count(&status, MPI_BYTE, &bytes));
-    unsigned char *got = l->results[0];
-    l->results[0] = l->results[1];
-    l->results[1] = got;
-    const wire_results *w = (const wire_results *)(const void *)got;
-    if (bytes < (int)sizeof *w || w->n < 0 || w->n > l->opt.limits.slots || (size_t)bytes != sizeof *w + (size_t)w->n * sizeof *w->sampled)
-        cl_line_abort(l, CL_E_RUN, "rank %d: a result of rank %d makes no sense (a bug: please report it)", l->rank, l->opt.last);
-    for (int i = 0; i < w->n; i++)
-        if (w->sampled[i].slot < 0 || w->sampled[i].slot >= l->opt.limits.slots) cl_line_abort(l, CL_E_RUN, "rank %d: a result names slot %d (a bug: please report it)", l->rank, w->sampled[i].slot);
-    *microbatch = w->microbatch;
-    *results = w->sampled;
-    *n = w->n;
-    if (wait) l->wait_ns += cl_now_ns() - t0;
-    cl_microbatch mb = {.id = w->microbatch, .n_parts = w->n};
-    record(l, m, CL_EV_RECV, &mb, l->opt.last, (size_t)bytes);
-    return true;
+    if (*r == MPI_REQUEST_NULL) return;
+    MPI_TRY(l, MPI_Cancel(r));
+    MPI_TRY(l, MPI_Wait(r, MPI_STATUS_IGNORE));
 }
 
 void cl_line_drain(cl_line *l)
 {
-    for (int i = 0; i < HOPS; i++)
-        if (l->hops[i].send != MPI_REQUEST_NULL) cl_line_wait(l, &l->hops[i].send, MPI_STATUS_IGNORE, "a hand-over to reach", l->opt.next);
+    for (int i = 0, user; i < HOPS; i++) {
+        cl_line_wait(l, &l->hops[i].send, MPI_STATUS_IGNORE, "a hand-over to reach", l->opt.next);
+        for (line_wait w = {0}; (user = user_of(l, i));)
+            cl_line_wait_more(l, &w, "a micro-batch to be finished by", l->opt.stage_first + user);
+    }
     for (int i = 0; i < RESULT_SLOTS; i++)
-        if (l->result_send[i] != MPI_REQUEST_NULL) cl_line_wait(l, &l->result_send[i], MPI_STATUS_IGNORE, "results to reach", l->opt.first);
-    if (l->posted >= 0) {
-        MPI_TRY(l, MPI_Cancel(&l->recv));
-        MPI_TRY(l, MPI_Wait(&l->recv, MPI_STATUS_IGNORE));
-        l->posted = -1;
-    }
-    if (l->result_recv != MPI_REQUEST_NULL) {
-        MPI_TRY(l, MPI_Cancel(&l->result_recv));
-        MPI_TRY(l, MPI_Wait(&l->result_recv, MPI_STATUS_IGNORE));
-    }
+        cl_line_wait(l, &l->result_send[i], MPI_STATUS_IGNORE, "results to reach", l->opt.first);
+    cl_line_drain_notes(l);
+    cancel(l, &l->recv); /* the last: waiting posts receives */
+    cancel(l, &l->result_recv);
+    l->posted = -1;
 }

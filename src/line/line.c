@@ -1,9 +1,8 @@
-/* line.c: start and end of the ranks, agreement, clocks, waiting. */
+/* line.c: start and end of the ranks, agreement, clocks. */
 #include "line_internal.h"
 
 #include <sched.h>
 #include <stdlib.h>
-#include <time.h>
 #include <unistd.h>
 
 _Noreturn void cl_line_mpi_failed(cl_line *l, int code, const char *call)
@@ -89,7 +88,7 @@ cl_code cl_line_start(cl_line **out, int *argc, char ***argv, cl_err *err)
     MPI_TRY(l, MPI_Allgather(&mine, sizeof mine, MPI_BYTE, all, sizeof mine, MPI_BYTE, l->comm));
     compare_places(l, all);
     free(all);
-    l->posted = -1;
+    l->stage = MPI_COMM_NULL;
     l->baseline = cl_rss_bytes();
     *out = l;
     return CL_OK;
@@ -98,8 +97,7 @@ cl_code cl_line_start(cl_line **out, int *argc, char ***argv, cl_err *err)
 void cl_line_end(cl_line *l)
 {
     if (!l) return;
-    for (int i = 0; i < HOPS; i++) cl_free_aligned(l->hops[i].data, l->hop_capacity);
-    for (int i = 0; i < RESULT_SLOTS; i++) free(l->results[i]);
+    cl_line_close(l);
     MPI_Finalize();
     free(l);
 }
@@ -116,27 +114,6 @@ int cl_line_threads_fit(const cl_line *l)
 {
     int share = l->cores_mine / l->sharers;
     return share > 1 ? share : 1;
-}
-
-/* --- waiting --- */
-
-void cl_line_wait(cl_line *l, MPI_Request *r, MPI_Status *status, const char *what, int peer)
-{
-    int done = 0;
-    uint64_t start = 0;
-    for (uint64_t tries = 0;; tries++) {
-        MPI_TRY(l, MPI_Test(r, &done, status));
-        if (done) break;
-        if (l->yields || tries > 2000) sched_yield();
-        if ((tries & 63) != 63) continue;
-        uint64_t now = cl_now_ns();
-        if (!start) start = now;
-        double s = (double)(now - start) * 1e-9;
-        if (s > 0.05) nanosleep(&(struct timespec){.tv_nsec = 200000}, NULL); /* long waits cost no core */
-        if (l->opt.stall_timeout_s > 0 && s > l->opt.stall_timeout_s)
-            cl_line_abort(l, CL_E_RUN, "rank %d: waited %.0f s for %s rank %d (a rank or a link is gone, or a step takes longer: --stall-timeout)",
-                          l->rank, s, what, peer);
-    }
 }
 
 /* --- agreement --- */

@@ -1,251 +1,257 @@
-/* place.c: the line cut into stages: contiguous runs of layers, the largest share of a token's bytes as small as it can be among
- * all cuts whose slices fit a chip, the other shares as even as that allows. */
-#include <math.h>
+/* place.c: a placement: which stage has which layers, which chip which experts; and why there is none. */
 #include <stdlib.h>
+#include <string.h>
 
-#include "chipline/plan.h"
 #include "chipline/util.h"
+#include "cut.h"
+#include "share.h"
 
-/* What one layer adds to its stage; embedding and head are added to the first and last layer's stage. Sums saturate instead of
- * wrapping. */
-typedef struct cost {
-    uint64_t held;    /* weights and cache */
-    uint64_t touched; /* by one token */
-} cost;
-
-static uint64_t add(uint64_t a, uint64_t b) { return a > UINT64_MAX - b ? UINT64_MAX : a + b; }
-
-static uint64_t times(uint64_t a, uint64_t b)
+static cl_code check_numbers(const cl_model *m, const cl_place_options *o, cl_err *err)
 {
-    uint64_t r;
-    return __builtin_mul_overflow(a, b, &r) ? UINT64_MAX : r;
+    const cl_routing *r = o->routing;
+    int experts = 0;
+    if (o->slots < 1) return cl_fail(err, CL_E_USAGE, "plan: %d slots (at least 1)", o->slots);
+    if (o->context < 1) return cl_fail(err, CL_E_USAGE, "plan: a context of %d positions (at least 1)", o->context);
+    if (o->chunk < 1) return cl_fail(err, CL_E_USAGE, "plan: micro-batches of %d tokens (at least 1)", o->chunk);
+    for (int i = 0; i < m->spec.n_layers; i++)
+        experts = m->spec.layers[i].ffn.experts > experts ? m->spec.layers[i].ffn.experts : experts;
+    if (r && (r->n_layers != m->spec.n_layers || r->experts != experts))
+        return cl_fail(err, CL_E_INPUT,
+                       "plan: routing of %d layers with %d experts, the model has %d with %d (count it in a run of this model)",
+                       r->n_layers, r->experts, m->spec.n_layers, experts);
+    return CL_OK;
 }
 
-static int64_t typical_context(const cl_place_options *o)
+/* Most chips that every one of these layers has work for. */
+static int stage_chips(const cl_spec *s, cl_expert_mode mode, int first, int n)
 {
-    double p = o->read_context > 0 ? o->read_context : o->context / 4.0;
-    return p < 1 ? 1 : p > o->context ? o->context : (int64_t)p;
+    int least = layer_chips(s, first, mode);
+    for (int i = first + 1; i < first + n; i++) least = layer_chips(s, i, mode) < least ? layer_chips(s, i, mode) : least;
+    return least;
 }
 
-/* A stage of these layers, everything but its ranks filled in. */
-static cl_stage make_stage(const cl_model *m, const cl_place_options *o, int first, int n)
+/* The largest number of stages, at most `most`, that so many chips can be shared out to evenly. */
+static int divisor(int chips, int most)
 {
-    cl_stage s = {.first_layer = first, .n_layers = n, .embed = first == 0, .head = first + n == m->spec.n_layers};
-    for (int i = 0; i < m->n_tensors; i++) {
-        const cl_tensor *t = &m->tensors[i];
-        bool layer = t->layer >= first && t->layer < first + n;
-        bool head = s.head && (t->role == CL_T_FINAL_NORM || t->role == CL_T_HEAD);
-        bool table = t->role == CL_T_EMBED && s.embed, tied = t->role == CL_T_EMBED && s.head && m->spec.tied;
-        if (layer || head || table || tied) s.weight_bytes = add(s.weight_bytes, cl_tensor_bytes(t));
-        if (layer || head || table) s.token_bytes = add(s.token_bytes, cl_tensor_token_bytes(m, t));
-        if (tied) s.token_bytes = add(s.token_bytes, cl_tensor_bytes(t)); /* as the head: all of it */
-    }
-    for (int i = first; i < first + n; i++) {
-        const cl_attention *a = &m->spec.layers[i].attn;
-        s.kv_bytes = add(s.kv_bytes, times(cl_kv_layer_bytes(a, o->kv, o->context, o->chunk), (uint64_t)o->slots));
-        s.token_kv_bytes = add(s.token_kv_bytes, cl_kv_read_bytes(a, o->kv, typical_context(o)));
-    }
+    int s = most < chips ? most : chips;
+    while (chips % s) s--;
     return s;
 }
 
-/* The same sums per layer, in one pass over the tensors. */
-static cost *layer_costs(const cl_model *m, const cl_place_options *o, cl_err *err)
+/* With layers of its own a stage has to find work for its chips in those; else in any. */
+static cl_code check_stages(const cl_model *m, const cl_place_options *o, const cl_layout *l, cl_err *err)
 {
-    const cl_spec *s = &m->spec;
-    int last = s->n_layers - 1;
-    cost *c = cl_calloc((size_t)s->n_layers, sizeof *c, "placement", err);
-    if (!c) return NULL;
-    for (int i = 0; i < m->n_tensors; i++) {
-        const cl_tensor *t = &m->tensors[i];
-        int layer = t->role == CL_T_EMBED ? 0 : t->layer < 0 ? last : t->layer;
-        c[layer].held = add(c[layer].held, cl_tensor_bytes(t));
-        c[layer].touched = add(c[layer].touched, cl_tensor_token_bytes(m, t));
-        if (t->role == CL_T_EMBED && s->tied) {
-            if (o->ranks > 1) c[last].held = add(c[last].held, cl_tensor_bytes(t)); /* the last stage's own copy */
-            c[last].touched = add(c[last].touched, cl_tensor_bytes(t));
+    int n = m->spec.n_layers, first = 0;
+    for (int s = 0; s < l->n_stages; s++) {
+        int from = l->layers ? first : 0, count = l->layers ? l->layers[s] : n;
+        int most = stage_chips(&m->spec, o->experts, from, count);
+        if (l->chips[s] > most)
+            return cl_fail(err, CL_E_FIT,
+                           "plan: stage %d has %d chips, and there is a layer with work for %d at most (use for example %dx%d)",
+                           s, l->chips[s], most, l->n_stages, most);
+        first += count;
+    }
+    return CL_OK;
+}
+
+static cl_code check_layers(const cl_model *m, const cl_layout *l, cl_err *err)
+{
+    int64_t all = 0;
+    char name[64];
+    for (int s = 0; l->layers && s < l->n_stages; s++) {
+        if (l->layers[s] < 1) return cl_fail(err, CL_E_USAGE, "plan: stage %d has %d layers (at least 1)", s, l->layers[s]);
+        all += l->layers[s];
+    }
+    if (!l->layers || all == m->spec.n_layers) return CL_OK;
+    return cl_fail(err, CL_E_FIT,
+                   "plan: layout %s has %lld layers, the model has %d (give all of them out, or leave layers out of the layout)",
+                   cl_layout_name(l, name, sizeof name), (long long)all, m->spec.n_layers);
+}
+
+static cl_code check_layout(const cl_model *m, const cl_place_options *o, const cl_layout *l, cl_err *err)
+{
+    int n = m->spec.n_layers;
+    int64_t chips = 0;
+    char name[64];
+    if (l->n_stages < 1) return cl_fail(err, CL_E_USAGE, "plan: %d stages (at least 1)", l->n_stages);
+    for (int s = 0; s < l->n_stages; s++) {
+        if (l->chips[s] < 1) return cl_fail(err, CL_E_USAGE, "plan: stage %d has %d chips (at least 1)", s, l->chips[s]);
+        chips += l->chips[s];
+    }
+    if (chips > 1 << 20) return cl_fail(err, CL_E_USAGE, "plan: %lld chips (at most %d)", (long long)chips, 1 << 20);
+    if (o->ranks && o->ranks != chips) {
+        int s = divisor(o->ranks, l->n_stages < n ? l->n_stages : n);
+        return cl_fail(err, CL_E_FIT, "--layout %s needs %lld ranks, there are %d (start %lld, or use %dx%d)",
+                       cl_layout_name(l, name, sizeof name), (long long)chips, o->ranks, (long long)chips, s, o->ranks / s);
+    }
+    if (l->n_stages > n) {
+        int s = divisor((int)chips, n);
+        return cl_fail(err, CL_E_FIT,
+                       "plan: %d stages for %d layers, and every stage needs one (use at most %d stages, for example %dx%d)",
+                       l->n_stages, n, n, s, (int)chips / s);
+    }
+    cl_code c = check_layers(m, l, err);
+    return c == CL_OK ? check_stages(m, o, l, err) : c;
+}
+
+/* What would do: the fewest stages of one chip, or, where even a layer is too large for one, of as few chips each as possible.
+ * *chips 0: nothing would. */
+static cl_code fewest_chips(const cl_model *m, const cl_place_options *o, int *stages, int *chips, cl_err *err)
+{
+    int n = m->spec.n_layers, most = stage_chips(&m->spec, o->experts, 0, n), low = 0, high = 1;
+    *chips = 0;
+    for (;;) { /* low: too few in a stage; high: doubled until enough, then halfway */
+        cut_table t;
+        int need;
+        int now = *chips ? low + (high - low) / 2 : high;
+        cl_code c = cut_table_make(m, o, now, &t, err);
+        if (c != CL_OK) return c;
+        c = cut_fewest(&t, o->chip_bytes, &need, err);
+        cut_table_free(&t);
+        if (c != CL_OK) return c;
+        if (need <= n) {
+            *stages = need;
+            *chips = high = now;
+        } else low = now;
+        if (*chips ? high - low <= 1 : low == most) return CL_OK;
+        if (!*chips) high = 2 * low < most ? 2 * low : most;
+    }
+}
+
+/* Which chip is over its memory, by how much, and what would do. */
+static cl_code too_big(const cl_model *m, const cl_place_options *o, const cl_placement *p, int rank, const cl_chip_cost *c,
+                       cl_err *err)
+{
+    char remedy[128] = "use larger chips, fewer slots, a shorter context or a smaller number format";
+    char layout[40] = "", a[32], b[32];
+    int stages, chips;
+    if (!err) return CL_E_FIT;
+    cl_code code = fewest_chips(m, o, &stages, &chips, err);
+    if (code != CL_OK) return code;
+    if (chips > 1) snprintf(layout, sizeof layout, " as %dx%d", stages, chips);
+    if (chips)
+        snprintf(remedy, sizeof remedy, "use at least %d ranks%s, fewer slots or a shorter context", stages * chips, layout);
+    unsigned long long limit = o->chip_bytes, over = sum_of(c->weight_bytes, c->kv_bytes) - limit;
+    return cl_fail(err, CL_E_FIT,
+                   "plan: chip %d of %d: weights of %s and a cache of %s are %llu bytes more than a chip's %llu (%s)", rank,
+                   p->n_ranks, cl_human_bytes((double)c->weight_bytes, a), cl_human_bytes((double)c->kv_bytes, b), over, limit,
+                   remedy);
+}
+
+/* Sums over the chips of each stage; *worst: the chip that holds most. */
+static cl_code add_up(const cl_model *m, const cl_place_options *o, cl_placement *p, int *worst, cl_chip_cost *most, cl_err *err)
+{
+    *worst = 0;
+    *most = (cl_chip_cost){0};
+    for (int i = 0; i < p->n_stages; i++) {
+        cl_stage *s = &p->stages[i];
+        s->weight_bytes = s->kv_bytes = s->token_bytes = s->token_kv_bytes = 0;
+        for (int rank = s->first_rank; rank < s->first_rank + s->n_ranks; rank++) {
+            cl_chip_cost c;
+            cl_code code = cl_placement_cost(m, o, p, rank, &c, err);
+            if (code != CL_OK) return code;
+            s->weight_bytes = sum_of(s->weight_bytes, c.weight_bytes);
+            s->kv_bytes = sum_of(s->kv_bytes, c.kv_bytes);
+            s->token_bytes = sum_of(s->token_bytes, c.token_bytes);
+            s->token_kv_bytes = sum_of(s->token_kv_bytes, c.token_kv_bytes);
+            if (sum_of(c.weight_bytes, c.kv_bytes) > sum_of(most->weight_bytes, most->kv_bytes)) {
+                *worst = rank;
+                *most = c;
+            }
         }
     }
-    for (int i = 0; i <= last; i++) {
-        const cl_attention *a = &s->layers[i].attn;
-        c[i].held = add(c[i].held, times(cl_kv_layer_bytes(a, o->kv, o->context, o->chunk), (uint64_t)o->slots));
-        c[i].touched = add(c[i].touched, cl_kv_read_bytes(a, o->kv, typical_context(o)));
+    return CL_OK;
+}
+
+static cl_code give_experts(const cl_model *m, const cl_place_options *o, cl_placement *p, cl_err *err)
+{
+    if (o->experts != CL_EXPERTS_WHOLE) return CL_OK;
+    p->experts = cl_calloc((size_t)m->spec.n_layers, sizeof *p->experts, "placement", err);
+    cl_code c = p->experts ? CL_OK : CL_E_FIT;
+    for (int i = 0; i < p->n_stages; i++) {
+        const cl_stage *s = &p->stages[i];
+        for (int layer = s->first_layer; c == CL_OK && layer < s->first_layer + s->n_layers; layer++)
+            c = expert_map_make(m, o, layer, s->n_ranks, &p->experts[layer], err);
     }
     return c;
 }
 
-/* need[i]: fewest stages that hold layers i .. n-1 within both limits, n + 1 where even one layer alone is over. Every part of a
- * run within the limits is within them too, so taking as many layers as fit is optimal. */
-static void fewest_stages(const cost *c, int n, cost limit, int *need)
+/* Stages whose ends are known. */
+static cl_code build(const cl_model *m, const cl_place_options *o, const cl_layout *l, const int *end, cl_placement *p,
+                     cl_err *err)
 {
-    cost sum = {0};
-    need[n] = 0;
-    for (int i = n - 1, end = n; i >= 0; i--) {
-        sum.held = add(sum.held, c[i].held);
-        sum.touched = add(sum.touched, c[i].touched);
-        while (end > i && (sum.held > limit.held || sum.touched > limit.touched)) {
-            end--; /* the whole sum is known not to be saturated, so subtracting is exact */
-            sum.held -= c[end].held;
-            sum.touched -= c[end].touched;
-        }
-        need[i] = end == i || need[end] > n ? n + 1 : need[end] + 1;
+    cl_chip_cost most;
+    int rank = 0, worst;
+    *p = (cl_placement){.n_stages = l->n_stages, .expert_mode = o->experts};
+    p->stages = cl_calloc((size_t)l->n_stages, sizeof *p->stages, "placement", err);
+    if (!p->stages) return CL_E_FIT;
+    for (int i = 0, first = 0; i < l->n_stages; first = end[i++]) {
+        p->stages[i] = (cl_stage){.first_layer = first, .n_layers = end[i] - first, .embed = i == 0, .head = i == l->n_stages - 1,
+                                  .first_rank = rank, .n_ranks = l->chips[i]};
+        rank += l->chips[i];
     }
+    p->n_ranks = rank;
+    cl_code c = give_experts(m, o, p, err);
+    if (c == CL_OK) c = add_up(m, o, p, &worst, &most, err);
+    if (c == CL_OK && o->chip_bytes && sum_of(most.weight_bytes, most.kv_bytes) > o->chip_bytes)
+        c = too_big(m, o, p, worst, &most, err);
+    if (c == CL_OK && p->experts && o->copies && o->routing && o->chip_bytes) {
+        c = expert_copies(m, o, p, err);
+        if (c == CL_OK) c = add_up(m, o, p, &worst, &most, err);
+    }
+    return c;
 }
 
-/* The smallest limit on a token's bytes with which `stages` stages are enough; false if memory alone asks for more. */
-static bool least_limit(const cost *c, int n, int stages, uint64_t held, int *need, cost *out)
+static cl_code find_ends(const cl_model *m, const cl_place_options *o, const cl_layout *l, int *end, cl_err *err)
 {
-    uint64_t low = 0, high = 0;
-    for (int i = 0; i < n; i++) high = add(high, c[i].touched);
-    fewest_stages(c, n, (cost){held, high}, need);
-    if (need[0] > stages) return false;
-    while (low < high) {
-        uint64_t mid = low + (high - low) / 2;
-        fewest_stages(c, n, (cost){held, mid}, need);
-        if (need[0] <= stages) high = mid;
-        else low = mid + 1;
+    cut_line line;
+    cut_cost limit;
+    cl_code c = cut_line_make(m, o, l, &line, err);
+    if (c != CL_OK) return c;
+    if (l->layers) {
+        for (int s = 0, first = 0; s < l->n_stages; s++) end[s] = first += l->layers[s];
+    } else { /* where no cut fits, the balanced one without limits shows what is over */
+        if (!cut_least(&line, o->chip_bytes ? o->chip_bytes : UINT64_MAX, &limit)) cut_least(&line, UINT64_MAX, &limit);
+        c = cut_even(&line, limit, end, err);
     }
-    *out = (cost){held, high};
-    return true;
+    cut_line_free(&line);
+    return c;
 }
 
-/* Among the cuts within the limits the one with the smallest sum of squared shares: a stage that needs much (the head's) does not
- * leave the others uneven. Dynamic programming from the last stage: sum[i] is the best for layers i .. n-1 on the stages left,
- * ends[s][i - s] where stage s then ends. Every stage has a layer, so stage s starts at one of the layers s .. n - stages + s. */
-static cl_code even_cut(const cost *c, int n, int stages, cost limit, int *end_of, cl_err *err)
+static cl_code place(const cl_model *m, const cl_place_options *o, const cl_layout *l, cl_placement *out, cl_err *err)
 {
-    int band = n - stages + 1;
-    double *sum = cl_malloc((size_t)n + 1, sizeof *sum, "placement", err);
-    int *ends = cl_malloc((size_t)stages, (size_t)band * sizeof *ends, "placement", err);
-    if (!sum || !ends) {
-        free(sum);
-        free(ends);
-        return CL_E_FIT;
-    }
-    for (int i = 0; i <= n; i++) sum[i] = i == n ? 0 : INFINITY;
-    for (int s = stages - 1; s >= 0; s--) {
-        for (int i = s; i < s + band; i++) { /* sum[i + 1 ..] are still those of stage s + 1 */
-            cost share = {0};
-            double best = INFINITY;
-            for (int end = i + 1; end <= s + band; end++) {
-                share = (cost){share.held + c[end - 1].held, share.touched + c[end - 1].touched};
-                if (share.held > limit.held || share.touched > limit.touched) break;
-                double squares = (double)share.touched * (double)share.touched + sum[end];
-                if (squares < best) {
-                    best = squares;
-                    ends[(size_t)s * (size_t)band + (size_t)(i - s)] = end;
-                }
-            }
-            sum[i] = best;
-        }
-        sum[s + band] = INFINITY; /* too few layers for the stages before */
-    }
-    for (int s = 0, first = 0; s < stages; first = end_of[s++]) end_of[s] = ends[(size_t)s * (size_t)band + (size_t)(first - s)];
-    free(ends);
-    free(sum);
-    return CL_OK;
-}
-
-static cl_code cut(const cl_model *m, const cl_place_options *o, const cost *c, cost limit, cl_placement *out, cl_err *err)
-{
-    int *end = cl_malloc((size_t)o->ranks, sizeof *end, "placement", err);
-    cl_stage *stages = end ? cl_calloc((size_t)o->ranks, sizeof *stages, "placement", err) : NULL;
-    cl_code code = stages ? even_cut(c, m->spec.n_layers, o->ranks, limit, end, err) : CL_E_FIT;
-    for (int s = 0, first = 0; code == CL_OK && s < o->ranks; first = end[s++]) {
-        stages[s] = make_stage(m, o, first, end[s] - first);
-        stages[s].first_rank = s;
-        stages[s].n_ranks = 1;
-    }
+    cl_placement p = {0};
+    cl_code c = check_layout(m, o, l, err);
+    if (c != CL_OK) return c;
+    int *end = cl_malloc((size_t)l->n_stages, sizeof *end, "placement", err);
+    if (!end) return CL_E_FIT;
+    c = find_ends(m, o, l, end, err);
+    if (c == CL_OK) c = build(m, o, l, end, &p, err);
     free(end);
-    if (code == CL_OK) *out = (cl_placement){.n_ranks = o->ranks, .n_stages = o->ranks, .stages = stages};
-    else free(stages);
-    return code;
-}
-
-static cl_code check_options(const cl_model *m, const cl_place_options *o, cl_err *err)
-{
-    if (o->ranks < 1) return cl_fail(err, CL_E_USAGE, "plan: %d ranks (at least 1)", o->ranks);
-    if (o->slots < 1) return cl_fail(err, CL_E_USAGE, "plan: %d slots (at least 1)", o->slots);
-    if (o->context < 1) return cl_fail(err, CL_E_USAGE, "plan: a context of %d positions (at least 1)", o->context);
-    if (o->chunk < 1) return cl_fail(err, CL_E_USAGE, "plan: micro-batches of %d tokens (at least 1)", o->chunk);
-    if (o->ranks > m->spec.n_layers)
-        return cl_fail(err, CL_E_FIT, "plan: %d ranks for %d layers, and every chip needs a layer (use at most %d ranks)",
-                       o->ranks, m->spec.n_layers, m->spec.n_layers);
-    return CL_OK;
-}
-
-/* Which chip is over its memory in the balanced placement, by how much, and how many ranks would do. */
-static cl_code too_big(const cl_model *m, const cl_place_options *o, const cost *c, int *need, cl_err *err)
-{
-    cl_place_options more = *o;
-    cl_placement p;
-    cost limit;
-    int n = m->spec.n_layers, worst = 0;
-    least_limit(c, n, o->ranks, UINT64_MAX, need, &limit);
-    cl_code code = cut(m, o, c, limit, &p, err);
-    if (code != CL_OK) return code;
-    for (int i = 1; i < p.n_stages; i++)
-        if (add(p.stages[i].weight_bytes, p.stages[i].kv_bytes) > add(p.stages[worst].weight_bytes, p.stages[worst].kv_bytes))
-            worst = i;
-    uint64_t weights = p.stages[worst].weight_bytes, kv = p.stages[worst].kv_bytes;
-    free(p.stages);
-    char remedy[128] = "use larger chips, fewer slots, a shorter context or a smaller number format", a[32], b[32];
-    more.ranks = 2; /* any number over one: a tied table is then held twice */
-    cost *split = layer_costs(m, &more, err);
-    if (!split) return CL_E_FIT;
-    fewest_stages(split, n, (cost){o->chip_bytes, UINT64_MAX}, need);
-    if (need[0] <= n) snprintf(remedy, sizeof remedy, "use at least %d ranks, fewer slots or a shorter context", need[0]);
-    free(split);
-    return cl_fail(err, CL_E_FIT,
-                   "plan: chip %d of %d: weights of %s and a cache of %s are %llu bytes more than a chip's %llu (%s)", worst,
-                   o->ranks, cl_human_bytes((double)weights, a), cl_human_bytes((double)kv, b),
-                   (unsigned long long)(add(weights, kv) - o->chip_bytes), (unsigned long long)o->chip_bytes, remedy);
+    if (c == CL_OK) *out = p;
+    else cl_placement_free(&p);
+    return c;
 }
 
 cl_code cl_place(const cl_model *m, const cl_place_options *opt, cl_placement *out, cl_err *err)
 {
-    int n = m->spec.n_layers;
-    cl_code code = check_options(m, opt, err);
-    if (code != CL_OK) return code;
-    cost *c = layer_costs(m, opt, err), limit;
-    int *need = c ? cl_malloc((size_t)n + 1, sizeof *need, "placement", err) : NULL;
-    if (!need) {
-        free(c);
-        return CL_E_FIT;
-    }
-    uint64_t all = 0;
-    for (int i = 0; i < n; i++) all = add(all, add(c[i].held, c[i].touched));
-    if (all == UINT64_MAX)
-        code = cl_fail(err, CL_E_FIT, "plan: the cache is larger than any address space (use fewer slots or a shorter context)");
-    else if (least_limit(c, n, opt->ranks, opt->chip_bytes ? opt->chip_bytes : UINT64_MAX, need, &limit))
-        code = cut(m, opt, c, limit, out, err);
-    else code = too_big(m, opt, c, need, err);
-    free(need);
-    free(c);
-    return code;
+    cl_layout line;
+    cl_code c = check_numbers(m, opt, err);
+    if (c != CL_OK) return c;
+    if (opt->layout) return place(m, opt, opt->layout, out, err);
+    if (opt->ranks < 1) return cl_fail(err, CL_E_USAGE, "plan: %d ranks (at least 1)", opt->ranks);
+    c = cl_layout_make(opt->ranks, 1, &line, err);
+    if (c != CL_OK) return c;
+    c = place(m, opt, &line, out, err);
+    cl_layout_free(&line);
+    return c;
 }
 
 void cl_placement_free(cl_placement *p)
 {
+    int layers = p->n_stages && p->stages ? p->stages[p->n_stages - 1].first_layer + p->stages[p->n_stages - 1].n_layers : 0;
+    for (int i = 0; p->experts && i < layers; i++) expert_map_free(&p->experts[i]);
+    free(p->experts);
     free(p->stages);
     *p = (cl_placement){0};
-}
-
-cl_code cl_placement_slice(const cl_model *m, const cl_placement *p, int rank, cl_part **parts, int *n, cl_err *err)
-{
-    const cl_stage *s = NULL;
-    for (int i = 0; i < p->n_stages; i++)
-        if (rank >= p->stages[i].first_rank && rank < p->stages[i].first_rank + p->stages[i].n_ranks) s = &p->stages[i];
-    if (!s || s->n_ranks != 1) CL_BUG("rank %d has no stage of its own", rank);
-    cl_part *list = cl_malloc((size_t)m->n_tensors, sizeof *list, "placement", err);
-    if (!list) return CL_E_FIT;
-    *n = 0;
-    for (int i = 0; i < m->n_tensors; i++) {
-        const cl_tensor *t = &m->tensors[i];
-        bool mine = t->layer >= s->first_layer && t->layer < s->first_layer + s->n_layers;
-        if (t->role == CL_T_EMBED) mine = s->embed || (s->head && m->spec.tied);
-        else if (t->layer < 0) mine = s->head;
-        if (mine) list[(*n)++] = (cl_part){.tensor = i, .experts = t->experts ? t->experts : 1, .rows = t->rows};
-    }
-    *parts = list;
-    return CL_OK;
 }

@@ -58,6 +58,15 @@ static char *describe(const cl_run *r, bool ended)
     const cl_ffn *moe = NULL;
     for (int i = 0; i < r->model.spec.n_layers && !moe; i++)
         if (r->model.spec.layers[i].ffn.kind == CL_FFN_MOE) moe = &r->model.spec.layers[i].ffn;
+    char layout[64];
+    cl_layout_name(&r->layout, layout, sizeof layout);
+    json_object_set_new(j, "layout", json_string(layout));
+    json_object_set_new(j, "replicas", json_integer(r->opt.replicas));
+    json_object_set_new(j, "expert_mode", json_string(r->placement.expert_mode == CL_EXPERTS_WHOLE ? "whole" : "sliced"));
+    json_object_set_new(j, "shared_memory", json_boolean(cl_line_shared(r->line)));
+    if (r->rates.read_bytes_per_s > 0)
+        json_object_set_new(j, "layout_chosen_by", json_pack("{s:f, s:f, s:f, s:f, s:f}", "read_bytes_per_s", r->rates.read_bytes_per_s, "gather_s",
+            r->rates.gather_s, "gather_bytes_per_s", r->rates.gather_bytes_per_s, "hop_s", r->rates.hop_s, "hop_bytes_per_s", r->rates.hop_bytes_per_s));
     json_object_set_new(j, "ended", json_boolean(ended));
     if (j && moe) {
         json_object_set_new(j, "experts", json_integer(moe->experts));

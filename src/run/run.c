@@ -3,14 +3,10 @@
 
 #include "run_internal.h"
 
-static cl_code choose_limits(cl_run *r, cl_err *err)
+static cl_code choose_limits(cl_run *r, int stages, cl_err *err)
 {
     const cl_run_options *o = &r->opt;
     const cl_spec *s = &r->model.spec;
-    int stages = o->stages ? o->stages : cl_line_size(r->line);
-    if (stages != cl_line_size(r->line))
-        return cl_fail(err, CL_E_FIT, "--layout: %d stages of one chip need %d ranks, there are %d (start that many, or leave --layout out)", stages, stages,
-                       cl_line_size(r->line));
     int context = o->context ? o->context : s->context < CL_DEFAULT_CONTEXT ? s->context : CL_DEFAULT_CONTEXT;
     if (context > s->context)
         return cl_fail(err, CL_E_FIT, "--context: %d is over the %d positions the model was made for (use at most that)", context, s->context);
@@ -46,16 +42,72 @@ static cl_code same_model(cl_run *r, cl_err *err)
                    cl_line_rank(r->line));
 }
 
+static cl_place_options place_options(const cl_run *r)
+{
+    return (cl_place_options){.layout = r->layout.n_stages ? &r->layout : NULL, .ranks = cl_line_size(r->line) / r->opt.replicas,
+                              .experts = r->opt.experts, .kv = r->kv, .slots = r->limits.slots, .context = r->limits.context,
+                              .chunk = r->limits.chunk, .chip_bytes = r->opt.chip_bytes};
+}
+
+/* Read rate of the slowest rank, and link costs: the same numbers everywhere. Collective. */
+static cl_code measure(cl_run *r, cl_err *err)
+{
+    enum { MOST = 256 << 20, LEAST = 1 << 20 };
+    cl_model_counts n;
+    cl_model_count(&r->model, &n);
+    uint64_t bytes = 0, size = (uint64_t)cl_line_size(r->line);
+    for (int f = 0; f < CL_FORMATS; f++) bytes += n.bytes[f] / size;
+    bytes = bytes > MOST ? MOST : bytes < LEAST ? LEAST : bytes;
+    const cl_line_options how = {.threads = r->opt.threads, .carrier = r->opt.carrier, .wait = r->opt.wait, .stall_timeout_s = r->opt.stall_timeout_s};
+    double *all = cl_calloc(size, sizeof *all, "rates", err);
+    cl_code c = cl_line_agree(r->line, all ? CL_OK : CL_E_FIT, err);
+    if (c == CL_OK) c = cl_line_measure(r->line, &how, &r->rates, err);
+    if (c == CL_OK) {
+        cl_line_barrier(r->line); /* all ranks of a host read at once, as they will */
+        double mine = cl_chip_probe_memory((size_t)bytes, r->opt.threads);
+        cl_line_gather(r->line, &mine, sizeof mine, all);
+        r->rates.read_bytes_per_s = all[0];
+        for (uint64_t i = 1; i < size && cl_line_rank(r->line) == 0; i++)
+            if (all[i] < r->rates.read_bytes_per_s) r->rates.read_bytes_per_s = all[i];
+        cl_line_bcast(r->line, &r->rates, sizeof r->rates);
+    }
+    free(all);
+    return c == CL_OK && !(r->rates.read_bytes_per_s > 0) ? cl_fail(err, CL_E_FIT, "memory: a rank has none to spare for a probe (use more nodes)") : c;
+}
+
+static bool must_choose(const cl_run *r)
+{
+    return !r->opt.layout && (r->opt.layout_auto || cl_line_size(r->line) / r->opt.replicas > r->model.spec.n_layers);
+}
+
+/* Which S x G; limits are then those of that many stages. */
+static cl_code choose_layout(cl_run *r, cl_err *err)
+{
+    int ranks = cl_line_size(r->line) / r->opt.replicas;
+    cl_code c = CL_OK;
+    if (r->opt.layout) c = cl_layout_copy(r->opt.layout, &r->layout, err);
+    else if (!must_choose(r)) c = cl_layout_make(ranks, 1, &r->layout, err);
+    else {
+        if ((c = choose_limits(r, ranks, err)) != CL_OK) return c;
+        cl_place_options p = place_options(r);
+        c = cl_choose_layout(&r->model, &p, &r->rates, r->limits.slots == 1 ? CL_GOAL_LATENCY : CL_GOAL_THROUGHPUT, &r->layout, NULL, NULL, err);
+    }
+    return c == CL_OK ? choose_limits(r, r->layout.n_stages, err) : c;
+}
+
 static cl_code place(cl_run *r, cl_err *err)
 {
-    cl_place_options p = {.ranks = cl_line_size(r->line), .kv = r->kv, .slots = r->limits.slots, .context = r->limits.context,
-                          .chunk = r->limits.chunk, .chip_bytes = r->opt.chip_bytes};
+    cl_place_options p = place_options(r);
     cl_code c = cl_place(&r->model, &p, &r->placement, err);
     if (c != CL_OK) return c;
-    int rank = cl_line_rank(r->line);
-    while (rank >= r->placement.stages[r->stage].first_rank + r->placement.stages[r->stage].n_ranks) r->stage++;
+    int n = r->placement.n_ranks, rank = cl_line_rank(r->line);
+    r->replica = rank / n;
+    r->line_rank0 = r->replica * n;
+    r->stage = cl_placement_stage(&r->placement, rank - r->line_rank0);
+    r->member = rank - r->line_rank0 - r->placement.stages[r->stage].first_rank;
     r->first = r->stage == 0;
     r->last = r->stage == r->placement.n_stages - 1;
+    r->leads = r->member == 0;
     return CL_OK;
 }
 
@@ -68,31 +120,57 @@ static cl_code open_trace(cl_run *r, cl_err *err)
     return cl_trace_open(&r->trace, r->part_path, cl_line_rank(r->line), r->opt.trace_level, err);
 }
 
-static cl_code open_chip(cl_run *r, cl_err *err)
+static cl_chip_options chip_options(const cl_run *r)
+{
+    return (cl_chip_options){.threads = r->opt.threads, .activations = r->activations, .kv = r->kv, .limits = r->limits, .kernels = r->opt.kernels,
+                             .experts = r->placement.experts, .progress = r->opt.progress && cl_line_rank(r->line) == 0,
+                             .poll = cl_line_poll, .poll_ctx = r->line};
+}
+
+/* Ranks of the first chip of a stage of this rank's line. */
+static int head_of(const cl_run *r, int stage) { return r->line_rank0 + r->placement.stages[stage].first_rank; }
+
+/* Collective. */
+static cl_code open_line(cl_run *r, cl_err *err)
 {
     const cl_stage *stage = &r->placement.stages[r->stage];
+    const cl_chip_options chip = chip_options(r);
+    cl_line_options o = {.limits = r->limits, .stage_first = head_of(r, r->stage), .members = stage->n_ranks,
+                         .prev = r->first ? -1 : head_of(r, r->stage - 1), .next = r->last ? -1 : head_of(r, r->stage + 1),
+                         .first = head_of(r, 0), .last = head_of(r, r->placement.n_stages - 1), .threads = r->opt.threads,
+                         .exchange_bytes = cl_chip_exchange_bytes(&r->model.spec, stage, &chip), .carrier = r->opt.carrier, .wait = r->opt.wait,
+                         .stall_timeout_s = r->opt.stall_timeout_s, .trace = r->trace};
+    cl_code c = cl_line_open(r->line, &o, err);
+    if (c == CL_OK && r->last)
+        c = cl_output_create(&r->out, &r->limits, r->opt.allowed_vocab, stage->n_ranks, r->leads && r->replica == 0 ? r->opt.logits_path : NULL, err);
+    return c;
+}
+
+/* Weights may take more memory as they are kept than in the file. */
+static cl_code check_budget(const cl_run *r, cl_err *err)
+{
+    char a[32], b[32];
+    uint64_t slice = cl_chip_slice_bytes(r->chip), kv = cl_chip_kv_bytes(r->chip);
+    if (!r->opt.chip_bytes || slice + kv <= r->opt.chip_bytes) return CL_OK;
+    return cl_fail(err, CL_E_FIT, "--chip: rank %d keeps weights of %s and a cache of %s, %llu bytes more than a chip has (use more ranks, fewer slots or a "
+                   "shorter context)", cl_line_rank(r->line), cl_human_bytes((double)slice, a), cl_human_bytes((double)kv, b),
+                   (unsigned long long)(slice + kv - r->opt.chip_bytes));
+}
+
+static cl_code open_chip(cl_run *r, cl_err *err)
+{
     cl_part *parts = NULL;
-    int n = 0, rank = cl_line_rank(r->line);
-    cl_code c = cl_placement_slice(&r->model, &r->placement, rank, &parts, &n, err);
-    cl_chip_options o = {.threads = r->opt.threads, .activations = r->activations, .kv = r->kv, .limits = r->limits, .kernels = r->opt.kernels,
-                         .progress = r->opt.progress && rank == 0, .poll = cl_line_poll, .poll_ctx = r->line};
+    int n = 0;
+    cl_code c = cl_placement_slice(&r->model, &r->placement, cl_line_rank(r->line) - r->line_rank0, &parts, &n, err);
+    cl_chip_options o = chip_options(r);
+    o.group = cl_line_group(r->line);
     uint64_t t0 = cl_now_ns();
-    if (c == CL_OK) c = cl_chip_create(&r->chip, r->file, stage, parts, n, &o, r->trace, err);
+    if (c == CL_OK) c = cl_chip_create(&r->chip, r->file, &r->placement.stages[r->stage], parts, n, &o, r->trace, err);
     r->load_s = (double)(cl_now_ns() - t0) * 1e-9;
     free(parts);
     cl_model_file_close(r->file);
     r->file = NULL;
-    return c;
-}
-
-static cl_code open_line(cl_run *r, cl_err *err)
-{
-    int rank = cl_line_rank(r->line), size = cl_line_size(r->line);
-    cl_line_options o = {.limits = r->limits, .prev = r->first ? -1 : rank - 1, .next = r->last ? -1 : rank + 1, .first = 0, .last = size - 1,
-                         .threads = r->opt.threads, .stall_timeout_s = r->opt.stall_timeout_s, .trace = r->trace};
-    cl_code c = cl_line_open(r->line, &o, err);
-    if (c == CL_OK && r->last) c = cl_output_create(&r->out, &r->limits, r->opt.allowed_vocab, r->opt.logits_path, err);
-    return c;
+    return c == CL_OK ? check_budget(r, err) : c;
 }
 
 static void own_numbers(cl_run *r, cl_rank_numbers *n, cl_trace_rank *t);
@@ -127,14 +205,20 @@ cl_code cl_run_open(cl_run **out, cl_line *line, const cl_run_options *opt, cl_e
     }
     r->line = line;
     r->opt = *opt;
+    if (!r->opt.replicas) r->opt.replicas = 1;
     if (!r->opt.threads) r->opt.threads = cl_line_threads_fit(line);
     cl_line_bcast(line, &r->opt.allowed_vocab, sizeof r->opt.allowed_vocab);
-    c = open_model(r, err);
+    cl_line_bcast(line, &r->opt.n_eos, sizeof r->opt.n_eos);
+    cl_line_bcast(line, r->opt.eos, sizeof r->opt.eos);
+    c = cl_line_size(line) % r->opt.replicas == 0 ? open_model(r, err)
+        : cl_fail(err, CL_E_FIT, "--replicas: %d ranks are not %d equal lines (start a multiple of %d)", cl_line_size(line), r->opt.replicas, r->opt.replicas);
     if (c == CL_OK) choose_arithmetic(r);
-    if (c == CL_OK) c = choose_limits(r, err);
-    if (c == CL_OK) c = place(r, err);
     c = cl_line_agree(line, c, err);
     if (c == CL_OK) c = cl_line_agree(line, same_model(r, err), err);
+    if (c == CL_OK && must_choose(r)) c = cl_line_agree(line, measure(r, err), err);
+    if (c == CL_OK) c = choose_layout(r, err);
+    if (c == CL_OK) c = place(r, err);
+    c = cl_line_agree(line, c, err);
     if (c == CL_OK) *out = r;
     else cl_run_close(r);
     return c;
@@ -143,8 +227,8 @@ cl_code cl_run_open(cl_run **out, cl_line *line, const cl_run_options *opt, cl_e
 cl_code cl_run_load(cl_run *r, cl_err *err)
 {
     cl_code c = cl_line_agree(r->line, open_trace(r, err), err);
-    if (c == CL_OK) c = cl_line_agree(r->line, open_chip(r, err), err);
     if (c == CL_OK) c = cl_line_agree(r->line, open_line(r, err), err);
+    if (c == CL_OK) c = cl_line_agree(r->line, open_chip(r, err), err);
     return c == CL_OK && r->trace ? start_trace(r, err) : c;
 }
 
@@ -165,6 +249,7 @@ void cl_run_close(cl_run *r)
     }
     free(r->part_path);
     cl_placement_free(&r->placement);
+    cl_layout_free(&r->layout);
     cl_model_free(&r->model);
     cl_model_file_close(r->file);
     free(r->source);
@@ -226,13 +311,13 @@ static void own_numbers(cl_run *r, cl_rank_numbers *n, cl_trace_rank *t)
     uint64_t base = cl_line_baseline_bytes(r->line);
     cl_chip_traffic(r->chip, &weights, &cache);
     double serve = (double)r->serve_ns, busy = (double)r->busy_ns;
-    *n = (cl_rank_numbers){.rank = cl_line_rank(r->line), .stage = r->stage, .threads = r->opt.threads, .first_layer = stage->first_layer,
+    *n = (cl_rank_numbers){.rank = cl_line_rank(r->line), .replica = r->replica, .stage = r->stage, .member = r->member, .threads = r->opt.threads, .first_layer = stage->first_layer,
         .n_layers = stage->n_layers, .slice_bytes = slice, .kv_bytes = kv, .rss_bytes = peak, .baseline_bytes = base,
         .over_bytes = (int64_t)peak - (int64_t)(slice + kv + base), .busy = serve > 0 ? busy / serve : 0,
         .wait = serve > 0 ? (double)cl_line_wait_ns(r->line) / serve : 0, .read_gb_per_s = busy > 0 ? (double)(weights + cache) / busy : 0,
         .probe_gb_per_s = r->probe * 1e-9};
     snprintf(n->host, sizeof n->host, "%s", cl_line_host(r->line));
-    *t = (cl_trace_rank){.rank = n->rank, .stage = n->stage, .threads = n->threads, .host_cores = cl_line_cores_here(r->line), .clock_offset_ns = r->clock_offset,
+    *t = (cl_trace_rank){.rank = n->rank, .replica = n->replica, .stage = n->stage, .member = n->member, .threads = n->threads, .budget_bytes = r->opt.chip_bytes, .host_cores = cl_line_cores_here(r->line), .clock_offset_ns = r->clock_offset,
         .clock_uncertainty_ns = r->clock_uncertainty, .slice_bytes = slice, .kv_bytes = kv, .baseline_bytes = base, .peak_rss_bytes = peak,
         .first_layer = n->first_layer, .n_layers = n->n_layers, .probe_bytes_per_s = r->probe, .events = cl_trace_count(r->trace),
         .dropped = cl_trace_dropped(r->trace)};
@@ -247,9 +332,10 @@ static void fill_numbers(cl_run *r, cl_run_numbers *out)
     *out = (cl_run_numbers){.elapsed_s = (double)r->serve_ns * 1e-9, .load_s = r->load_s, .requests = r->requests, .failed = r->failed,
         .prompt_tokens = r->prompt_tokens, .generated_tokens = r->generated_tokens, .prompt_tokens_per_s = prompt > 0 ? (double)r->prompt_tokens / prompt : 0,
         .generation_tokens_per_s = decode > 0 && decoded > 0 ? (double)decoded / decode : 0, .ttft_s = median_ttft(r), .model_checksum = r->checksum,
-        .stages = r->placement.n_stages, .slots = r->limits.slots, .context = r->limits.context, .cores_here = cl_line_cores_here(r->line),
+        .stages = r->placement.n_stages, .replicas = r->opt.replicas, .shared = cl_line_shared(r->line), .slots = r->limits.slots, .context = r->limits.context, .cores_here = cl_line_cores_here(r->line),
         .kernels = cl_chip_kernels(r->chip), .activations = r->activations == CL_ACT_Q8 ? "q8" : "f32", .kv = cl_kv_name(r->kv),
         .n_ranks = cl_line_size(r->line), .ranks = r->numbers};
+    cl_layout_name(&r->layout, out->layout, sizeof out->layout);
     for (int i = 0; i < out->n_ranks; i++) out->threads_total += r->numbers[i].threads;
 }
 

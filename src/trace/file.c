@@ -33,7 +33,7 @@ static const column event_columns[] = {
     COL(U64, cl_event, cpu_ns, "ns", "CPU time of the recording thread between start and end"),
     COL(U64, cl_event, weight_bytes, "byte", "weight bytes read, each distinct byte once, by all threads of the rank"),
     COL(U64, cl_event, kv_bytes, "byte", "KV cache bytes read"),
-    COL(U64, cl_event, msg_bytes, "byte", "bytes sent or received"),
+    COL(U64, cl_event, msg_bytes, "byte", "bytes sent or received; of a layer, the embedding and the head: got in gathers inside the stage"),
     COL(I64, cl_event, microbatch, "", "number of the micro-batch, the same on every rank; -1: none"),
     COL(I32, cl_event, kind, "", "what happened: id of /kinds"),
     COL(I32, cl_event, layer, "", "layer of the model, from 0; -1: none"),
@@ -42,10 +42,12 @@ static const column event_columns[] = {
     COL(I32, cl_event, peer, "", "rank of the other side of a message; -1: none"),
     COL(I32, cl_event, waits_for, "", "recv: the rank whose message ended the wait; -1: none"),
     COL(I32, cl_event, experts, "expert", "distinct experts read"),
+    COL(I32, cl_event, gathers, "gather", "exchanges inside the stage that are part of this event"),
 };
 
 static const column rank_columns[] = {
     COL(I32, cl_trace_rank, rank, "", "rank"),
+    COL(I32, cl_trace_rank, replica, "", "which of the lines side by side, from 0"),
     COL(I32, cl_trace_rank, stage, "", "stage of the line, from 0"),
     COL(I32, cl_trace_rank, member, "", "place inside the stage, from 0"),
     COL(I32, cl_trace_rank, threads, "thread", "threads that compute"),
@@ -56,6 +58,7 @@ static const column rank_columns[] = {
     COL(I64, cl_trace_rank, clock_uncertainty_ns, "ns", "half of the best round trip with rank 0: the offset is right within this"),
     COL(U64, cl_trace_rank, slice_bytes, "byte", "weights kept by this rank"),
     COL(U64, cl_trace_rank, kv_bytes, "byte", "KV cache kept by this rank"),
+    COL(U64, cl_trace_rank, budget_bytes, "byte", "memory that slice and KV cache had to fit into; 0: no limit was given"),
     COL(U64, cl_trace_rank, baseline_bytes, "byte", "resident memory of the process after MPI_Init"),
     COL(U64, cl_trace_rank, peak_rss_bytes, "byte", "largest resident memory of the process"),
     COL(I32, cl_trace_rank, first_layer, "", "first layer of this rank"),

@@ -20,7 +20,8 @@ static const struct {
     [CL_EV_QKV] = {"qkv", CL_TRACE_KERNEL, "within a layer: norm, q, k, v, rotation, cache write"},
     [CL_EV_ATTEND] = {"attend", CL_TRACE_KERNEL, "within a layer: scores and values over the KV cache"},
     [CL_EV_ATTN_OUT] = {"attn_out", CL_TRACE_KERNEL, "within a layer: attention output projection"},
-    [CL_EV_ROUTE] = {"route", CL_TRACE_KERNEL, "within a layer: choosing the experts"},
+    [CL_EV_ROUTE] = {"route", CL_TRACE_KERNEL, "within a layer: choosing the experts; the shared expert's gate and up"},
+    [CL_EV_GATHER] = {"gather", CL_TRACE_KERNEL, "exchanging numbers with the other chips of the stage; lies within another event"},
     [CL_EV_FFN] = {"ffn", CL_TRACE_KERNEL, "within a layer: gate, up, activation, down; dense or experts"},
 };
 

@@ -178,4 +178,6 @@ def test_one_layer_each(demo):
     layers = len(json.loads(ok("inspect", demo, "--json").stdout)["layers"])
     alone = generate(demo, "-p", "Once upon a time", "-n", 8, "--digest")
     assert generate(demo, "-p", "Once upon a time", "-n", 8, "--digest", "--threads", 1, ranks=layers)["logits_xxh3"] == alone["logits_xxh3"]
-    refuses(4, "run", demo, "-p", "x", ranks=layers + 1, says=str(layers))
+    more = generate(demo, "-p", "Once upon a time", "-n", 8, "--digest", "--threads", 1, ranks=layers + 1)  # stages of several chips
+    assert more["logits_xxh3"] == alone["logits_xxh3"]
+    refuses(4, "run", demo, "-p", "x", "--layout", f"{layers + 1}x1", ranks=layers + 1, says=str(layers))

@@ -5,7 +5,7 @@ import re
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SRC = ROOT / "src"
 ROOMS = {"base": "base", "status": "base", "util": "base", "json": "base", "format": "model", "model": "model", "model_file": "model",
-         "tokenizer": "model", "chat": "model", "trace": "trace", "import": "import", "plan": "plan", "microbatch": "plan", "kernels": "chip",
+         "tokenizer": "model", "chat": "model", "trace": "trace", "import": "import", "plan": "plan", "microbatch": "plan", "group": "plan", "kernels": "chip",
          "chip": "chip", "sample": "chip", "line": "line", "request": "run", "schedule": "run", "run": "run"}
 MAY_KNOW = {"base": set(), "model": {"base"}, "trace": {"base"}, "import": {"base", "model"}, "plan": {"base", "model"},
             "chip": {"base", "model", "plan", "trace"}, "line": {"base", "plan", "trace"},

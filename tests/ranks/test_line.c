@@ -1,5 +1,5 @@
-/* The line with a chip that only counts: every micro-batch visits every rank once, in order, unharmed; samples come back; errors and
- * clocks are agreed on. Run with 1 to 4 ranks. */
+/* The line with chips that only count, each a stage of its own: every micro-batch visits every rank once, in order, unharmed;
+ * samples come back; errors and clocks are agreed on. Run with 1 to 4 ranks. */
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -63,7 +63,8 @@ static void fill(cl_hop *h, int64_t id)
     int n = 1 + (int)(id % SLOTS), tokens = 0;
     for (int p = 0; p < n; p++) {
         int k = p == 0 ? 1 + (int)(id % (CHUNK - SLOTS + 1)) : 1;
-        h->mb.parts[p] = (cl_seq_part){.slot = p, .pos = (int)(id % 50), .n_tokens = k, .flags = CL_PART_SAMPLE, .sampling = {.seed = (uint64_t)id}};
+        h->mb.parts[p] = (cl_seq_part){.slot = p, .pos = (int)(id % 50), .n_tokens = k, .flags = CL_PART_SAMPLE,
+                                       .sampling = {.seed = (uint64_t)id}};
         for (int t = 0; t < k; t++) h->mb.ids[tokens++] = (int)(rand_r(&seed) % 1000);
     }
     h->mb.n_parts = n;
@@ -98,9 +99,14 @@ static void hand_over(void)
     cl_line *l = the_line;
     int rank = cl_line_rank(l), size = cl_line_size(l), last = size - 1, in_flight = 0;
     cl_err err;
-    cl_line_options o = {.limits = {.slots = SLOTS, .context = 64, .chunk = CHUNK, .hidden = HIDDEN, .vocab = 1000}, .prev = rank ? rank - 1 : -1,
-                         .next = rank < last ? rank + 1 : -1, .last = last, .threads = 1, .stall_timeout_s = 30};
+    cl_line_options o = {.limits = {.slots = SLOTS, .context = 64, .chunk = CHUNK, .hidden = HIDDEN, .vocab = 1000},
+                         .stage_first = rank, .members = 1, .prev = rank ? rank - 1 : -1, .next = rank < last ? rank + 1 : -1,
+                         .last = last, .threads = 1, .exchange_bytes = 100, .stall_timeout_s = 30};
     CU_ASSERT_EQUAL_FATAL(cl_line_open(l, &o, &err), CL_OK);
+    const cl_group *g = cl_line_group(l);
+    cl_region r = {.data = g->memory, .rows = 1, .stride = 25, .cut = (int32_t[]){0, 25}, .to = -1};
+    CU_ASSERT_TRUE(g->member == 0 && g->members == 1 && g->memory && !cl_line_shared(l));
+    CU_ASSERT_EQUAL(g->gather(g->ctx, &r, 1), 0);
     cl_sampled s[SLOTS];
     int64_t done = 0, id;
     for (int64_t sent = 0; rank == 0 && (sent < STEPS || in_flight);) {
@@ -149,7 +155,8 @@ int main(int argc, char **argv)
     cl_err err;
     if (cl_line_start(&the_line, &argc, &argv, &err) != CL_OK) return EXIT_FAILURE;
     if (cl_line_rank(the_line) && !freopen("/dev/null", "w", stdout)) return EXIT_FAILURE; /* one report is enough */
-    CU_TestInfo tests[] = {{"agreement", agreement}, {"moving data", moving_data}, {"clocks", clocks}, {"hand-over", hand_over}, CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"agreement", agreement}, {"moving data", moving_data}, {"clocks", clocks}, {"hand-over", hand_over},
+                           CU_TEST_INFO_NULL};
     int rc = run_suite("line", tests);
     if (rc) cl_line_abort(the_line, CL_E_RUN, "rank %d: tests failed", cl_line_rank(the_line));
     cl_line_end(the_line);

@@ -177,10 +177,47 @@ static void test_pure(void)
     cl_sampler_free(NULL);
 }
 
+/* A vocabulary in parts, some of them empty, gives what the whole one gives: ties, NaN, penalties and ids that are not allowed included. */
+static void test_parts(void)
+{
+    uint32_t x = 7;
+    int drawn = 0;
+    for (int i = 0; i < 20000; i++) {
+        cl_sampling o = plain;
+        x = x * 1664525u + 1013904223u;
+        int allowed = 70 + (int)(x >> 8) % (V - 69), cuts = 1 + (int)(x >> 20) % 6, at = 0, n = 0;
+        if (i % 4 == 0) fill(V);
+        for (int k = 0; k < V; k++) {
+            x = x * 1664525u + 1013904223u;
+            if (i % 4) logits[k] = (float)((x >> 16) % 9) - 4; /* many ties */
+            if (x >> 26 == 0) logits[k] = i % 8 ? NAN : INFINITY;
+        }
+        o.temperature = i % 3 ? 0.7f : 0;
+        o.top_k = i % 5 ? 1 + (int)(x >> 10) % 80 : 0;
+        o.top_p = i % 7 > 2 ? 0.8f : 1;
+        o.min_p = i % 11 > 5 ? 0.05f : 0;
+        o.repeat_penalty = i % 2 ? 1.3f : 1;
+        o.seed = x;
+        int32_t recent[5] = {(int32_t)(x % V), (int32_t)(x / 7 % V), (int32_t)(x % V), 150, -4};
+        int need = cl_sample_candidates_needed(&o, allowed);
+        CU_ASSERT_EQUAL(need, o.temperature == 0 ? 1 : o.top_k > 0 && o.top_k < allowed && o.top_k <= CL_CANDIDATES ? o.top_k : 0);
+        if (!need) continue;
+        cl_candidate all[6 * CL_CANDIDATES];
+        for (int c = 0; c < cuts; c++, n += need) {
+            int end = c == cuts - 1 ? V : at + (int)((x >> c) % (unsigned)(V - at + 1));
+            cl_sample_candidates(s, logits + at, at, end - at, allowed, &o, recent, 5, need, all + n);
+            at = end;
+        }
+        CU_ASSERT_EQUAL(cl_sample_merged(s, all, n, &o, i), cl_sample(s, logits, allowed, &o, recent, 5, i));
+        drawn++;
+    }
+    CU_ASSERT(drawn > 5000);
+}
+
 int main(void)
 {
     CU_TestInfo tests[] = {{"greedy", test_greedy}, {"repeat penalty", test_penalty}, {"distribution", test_distribution},
-                           {"pure function", test_pure}, CU_TEST_INFO_NULL};
+                           {"pure function", test_pure}, {"parts of a vocabulary", test_parts}, CU_TEST_INFO_NULL};
     if (cl_sampler_create(&s, V, NULL)) return EXIT_FAILURE;
     int rc = run_suite("sample", tests);
     cl_sampler_free(s);

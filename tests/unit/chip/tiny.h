@@ -191,10 +191,11 @@ typedef struct tiny_rows {
     int calls;
 } tiny_rows;
 
-static void tiny_keep(void *ctx, int part, int token, const float *logits)
+static void tiny_keep(void *ctx, int part, int token, const float *logits, int first, int n, float *numbers)
 {
     tiny_rows *r = ctx;
     const cl_seq_part *p = &r->mb->parts[part];
+    CU_ASSERT(first == 0 && n == TINY_VOCAB && !numbers);
     memcpy(r->row[p->slot][p->pos + token], logits, sizeof r->row[0][0]);
     r->calls++;
 }
@@ -220,7 +221,7 @@ static void tiny_step(const tiny_line *l, int at[4], const int take[4], uint32_t
     for (size_t i = 0; i < sizeof x / sizeof *x; i++) x[i] = NAN; /* the first chip does not look at what x holds */
     for (int i = 0; i < l->n; i++) cl_chip_step(l->chips[i], &mb, x);
     out->mb = &mb;
-    cl_chip_head(l->chips[l->n - 1], &mb, x, tiny_keep, out);
+    cl_chip_head(l->chips[l->n - 1], &mb, x, &(cl_head_reader){.whole_rows = true, .row = tiny_keep, .ctx = out});
     out->mb = NULL;
 }
 

@@ -3,42 +3,8 @@
 #include <string.h>
 
 #include "chipline/plan.h"
-#include "specs.h"
+#include "plan/models.h"
 #include "suite.h"
-
-static uint64_t rng_state = 7;
-
-static int pick(int from, int to) /* inclusive */
-{
-    rng_state = rng_state * 6364136223846793005u + 1442695040888963407u;
-    return from + (int)((rng_state >> 33) % (uint64_t)(to - from + 1));
-}
-
-/* Every layer different: widths, heads, windows, dense or MoE. */
-static cl_model random_model(int layers)
-{
-    cl_err err = {0};
-    cl_spec s = test_spec((test_geometry){pick(1, 400), pick(1, 40), layers, 1, 1, 2, 1, 0, 0, pick(0, 1) == 1, CL_QK_NORM_NONE});
-    for (int i = 0; i < layers; i++) {
-        cl_layer *l = &s.layers[i];
-        l->attn.kv_heads = pick(1, 3);
-        l->attn.heads = l->attn.kv_heads * pick(1, 3);
-        l->attn.head_dim = pick(2, 20);
-        l->attn.window = pick(0, 2) ? 0 : pick(1, 60);
-        l->attn.qkv_bias = pick(0, 1);
-        l->attn.qk_norm = (cl_qk_norm)pick(0, 2);
-        l->ffn.width = pick(1, pick(0, 3) ? 50 : 900);
-        if (pick(0, 1)) {
-            l->ffn = (cl_ffn){.kind = CL_FFN_MOE, .weight_scale = 1, .width = pick(1, 60), .experts = pick(1, 12), .renormalise = true};
-            l->ffn.top_k = pick(1, l->ffn.experts);
-        }
-    }
-    static const cl_format formats[] = {CL_F32, CL_BF16, CL_Q8_0, CL_Q4_0, CL_MXFP4};
-    cl_model m;
-    CU_ASSERT_EQUAL_FATAL(test_model_of(&s, formats[pick(0, 4)], &m, &err), CL_OK);
-    cl_spec_free(&s);
-    return m;
-}
 
 /* Bytes that a stage of layers [first, end) holds and that a token touches there, straight from the definitions. */
 static void stage_bytes(const cl_model *m, const cl_place_options *o, int first, int end, uint64_t *held, uint64_t *touched)
@@ -67,7 +33,8 @@ static void stage_bytes(const cl_model *m, const cl_place_options *o, int first,
 typedef struct brute { uint64_t best; double squares; } brute;
 
 /* The smallest largest share of all cuts, and the smallest sum of squares among those that have it. */
-static void try_all(const cl_model *m, const cl_place_options *o, int stage, int first, uint64_t largest, double squares, brute *b)
+static void try_all(const cl_model *m, const cl_place_options *o, int stage, int first, uint64_t largest, double squares,
+                    brute *b)
 {
     int n = m->spec.n_layers, rest = o->ranks - stage - 1;
     for (int end = rest ? first + 1 : n; end <= n - rest; end++) {
@@ -177,16 +144,6 @@ static void test_brute_force(void)
     CU_ASSERT_TRUE(refused > 30);
 }
 
-static cl_model geometry(test_geometry g, cl_format f)
-{
-    cl_err err = {0};
-    cl_spec s = test_spec(g);
-    cl_model m;
-    CU_ASSERT_EQUAL_FATAL(test_model_of(&s, f, &m, &err), CL_OK);
-    cl_spec_free(&s);
-    return m;
-}
-
 /* SmolLM2's tied head is worth more than 7 layers: the last of 4 stages has few of them. */
 static void test_real(void)
 {
@@ -227,8 +184,11 @@ static void test_refused(void)
     cl_place_options o = good;
     o.ranks = 31;
     CU_ASSERT_EQUAL(cl_place(&m, &o, &p, &err), CL_E_FIT);
-    CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "31 ranks for 30 layers"));
-    CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "at most 30 ranks"));
+    CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "31 stages for 30 layers"));
+    CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "at most 30 stages, for example 1x31"));
+    o.ranks = 32;
+    CU_ASSERT_EQUAL(cl_place(&m, &o, &p, &err), CL_E_FIT);
+    CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "for example 16x2"));
     o = good, o.ranks = 0;
     CU_ASSERT_EQUAL(cl_place(&m, &o, &p, &err), CL_E_USAGE);
     o = good, o.slots = 0;
@@ -247,7 +207,18 @@ static void test_refused(void)
     CU_ASSERT_EQUAL_FATAL(cl_place(&m, &o, &p, &err), CL_OK);
     for (int i = 0; i < 4; i++) CU_ASSERT_TRUE(p.stages[i].weight_bytes + p.stages[i].kv_bytes <= o.chip_bytes);
     cl_placement_free(&p);
-    o.chip_bytes = 50000000; /* smaller than the table: no number of chips is enough */
+    o.chip_bytes = 50000000; /* smaller than the table: it takes two chips */
+    CU_ASSERT_EQUAL(cl_place(&m, &o, &p, &err), CL_E_FIT);
+    CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "at least 8 ranks as 4x2"));
+    cl_layout l;
+    for (int stages = 3; stages <= 4; stages++) {
+        CU_ASSERT_EQUAL_FATAL(cl_layout_make(stages, 2, &l, &err), CL_OK);
+        o.layout = &l, o.ranks = 2 * stages;
+        CU_ASSERT_EQUAL(cl_place(&m, &o, &p, &err), stages == 4 ? CL_OK : CL_E_FIT);
+        cl_layout_free(&l);
+    }
+    cl_placement_free(&p);
+    o = good, o.chip_bytes = 100000; /* the table in 96 runs of rows is larger */
     CU_ASSERT_EQUAL(cl_place(&m, &o, &p, &err), CL_E_FIT);
     CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "larger chips"));
     cl_model_free(&m);

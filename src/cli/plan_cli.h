@@ -1,0 +1,32 @@
+/* plan_cli.h: what `chipline plan` is asked for and what it found; plan.c finds, plan_print.c prints. */
+#ifndef CHIPLINE_PLAN_CLI_H
+#define CHIPLINE_PLAN_CLI_H
+
+#include "cli.h"
+
+typedef struct plan_cli {
+    cl_err *err;
+    const char *model, *chip, *cluster;
+    int ranks, replicas, experts, goal, context, slots, kv; /* ranks 0, goal 0, context 0, slots 0: not said */
+    cl_layout layout;                                       /* no stages: not said */
+    bool is_auto, explain, json;
+} plan_cli;
+
+typedef struct plan_found {
+    cl_place_options options;
+    cl_layout layout;
+    cl_placement placement;
+    cl_chip_cost *chips;       /* [placement.n_ranks] */
+    uint64_t touched;          /* by a token, all chips together */
+    cl_rates rates;
+    bool read_assumed, gather_assumed, links_assumed;
+    cl_goal goal;
+    cl_prediction predicted;
+    cl_alternative *list;      /* with --explain */
+    int n_list;
+} plan_found;
+
+void plan_print_json(const plan_cli *o, const plan_found *f);
+void plan_print_text(const plan_cli *o, const plan_found *f);
+
+#endif

@@ -1,0 +1,181 @@
+/* plan_print.c: a plan as a table or as JSON. */
+#include <stdlib.h>
+
+#include "plan_cli.h"
+
+enum { MOST_LINES = 64 }; /* of chips; beyond that one for each stage */
+
+static uint64_t touched(const cl_chip_cost *c) { return c->token_bytes + c->token_kv_bytes; }
+
+/* The layout's name in full, or NULL without memory; the caller frees. */
+static char *layout_name(const cl_layout *l)
+{
+    size_t size = 32 * ((size_t)l->n_stages + 1);
+    char *text = malloc(size);
+    return text ? cl_layout_name(l, text, size) : NULL;
+}
+
+static json_t *chips_json(const plan_found *f)
+{
+    json_t *chips = json_array();
+    for (int i = 0; i < f->placement.n_stages; i++) {
+        const cl_stage *s = &f->placement.stages[i];
+        for (int k = 0; k < s->n_ranks; k++) {
+            const cl_chip_cost *c = &f->chips[s->first_rank + k];
+            json_array_append_new(
+                chips, json_pack("{s:i, s:i, s:i, s:i, s:i, s:b, s:b, s:I, s:I, s:I, s:I, s:i, s:I, s:f}", "rank",
+                                 s->first_rank + k, "stage", i, "member", k, "first_layer", s->first_layer, "layers", s->n_layers,
+                                 "embed", (int)s->embed, "head", (int)s->head, "weight_bytes", (json_int_t)c->weight_bytes,
+                                 "kv_bytes", (json_int_t)c->kv_bytes, "token_bytes", (json_int_t)c->token_bytes, "token_kv_bytes",
+                                 (json_int_t)c->token_kv_bytes, "gathers", c->gathers, "gather_bytes",
+                                 (json_int_t)c->gather_bytes, "share", (double)touched(c) / (double)f->touched));
+        }
+    }
+    return chips;
+}
+
+static json_t *predicted_json(const cl_prediction *p)
+{
+    return json_pack("{s:f, s:f, s:f}", "token_s", p->token_s, "step_s", p->step_s, "tokens_per_s", p->tokens_per_s);
+}
+
+static json_t *alternatives_json(const plan_found *f)
+{
+    json_t *list = json_array();
+    for (int i = 0; i < f->n_list; i++) {
+        const cl_alternative *a = &f->list[i];
+        json_t *j = json_pack("{s:i, s:i, s:b}", "stages", a->stages, "chips", a->chips, "possible", a->code == CL_OK);
+        if (a->code == CL_OK) json_object_set_new(j, "predicted", predicted_json(&a->predicted));
+        else json_object_set_new(j, "why", json_string(a->why));
+        json_array_append_new(list, j);
+    }
+    return list;
+}
+
+void plan_print_json(const plan_cli *o, const plan_found *f)
+{
+    const cl_place_options *p = &f->options;
+    const cl_rates *r = &f->rates;
+    char *name = layout_name(&f->layout);
+    json_t *j =
+        json_pack("{s:i, s:i, s:i, s:s, s:s, s:i, s:i, s:s, s:o, s:o, s:o}", "ranks", f->placement.n_ranks * o->replicas,
+                  "replicas", o->replicas, "stages", f->placement.n_stages, "layout", name ? name : "", "experts",
+                  p->experts == CL_EXPERTS_WHOLE ? "whole" : "sliced", "context", p->context, "slots", p->slots, "kv",
+                  cl_kv_name(p->kv), "chip_memory_bytes", p->chip_bytes ? json_integer((json_int_t)p->chip_bytes) : json_null(),
+                  "chips", chips_json(f), "predicted", predicted_json(&f->predicted));
+    json_object_set_new(j, "rates",
+                        json_pack("{s:f, s:f, s:f, s:f, s:f}", "read_bytes_per_s", r->read_bytes_per_s, "gather_s", r->gather_s,
+                                  "gather_bytes_per_s", r->gather_bytes_per_s, "hop_s", r->hop_s, "hop_bytes_per_s",
+                                  r->hop_bytes_per_s));
+    if (o->explain) json_object_set_new(j, "alternatives", alternatives_json(f));
+    json_dumpf(j, stdout, JSON_COMPACT);
+    putchar('\n');
+    json_decref(j);
+    free(name);
+}
+
+static const char *plural(int n) { return n == 1 ? "" : "s"; }
+
+static void print_head(const plan_cli *o, const plan_found *f, bool grouped)
+{
+    char a[32];
+    const cl_place_options *p = &f->options;
+    const cl_placement *pl = &f->placement;
+    printf("%s on %d chip%s: ", o->model, pl->n_ranks * o->replicas, plural(pl->n_ranks * o->replicas));
+    if (o->replicas > 1) printf("%d lines of ", o->replicas);
+    if (!grouped) printf("%d stage%s of one chip", pl->n_stages, plural(pl->n_stages));
+    else {
+        char *name = layout_name(&f->layout);
+        printf("%d stage%s, layout %s, experts %s", pl->n_stages, plural(pl->n_stages), name ? name : "",
+               p->experts == CL_EXPERTS_WHOLE ? "whole" : "sliced");
+        free(name);
+    }
+    printf(", %d slot%s of %d positions, KV cache in %s", p->slots, plural(p->slots), p->context, cl_kv_name(p->kv));
+    if (p->chip_bytes) printf(", %s per chip", cl_human_bytes((double)p->chip_bytes, a));
+    printf("\n\n");
+}
+
+static void print_chip(const plan_found *f, int stage, int rank, bool grouped)
+{
+    const cl_stage *s = &f->placement.stages[stage];
+    const cl_chip_cost *c = &f->chips[rank];
+    char a[32], b[32], d[32], e[32], g[32], run[24], layers[48], full[16] = "";
+    uint64_t chip_bytes = f->options.chip_bytes;
+    if (chip_bytes) snprintf(full, sizeof full, "%.0f %%", 100 * (double)(c->weight_bytes + c->kv_bytes) / (double)chip_bytes);
+    snprintf(run, sizeof run, s->n_layers > 1 ? "%d-%d" : "%d", s->first_layer, s->first_layer + s->n_layers - 1);
+    snprintf(layers, sizeof layers, "%s%s%s", s->embed ? "embed, " : "", run, s->head ? ", head" : "");
+    printf("%5d  ", rank);
+    if (grouped) printf("%5d  ", stage);
+    printf("%-22s %10s %10s %6s %12s %12s %5.1f %%", layers, cl_human_bytes((double)c->weight_bytes, a),
+           cl_human_bytes((double)c->kv_bytes, b), full, cl_human_bytes((double)c->token_bytes, d),
+           cl_human_bytes((double)c->token_kv_bytes, e), 100 * (double)touched(c) / (double)f->touched);
+    if (grouped) printf(" %8d %10s", c->gathers, cl_human_bytes((double)c->gather_bytes, g));
+    putchar('\n');
+}
+
+static void print_chips(const plan_found *f, bool grouped)
+{
+    const cl_placement *pl = &f->placement;
+    bool each = pl->n_ranks <= MOST_LINES;
+    printf("%5s  ", "chip");
+    if (grouped) printf("%5s  ", "stage");
+    printf("%-22s %10s %10s %6s %12s %12s %7s", "layers", "weights", "KV cache", f->options.chip_bytes ? "full" : "",
+           "read/token", "KV/token", "share");
+    printf(grouped ? " %8s %10s\n" : "\n", "gathers", "got/token");
+    for (int i = 0; i < pl->n_stages; i++)
+        for (int k = 0; k < (each ? pl->stages[i].n_ranks : 1); k++) print_chip(f, i, pl->stages[i].first_rank + k, grouped);
+    if (!each) printf("\nOf each stage the first of its chips.\n");
+}
+
+static const char *seconds(double s, char buf[32])
+{
+    if (s < 1e-3) snprintf(buf, 32, "%.3g us", 1e6 * s);
+    else if (s < 1) snprintf(buf, 32, "%.3g ms", 1e3 * s);
+    else snprintf(buf, 32, "%.3g s", s);
+    return buf;
+}
+
+static void print_predicted(const plan_cli *o, const plan_found *f)
+{
+    const cl_rates *r = &f->rates;
+    char a[32], b[32], c[32];
+    printf("Predicted%s: %s for a token alone, %s for the busiest stage's step, %.4g tokens/s from %d slot%s.\n",
+           o->replicas > 1 ? " for each line" : "", seconds(f->predicted.token_s, a), seconds(f->predicted.step_s, b),
+           f->predicted.tokens_per_s, f->options.slots, plural(f->options.slots));
+    printf("Rates: a chip reads %s/s%s; a gather of two chips takes %s", cl_human_bytes(r->read_bytes_per_s, a),
+           f->read_assumed ? " (assumed)" : "", seconds(r->gather_s, b));
+    printf(", a hop %s%s; ", seconds(r->hop_s, b), f->gather_assumed ? " (assumed)" : "");
+    if (f->links_assumed) printf("links without a limit (assumed).\n");
+    else printf("links carry %s/s.\n", cl_human_bytes(r->hop_bytes_per_s, c));
+}
+
+static void print_alternatives(const plan_found *f)
+{
+    char a[32], b[32], name[32];
+    printf("\nLayouts of %d chips, best for %s first:\n%12s %12s %12s %12s\n", f->placement.n_ranks,
+           f->goal == CL_GOAL_LATENCY ? "latency" : "throughput", "layout", "token", "step", "tokens/s");
+    for (int i = 0; i < f->n_list; i++) {
+        const cl_alternative *x = &f->list[i];
+        snprintf(name, sizeof name, "%dx%d", x->stages, x->chips);
+        if (x->code == CL_OK)
+            printf("%12s %12s %12s %12.4g\n", name, seconds(x->predicted.token_s, a), seconds(x->predicted.step_s, b),
+                   x->predicted.tokens_per_s);
+        else printf("%12s  cannot be: %s\n", name, x->why);
+    }
+    if (!f->n_list) printf("none has stages of equal size\n");
+}
+
+void plan_print_text(const plan_cli *o, const plan_found *f)
+{
+    const cl_placement *pl = &f->placement;
+    bool grouped = pl->n_ranks > pl->n_stages;
+    uint64_t largest = 0;
+    char a[32];
+    for (int i = 0; i < pl->n_ranks; i++) largest = touched(&f->chips[i]) > largest ? touched(&f->chips[i]) : largest;
+    print_head(o, f, grouped);
+    print_chips(f, grouped);
+    printf("\nA token touches %s; the busiest chip has %.2f times the average (KV/token: at a quarter of the context).\n",
+           cl_human_bytes((double)f->touched, a), (double)largest * pl->n_ranks / (double)f->touched);
+    print_predicted(o, f);
+    if (o->explain) print_alternatives(f);
+}

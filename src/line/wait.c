@@ -1,0 +1,43 @@
+/* wait.c: waiting for messages and for other chips of the stage: spinning, yielding, giving up. */
+#include <sched.h>
+#include <time.h>
+
+#include "line_internal.h"
+
+static const double SPIN_S = 50e-6; /* a spinning rank yields after this: what it waits for may need the core */
+static const double DOZE_S = 0.05;  /* long waits cost no core */
+
+static inline void spin_once(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+void cl_line_wait_more(cl_line *l, line_wait *w, const char *what, int peer)
+{
+    if (l->yields || w->s > SPIN_S) sched_yield();
+    else spin_once();
+    if (++w->tries & 63) return;
+    cl_line_poll(l);
+    uint64_t now = cl_now_ns();
+    if (!w->start) w->start = now;
+    w->s = (double)(now - w->start) * 1e-9;
+    if (w->s > DOZE_S) nanosleep(&(struct timespec){.tv_nsec = 200000}, NULL);
+    if (l->opt.stall_timeout_s > 0 && w->s > l->opt.stall_timeout_s)
+        cl_line_abort(l, CL_E_RUN,
+                      "rank %d: waited %.0f s for %s rank %d (a rank or a link is gone, or a step takes longer: "
+                      "--stall-timeout)",
+                      l->rank, w->s, what, peer);
+}
+
+void cl_line_wait(cl_line *l, MPI_Request *r, MPI_Status *status, const char *what, int peer)
+{
+    int done = 0;
+    for (line_wait w = {0};; cl_line_wait_more(l, &w, what, peer)) {
+        MPI_TRY(l, MPI_Test(r, &done, status));
+        if (done) return;
+    }
+}

@@ -1,0 +1,88 @@
+/* choose.c: of all lines of so many chips the one that a token gets through soonest, or that gives most tokens. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "chipline/util.h"
+#include "share.h"
+
+static cl_code try_layout(const cl_model *m, const cl_place_options *o, const cl_rates *r, cl_alternative *a, cl_err *err)
+{
+    cl_layout l;
+    cl_placement p;
+    cl_place_options with = *o;
+    cl_code c = cl_layout_make(a->stages, a->chips, &l, err);
+    if (c != CL_OK) return c;
+    with.layout = &l;
+    c = cl_place(m, &with, &p, err);
+    if (c == CL_OK) {
+        c = cl_predict(m, &with, &p, r, &a->predicted, err);
+        cl_placement_free(&p);
+    }
+    cl_layout_free(&l);
+    return c;
+}
+
+static int fewer_stages(const cl_alternative *a, const cl_alternative *b)
+{
+    return a->stages < b->stages ? -1 : a->stages > b->stages;
+}
+
+static int by_latency(const void *x, const void *y)
+{
+    const cl_alternative *a = x, *b = y;
+    if ((a->code == CL_OK) != (b->code == CL_OK)) return a->code == CL_OK ? -1 : 1;
+    double s = a->predicted.token_s, t = b->predicted.token_s;
+    return s < t ? -1 : s > t ? 1 : fewer_stages(a, b);
+}
+
+static int by_throughput(const void *x, const void *y)
+{
+    const cl_alternative *a = x, *b = y;
+    if ((a->code == CL_OK) != (b->code == CL_OK)) return a->code == CL_OK ? -1 : 1;
+    double s = a->predicted.tokens_per_s, t = b->predicted.tokens_per_s;
+    return s > t ? -1 : s < t ? 1 : fewer_stages(a, b);
+}
+
+/* All S x G, fewest stages first, with what they come to. The message in err is that of the most stages that the layers allow. */
+static cl_code try_all(const cl_model *m, const cl_place_options *o, const cl_rates *r, cl_alternative *list, int *n, cl_err *err)
+{
+    for (int s = 1; s <= o->ranks; s++) {
+        if (o->ranks % s) continue;
+        cl_alternative *a = &list[(*n)++];
+        cl_err e = {0};
+        *a = (cl_alternative){.stages = s, .chips = o->ranks / s};
+        a->code = try_layout(m, o, r, a, &e);
+        if (a->code != CL_OK && a->code != CL_E_FIT) return cl_fail(err, a->code, "%s", e.msg);
+        if (a->code == CL_OK) continue;
+        const char *plain = strncmp(e.msg, "plan: ", 6) == 0 ? e.msg + 6 : e.msg;
+        snprintf(a->why, sizeof a->why, "%.*s", (int)sizeof a->why - 1, plain);
+        if (s <= m->spec.n_layers)
+            cl_fail(err, CL_E_FIT, "plan: no layout of %d chips is possible; %dx%d: %s", o->ranks, s, a->chips, plain);
+    }
+    return CL_OK;
+}
+
+cl_code cl_choose_layout(const cl_model *m, const cl_place_options *opt, const cl_rates *r, cl_goal goal, cl_layout *out,
+                         cl_alternative **list, int *n, cl_err *err)
+{
+    cl_place_options o = *opt;
+    int divisors = 0, count = 0;
+    cl_err failed = {0};
+    o.layout = NULL;
+    if (o.ranks < 1) return cl_fail(err, CL_E_USAGE, "plan: %d ranks (at least 1)", o.ranks);
+    for (int s = 1; s <= o.ranks; s++) divisors += o.ranks % s == 0;
+    cl_alternative *all = cl_malloc((size_t)divisors, sizeof *all, "placement", err);
+    if (!all) return CL_E_FIT;
+    cl_code c = try_all(m, &o, r, all, &count, &failed);
+    if (c == CL_OK) {
+        qsort(all, (size_t)count, sizeof *all, goal == CL_GOAL_LATENCY ? by_latency : by_throughput);
+        c = all[0].code;
+    }
+    if (c != CL_OK) cl_fail(err, c, "%s", failed.msg);
+    else c = cl_layout_make(all[0].stages, all[0].chips, out, err);
+    if (c == CL_OK && list) {
+        *list = all;
+        *n = count;
+    } else free(all);
+    return c;
+}

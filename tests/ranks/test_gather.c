@@ -1,0 +1,418 @@
+/* Stages of several chips: gathers of random regions against what they should bring, and micro-batches through stages of every
+ * shape, with chips that add their rank. Both carriers, all ways of waiting, 1 to 4 ranks. */
+#include <sched.h>
+#include <stdlib.h>
+
+#include "../../src/line/line_internal.h"
+#include "chipline/line.h"
+#include "chipline/util.h"
+#include "suite.h"
+
+enum { RANKS = 4, SLOTS = 5, CHUNK = 7, HIDDEN = 701, STEPS = 300 };
+enum { ROUNDS = 3000, REGIONS = 5, ROWS = 17, WIDTH = 40, STRIDE = WIDTH + 8 };
+enum { HALF = REGIONS * ROWS * STRIDE }; /* numbers of one round; rounds take turns with two halves */
+
+/* CUnit's tests take no argument. */
+static cl_line *the_line;
+
+/* --- shapes --- */
+
+static const int shapes[][RANKS] = {{1},    {2},    {1, 1}, {3},    {2, 1},    {1, 2},      {1, 1, 1},
+                                    {4},    {2, 2}, {3, 1}, {1, 3}, {1, 2, 1}, {1, 1, 1, 1}};
+
+/* The options of this rank in stages of these sizes; false if they are not for as many ranks as there are. */
+static bool options(const int *shape, cl_carrier carrier, cl_wait wait, cl_line_options *o)
+{
+    int rank = cl_line_rank(the_line), first[RANKS + 1] = {0}, n = 0, mine = 0;
+    for (; n < RANKS && shape[n]; n++) {
+        first[n + 1] = first[n] + shape[n];
+        if (first[n] <= rank) mine = n;
+    }
+    if (first[n] != cl_line_size(the_line)) return false;
+    *o = (cl_line_options){.limits = {.slots = SLOTS, .context = 64, .chunk = CHUNK, .hidden = HIDDEN, .vocab = 1000},
+                           .stage_first = first[mine], .members = shape[mine], .prev = mine ? first[mine - 1] : -1,
+                           .next = mine < n - 1 ? first[mine + 1] : -1, .first = 0, .last = first[n - 1], .threads = 1,
+                           .exchange_bytes = 2 * HALF * sizeof(float), .carrier = carrier, .wait = wait, .stall_timeout_s = 60};
+    return true;
+}
+
+static unsigned next(uint64_t *seed)
+{
+    *seed = *seed * 6364136223846793005u + 1442695040888963407u;
+    return (unsigned)(*seed >> 33);
+}
+
+/* Chips are not equally fast. */
+static void dawdle(uint64_t *seed)
+{
+    unsigned n = next(seed) % 64;
+    if (n < 2) sched_yield();
+    for (volatile unsigned i = 0; n > 40 && i < 40 * n; i++) {}
+}
+
+/* --- gathers --- */
+
+typedef struct plan {
+    cl_region regions[REGIONS];
+    int32_t cut[REGIONS][RANKS + 1], owner[REGIONS][ROWS];
+    int n;
+} plan;
+
+/* The regions of a round: the same on all members. */
+static void make_plan(plan *p, uint64_t *seed, float *memory, int members)
+{
+    float *at = memory;
+    p->n = (int)(next(seed) % (REGIONS + 1));
+    for (int k = 0; k < p->n; k++) {
+        cl_region *r = &p->regions[k];
+        unsigned kind = next(seed) % 3;
+        *r = (cl_region){.data = at, .rows = (int)(next(seed) % (ROWS + 1)), .width = (int)(next(seed) % (WIDTH + 1)), .to = -1};
+        if (next(seed) % 3 == 0) r->to = (int)(next(seed) % (unsigned)members);
+        r->stride = (size_t)r->width + next(seed) % 8;
+        if (kind != 1) r->cut = p->cut[k];
+        if (kind != 0) r->owner = p->owner[k];
+        p->cut[k][0] = (int32_t)(next(seed) % 4 == 0 ? next(seed) % (unsigned)(r->width + 1) : 0);
+        for (int m = 1; m <= members; m++) {
+            int32_t before = p->cut[k][m - 1];
+            p->cut[k][m] = before + (int32_t)(next(seed) % (unsigned)(r->width - before + 1));
+        }
+        for (int i = 0; i < r->rows; i++) p->owner[k][i] = (int32_t)(next(seed) % (unsigned)members);
+        at += (size_t)r->rows * r->stride;
+    }
+}
+
+static bool in_cut(const cl_region *r, int from, int to, int col)
+{
+    return r->cut ? col >= r->cut[from] && col < r->cut[to] : col < r->width;
+}
+
+/* Has m made this number? Does m need it? Straight from the words of group.h. */
+static bool makes(const cl_region *r, int m, int members, int row, int col)
+{
+    if (r->owner) return r->owner[row] == m && in_cut(r, 0, members, col);
+    return in_cut(r, m, m + 1, col);
+}
+
+static bool needs(const cl_region *r, int m, int members, int row, int col)
+{
+    if (r->to >= 0 && r->to != m) return false;
+    return r->owner && r->cut ? in_cut(r, m, m + 1, col) : in_cut(r, 0, members, col);
+}
+
+/* The number that belongs there: its bits are anything but a NaN. */
+static float number(int round, int k, int row, int col)
+{
+    uint64_t seed = (uint64_t)round * 1000003 + (uint64_t)(k * 10007 + row * 101 + col);
+    (void)next(&seed);
+    return (float)(int)next(&seed);
+}
+
+/* Writes what m has made of the plan, or what it needs of the others' into a copy; returns how many numbers the others made. */
+static uint64_t write_numbers(const plan *p, int round, int m, int members, float *memory, float *copy)
+{
+    uint64_t others = 0;
+    for (int k = 0; k < p->n; k++)
+        for (int i = 0; i < p->regions[k].rows; i++)
+            for (int c = 0; c < p->regions[k].width; c++) {
+                const cl_region *r = &p->regions[k];
+                bool own = makes(r, m, members, i, c), wanted = copy && !own && needs(r, m, members, i, c);
+                size_t at = (size_t)(r->data - memory) + (size_t)i * r->stride + (size_t)c;
+                if (copy ? wanted : own) (copy ? copy : memory)[at] = number(round, k, i, c);
+                others += wanted;
+            }
+    return others;
+}
+
+/* In shared memory the others' numbers come whether needed or not: the copy keeps them as they are then. */
+static void see_others(const plan *p, int m, int members, const float *memory, float *copy)
+{
+    for (int k = 0; k < p->n; k++)
+        for (int i = 0; i < p->regions[k].rows; i++)
+            for (int c = 0; c < p->regions[k].width; c++) {
+                const cl_region *r = &p->regions[k];
+                size_t at = (size_t)(r->data - memory) + (size_t)i * r->stride + (size_t)c;
+                if (!makes(r, m, members, i, c) && !needs(r, m, members, i, c)) copy[at] = memory[at];
+            }
+}
+
+static void random_gathers(uint64_t seed)
+{
+    static float want[HALF];
+    const cl_group *g = cl_line_group(the_line);
+    uint64_t own_seed = seed + (uint64_t)g->member;
+    bool same = true, counted = true, shared = cl_line_shared(the_line);
+    for (int round = 0; round < ROUNDS; round++) {
+        plan p;
+        float *memory = g->memory + (round & 1 ? HALF : 0);
+        make_plan(&p, &seed, memory, g->members);
+        write_numbers(&p, round, g->member, g->members, memory, NULL);
+        dawdle(&own_seed);
+        if (!shared) memcpy(want, memory, sizeof want);
+        uint64_t bytes = 0, got = g->gather(g->ctx, p.regions, p.n);
+        if (shared) memcpy(want, memory, sizeof want);
+        uint64_t numbers = write_numbers(&p, round, g->member, g->members, memory, want);
+        if (shared) see_others(&p, g->member, g->members, memory, want);
+        same = same && !memcmp(want, memory, sizeof want);
+        for (int k = 0; k < p.n; k++) bytes += cl_region_bytes(&p.regions[k], g->member, g->members);
+        counted = counted && got == bytes && got == numbers * sizeof(float);
+        dawdle(&own_seed);
+    }
+    CU_ASSERT_TRUE(same);
+    CU_ASSERT_TRUE(counted);
+}
+
+/* --- micro-batches --- */
+
+static void fill(cl_hop *h, int64_t id)
+{
+    uint64_t seed = (uint64_t)id;
+    int n = 1 + (int)(id % SLOTS), tokens = 0;
+    h->mb.id = id;
+    h->mb.n_parts = n;
+    for (int p = 0; p < n; p++) {
+        int k = p == 0 ? 1 + (int)(id % (CHUNK - SLOTS + 1)) : 1;
+        h->mb.parts[p] = (cl_seq_part){.slot = p, .pos = (int)(id % 50), .n_tokens = k, .sampling = {.seed = (uint64_t)id}};
+        for (int t = 0; t < k; t++) h->mb.ids[tokens++] = (int)(next(&seed) % 1000);
+    }
+    h->mb.n_tokens = tokens;
+}
+
+static bool numbers_right(const cl_hop *h, int64_t id)
+{
+    uint64_t seed = (uint64_t)id;
+    bool right = h->kind == CL_HOP_WORK && h->mb.id == id && h->mb.n_parts == 1 + id % SLOTS;
+    right = right && h->mb.parts[h->mb.n_parts - 1].sampling.seed == (uint64_t)id;
+    for (int t = 0; right && t < h->mb.n_tokens; t++) right = h->mb.ids[t] == (int)(next(&seed) % 1000);
+    return right && (uintptr_t)h->x % 64 == 0;
+}
+
+static int32_t cut_at(int members, int m) { return (int32_t)(HIDDEN * m / members); }
+
+/* What column c of token t is after all chips of the stages up to this one. */
+static float after(const int *shape, int stages, int t, int c)
+{
+    float sum = (float)(1000 * t + c);
+    for (int s = 0, first = 0; s < stages; first += shape[s++])
+        for (int m = 0; m < shape[s]; m++)
+            if (c >= cut_at(shape[s], m) && c < cut_at(shape[s], m + 1)) sum += (float)(first + m + 1);
+    return sum;
+}
+
+/* This chip adds its rank to its columns. */
+static void add_rank(const int *shape, int stage, const cl_hop *h, int from, int to)
+{
+    for (int t = 0; t < h->mb.n_tokens; t++)
+        for (int c = from; c < to; c++) {
+            float *x = &h->x[t * HIDDEN + c];
+            *x = stage == 0 ? after(shape, 1, t, c) : *x + (float)(cl_line_rank(the_line) + 1);
+        }
+}
+
+static bool columns_right(const int *shape, int stages, const cl_hop *h, int from, int to)
+{
+    bool right = true;
+    for (int t = 0; stages && t < h->mb.n_tokens; t++)
+        for (int c = from; c < to; c++) right = right && h->x[t * HIDDEN + c] == after(shape, stages, t, c);
+    return right;
+}
+
+/* One chip's step: it brings a number that all must have seen before it does its columns, or does them at once. */
+static void work(const int *shape, int stage, cl_hop *h, int64_t id)
+{
+    const cl_group *g = cl_line_group(the_line);
+    int32_t cut[RANKS + 1], one_each[RANKS + 1];
+    for (int m = 0; m <= g->members; m++) cut[m] = cut_at(g->members, m), one_each[m] = m;
+    int from = cut[g->member], to = cut[g->member + 1];
+    float *words = g->memory + (id & 1 ? HALF : 0);
+    cl_region first = {.data = words, .rows = 1, .stride = RANKS, .cut = one_each, .to = -1};
+    cl_region second = {.data = h->x, .rows = h->mb.n_tokens, .stride = HIDDEN, .cut = cut, .to = -1};
+    bool shared = cl_line_shared(the_line); /* then the others may be at work in their columns already */
+    bool right = numbers_right(h, id) && columns_right(shape, stage, h, shared ? from : 0, shared ? to : HIDDEN);
+    if (id & 2) add_rank(shape, stage, h, from, to);
+    words[g->member] = (float)(id + g->member);
+    uint64_t got = g->gather(g->ctx, &first, 1);
+    for (int m = 0; m < g->members; m++) right = right && words[m] == (float)(id + m);
+    if (!(id & 2)) add_rank(shape, stage, h, from, to);
+    got += g->gather(g->ctx, &second, 1);
+    CU_ASSERT_EQUAL(got, cl_region_bytes(&first, g->member, g->members) + cl_region_bytes(&second, g->member, g->members));
+    CU_ASSERT_TRUE(right && columns_right(shape, stage + 1, h, 0, HIDDEN));
+}
+
+/* Every fifth message is only a ping. */
+static bool is_ping(int64_t k) { return k % 5 == 4; }
+
+static void lead(const cl_line_options *o, const int *shape)
+{
+    cl_line *l = the_line;
+    int in_flight = 0, depth = 0, n;
+    int64_t done = 0, id;
+    const cl_sampled *s;
+    while (depth < RANKS && shape[depth]) depth++; /* as many micro-batches as stages */
+    for (int64_t k = 0; k <= STEPS || in_flight;) {
+        bool room = k <= STEPS && in_flight < depth;
+        if (room) {
+            cl_hop *h = cl_line_take(l);
+            h->kind = k == STEPS ? CL_HOP_STOP : is_ping(k) ? CL_HOP_PING : CL_HOP_WORK;
+            if (h->kind == CL_HOP_WORK) fill(h, k);
+            cl_line_seal(l, h);
+            bool is_work = h->kind == CL_HOP_WORK;
+            if (is_work) work(shape, 0, h, k);
+            k++;
+            if (o->next >= 0) cl_line_pass(l, h);
+            else cl_line_release(l, h);
+            if (!is_work) continue;
+            if (o->next >= 0) in_flight++;
+            else done++;
+        }
+        if (in_flight && cl_line_recv_results(l, !room, &id, &s, &n)) {
+            CU_ASSERT_EQUAL(id, done / 4 * 5 + done % 4); /* four of five are work */
+            CU_ASSERT_TRUE(n == 1 + id % SLOTS && s[n - 1].slot == n - 1 && s[n - 1].id == (int)id + n - 1);
+            done++;
+            in_flight--;
+        }
+    }
+    CU_ASSERT_EQUAL(done, STEPS / 5 * 4);
+}
+
+static void follow(const cl_line_options *o, const int *shape)
+{
+    cl_line *l = the_line;
+    const cl_group *g = cl_line_group(l);
+    uint64_t seed = (uint64_t)cl_line_rank(l);
+    int stage = 0;
+    for (int first = 0; first < o->stage_first; first += shape[stage++]) {}
+    for (int64_t k = 0; k <= STEPS; k++) {
+        cl_hop *h = cl_line_recv(l);
+        CU_ASSERT_EQUAL(h->kind, k == STEPS ? CL_HOP_STOP : is_ping(k) ? CL_HOP_PING : CL_HOP_WORK);
+        if (h->kind == CL_HOP_WORK) {
+            work(shape, stage, h, k);
+            cl_line_poll(l);
+            dawdle(&seed);
+            CU_ASSERT_TRUE(numbers_right(h, k)); /* still: the head chip may be far ahead, but not in this buffer */
+        }
+        if (o->next >= 0) {
+            cl_line_pass(l, h);
+            continue;
+        }
+        if (h->kind == CL_HOP_WORK && g->member == 0) {
+            cl_sampled s[SLOTS];
+            for (int p = 0; p < h->mb.n_parts; p++) s[p] = (cl_sampled){.slot = p, .id = (int)k + p};
+            cl_line_send_results(l, k, s, h->mb.n_parts);
+        }
+        cl_line_release(l, h);
+    }
+}
+
+/* --- all of it --- */
+
+static void all_shapes(cl_carrier carrier)
+{
+    cl_line_options o;
+    cl_err err;
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        for (int w = CL_WAIT_AUTO; w <= CL_WAIT_YIELD; w++) {
+            if (!options(shapes[i], carrier, (cl_wait)w, &o)) continue;
+            CU_ASSERT_EQUAL_FATAL(cl_line_open(the_line, &o, &err), CL_OK);
+            const cl_group *g = cl_line_group(the_line);
+            CU_ASSERT_TRUE(g->members == o.members && g->member == cl_line_rank(the_line) - o.stage_first);
+            CU_ASSERT_EQUAL((uintptr_t)g->memory % 64, 0);
+            CU_ASSERT_TRUE(carrier != CL_CARRIER_MESSAGES || !cl_line_shared(the_line));
+            CU_ASSERT_TRUE(carrier != CL_CARRIER_SHARED || cl_line_shared(the_line) == (o.members > 1));
+            random_gathers((uint64_t)(w * 100 + o.stage_first));
+            if (cl_line_rank(the_line) == 0) lead(&o, shapes[i]);
+            else follow(&o, shapes[i]);
+            cl_line_drain(the_line);
+        }
+}
+
+static void with_messages(void) { all_shapes(CL_CARRIER_MESSAGES); }
+static void with_whatever_there_is(void) { all_shapes(CL_CARRIER_AUTO); }
+static void with_shared_memory(void)
+{
+    if (cl_line_ranks_here(the_line) == cl_line_size(the_line)) all_shapes(CL_CARRIER_SHARED);
+}
+
+/* All ranks hear what is too large for one of them, or in the wrong place. */
+static void refusals(void)
+{
+    cl_line_options o;
+    cl_err err = {.code = CL_OK};
+    int size = cl_line_size(the_line), rank = cl_line_rank(the_line), shape[RANKS] = {size};
+    options(shape, CL_CARRIER_MESSAGES, CL_WAIT_AUTO, &o);
+    o.limits.hidden = rank == size - 1 ? 1 << 28 : HIDDEN;
+    CU_ASSERT_EQUAL(cl_line_open(the_line, &o, &err), CL_E_FIT);
+    CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "a message at most 2 GB"));
+    options(shape, CL_CARRIER_MESSAGES, CL_WAIT_AUTO, &o);
+    o.exchange_bytes = (size_t)3 << 30;
+    CU_ASSERT_EQUAL(cl_line_open(the_line, &o, &err), size > 1 ? CL_E_FIT : CL_OK);
+    if (size > 1) CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "a message holds at most 2 GB"));
+    if (cl_line_ranks_here(the_line) == size) return;
+    options(shape, CL_CARRIER_SHARED, CL_WAIT_AUTO, &o);
+    CU_ASSERT_EQUAL(cl_line_open(the_line, &o, &err), CL_E_FIT);
+    CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "several hosts"));
+}
+
+/* What a message says of its sizes is believed only if all of it fits together. */
+static void wrong_messages(void)
+{
+    cl_line_options o;
+    cl_err err;
+    int size = cl_line_size(the_line), shape[RANKS] = {size};
+    options(shape, CL_CARRIER_MESSAGES, CL_WAIT_AUTO, &o);
+    o.prev = 0; /* as if there were a stage before */
+    CU_ASSERT_EQUAL_FATAL(cl_line_open(the_line, &o, &err), CL_OK);
+    hop_slot *s = &the_line->hops[0];
+    cl_hop *h = &s->hop;
+    wire_head *w = (wire_head *)(void *)s->data;
+    h->mb.parts = (cl_seq_part *)(void *)(w + 1);
+    for (int p = 0; p < 3; p++) h->mb.parts[p] = (cl_seq_part){.slot = p, .pos = 60 + p, .n_tokens = p == 0 ? 2 : 1};
+    *w = (wire_head){.magic = 0x43484f50, .microbatch = 7, .n_parts = 3, .n_tokens = 4};
+    int bytes = (int)cl_line_hop_bytes(&o.limits, 3, 4);
+    CU_ASSERT_TRUE(cl_line_open_message(the_line, s, bytes));
+    CU_ASSERT_TRUE(h->mb.id == 7 && h->mb.n_parts == 3 && h->mb.n_tokens == 4 && h->mb.parts[2].pos == 62);
+    for (int b = 0; b < bytes + 100; b++) CU_ASSERT_EQUAL(cl_line_open_message(the_line, s, b), b == bytes);
+    struct {
+        int32_t *where, wrong;
+    } cases[] = {{(int32_t *)&w->magic, 1}, {(int32_t *)&w->kind, CL_HOP_STOP + 1}, {&w->n_parts, -1}, {&w->n_parts, SLOTS + 1},
+                 {&w->n_parts, 2}, {&w->n_tokens, -1}, {&w->n_tokens, CHUNK + 1}, {&w->n_tokens, 3}, {&h->mb.parts[1].slot, -1},
+                 {&h->mb.parts[1].slot, SLOTS}, {&h->mb.parts[0].pos, -1}, {&h->mb.parts[0].pos, 63},
+                 {&h->mb.parts[0].pos, INT32_MAX}, {&h->mb.parts[1].n_tokens, 0}, {&h->mb.parts[1].n_tokens, 2},
+                 {&h->mb.parts[1].n_tokens, CHUNK + 1}, {&h->mb.parts[1].n_tokens, INT32_MIN}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        int32_t right = *cases[i].where;
+        *cases[i].where = cases[i].wrong;
+        CU_ASSERT_FALSE(cl_line_open_message(the_line, s, bytes));
+        *cases[i].where = right;
+    }
+    CU_ASSERT_TRUE(cl_line_open_message(the_line, s, bytes));
+}
+
+static void sizes(void)
+{
+    cl_limits m = {.slots = SLOTS, .chunk = CHUNK, .hidden = HIDDEN};
+    CU_ASSERT_EQUAL(cl_line_hop_bytes(&m, 0, 0), 64);
+    for (int parts = 1; parts <= SLOTS; parts++)
+        for (int tokens = parts; tokens <= CHUNK; tokens++) {
+            size_t head = 24 + (size_t)parts * sizeof(cl_seq_part) + 4 * (size_t)tokens, x = 4 * HIDDEN * (size_t)tokens;
+            CU_ASSERT_EQUAL(cl_line_hop_bytes(&m, parts, tokens), (head + 63) / 64 * 64 + x);
+        }
+    CU_ASSERT_EQUAL(cl_line_result_bytes(3), 16 + 3 * sizeof(cl_sampled));
+}
+
+int main(int argc, char **argv)
+{
+    cl_err err;
+    if (cl_line_start(&the_line, &argc, &argv, &err) != CL_OK) return EXIT_FAILURE;
+    if (cl_line_rank(the_line) && !freopen("/dev/null", "w", stdout)) return EXIT_FAILURE; /* one report is enough */
+    CU_TestInfo tests[] = {{"sizes", sizes},
+                           {"messages", with_messages},
+                           {"shared memory", with_shared_memory},
+                           {"either", with_whatever_there_is},
+                           {"refusals", refusals},
+                           {"wrong messages", wrong_messages},
+                           CU_TEST_INFO_NULL};
+    int rc = run_suite("gather", tests);
+    if (rc) cl_line_abort(the_line, CL_E_RUN, "rank %d: tests failed", cl_line_rank(the_line));
+    cl_line_end(the_line);
+    return rc;
+}

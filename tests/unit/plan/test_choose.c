@@ -1,0 +1,148 @@
+/* The layout that is chosen, under rates that make the answer plain; the list of all; large lines. */
+#include <string.h>
+
+#include "chipline/plan.h"
+#include "specs.h"
+#include "suite.h"
+
+static cl_model make_model(cl_format f)
+{
+    cl_err err = {0};
+    cl_spec s = test_spec((test_geometry){1024, 512, 8, 8, 8, 64, 1024, 0, 0, false, CL_QK_NORM_NONE});
+    cl_model m;
+    CU_ASSERT_EQUAL_FATAL(test_model_of(&s, f, &m, &err), CL_OK);
+    cl_spec_free(&s);
+    return m;
+}
+
+static const cl_rates free_links = {.read_bytes_per_s = 1e9, .hop_s = 1e-9};
+static const cl_rates slow_gathers = {.read_bytes_per_s = 1e9, .gather_s = 1, .hop_s = 1e-9};
+
+static void test_goals(void)
+{
+    cl_err err = {0};
+    cl_model m = make_model(CL_BF16);
+    cl_place_options o = {.ranks = 8, .slots = 1, .context = 64, .chunk = 8};
+    cl_layout l;
+    CU_ASSERT_EQUAL_FATAL(cl_choose_layout(&m, &o, &free_links, CL_GOAL_LATENCY, &l, NULL, NULL, &err), CL_OK);
+    CU_ASSERT_TRUE(l.n_stages == 1 && l.chips[0] == 8 && !l.layers);
+    cl_layout_free(&l);
+    CU_ASSERT_EQUAL_FATAL(cl_choose_layout(&m, &o, &slow_gathers, CL_GOAL_LATENCY, &l, NULL, NULL, &err), CL_OK);
+    CU_ASSERT_TRUE(l.n_stages == 8 && l.chips[0] == 1);
+    cl_layout_free(&l);
+    o.slots = 8;
+    CU_ASSERT_EQUAL_FATAL(cl_choose_layout(&m, &o, &slow_gathers, CL_GOAL_THROUGHPUT, &l, NULL, NULL, &err), CL_OK);
+    CU_ASSERT_EQUAL(l.n_stages, 8);
+    cl_layout_free(&l);
+    o.ranks = 7; /* prime */
+    CU_ASSERT_EQUAL_FATAL(cl_choose_layout(&m, &o, &slow_gathers, CL_GOAL_LATENCY, &l, NULL, NULL, &err), CL_OK);
+    CU_ASSERT_TRUE(l.n_stages == 7 && l.chips[0] == 1);
+    cl_layout_free(&l);
+    cl_model_free(&m);
+}
+
+/* Everything is in the list once: possible ones best first, and as placing and predicting them says. */
+static void test_list(void)
+{
+    cl_err err = {0};
+    cl_model m = make_model(CL_Q8_0);
+    cl_place_options o = {.ranks = 24, .slots = 4, .context = 64, .chunk = 8};
+    const cl_rates r = {30e9, 2e-6, 10e9, 5e-6, 10e9};
+    for (int goal = 0; goal < 2; goal++) {
+        cl_layout l;
+        cl_alternative *list, *again;
+        int n, n_again, possible = 0, seen = 0;
+        CU_ASSERT_EQUAL_FATAL(cl_choose_layout(&m, &o, &r, (cl_goal)goal, &l, &list, &n, &err), CL_OK);
+        CU_ASSERT_EQUAL_FATAL(n, 8);
+        CU_ASSERT_TRUE(l.n_stages == list[0].stages && l.chips[0] == list[0].chips);
+        cl_layout_free(&l);
+        for (int i = 0; i < n; i++) {
+            CU_ASSERT_EQUAL(list[i].stages * list[i].chips, 24);
+            seen += list[i].stages;
+            if (list[i].code != CL_OK) {
+                CU_ASSERT_TRUE(list[i].stages > 8);
+                CU_ASSERT_PTR_NOT_NULL(strstr(list[i].why, "stages for 8 layers"));
+                continue;
+            }
+            CU_ASSERT_EQUAL(possible++, i);
+            cl_layout one;
+            cl_placement p;
+            cl_prediction x;
+            cl_place_options with = o;
+            CU_ASSERT_EQUAL_FATAL(cl_layout_make(list[i].stages, list[i].chips, &one, &err), CL_OK);
+            with.layout = &one;
+            CU_ASSERT_EQUAL_FATAL(cl_place(&m, &with, &p, &err), CL_OK);
+            CU_ASSERT_EQUAL_FATAL(cl_predict(&m, &with, &p, &r, &x, &err), CL_OK);
+            CU_ASSERT_EQUAL(memcmp(&x, &list[i].predicted, sizeof x), 0);
+            if (i && goal == CL_GOAL_LATENCY) CU_ASSERT_TRUE(x.token_s >= list[i - 1].predicted.token_s);
+            if (i && goal == CL_GOAL_THROUGHPUT) CU_ASSERT_TRUE(x.tokens_per_s <= list[i - 1].predicted.tokens_per_s);
+            cl_placement_free(&p);
+            cl_layout_free(&one);
+        }
+        CU_ASSERT_EQUAL(possible, 6); /* 1 2 3 4 6 8 */
+        CU_ASSERT_EQUAL(seen, 60);
+        CU_ASSERT_EQUAL_FATAL(cl_choose_layout(&m, &o, &r, (cl_goal)goal, &l, &again, &n_again, &err), CL_OK);
+        CU_ASSERT_TRUE(n_again == n && memcmp(list, again, (size_t)n * sizeof *list) == 0);
+        cl_layout_free(&l);
+        free(list);
+        free(again);
+    }
+    cl_model_free(&m);
+}
+
+static void test_budgets(void)
+{
+    cl_err err = {0};
+    cl_model m = make_model(CL_BF16); /* a layer is 5.2 MB and 0.3 of cache, a table 1 */
+    cl_place_options o = {.ranks = 8, .slots = 1, .context = 64, .chunk = 8, .chip_bytes = 6100000};
+    cl_layout l;
+    cl_alternative *list;
+    int n;
+    CU_ASSERT_EQUAL_FATAL(cl_choose_layout(&m, &o, &slow_gathers, CL_GOAL_LATENCY, &l, &list, &n, &err), CL_OK);
+    CU_ASSERT_EQUAL(l.n_stages, 4); /* a layer and a table are too much for one chip, half of two layers and a table is not */
+    CU_ASSERT_TRUE(n == 4 && list[3].stages == 8 && list[3].code == CL_E_FIT);
+    CU_ASSERT_PTR_NOT_NULL(strstr(list[3].why, "bytes more than a chip's"));
+    cl_layout_free(&l);
+    free(list);
+    o.chip_bytes = 1000000;
+    CU_ASSERT_EQUAL(cl_choose_layout(&m, &o, &slow_gathers, CL_GOAL_LATENCY, &l, &list, &n, &err), CL_E_FIT);
+    CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "no layout of 8 chips is possible; 8x1: chip"));
+    o.ranks = 0;
+    CU_ASSERT_EQUAL(cl_choose_layout(&m, &o, &slow_gathers, CL_GOAL_LATENCY, &l, NULL, NULL, &err), CL_E_USAGE);
+    o.ranks = 2, o.slots = 0;
+    CU_ASSERT_EQUAL(cl_choose_layout(&m, &o, &slow_gathers, CL_GOAL_LATENCY, &l, NULL, NULL, &err), CL_E_USAGE);
+    cl_model_free(&m);
+}
+
+/* Thousands of chips: all of them get something. */
+static void test_large(void)
+{
+    cl_err err = {0};
+    cl_spec s = test_spec(QWEN3_30B_A3B);
+    cl_model m;
+    cl_layout l;
+    cl_placement p;
+    CU_ASSERT_EQUAL_FATAL(test_model_of(&s, CL_Q8_0, &m, &err), CL_OK);
+    cl_place_options o = {.ranks = 4096, .slots = 1, .context = 1024, .chunk = 8};
+    CU_ASSERT_EQUAL_FATAL(cl_choose_layout(&m, &o, &slow_gathers, CL_GOAL_LATENCY, &l, NULL, NULL, &err), CL_OK);
+    CU_ASSERT_EQUAL(l.n_stages, 32);
+    o.layout = &l;
+    CU_ASSERT_EQUAL_FATAL(cl_place(&m, &o, &p, &err), CL_OK);
+    CU_ASSERT_EQUAL(p.n_ranks, 4096);
+    for (int rank = 0; rank < 4096; rank += 31) {
+        cl_chip_cost c;
+        CU_ASSERT_EQUAL_FATAL(cl_placement_cost(&m, &o, &p, rank, &c, &err), CL_OK);
+        CU_ASSERT_TRUE(c.token_bytes > 0);
+    }
+    cl_placement_free(&p);
+    cl_layout_free(&l);
+    cl_model_free(&m);
+    cl_spec_free(&s);
+}
+
+int main(void)
+{
+    CU_TestInfo tests[] = {
+        {"goals", test_goals}, {"list", test_list}, {"budgets", test_budgets}, {"large lines", test_large}, CU_TEST_INFO_NULL};
+    return run_suite("choose", tests);
+}
