@@ -74,6 +74,9 @@ void cl_chip_head(cl_chip *c, const cl_microbatch *mb, const float *x, const cl_
  * in several) and KV cache. */
 void cl_chip_traffic(const cl_chip *c, uint64_t *weight_bytes, uint64_t *kv_bytes);
 
+/* How often each expert of a layer of this stage was chosen since creation, [experts]: the same on all chips of the stage. NULL: dense. */
+const uint64_t *cl_chip_routing(const cl_chip *c, int layer);
+
 /* Reads this chip's whole slice once with all threads and returns bytes per second: the bandwidth its weights can be had with. */
 double cl_chip_probe(cl_chip *c);
 

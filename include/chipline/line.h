@@ -43,6 +43,7 @@ uint64_t cl_line_baseline_bytes(const cl_line *l); /* resident memory right afte
 cl_code cl_line_agree(cl_line *l, cl_code mine, cl_err *err);
 void cl_line_bcast(cl_line *l, void *data, size_t bytes);                          /* from rank 0 */
 void cl_line_gather(cl_line *l, const void *mine, size_t bytes, void *all);        /* to rank 0: all is [size][bytes] there */
+void cl_line_sum(cl_line *l, uint64_t *values, int n); /* element by element, into rank 0's values */
 void cl_line_barrier(cl_line *l);
 /* What to add to this rank's CLOCK_MONOTONIC to get rank 0's, by ping-pong: the round trip with the least time counts, half of it
  * is the uncertainty. ns. 0 and 0 on rank 0. */

@@ -116,7 +116,11 @@ cl_code cl_trace_file_create(cl_trace_file **out, const char *path, const char *
 cl_code cl_trace_file_rank(cl_trace_file *f, const cl_trace_rank *r, cl_err *err);
 cl_code cl_trace_file_events(cl_trace_file *f, int rank, const cl_event *events, uint64_t n, cl_err *err);
 cl_code cl_trace_file_requests(cl_trace_file *f, const cl_trace_request *r, uint64_t n, cl_err *err);
+/* How often each expert was chosen: [layers of the model][experts]. At most once. */
+cl_code cl_trace_file_routing(cl_trace_file *f, const uint64_t *chosen, int layers, int experts, cl_err *err);
 cl_code cl_trace_file_commit(cl_trace_file *f, cl_err *err);
 void cl_trace_file_drop(cl_trace_file *f);
+/* The same read back from a TRACE.h5; *chosen is malloced, the caller frees. */
+cl_code cl_trace_routing_read(const char *path, uint64_t **chosen, int *layers, int *experts, cl_err *err);
 
 #endif

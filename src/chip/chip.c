@@ -192,6 +192,11 @@ void cl_chip_traffic(const cl_chip *c, uint64_t *weight_bytes, uint64_t *kv_byte
     *kv_bytes = c->kv_bytes;
 }
 
+const uint64_t *cl_chip_routing(const cl_chip *c, int layer)
+{
+    return share_of(c, layer)->chosen;
+}
+
 /* --- probe --- */
 
 /* Sum of the 64-bit words of a block, which is aligned and a multiple of 64 bytes. */

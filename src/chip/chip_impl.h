@@ -119,6 +119,7 @@ typedef struct layer_share {
     int32_t *att, *q, *k, *q_a, *kv_a, *mid, *shared;
     int32_t *local;         /* whole experts: [experts] place of an expert in the slice, -1: not here; else NULL */
     const cl_expert_map *map; /* whole experts, else NULL */
+    uint64_t *chosen;       /* [experts] tokens that chose each; NULL: dense */
 } layer_share;
 
 struct cl_chip {
@@ -135,6 +136,7 @@ struct cl_chip {
     layer_share *shares;       /* [stage.n_layers] */
     int32_t *cut_hidden, *cut_vocab; /* [members + 1] */
     int32_t *cuts;             /* memory of all cuts and local indices */
+    uint64_t *chosen;          /* memory of all layers' */
     uint64_t weight_bytes, kv_bytes; /* read since creation */
 };
 

@@ -118,6 +118,21 @@ static void cut_all(cl_chip *c, cutter *k)
     for (int i = 0; i < c->stage.n_layers; i++) share_layer(c, k, i);
 }
 
+/* Counters of the experts that each layer chooses. */
+static cl_code count_choices(cl_chip *c, cl_err *err)
+{
+    size_t n = 0;
+    const cl_layer *layers = c->spec.layers + c->stage.first_layer;
+    for (int i = 0; i < c->stage.n_layers; i++) n += (size_t)layers[i].ffn.experts;
+    if (!(c->chosen = cl_calloc(n + 1, sizeof *c->chosen, "counts of experts", err))) return err->code;
+    uint64_t *at = c->chosen;
+    for (int i = 0; i < c->stage.n_layers; i++) {
+        if (layers[i].ffn.kind == CL_FFN_MOE) c->shares[i].chosen = at;
+        at += layers[i].ffn.experts;
+    }
+    return CL_OK;
+}
+
 cl_code exchange_create(cl_chip *c, cl_err *err)
 {
     cutter k = {.members = c->group.members};
@@ -127,11 +142,12 @@ cl_code exchange_create(cl_chip *c, cl_err *err)
     if (!(c->cuts = cl_malloc(k.used, sizeof *c->cuts, "the shares of a stage", err))) return err->code;
     k = (cutter){.at = c->cuts, .members = c->group.members};
     cut_all(c, &k);
-    return CL_OK;
+    return count_choices(c, err);
 }
 
 void exchange_free(cl_chip *c)
 {
+    free(c->chosen);
     free(c->shares);
     free(c->cuts);
 }

@@ -93,11 +93,14 @@ static moe_weights moe_weights_of(const cl_chip *c, int layer)
                          .shared = gate_up_of(c, layer, f->shared_width, CL_T_SHARED_GATE, CL_T_SHARED_UP, false, CL_ROLES, CL_ROLES)};
 }
 
-/* Gives every (token, choice) its row, rows of one expert together and in order of tokens. One thread. */
-static void group(work *w, const cl_ffn *f, int n)
+/* Gives every (token, choice) its row, rows of one expert together and in order of tokens. chosen: counts of the run. One thread. */
+static void group(work *w, const cl_ffn *f, int n, uint64_t *chosen)
 {
     memset(w->first_row, 0, ((size_t)f->experts + 1) * sizeof *w->first_row);
-    for (int i = 0; i < n * f->top_k; i++) w->first_row[w->choices[i].expert + 1]++;
+    for (int i = 0; i < n * f->top_k; i++) {
+        w->first_row[w->choices[i].expert + 1]++;
+        chosen[w->choices[i].expert]++;
+    }
     w->n_touched = 0;
     for (int e = 0; e < f->experts; e++) {
         if (w->first_row[e + 1]) w->touched[w->n_touched++] = e;
@@ -199,7 +202,7 @@ static void route(cl_chip *c, const team *t, const moe_weights *mw, int layer, c
     for (int64_t tok = a; tok < b; tok++)
         route_choose(f, w->router + (size_t)tok * stride, mw->select_bias, &scratch, w->choices + tok * f->top_k);
     team_wait(t);
-    if (!t->id) group(w, f, in->n);
+    if (!t->id) group(w, f, in->n, share_of(c, layer)->chosen);
     if (!t->id && map) deal(w, map, c->group.member, c->group.members);
     team_wait(t);
 }

@@ -2,10 +2,11 @@
 #include <stdlib.h>
 
 #include "chipline/run.h"
+#include "chipline/trace.h"
 #include "model_arg.h"
 #include "plan_cli.h"
 
-enum { RANKS = 'n', CONTEXT = 'c', LAYOUT = 256, EXPERTS, REPLICAS, CHIP, CLUSTER, SLOTS, KV, GOAL, EXPLAIN, JSON };
+enum { RANKS = 'n', CONTEXT = 'c', LAYOUT = 256, EXPERTS, ROUTING, REPLICAS, CHIP, CLUSTER, SLOTS, KV, GOAL, EXPLAIN, JSON };
 
 static const struct argp_option options[] = {
     {"ranks", RANKS, "N", 0,
@@ -14,6 +15,8 @@ static const struct argp_option options[] = {
      "S stages of G chips; auto: whichever is predicted best; FILE: {\"stages\": [{\"chips\": 3, \"layers\": 10}, ...]}, layers "
      "in all or none (default: stages of one chip, auto where there are more chips than layers)", 0},
     {"experts", EXPERTS, "MODE", 0, "sliced (every chip of a stage holds rows of every expert) or whole (some experts each)", 0},
+    {"routing", ROUTING, "TRACE.h5", 0,
+     "whole experts are placed by how often they were chosen in that run, and the hottest copied where --chip leaves memory (round-robin)", 0},
     {"replicas", REPLICAS, "R", 0, "lines like this one, each with all of the model (1)", 0},
     {"chip", CHIP, "FILE|BYTES", 0,
      "memory of one chip: 230MB, 1.5GiB, or a configs/chips/NAME.json, whose rates predictions use", 0},
@@ -38,6 +41,7 @@ static error_t parse(int key, char *arg, struct argp_state *st)
     case LAYOUT:
         cl_layout_free(&o->layout);
         return cl_cli_layout(o->err, arg, &o->layout, &o->is_auto);
+    case ROUTING: o->routing = arg; break;
     case EXPERTS: return cl_cli_word(o->err, "--experts", arg, expert_words, &o->experts);
     case REPLICAS: return cl_cli_int(o->err, "--replicas", arg, 1, 1 << 20, &o->replicas);
     case CHIP: o->chip = arg; break;
@@ -198,6 +202,7 @@ static cl_code find_limits(const plan_cli *o, const cl_model *m, plan_found *f, 
 {
     int longest = m->spec.context;
     cl_place_options *p = &f->options;
+    f->hidden = m->spec.hidden;
     if (o->context > longest)
         return cl_fail(err, CL_E_FIT, "--context: %d is over the %d positions the model was made for (use at most that)",
                        o->context, longest);
@@ -206,6 +211,14 @@ static cl_code find_limits(const plan_cli *o, const cl_model *m, plan_found *f, 
     p->slots = o->slots ? o->slots : 1;
     p->kv = o->kv ? (cl_kv_format)(o->kv - 1) : cl_model_quantised(m) ? CL_KV_BF16 : CL_KV_F32;
     p->experts = (cl_expert_mode)o->experts;
+    if (o->routing) {
+        if (p->experts != CL_EXPERTS_WHOLE) return cl_fail(err, CL_E_USAGE, "--routing: places whole experts (give --experts whole too)");
+        cl_code c = cl_trace_routing_read(o->routing, &f->chosen, &f->routing.n_layers, &f->routing.experts, err);
+        if (c != CL_OK) return cl_fail_prefix(err, "--routing");
+        f->routing.chosen = f->chosen;
+        p->routing = &f->routing;
+        p->copies = true;
+    }
     f->goal = o->goal ? (cl_goal)(o->goal - 1) : p->slots == 1 ? CL_GOAL_LATENCY : CL_GOAL_THROUGHPUT;
     return CL_OK;
 }
@@ -249,6 +262,7 @@ static cl_code plan(const plan_cli *o, cl_err *err)
         if (o->json) plan_print_json(o, &f);
         else plan_print_text(o, &f);
     }
+    free(f.chosen);
     free(f.list);
     free(f.chips);
     cl_placement_free(&f.placement);

@@ -6,7 +6,7 @@
 
 typedef struct plan_cli {
     cl_err *err;
-    const char *model, *chip, *cluster;
+    const char *model, *chip, *cluster, *routing;
     int ranks, replicas, experts, goal, context, slots, kv; /* ranks 0, goal 0, context 0, slots 0: not said */
     cl_layout layout;                                       /* no stages: not said */
     bool is_auto, explain, json;
@@ -16,7 +16,10 @@ typedef struct plan_found {
     cl_place_options options;
     cl_layout layout;
     cl_placement placement;
+    cl_routing routing;        /* --routing; its table is `chosen` */
+    uint64_t *chosen;
     cl_chip_cost *chips;       /* [placement.n_ranks] */
+    int hidden;                /* numbers of an activation */
     uint64_t touched;          /* by a token, all chips together */
     cl_rates rates;
     bool read_assumed, gather_assumed, links_assumed;

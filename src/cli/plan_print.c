@@ -1,6 +1,7 @@
 /* plan_print.c: a plan as a table or as JSON. */
 #include <stdlib.h>
 
+#include "chipline/line.h"
 #include "plan_cli.h"
 
 enum { MOST_LINES = 64 }; /* of chips; beyond that one for each stage */
@@ -15,6 +16,13 @@ static char *layout_name(const cl_layout *l)
     return text ? cl_layout_name(l, text, size) : NULL;
 }
 
+/* What the first chip of a stage sends for a token: it hands over to the next stage, or returns the sample. */
+static size_t send_bytes(const plan_found *f, int stage)
+{
+    if (f->placement.n_stages == 1) return 0;
+    return stage + 1 < f->placement.n_stages ? cl_line_hop_bytes(&(cl_limits){.hidden = f->hidden}, 1, 1) : cl_line_result_bytes(1);
+}
+
 static json_t *chips_json(const plan_found *f)
 {
     json_t *chips = json_array();
@@ -22,13 +30,14 @@ static json_t *chips_json(const plan_found *f)
         const cl_stage *s = &f->placement.stages[i];
         for (int k = 0; k < s->n_ranks; k++) {
             const cl_chip_cost *c = &f->chips[s->first_rank + k];
+            const size_t sent = k ? 0 : send_bytes(f, i);
             json_array_append_new(
-                chips, json_pack("{s:i, s:i, s:i, s:i, s:i, s:b, s:b, s:I, s:I, s:I, s:I, s:i, s:I, s:f}", "rank",
+                chips, json_pack("{s:i, s:i, s:i, s:i, s:i, s:b, s:b, s:I, s:I, s:I, s:I, s:i, s:I, s:i, s:I, s:f}", "rank",
                                  s->first_rank + k, "stage", i, "member", k, "first_layer", s->first_layer, "layers", s->n_layers,
                                  "embed", (int)s->embed, "head", (int)s->head, "weight_bytes", (json_int_t)c->weight_bytes,
                                  "kv_bytes", (json_int_t)c->kv_bytes, "token_bytes", (json_int_t)c->token_bytes, "token_kv_bytes",
                                  (json_int_t)c->token_kv_bytes, "gathers", c->gathers, "gather_bytes",
-                                 (json_int_t)c->gather_bytes, "share", (double)touched(c) / (double)f->touched));
+                                 (json_int_t)c->gather_bytes, "sends", sent ? 1 : 0, "send_bytes", (json_int_t)sent, "share", (double)touched(c) / (double)f->touched));
         }
     }
     return chips;

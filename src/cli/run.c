@@ -7,7 +7,7 @@
 #include "run_cli.h"
 
 enum { BATCH = 256, OUT, SYSTEM, CHAT_FORMAT, DATE, REASONING, CHAT, TOKENS, CONTEXT, SLOTS, CHUNK, IGNORE_EOS, STOP, TEMPERATURE, TOP_K, TOP_P, MIN_P, REPEAT, SEED,
-       THREADS, ACTIVATIONS, KV, LAYOUT, EXPERTS, REPLICAS, GATHER, WAIT, CHIP, TRACE, TRACE_LEVEL, LOGITS, DIGEST, SUMMARY, JSON, QUIET, STALL, KERNELS };
+       THREADS, ACTIVATIONS, KV, LAYOUT, EXPERTS, ROUTING, REPLICAS, GATHER, WAIT, CHIP, TRACE, TRACE_LEVEL, LOGITS, DIGEST, SUMMARY, JSON, QUIET, STALL, KERNELS };
 
 static const struct argp_option options[] = {
     {NULL, 0, NULL, 0, "What to run:", 1},
@@ -43,6 +43,8 @@ static const struct argp_option options[] = {
     {"layout", LAYOUT, "SxG|auto|FILE", 0,
      "S stages of G chips that share their layers (ranks x 1); auto: the best by measured rates; a JSON file: uneven stages (see README)", 4},
     {"experts", EXPERTS, "sliced|whole", 0, "every chip of a stage holds rows of all experts, or some experts whole (sliced)", 4},
+    {"routing", ROUTING, "TRACE.h5", 0,
+     "whole experts are placed by how often they were chosen in that run, and the hottest copied where --chip leaves memory (round-robin)", 4},
     {"replicas", REPLICAS, "R", 0, "R complete lines side by side, each with its share of the ranks and of the requests (1)", 4},
     {"gather", GATHER, "auto|shared|messages", 0, "how the chips of a stage exchange numbers (shared memory where one host has them all)", 4},
     {"wait", WAIT, "auto|spin|yield", 0, "a waiting rank keeps its core, or lets others have it (spins where every thread has a core)", 4},
@@ -114,6 +116,7 @@ static error_t parse(int key, char *arg, struct argp_state *st)
         cl_layout_free(&o->layout);
         return cl_cli_layout(err, arg, &o->layout, &o->run.layout_auto);
     case EXPERTS: e = cl_cli_word(err, "--experts", arg, (const char *const[]){"sliced", "whole", NULL}, &word), o->run.experts = e ? CL_EXPERTS_SLICED : (cl_expert_mode)word; return e;
+    case ROUTING: o->run.routing_path = arg; break;
     case REPLICAS: return cl_cli_int(err, "--replicas", arg, 1, 1 << 20, &o->run.replicas);
     case GATHER: e = cl_cli_word(err, "--gather", arg, (const char *const[]){"auto", "shared", "messages", NULL}, &word), o->run.carrier = e ? CL_CARRIER_AUTO : (cl_carrier)word; return e;
     case WAIT: e = cl_cli_word(err, "--wait", arg, (const char *const[]){"auto", "spin", "yield", NULL}, &word), o->run.wait = e ? CL_WAIT_AUTO : (cl_wait)word; return e;
@@ -154,7 +157,7 @@ static bool same_file(const char *a, const char *b)
 static cl_code check_files(const run_cli *o)
 {
     const struct { const char *option, *path; bool output; } f[] = {{"MODEL", o->run.model_path, false}, {"--batch", o->batch, false},
-        {"-f", o->prompt_file, false}, {"--out", o->out, true}, {"--trace", o->run.trace_path, true}, {"--logits", o->run.logits_path, true},
+        {"-f", o->prompt_file, false}, {"--routing", o->run.routing_path, false}, {"--out", o->out, true}, {"--trace", o->run.trace_path, true}, {"--logits", o->run.logits_path, true},
         {"--summary", o->summary, true}};
     for (size_t i = 0; i < sizeof f / sizeof *f; i++)
         for (size_t k = 0; k < i; k++)
@@ -177,6 +180,8 @@ static cl_code check(run_cli *o)
     if (o->system && !o->chat) return cl_fail(err, CL_E_USAGE, "--system: needs --chat");
     if (o->reasoning >= 0 && !o->chat && !o->batch) return cl_fail(err, CL_E_USAGE, "--reasoning: needs --chat, or --batch with messages");
     if (o->run.context && o->run.chunk > o->run.context) return cl_fail(err, CL_E_USAGE, "--chunk: %d is over the context of %d", o->run.chunk, o->run.context);
+    if (o->run.routing_path && o->run.experts != CL_EXPERTS_WHOLE)
+        return cl_fail(err, CL_E_USAGE, "--routing: places whole experts (give --experts whole too)");
     return check_files(o);
 }
 

@@ -138,6 +138,11 @@ void cl_line_gather(cl_line *l, const void *mine, size_t bytes, void *all)
     MPI_TRY(l, MPI_Gather(mine, (int)bytes, MPI_BYTE, all, (int)bytes, MPI_BYTE, 0, l->comm));
 }
 
+void cl_line_sum(cl_line *l, uint64_t *values, int n)
+{
+    MPI_TRY(l, MPI_Reduce(l->rank ? values : MPI_IN_PLACE, values, n, MPI_UINT64_T, MPI_SUM, 0, l->comm));
+}
+
 void cl_line_barrier(cl_line *l) { MPI_TRY(l, MPI_Barrier(l->comm)); }
 
 /* --- clocks --- */

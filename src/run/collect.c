@@ -198,16 +198,38 @@ static cl_code send_events(cl_run *r, cl_part_file *own, uint64_t n, cl_event *p
     return c;
 }
 
+/* Collective: the choices of all layers, summed over the lines, at rank 0. *chosen is NULL where there are no experts. */
+static cl_code sum_routing(cl_run *r, uint64_t **chosen, int *experts, cl_err *err)
+{
+    const cl_spec *s = &r->model.spec;
+    *chosen = NULL;
+    *experts = 0;
+    for (int i = 0; i < s->n_layers; i++) *experts = s->layers[i].ffn.experts > *experts ? s->layers[i].ffn.experts : *experts;
+    if (!*experts) return CL_OK;
+    size_t n = (size_t)s->n_layers * (size_t)*experts;
+    *chosen = cl_calloc(n, sizeof **chosen, "routing", err);
+    cl_code c = cl_line_agree(r->line, *chosen ? CL_OK : CL_E_FIT, err);
+    if (c != CL_OK) return c;
+    const cl_stage *stage = &r->placement.stages[r->stage];
+    for (int i = stage->first_layer; r->leads && i < stage->first_layer + stage->n_layers; i++)
+        if (s->layers[i].ffn.experts)
+            memcpy(*chosen + (size_t)i * (size_t)*experts, cl_chip_routing(r->chip, i), (size_t)s->layers[i].ffn.experts * sizeof **chosen);
+    cl_line_sum(r->line, *chosen, (int)n);
+    return CL_OK;
+}
+
 cl_code cl_run_collect(cl_run *r, cl_err *err)
 {
     int size = cl_line_size(r->line), rank = cl_line_rank(r->line), part_rank;
     cl_part_file *own = NULL;
     cl_trace_file *f = NULL;
-    uint64_t n = 0, *counts = NULL;
+    uint64_t n = 0, *counts = NULL, *chosen = NULL;
+    int experts;
     cl_trace_close(r->trace);
     r->trace = NULL;
     cl_event *piece = cl_malloc(PIECE, sizeof *piece, "events", err);
-    cl_code c = piece ? cl_part_file_open(&own, r->part_path, &part_rank, &n, err) : CL_E_FIT;
+    cl_code c = sum_routing(r, &chosen, &experts, err);
+    if (c == CL_OK) c = piece ? cl_part_file_open(&own, r->part_path, &part_rank, &n, err) : CL_E_FIT;
     if (c == CL_OK && rank == 0) {
         char *run = describe(r, true);
         c = run ? cl_trace_file_create(&f, r->opt.trace_path, run, err) : cl_fail(err, CL_E_FIT, "trace: out of memory");
@@ -230,6 +252,7 @@ cl_code cl_run_collect(cl_run *r, cl_err *err)
         }
         c = told;
         if (c == CL_OK) c = cl_trace_file_requests(f, r->request_rows, (uint64_t)r->requests, err);
+        if (c == CL_OK && chosen) c = cl_trace_file_routing(f, chosen, r->model.spec.n_layers, experts, err);
     }
     if (f && c == CL_OK) {
         c = cl_trace_file_commit(f, err);
@@ -244,5 +267,6 @@ cl_code cl_run_collect(cl_run *r, cl_err *err)
     free(run_path);
     free(piece);
     free(counts);
+    free(chosen);
     return c;
 }

@@ -45,7 +45,7 @@ static cl_code same_model(cl_run *r, cl_err *err)
 static cl_place_options place_options(const cl_run *r)
 {
     return (cl_place_options){.layout = r->layout.n_stages ? &r->layout : NULL, .ranks = cl_line_size(r->line) / r->opt.replicas,
-                              .experts = r->opt.experts, .kv = r->kv, .slots = r->limits.slots, .context = r->limits.context,
+                              .experts = r->opt.experts, .routing = r->chosen ? &r->routing : NULL, .copies = r->chosen != NULL, .kv = r->kv, .slots = r->limits.slots, .context = r->limits.context,
                               .chunk = r->limits.chunk, .chip_bytes = r->opt.chip_bytes};
 }
 
@@ -73,6 +73,26 @@ static cl_code measure(cl_run *r, cl_err *err)
     }
     free(all);
     return c == CL_OK && !(r->rates.read_bytes_per_s > 0) ? cl_fail(err, CL_E_FIT, "memory: a rank has none to spare for a probe (use more nodes)") : c;
+}
+
+/* Rank 0 reads which experts are hot, all know it then. Collective. */
+static cl_code read_routing(cl_run *r, cl_err *err)
+{
+    if (!r->opt.routing_path) return CL_OK;
+    bool root = cl_line_rank(r->line) == 0;
+    cl_routing *t = &r->routing;
+    cl_code c = root ? cl_trace_routing_read(r->opt.routing_path, &r->chosen, &t->n_layers, &t->experts, err) : CL_OK;
+    if (c != CL_OK) cl_fail_prefix(err, "--routing");
+    if ((c = cl_line_agree(r->line, c, err)) != CL_OK) return c;
+    cl_line_bcast(r->line, &t->n_layers, sizeof t->n_layers);
+    cl_line_bcast(r->line, &t->experts, sizeof t->experts);
+    size_t n = (size_t)t->n_layers * (size_t)t->experts;
+    if (!root) r->chosen = cl_malloc(n, sizeof *r->chosen, "routing", err);
+    if ((c = cl_line_agree(r->line, r->chosen ? CL_OK : CL_E_FIT, err)) != CL_OK) return c;
+    for (int i = 0; i < t->n_layers; i++)
+        cl_line_bcast(r->line, r->chosen + (size_t)i * (size_t)t->experts, (size_t)t->experts * sizeof *r->chosen);
+    t->chosen = r->chosen;
+    return CL_OK;
 }
 
 static bool must_choose(const cl_run *r)
@@ -215,6 +235,7 @@ cl_code cl_run_open(cl_run **out, cl_line *line, const cl_run_options *opt, cl_e
     if (c == CL_OK) choose_arithmetic(r);
     c = cl_line_agree(line, c, err);
     if (c == CL_OK) c = cl_line_agree(line, same_model(r, err), err);
+    if (c == CL_OK) c = read_routing(r, err);
     if (c == CL_OK && must_choose(r)) c = cl_line_agree(line, measure(r, err), err);
     if (c == CL_OK) c = choose_layout(r, err);
     if (c == CL_OK) c = place(r, err);
@@ -253,6 +274,7 @@ void cl_run_close(cl_run *r)
     cl_model_free(&r->model);
     cl_model_file_close(r->file);
     free(r->source);
+    free(r->chosen);
     free(r->rank_rows);
     free(r->numbers);
     free(r->ttft);

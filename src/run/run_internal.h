@@ -48,6 +48,8 @@ struct cl_run {
     int line_rank0;         /* first rank of this rank's line */
     bool first, last;       /* this rank's stage is the first, the last of its line */
     bool leads;             /* it is the first chip of its stage: it receives and hands over for the others */
+    uint64_t *chosen;       /* --routing: [layers][experts], else NULL */
+    cl_routing routing;     /* the same */
     cl_rates rates;         /* measured, where a layout was to be chosen by them */
     cl_limits limits;
     cl_activations activations;

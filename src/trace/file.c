@@ -15,6 +15,7 @@
 
 #include "chipline/json.h"
 #include "kinds.h"
+#include "routing.h"
 
 enum { CHUNK_ROWS = 4096, MAX_ATTRIBUTE = 32768 /* an object header message holds 64 KiB */ };
 
@@ -428,6 +429,15 @@ cl_code cl_trace_file_requests(cl_trace_file *f, const cl_trace_request *r, uint
     f->requests = all;
     f->n_requests += n;
     return CL_OK;
+}
+
+cl_code cl_trace_file_routing(cl_trace_file *f, const uint64_t *chosen, int layers, int experts, cl_err *err)
+{
+    quiet q = {0};
+    hush(&q);
+    cl_code c = trace_write_routing(f->file, chosen, layers, experts) ? CL_OK : h5_fail(f, &q, CL_E_RUN, "the routing", err);
+    unhush(&q);
+    return c;
 }
 
 /* Closes everything; false if something that was written did not reach the file. */

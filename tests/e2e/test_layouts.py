@@ -2,9 +2,11 @@
 experts, lines side by side, by shared memory or by messages; with 1 and 2 threads, alone and in a batch, in one chunk and in many."""
 import json
 
+import h5py
+import numpy as np
 import pytest
 
-from conftest import FIXTURES, generate, golden, ids, ok
+from conftest import FIXTURES, generate, golden, ids, ok, refuses
 
 MODELS = sorted(p.parent.name for p in FIXTURES.glob("*/golden.json") if (p.parent / "config.json").exists())
 N = 10  # generated tokens
@@ -61,3 +63,112 @@ def test_matrix(name, convert, tmp_path):
     specs = LAYOUTS + OTHERS + (WHOLE if experts else [])
     for turn, spec in enumerate(specs):
         check(model, prompt, want, batch, len(layers), spec, turn + len(name), tmp_path)
+
+
+# --- what the plan says is what the trace shows ---
+
+def traced(path):
+    """Per rank a list of decode steps: gathers, bytes got in them (embedding apart: who holds the row varies), messages sent, bytes
+    sent. And the routing."""
+    with h5py.File(path) as f:
+        kinds = {k["name"].decode(): k["id"] for k in f["kinds"][:]}
+        steps = []
+        for table in (f["events"][name][:] for name in sorted(f["events"])):
+            steps.append([])
+            for mb in np.unique(table["microbatch"][table["microbatch"] >= 0]):
+                of = {k: table[(table["microbatch"] == mb) & (table["kind"] == kinds[k])] for k in ("step", "embed", "layer", "head", "sample", "send")}
+                if of["step"]["tokens"][0] != 1:
+                    continue
+                inner = np.concatenate([of[k] for k in ("layer", "head", "sample")])
+                steps[-1].append((int(inner["gathers"].sum() + of["embed"]["gathers"].sum()), int(inner["msg_bytes"].sum()), len(of["send"]),
+                                  int(of["send"]["msg_bytes"].sum())))
+        return steps, f["routing"][:] if "routing" in f else None
+
+
+def own_rows(n, members, member):
+    unit = 1 if n <= 128 and n < 16 * members else 16
+    each, longer = divmod(-(-n // unit), members)
+    ends = [min(unit * (each * m + min(m, longer)), n) for m in (member, member + 1)]
+    return ends[1] - ends[0]
+
+
+@pytest.mark.parametrize("name", ["llama_a", "olmoe", "deepseek_v3", "gpt_oss", "llama4"])
+@pytest.mark.parametrize("ranks,layout", [(1, "1x1"), (3, "1x3"), (4, "2x2"), (3, "2+1"), (2, "2x1")])
+def test_messages_and_bytes_are_those_of_the_plan(name, ranks, layout, convert, tmp_path):
+    model = convert(FIXTURES / name)
+    spec = json.loads(ok("inspect", model, "--json").stdout)
+    layout = layout_file(layout, tmp_path) if "+" in layout else layout
+    plan = json.loads(ok("plan", model, "--layout", layout, "--context", 64, "--json").stdout)
+    trace, prompt = tmp_path / "t.h5", golden(name)[0]["prompt"]
+    ok("run", model, "--tokens", ids(prompt), "-n", N, "--ignore-eos", "--context", 64, "--layout", layout, "--threads", 1, "--trace", trace,
+       "--trace-level", "layer", "--quiet", ranks=ranks)
+    steps, routing = traced(trace)
+    for chip in plan["chips"]:
+        members = sum(c["stage"] == chip["stage"] for c in plan["chips"])
+        others = spec["vocab"] - own_rows(spec["vocab"], members, chip["member"]) if chip["embed"] else 0
+        got = set(steps[chip["rank"]])
+        assert len(steps[chip["rank"]]) == N - 1 and len(got) == 1
+        gathers, in_bytes, sends, out_bytes = got.pop()
+        assert (gathers, sends, out_bytes) == (chip["gathers"], chip["sends"], chip["send_bytes"])
+        assert abs(chip["gather_bytes"] - in_bytes - 4 * spec["hidden"] * others / spec["vocab"]) <= 2
+    if routing is not None:
+        tokens = len(prompt) + N - 1
+        assert [int(r.sum()) for r in routing] == [tokens * layer["ffn"].get("top_k", 0) for layer in spec["layers"]]
+
+
+# --- whole experts by measured routing ---
+
+def test_routing_places_and_copies_experts(convert, tmp_path):
+    model = convert(FIXTURES / "qwen3_moe")
+    prompt = golden("qwen3_moe")[0]["prompt"]
+    common = ["--tokens", ids(prompt), "-n", N, "--ignore-eos", "--digest", "--context", 64, "--threads", 1]
+    trace = tmp_path / "t.h5"
+    want = generate(model, *common, "--trace", trace)["logits_xxh3"]
+
+    def plan(*more):
+        return json.loads(ok("plan", model, "--layout", "1x4", "--experts", "whole", "--context", 64, "--json", *more).stdout)["chips"]
+
+    plain, hot = plan(), plan("--routing", trace)
+    assert sum(c["weight_bytes"] for c in plain) == sum(c["weight_bytes"] for c in hot)
+    most = max(c["weight_bytes"] + c["kv_bytes"] for c in hot)
+    copied = plan("--routing", trace, "--chip", 20 * most)
+    assert sum(c["weight_bytes"] for c in copied) > sum(c["weight_bytes"] for c in hot)
+    for more in ([], ["--chip", 20 * most], ["--chip", 20 * most, "--gather", "messages"]):
+        run = generate(model, *common, "--layout", "1x4", "--experts", "whole", "--routing", trace, *more, ranks=4)
+        assert run["logits_xxh3"] == want
+    refuses(3, "run", model, *common, "--experts", "whole", "--routing", model, says="trace")
+    refuses(2, "run", model, *common, "--routing", trace, says="--experts whole")
+    other = convert(FIXTURES / "olmoe")
+    refuses(3, "plan", other, "--layout", "1x2", "--experts", "whole", "--routing", trace, says="routing")
+
+
+# --- budgets, and layouts that cannot be ---
+
+def test_a_budget_is_kept_and_stands_in_the_trace(convert, tmp_path):
+    model = convert(FIXTURES / "mixtral")
+    common = ("--tokens", "1,2,3", "-n", 4, "--context", 64, "--threads", 1)
+    need = max(c["weight_bytes"] + c["kv_bytes"] for c in json.loads(ok("plan", model, "--layout", "1x2", "--context", 64, "--json").stdout)["chips"])
+    line = refuses(4, "run", model, *common, "--layout", "1x2", "--chip", need - 1000, ranks=2)
+    assert "1000 bytes more" in line
+    trace = tmp_path / "t.h5"
+    ok("run", model, *common, "--layout", "1x2", "--chip", 8 * need, "--trace", trace, ranks=2)
+    with h5py.File(trace) as f:
+        ranks = f["ranks"][:]
+        assert list(ranks["budget_bytes"]) == [8 * need] * 2 and list(ranks["member"]) == [0, 1] and (ranks["peak_rss_bytes"] > 0).all()
+        assert (ranks["slice_bytes"] + ranks["kv_bytes"] <= 8 * need).all()
+
+
+@pytest.mark.parametrize("code,ranks,options,says", [
+    (4, 2, ("--layout", "3x1"), "needs 3 ranks"), (4, 4, ("--layout", "1x2"), "needs 2 ranks"), (4, 3, ("--replicas", 2), "--replicas"),
+    (2, 2, ("--layout", "0x2"), "--layout"), (2, 2, ("--layout", "twobytwo"), "--layout"), (2, 1, ("--experts", "some"), "--experts"),
+    (4, 1, ("--chip", 1000), "bytes more"), (4, 9, ("--layout", "9x1"), "layers"), (2, 1, ("--wait", "idle"), "--wait")])
+def test_layouts_that_cannot_be(code, ranks, options, says, convert):
+    model = convert(FIXTURES / "llama_b")  # 2 layers
+    refuses(code, "run", model, "--tokens", "1,2", "-n", 2, "--context", 32, *options, ranks=ranks, says=says)
+
+
+@pytest.mark.parametrize("text,says", [('{"stages": [{"chips": 1, "layer": 2}]}', "layer"), ('{"stages": []}', "stages"), ("[1, 2]", "object"), ("{", "JSON"),
+                                       ('{"stages": [{"chips": 1, "layers": 1}, {"chips": 1}]}', "layers"), ('{"stages": [{"chips": 0}]}', "chips")])
+def test_bad_layout_files(text, says, convert, tmp_path):
+    (tmp_path / "l.json").write_text(text)
+    refuses(3, "run", convert(FIXTURES / "llama_b"), "--tokens", "1,2", "--layout", tmp_path / "l.json", ranks=2, says=says)
