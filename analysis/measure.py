@@ -23,7 +23,8 @@ def union_ns(start, end):
 
 
 def time_use(trace, from_ns=None, to_ns=None):
-    """Per rank: nanoseconds busy, wait, send, schedule, idle and other between the two times (default: the run)."""
+    """Per rank: nanoseconds busy, gather, wait, send, schedule, idle and other between the two times (default: the run). gather is
+    what the steps spent in exchanges with the other chips of their stage."""
     lo = trace.start_ns if from_ns is None else from_ns
     hi = trace.end_ns if to_ns is None else to_ns
     rows = []
@@ -39,8 +40,22 @@ def time_use(trace, from_ns=None, to_ns=None):
             row[use] = total - taken
             taken = total
         row["other"] = hi - lo - taken
+        row["gather"] = min(gather_ns(e, start, end), row["busy"])
+        row["busy"] -= row["gather"]
         rows.append(row)
-    return pd.DataFrame(rows, columns=["rank"] + [u for u, _ in USES] + ["other"]).set_index("rank")
+    return pd.DataFrame(rows, columns=["rank", "busy", "gather"] + [u for u, _ in USES[1:]] + ["other"]).set_index("rank")
+
+
+def gather_ns(events, start, end):
+    """Time in exchanges inside the stage, of one rank's events cut to start and end (of a step that is cut, in proportion)."""
+    if "gather_ns" not in events:
+        return 0
+    which = events["kind"] == "step"
+    if not which.any():
+        which = events["kind"].isin(("embed", "layer", "head"))
+    length = (events["end_ns"] - events["start_ns"])[which]
+    part = (end - start)[which.to_numpy()] / length.where(length > 0, 1)
+    return int((events["gather_ns"][which] * part).sum())
 
 
 def work_totals(trace):

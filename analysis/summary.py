@@ -50,11 +50,11 @@ def rank_table(t):
     run_ns = max(t.end_ns - t.start_ns, 1)
     out = ranks[["host", "stage", "member", "threads", "first_layer", "n_layers"]].copy()
     out["steps"] = work["steps"]
-    for name in ("busy", "wait", "send", "schedule", "idle", "other"):
+    for name in ("busy", "gather", "wait", "send", "schedule", "idle", "other"):
         out[f"{name}_share"] = use[name] / run_ns
     busy = use["busy"].replace(0, np.nan)
     read = work["weight_bytes"] + work["kv_bytes"]
-    out["on_core"] = work["cpu_ns"] / busy
+    out["on_core"] = work["cpu_ns"] / (use["busy"] + use["gather"]).replace(0, np.nan)  # steps as a whole: a wait may spin
     out["weight_bytes_read"], out["kv_bytes_read"] = work["weight_bytes"], work["kv_bytes"]
     out["read_gb_per_s"] = read / busy
     out["read_gb_per_cpu_s"] = read / work["cpu_ns"].replace(0, np.nan)
@@ -104,7 +104,7 @@ def text(t, row, notes):
     if head:
         lines.append(f"  {head}")
     lines += [""] + run_lines(t, row)
-    lines += ["", "time and reading per rank (busy, wait, other: of the run)", time_lines(t)]
+    lines += ["", "time and reading per rank (busy, gather, wait, other: of the run; gather: exchanging inside the stage)", time_lines(t)]
     lines += ["", "messages and memory per rank", memory_lines(t)]
     experts = expert_lines(t)
     if experts:
@@ -134,13 +134,16 @@ def run_lines(t, row):
 
 def time_lines(t):
     short = bool(measure.core_doubts(t))
-    columns = ["rank", "stage", "layers<", "steps", "busy %", "wait %", "other %", "on core %", "GB read", "GB/s busy"]
+    table = rank_table(t)
+    gathers = ["gather %"] if table["gather_share"].max() > 0 else []
+    columns = ["rank", "stage", "layers<", "steps", "busy %", *gathers, "wait %", "other %", "on core %", "GB read", "GB/s busy"]
     columns += ["probe GB/s"] if not short else ["GB/s on core", "probe GB/s on core"]
     columns += ["of probe %"]
     rows = []
-    for r in rank_table(t).itertuples():
+    for r in table.itertuples():
         speed, probe = (r.read_gb_per_cpu_s, r.probe_gb_per_cpu_s) if short else (r.read_gb_per_s, r.probe_gb_per_s)
-        row = [str(r.rank), str(r.stage), span(r.first_layer, r.n_layers), str(r.steps), percent(r.busy_share), percent(r.wait_share),
+        row = [str(r.rank), str(r.stage), span(r.first_layer, r.n_layers), str(r.steps), percent(r.busy_share),
+               *([percent(r.gather_share)] if gathers else []), percent(r.wait_share),
                percent(r.send_share + r.schedule_share + r.idle_share + r.other_share), percent(r.on_core),
                number((r.weight_bytes_read + r.kv_bytes_read) / 1e9), number(r.read_gb_per_s)]
         rows.append(row + ([number(speed)] if short else []) + [number(probe), percent(speed / probe)])
@@ -183,7 +186,7 @@ def compare(runs):
 
 # --- picture ---
 
-USE_STYLE = (("busy", "computing", COLOURS[0], ""), ("wait", "waiting for a message", "#e4e4e4", "////"),
+USE_STYLE = (("busy", "computing", COLOURS[0], ""), ("gather", "exchanging inside the stage", "#c9d8ea", "\\\\\\\\"), ("wait", "waiting for a message", "#e4e4e4", "////"),
              ("send", "sending", COLOURS[1], ""), ("schedule", "scheduling", COLOURS[2], ""),
              ("idle", "idle: no request", "#f7f7f7", "...."), ("other", "other", "#b5b5b5", ""))
 

@@ -45,6 +45,7 @@ typedef struct cl_event {
     uint64_t weight_bytes; /* weight bytes read, each distinct byte once (by all threads of the rank) */
     uint64_t kv_bytes;     /* KV cache bytes read */
     uint64_t msg_bytes;    /* sent or received; in layers, embedding and head: got in gathers */
+    uint64_t gather_ns;    /* of the time between start and end, spent in exchanges inside the stage: waiting for the others, mostly */
     int64_t microbatch;    /* cl_microbatch.id */
     int32_t kind;          /* cl_event_kind */
     int32_t layer;

@@ -219,7 +219,7 @@ static inline cl_mark record(const cl_chip *c, cl_mark m, const cl_event *e, cl_
     if (!m.on) return m;
     cl_event out = *e;
     out.kind = kind;
-    if (cl_event_level(kind) == CL_TRACE_KERNEL) out.msg_bytes = 0, out.gathers = 0; /* they are the layer's, and have events of their own */
+    if (cl_event_level(kind) == CL_TRACE_KERNEL) out.msg_bytes = out.gather_ns = 0, out.gathers = 0; /* they are the layer's, and have events of their own */
     out.weight_bytes = weight_bytes;
     out.kv_bytes = kv_bytes;
     out.experts = experts;
@@ -228,5 +228,8 @@ static inline cl_mark record(const cl_chip *c, cl_mark m, const cl_event *e, cl_
 
 cl_code work_create(cl_chip *c, cl_err *err);
 void work_free(work *w);
+
+/* Reads `bytes`, a multiple of 64, `times` times with all threads; seconds. */
+double probe_read(const unsigned char *data, size_t bytes, int threads, int64_t times);
 
 #endif

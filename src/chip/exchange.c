@@ -21,7 +21,8 @@ void team_gather(cl_chip *c, const team *t, cl_event *e, const cl_region *region
     for (int i = 0; atomic_load_explicit(&b->arrived, memory_order_acquire) != t->n - 1; i++) team_pause(i, SPINS);
     atomic_store_explicit(&b->arrived, 0, memory_order_relaxed);
     cl_mark m = mark(c, t, CL_TRACE_KERNEL);
-    uint64_t bytes = c->group.gather(c->group.ctx, regions, n);
+    uint64_t start = c->trace ? cl_now_ns() : 0, bytes = c->group.gather(c->group.ctx, regions, n);
+    e->gather_ns += c->trace ? cl_now_ns() - start : 0;
     if (m.on) {
         cl_event out = *e;
         out.kind = CL_EV_GATHER;
@@ -29,6 +30,7 @@ void team_gather(cl_chip *c, const team *t, cl_event *e, const cl_region *region
         out.experts = 0;
         out.msg_bytes = bytes;
         out.gathers = 1;
+        out.gather_ns = cl_now_ns() - start;
         cl_trace_end(c->trace, m, &out);
     }
     e->msg_bytes += bytes;

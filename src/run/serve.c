@@ -16,7 +16,7 @@ static void compute(cl_run *r, const cl_microbatch *mb, float *x)
     if (r->last) cl_output_step(&r->out, r->chip, mb, x);
     cl_chip_traffic(r->chip, &w1, &k1);
     cl_event e = {.kind = CL_EV_STEP, .layer = -1, .microbatch = mb->id, .tokens = mb->n_tokens, .parts = mb->n_parts, .peer = -1,
-                  .waits_for = -1, .weight_bytes = w1 - w0, .kv_bytes = k1 - k0};
+                  .waits_for = -1, .weight_bytes = w1 - w0, .kv_bytes = k1 - k0, .gather_ns = cl_line_wait_ns(r->line) - waited};
     cl_trace_end(r->trace, m, &e);
     r->busy_ns += cl_now_ns() - t0 - (cl_line_wait_ns(r->line) - waited);
 }

@@ -35,6 +35,7 @@ static const column event_columns[] = {
     COL(U64, cl_event, weight_bytes, "byte", "weight bytes read, each distinct byte once, by all threads of the rank"),
     COL(U64, cl_event, kv_bytes, "byte", "KV cache bytes read"),
     COL(U64, cl_event, msg_bytes, "byte", "bytes sent or received; of a layer, the embedding and the head: got in gathers inside the stage"),
+    COL(U64, cl_event, gather_ns, "ns", "of the time between start and end, spent in exchanges inside the stage: waiting for its other chips, mostly"),
     COL(I64, cl_event, microbatch, "", "number of the micro-batch, the same on every rank; -1: none"),
     COL(I32, cl_event, kind, "", "what happened: id of /kinds"),
     COL(I32, cl_event, layer, "", "layer of the model, from 0; -1: none"),

@@ -15,7 +15,7 @@ KINDS = [("step", "stage"), ("recv", "stage"), ("send", "stage"), ("sample", "st
          ("attn_out", "kernel"), ("route", "kernel"), ("ffn", "kernel")]
 KIND = {name: i for i, (name, _) in enumerate(KINDS)}
 
-EVENT = np.dtype([(n, "<u8") for n in ("start_ns", "end_ns", "cpu_ns", "weight_bytes", "kv_bytes", "msg_bytes")] + [("microbatch", "<i8")]
+EVENT = np.dtype([(n, "<u8") for n in ("start_ns", "end_ns", "cpu_ns", "weight_bytes", "kv_bytes", "msg_bytes", "gather_ns")] + [("microbatch", "<i8")]
                  + [(n, "<i4") for n in ("kind", "layer", "tokens", "parts", "peer", "waits_for", "experts")])
 RANK = np.dtype([(n, "<i4") for n in ("rank", "stage", "member", "threads", "host_cores")] + [("host", "S64"), ("cpu", "S64")]
                 + [(n, "<i8") for n in ("clock_offset_ns", "clock_uncertainty_ns")]
@@ -42,7 +42,7 @@ class Builder:
 
     def event(self, rank, kind, start, end, **fields):
         offset = next(r["clock_offset_ns"] for r in self.ranks if r["rank"] == rank)
-        row = dict(start_ns=start - offset, end_ns=end - offset, cpu_ns=end - start, weight_bytes=0, kv_bytes=0, msg_bytes=0, microbatch=-1,
+        row = dict(start_ns=start - offset, end_ns=end - offset, cpu_ns=end - start, weight_bytes=0, kv_bytes=0, msg_bytes=0, gather_ns=0, microbatch=-1,
                    kind=KIND[kind], layer=-1, tokens=0, parts=0, peer=-1, waits_for=-1, experts=0)
         row.update(fields)
         self.events[rank].append(tuple(row[n] for n in EVENT.names))

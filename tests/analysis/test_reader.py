@@ -159,11 +159,11 @@ def test_union():
 def test_time_use_counts_each_moment_once(hand):
     t = trace.load(hand)
     use = measure.time_use(t)
-    assert list(use.loc[0]) == [400_000, 400_000, 20_000, 10_000, 0, 170_000]  # busy, wait, send, schedule, idle, other
-    assert list(use.loc[1]) == [400_000, 540_000, 10_000, 0, 0, 50_000]
+    assert list(use.loc[0]) == [400_000, 0, 400_000, 20_000, 10_000, 0, 170_000]  # busy, gather, wait, send, schedule, idle, other
+    assert list(use.loc[1]) == [400_000, 0, 540_000, 10_000, 0, 0, 50_000]
     assert (use.sum(axis=1) == 1_000_000).all()
     part = measure.time_use(t, S + 200_000, S + 300_000)
-    assert list(part.loc[0]) == [10_000, 80_000, 10_000, 0, 0, 0]
+    assert list(part.loc[0]) == [10_000, 0, 80_000, 10_000, 0, 0, 0]
 
 
 def test_work_inside_a_wait_is_work(tmp_path):
@@ -173,6 +173,18 @@ def test_work_inside_a_wait_is_work(tmp_path):
     b.event(0, "recv", 1020, 1090)
     use = measure.time_use(trace.load(b.write(str(tmp_path / "t.h5"))))
     assert use.loc[0, "busy"] == 60 and use.loc[0, "wait"] == 30 and use.loc[0, "other"] == 10
+
+
+def test_exchanges_are_not_computing(tmp_path):
+    b = synth.Builder(serve_start_s=1e-6, elapsed_s=1e-7)
+    b.rank(0)
+    b.event(0, "step", 1000, 1060, gather_ns=20)
+    b.event(0, "layer", 1010, 1050, gather_ns=20)
+    t = trace.load(b.write(str(tmp_path / "t.h5")))
+    use = measure.time_use(t)
+    assert (use.loc[0, "busy"], use.loc[0, "gather"], use.loc[0, "other"]) == (40, 20, 40)
+    half = measure.time_use(t, 1000, 1030)
+    assert (half.loc[0, "busy"], half.loc[0, "gather"]) == (20, 10)
 
 
 def test_totals(hand):
