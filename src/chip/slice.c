@@ -1,23 +1,33 @@
-/* slice.c: from the model file into panels, in bounded pieces: no more than a few rows are held twice. */
+/* slice.c: from the model file into panels, by all threads, in bounded pieces: no more than a few rows are held twice. */
 #include "slice.h"
 
+#include <omp.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <xxhash.h>
 
 #include "chipline/util.h"
 
-enum { STAGING = 4 << 20, ALIGN = 64 };
+enum { STAGING = 1 << 20, ALIGN = 64, PAGE = 4096 };
 
+/* What all threads that load share. */
 typedef struct loader {
     const cl_model_file *file;
     const cl_kernels *k;
     int threads;
-    unsigned char *staging;
-    size_t staging_bytes;
-    XXH3_state_t *hash; /* of the tensor being read */
+    size_t staging_bytes; /* of each thread */
     cl_progress progress;
-    uint64_t done;
+    _Atomic uint64_t done;
+    int failed; /* the first part that could not be read; n_parts: none */
+    cl_err err; /* its error */
 } loader;
+
+/* One thread's own. */
+typedef struct reader {
+    loader *l;
+    unsigned char *staging;
+    XXH3_state_t *hash; /* of the tensor being read */
+} reader;
 
 static int64_t piece_rows(size_t row_bytes)
 {
@@ -93,69 +103,107 @@ static bool is_whole(const cl_part *p, const cl_tensor *t)
     return p->expert0 == 0 && p->experts == (t->experts ? t->experts : 1) && p->row0 == 0 && p->rows == t->rows;
 }
 
-/* Packs n rows that lie in staging; panels do not touch each other, so threads share them where that is worth starting them. */
-static void pack(const loader *l, const cl_matrix *m, int64_t n, size_t row_bytes, unsigned char *out)
+static void advance(reader *r, uint64_t bytes)
 {
-    int64_t panels = (n + CL_PANEL - 1) / CL_PANEL;
-#pragma omp parallel for num_threads(l->threads) schedule(static) if ((size_t)panels * m->panel_bytes > STAGING / 4)
-    for (int64_t p = 0; p < panels; p++) {
-        int64_t rows = n - p * CL_PANEL < CL_PANEL ? n - p * CL_PANEL : CL_PANEL;
-        l->k->pack(m->format, m->cols, l->staging + (size_t)(p * CL_PANEL) * row_bytes, rows, out + (size_t)p * m->panel_bytes);
-    }
+    uint64_t done = atomic_fetch_add_explicit(&r->l->done, bytes, memory_order_relaxed) + bytes;
+    if (!omp_get_thread_num()) cl_progress_at(&r->l->progress, done);
 }
 
 /* done: experts of this tensor that earlier parts have brought. */
-static cl_code read_matrix(loader *l, slice_tensor *st, const cl_part *p, int64_t done, cl_err *err)
+static cl_code read_matrix(reader *r, slice_tensor *st, const cl_part *p, int64_t done, cl_err *err)
 {
     const cl_matrix *m = &st->m;
     size_t row_bytes = cl_row_bytes(m->format, m->cols);
     int64_t step = piece_rows(row_bytes);
     for (int64_t e = 0; e < p->experts; e++) {
         unsigned char *out = m->data + (size_t)(done + e) * slice_expert_bytes(m);
-        for (int64_t r = 0; r < p->rows; r += step) {
-            int64_t n = p->rows - r < step ? p->rows - r : step;
-            cl_code code = cl_model_file_read(l->file, p->tensor, p->expert0 + e, p->row0 + r, n, l->staging, err);
+        for (int64_t row = 0; row < p->rows; row += step) {
+            int64_t n = p->rows - row < step ? p->rows - row : step;
+            cl_code code = cl_model_file_read(r->l->file, p->tensor, p->expert0 + e, p->row0 + row, n, r->staging, err);
             if (code) return code;
-            XXH3_64bits_update(l->hash, l->staging, (size_t)n * row_bytes);
-            pack(l, m, n, row_bytes, out + (size_t)(r / CL_PANEL) * m->panel_bytes);
-            l->done += (uint64_t)n * row_bytes;
-            cl_progress_at(&l->progress, l->done);
+            XXH3_64bits_update(r->hash, r->staging, (size_t)n * row_bytes);
+            r->l->k->pack(m->format, m->cols, r->staging, n, out + (size_t)(row / CL_PANEL) * m->panel_bytes);
+            advance(r, (uint64_t)n * row_bytes);
         }
     }
     return CL_OK;
 }
 
-static cl_code read_vector(loader *l, slice_tensor *st, const cl_part *p, int64_t done, cl_err *err)
+static cl_code read_vector(reader *r, slice_tensor *st, const cl_part *p, int64_t done, cl_err *err)
 {
     for (int64_t e = 0; e < p->experts; e++) {
         float *vec = st->vec + (done + e) * p->rows;
-        cl_code code = cl_model_file_read(l->file, p->tensor, p->expert0 + e, p->row0, p->rows, vec, err);
+        cl_code code = cl_model_file_read(r->l->file, p->tensor, p->expert0 + e, p->row0, p->rows, vec, err);
         if (code) return code;
-        XXH3_64bits_update(l->hash, vec, (size_t)p->rows * sizeof(float));
-        l->done += (uint64_t)p->rows * sizeof(float);
+        XXH3_64bits_update(r->hash, vec, (size_t)p->rows * sizeof(float));
+        advance(r, (uint64_t)p->rows * sizeof(float));
     }
     return CL_OK;
 }
 
-static cl_code read_parts(slice *s, loader *l, const cl_part *parts, int n_parts, cl_err *err)
+static cl_code read_part(const slice *s, reader *r, const cl_part *parts, int i, cl_err *err)
 {
-    const cl_model *model = cl_model_file_model(l->file);
+    const cl_tensor *t = &cl_model_file_model(r->l->file)->tensors[parts[i].tensor];
+    slice_tensor *st = slice_get(s, t->role, t->layer);
     int64_t done = 0;
+    for (int k = i; k > 0 && parts[k - 1].tensor == parts[i].tensor; k--) done += parts[k - 1].experts;
+    XXH3_64bits_reset(r->hash);
+    cl_code code = st->vec ? read_vector(r, st, &parts[i], done, err) : read_matrix(r, st, &parts[i], done, err);
+    if (code) return code;
+    if (is_whole(&parts[i], t) && XXH3_64bits_digest(r->hash) != t->xxh3)
+        return cl_fail(err, CL_E_INPUT, "the model file: tensor %s: its checksum is wrong (it is damaged: copy or convert it again)",
+                       t->name);
+    return CL_OK;
+}
+
+/* Every thread touches its share of each matrix's panels first, the share it will compute with: their memory is then near it. */
+static void touch(const slice *s)
+{
+    int id = omp_get_thread_num(), n = omp_get_num_threads();
+    for (int i = 0; i < (1 + s->n_layers) * CL_ROLES; i++) {
+        const cl_matrix *m = &s->tensors[i].m;
+        for (int64_t e = 0; m->data && e < m->experts; e++) {
+            unsigned char *first = m->data + (size_t)e * slice_expert_bytes(m);
+            size_t from = (size_t)(m->panels * id / n) * m->panel_bytes, to = (size_t)(m->panels * (id + 1) / n) * m->panel_bytes;
+            for (; from < to; from += PAGE) first[from] = 0;
+        }
+    }
+}
+
+static void point(slice *s, const cl_model *model, const cl_part *parts, int n_parts)
+{
     for (int i = 0; i < n_parts; i++) {
         const cl_tensor *t = &model->tensors[parts[i].tensor];
         slice_tensor *st = slice_get(s, t->role, t->layer);
-        bool vector = cl_role_is_vector(t->role);
-        if (vector) st->vec = (float *)(s->data + st->at);
+        if (cl_role_is_vector(t->role)) st->vec = (float *)(s->data + st->at);
         else st->m.data = s->data + st->at;
-        done = i && parts[i - 1].tensor == parts[i].tensor ? done + parts[i - 1].experts : 0;
-        XXH3_64bits_reset(l->hash);
-        cl_code code = vector ? read_vector(l, st, &parts[i], done, err) : read_matrix(l, st, &parts[i], done, err);
-        if (code) return code;
-        if (is_whole(&parts[i], t) && XXH3_64bits_digest(l->hash) != t->xxh3)
-            return cl_fail(err, CL_E_INPUT, "the model file: tensor %s: its checksum is wrong (it is damaged: copy or convert it again)",
-                           t->name);
     }
-    return CL_OK;
+}
+
+/* Threads take parts one after the other; each reads, checks and packs its own. Of several failures the first part's is told. */
+static void read_parts(slice *s, loader *l, const cl_part *parts, int n_parts)
+{
+#pragma omp parallel num_threads(l->threads)
+    {
+        reader r = {.l = l, .hash = XXH3_createState()};
+        cl_err err;
+        touch(s);
+        r.staging = cl_malloc_aligned(l->staging_bytes, "the weights' staging buffer", &err);
+        if (!r.hash) cl_fail(&err, CL_E_FIT, "a checksum: out of memory");
+        bool ready = r.staging && r.hash;
+#pragma omp barrier
+#pragma omp for schedule(dynamic, 1)
+        for (int i = 0; i < n_parts; i++) {
+            bool stop;
+#pragma omp critical(slice_failed)
+            stop = l->failed < i;
+            if (stop || (ready && !read_part(s, &r, parts, i, &err))) continue;
+#pragma omp critical(slice_failed)
+            if (i < l->failed) l->failed = i, l->err = err;
+        }
+        XXH3_freeState(r.hash);
+        if (r.staging) cl_free_aligned(r.staging, l->staging_bytes);
+    }
 }
 
 static cl_code load(slice *s, loader *l, const cl_part *parts, int n_parts, bool progress, cl_err *err)
@@ -166,10 +214,14 @@ static cl_code load(slice *s, loader *l, const cl_part *parts, int n_parts, bool
     if (!s->tensors) return err->code;
     if ((code = lay_out(s, l, parts, n_parts, &file_bytes, err))) return code;
     if (!(s->data = cl_malloc_aligned(s->bytes, "the weights", err))) return err->code;
-    if (!(l->staging = cl_malloc_aligned(l->staging_bytes, "the weights' staging buffer", err))) return err->code;
-    if (!(l->hash = XXH3_createState())) return cl_fail(err, CL_E_FIT, "a checksum: out of memory");
+    point(s, cl_model_file_model(l->file), parts, n_parts);
+    l->failed = n_parts;
     cl_progress_start(&l->progress, progress, "loading", file_bytes);
-    if ((code = read_parts(s, l, parts, n_parts, err))) return code;
+    read_parts(s, l, parts, n_parts);
+    if (l->failed < n_parts) {
+        *err = l->err;
+        return err->code;
+    }
     cl_progress_end(&l->progress, l->done);
     return CL_OK;
 }
@@ -180,8 +232,6 @@ cl_code slice_load(slice *s, const cl_model_file *file, const cl_stage *stage, c
     *s = (slice){.first_layer = stage->first_layer, .n_layers = stage->n_layers};
     loader l = {.file = file, .k = k, .threads = threads};
     cl_code code = load(s, &l, parts, n_parts, progress, err);
-    XXH3_freeState(l.hash);
-    if (l.staging) cl_free_aligned(l.staging, l.staging_bytes);
     if (code) slice_free(s);
     return code;
 }
