@@ -34,6 +34,10 @@ const char *cl_chat_name(const cl_chat *c);
 bool cl_chat_has_date(const cl_chat *c);
 cl_code cl_chat_set_date(cl_chat *c, const char *date, cl_err *err);
 
+/* CL_E_INPUT if the vocabulary has marks of turns as tokens ("<|im_start|>"), but not all those of this format: the model was
+ * tuned on another one. Without any the marks are text, and any format will do. */
+cl_code cl_chat_check(const cl_chat *c, const cl_tokenizer *t, cl_err *err);
+
 /* Appends the rendered prompt for messages[0..n) to *out, with the assistant's opening at the end if add_generation.
  * Unknown roles, an order the format does not allow: CL_E_INPUT. */
 cl_code cl_chat_render(const cl_chat *c, const cl_message *messages, int n, bool add_generation, cl_buf *out, cl_err *err);

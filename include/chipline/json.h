@@ -11,8 +11,11 @@
 
 #include "chipline/status.h"
 
-/* Parses text[0..n) (UTF-8, duplicates rejected); `what` names it in the message. */
+/* Parses text[0..n) (UTF-8, duplicates rejected); `what` names it in the message. Numbers that JSON does not have (NaN, beyond
+ * 64 bits) are named with their key. */
 cl_code cl_json_parse(const char *text, size_t n, const char *what, json_t **out, cl_err *err);
+/* The same for files with integers beyond 64 bits: all become fractions. Duplicates are not looked for. */
+cl_code cl_json_parse_reals(const char *text, size_t n, const char *what, json_t **out, cl_err *err);
 cl_code cl_json_load(const char *path, json_t **out, cl_err *err);
 
 cl_code cl_json_int(const json_t *obj, const char *key, bool required, int64_t min, int64_t max, int64_t *out, cl_err *err);

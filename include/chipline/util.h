@@ -84,7 +84,8 @@ void cl_progress_start(cl_progress *p, bool on, const char *what, uint64_t total
 void cl_progress_at(cl_progress *p, uint64_t done_bytes);
 void cl_progress_end(cl_progress *p, uint64_t done_bytes); /* prints the total and bytes/s */
 
-/* Can a new file of this name be written (folder there and writable, nothing but a file in its place)? CL_E_INPUT says why not. */
+/* Can a new file of this name be written (folder there and writable, nothing but a file in its place,
+ * which would be replaced)? CL_E_INPUT says why not. */
 cl_code cl_check_new(const char *path, cl_err *err);
 
 /* Exit-safe note on stderr: "chipline: note: ..." */

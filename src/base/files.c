@@ -48,8 +48,11 @@ cl_code cl_rename_new(const char *tmp, const char *path, cl_err *err)
 cl_code cl_check_new(const char *path, cl_err *err)
 {
     struct stat st;
-    if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) /* renaming over a device or a folder would harm */
-        return cl_fail(err, CL_E_INPUT, "%s: is not a file (give a file name)", path);
+    if (lstat(path, &st) == 0 && !S_ISREG(st.st_mode)) { /* renaming over a device, a folder or a link would harm */
+        bool link = S_ISLNK(st.st_mode);
+        const char *kind = link ? "a symbolic link" : S_ISDIR(st.st_mode) ? "a folder" : "not a file";
+        return cl_fail(err, CL_E_INPUT, "%s: is %s (give %s)", path, kind, link ? "the name that it points to" : "a file name");
+    }
     const char *slash = strrchr(path, '/');
     size_t n = slash == path ? 1 : slash ? (size_t)(slash - path) : 0;
     char *folder = n ? strndup(path, n) : strdup(".");

@@ -5,15 +5,28 @@
 #include <string.h>
 
 #include "chipline/util.h"
+#include "json_number.h"
 
 enum { MAX_JSON = 1 << 30 };
 
-cl_code cl_json_parse(const char *text, size_t n, const char *what, json_t **out, cl_err *err)
+static cl_code parse(const char *text, size_t n, size_t flags, const char *what, json_t **out, cl_err *err)
 {
     json_error_t e;
-    *out = json_loadb(text, n, JSON_REJECT_DUPLICATES, &e);
+    *out = json_loadb(text, n, flags, &e);
     if (*out) return CL_OK;
+    if (e.position > 0 && cl_json_bad_number(text, n, (size_t)e.position, flags & JSON_DECODE_INT_AS_REAL, err))
+        return cl_fail_prefix(err, "%s", what);
     return cl_fail(err, CL_E_INPUT, "%s: not valid JSON: %s at line %d, column %d", what, e.text, e.line, e.column);
+}
+
+cl_code cl_json_parse(const char *text, size_t n, const char *what, json_t **out, cl_err *err)
+{
+    return parse(text, n, JSON_REJECT_DUPLICATES, what, out, err);
+}
+
+cl_code cl_json_parse_reals(const char *text, size_t n, const char *what, json_t **out, cl_err *err)
+{
+    return parse(text, n, JSON_DECODE_INT_AS_REAL, what, out, err);
 }
 
 cl_code cl_json_load(const char *path, json_t **out, cl_err *err)

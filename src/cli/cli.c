@@ -149,6 +149,14 @@ error_t cl_cli_layout(cl_err *err, const char *arg, cl_layout *out, bool *is_aut
     return c == CL_OK ? 0 : EINVAL;
 }
 
+error_t cl_cli_path(cl_err *err, const char *what, const char *arg, const char **out)
+{
+    *out = arg;
+    if (*arg) return 0;
+    cl_fail(err, CL_E_USAGE, "%s: is empty (give the name of a file)", what);
+    return EINVAL;
+}
+
 error_t cl_cli_extra(cl_err *err, const char *arg)
 {
     cl_fail(err, CL_E_USAGE, "%s: one argument too many (quote texts that have spaces)", arg);

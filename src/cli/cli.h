@@ -32,6 +32,8 @@ error_t cl_cli_bytes(cl_err *err, const char *option, const char *arg, uint64_t 
 error_t cl_cli_word(cl_err *err, const char *option, const char *arg, const char *const *words, int *out);
 /* "auto": *is_auto, *out is empty; "2x4"; or the name of a layout file (plan.h). The caller frees *out. A bad file is CL_E_INPUT. */
 error_t cl_cli_layout(cl_err *err, const char *arg, cl_layout *out, bool *is_auto);
+/* The name of a file or folder: not empty. */
+error_t cl_cli_path(cl_err *err, const char *what, const char *arg, const char **out);
 /* A further argument that nobody takes. */
 error_t cl_cli_extra(cl_err *err, const char *arg);
 
@@ -52,6 +54,11 @@ error_t cl_cli_format(cl_err *err, const char *arg, bool *keep, cl_format *forma
 enum { CL_CLI_JOBS = 256 };
 int cl_cli_cores(void);
 
+/* From now on SIGINT, SIGTERM and SIGHUP remove the file that is being written for path (util.h: cl_tmp_name), say so and end the
+ * program with CL_E_RUN. Signals that are ignored stay so. Once in a process. */
+cl_code cl_cli_drop_when_stopped(const char *path, cl_err *err);
+
+int cl_cmd_bench(int argc, char **argv);
 int cl_cmd_collect(int argc, char **argv);
 int cl_cmd_convert(int argc, char **argv);
 int cl_cmd_synth(int argc, char **argv);

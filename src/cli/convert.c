@@ -19,14 +19,13 @@ static error_t parse(int key, char *arg, struct argp_state *st)
 {
     convert_cli *o = st->input;
     switch (key) {
-    case 'o': o->out = arg; break;
+    case 'o': return cl_cli_path(o->err, "-o", arg, &o->out);
     case 'f': return cl_cli_format(o->err, arg, &o->opt.keep, &o->opt.format);
     case 'j': return cl_cli_int(o->err, "--jobs", arg, 1, CL_CLI_JOBS, &o->opt.jobs);
     case 'q': o->opt.quiet = true; break;
     case ARGP_KEY_ARG:
         if (o->src) return cl_cli_extra(o->err, arg);
-        o->src = arg;
-        break;
+        return cl_cli_path(o->err, "SRC", arg, &o->src);
     default: return ARGP_ERR_UNKNOWN;
     }
     return 0;
@@ -52,6 +51,7 @@ int cl_cmd_convert(int argc, char **argv)
     }
     if (c == CL_OK && !o.src) c = cl_fail(&err, CL_E_USAGE, "SRC: missing (a GGUF file or a folder; %s --help)", argv[0]);
     if (c == CL_OK && !o.out) c = cl_fail(&err, CL_E_USAGE, "-o: missing (where shall the model file go?)");
+    if (c == CL_OK) c = cl_cli_drop_when_stopped(o.out, &err);
     if (c == CL_OK) c = cl_convert(o.src, o.out, &o.opt, &err);
     return c == CL_OK ? CL_OK : cl_cli_fail(&err);
 }

@@ -25,16 +25,15 @@ static error_t parse(int key, char *arg, struct argp_state *st)
     case JSON: o->json = true; break;
     case ARGP_KEY_ARG:
         if (o->model) return cl_cli_extra(o->err, arg);
-        o->model = arg;
-        break;
+        return cl_cli_path(o->err, "MODEL", arg, &o->model);
     default: return ARGP_ERR_UNKNOWN;
     }
     return 0;
 }
 
 static const struct argp argp = {options, parse, "MODEL.h5|CONFIG.json",
-    "What a model is: its layers, parameters (total, and active in one token's pass with the whole embedding table, as model "
-    "cards count), stored bytes by number format, weight bytes that a token reads, bytes it adds to the KV cache (bf16)."
+    "What a model is: its layers, parameters (total, and active in one token's pass, with the whole embedding table: "
+    "most model cards count so, some without the table), stored bytes by number format, weight bytes that a token reads, bytes it adds to the KV cache (bf16)."
     "\vA config.json (or a folder with one) is taken in its own number formats (dtype, bf16 where it names none, and "
     "quantization_config).\n", NULL, NULL, NULL};
 

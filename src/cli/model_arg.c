@@ -25,6 +25,7 @@ cl_code model_arg_open(const char *path, model_arg *out, cl_err *err)
 {
     *out = (model_arg){0};
     cl_code c;
+    if (!*path) return cl_fail(err, CL_E_USAGE, "MODEL: is empty (give the name of a file)");
     if (is_config(path)) {
         cl_spec spec = {0};
         cl_formats formats;

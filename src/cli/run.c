@@ -132,8 +132,7 @@ static error_t parse(int key, char *arg, struct argp_state *st)
     case STALL: return cl_cli_double(err, "--stall-timeout", arg, 0, 1e9, &o->run.stall_timeout_s);
     case ARGP_KEY_ARG:
         if (o->run.model_path) return cl_cli_extra(err, arg);
-        o->run.model_path = arg;
-        break;
+        return cl_cli_path(err, "MODEL", arg, &o->run.model_path);
     default: return ARGP_ERR_UNKNOWN;
     }
     return 0;
@@ -177,6 +176,8 @@ static cl_code check(run_cli *o)
     if (o->batch && o->chat) return cl_fail(err, CL_E_USAGE, "--chat: not with --batch (a row has \"messages\" for that)");
     if (o->batch && o->run.logits_path) return cl_fail(err, CL_E_USAGE, "--logits: is for one request, not for --batch (--digest tells bits apart there)");
     if (o->tokens && o->chat) return cl_fail(err, CL_E_USAGE, "--chat: not with --tokens");
+    if (o->chat_format && !o->chat && !o->batch) return cl_fail(err, CL_E_USAGE, "--chat-format: needs --chat, or --batch with messages");
+    if (o->date && !o->chat && !o->batch) return cl_fail(err, CL_E_USAGE, "--date: needs --chat, or --batch with messages");
     if (o->system && !o->chat) return cl_fail(err, CL_E_USAGE, "--system: needs --chat");
     if (o->reasoning >= 0 && !o->chat && !o->batch) return cl_fail(err, CL_E_USAGE, "--reasoning: needs --chat, or --batch with messages");
     if (o->run.context && o->run.chunk > o->run.context) return cl_fail(err, CL_E_USAGE, "--chunk: %d is over the context of %d", o->run.chunk, o->run.context);
@@ -217,6 +218,7 @@ static cl_code run(run_cli *o, cl_line *line)
     cl_run *r = NULL;
     cl_run_numbers numbers;
     cl_code c = root ? cl_cli_open_texts(o) : CL_OK;
+    if (c == CL_OK && root && o->chat_format && o->format && o->tokenizer) c = cl_chat_check(o->format, o->tokenizer, err);
     if ((c = cl_line_agree(line, c, err)) != CL_OK) return c;
     if ((c = cl_run_open(&r, line, &o->run, err)) != CL_OK) return c;
     cl_source source = {0};

@@ -22,15 +22,14 @@ static error_t parse(int key, char *arg, struct argp_state *st)
 {
     synth_cli *o = st->input;
     switch (key) {
-    case 'o': o->out = arg; break;
+    case 'o': return cl_cli_path(o->err, "-o", arg, &o->out);
     case 'f': return cl_cli_format(o->err, arg, &o->opt.keep, &o->opt.format);
     case 's': return cl_cli_int(o->err, "--seed", arg, 0, INT32_MAX, &o->seed);
     case 'j': return cl_cli_int(o->err, "--jobs", arg, 1, CL_CLI_JOBS, &o->opt.jobs);
     case 'q': o->opt.quiet = true; break;
     case ARGP_KEY_ARG:
         if (o->config) return cl_cli_extra(o->err, arg);
-        o->config = arg;
-        break;
+        return cl_cli_path(o->err, "CONFIG.json", arg, &o->config);
     default: return ARGP_ERR_UNKNOWN;
     }
     return 0;
@@ -59,6 +58,7 @@ int cl_cmd_synth(int argc, char **argv)
     if (c == CL_OK && !o.config) c = cl_fail(&err, CL_E_USAGE, "CONFIG.json: missing (a file or a folder; %s --help)", argv[0]);
     if (c == CL_OK && !o.out) c = cl_fail(&err, CL_E_USAGE, "-o: missing (where shall the model file go?)");
     o.opt.seed = (uint64_t)o.seed;
+    if (c == CL_OK) c = cl_cli_drop_when_stopped(o.out, &err);
     if (c == CL_OK) c = cl_synth(o.config, o.out, &o.opt, &err);
     return c == CL_OK ? CL_OK : cl_cli_fail(&err);
 }

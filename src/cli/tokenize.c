@@ -35,8 +35,7 @@ static error_t parse(int key, char *arg, struct argp_state *st)
     case JSON: o->json = true; break;
     case ARGP_KEY_ARG:
         if (o->model) return cl_cli_extra(o->err, arg);
-        o->model = arg;
-        break;
+        return cl_cli_path(o->err, "MODEL", arg, &o->model);
     default: return ARGP_ERR_UNKNOWN;
     }
     return 0;
@@ -73,12 +72,16 @@ static cl_code decode(const tokenize_cli *o, const cl_tokenizer *t, cl_err *err)
 }
 
 /* A JSON list of messages, or the text itself as a user's message. */
-static cl_code render(const tokenize_cli *o, const cl_tokenizer_data *data, const cl_buf *text, cl_buf *rendered, cl_err *err)
+static cl_code render(const tokenize_cli *o, const cl_tokenizer *t, const cl_buf *text, cl_buf *rendered, cl_err *err)
 {
     cl_chat *format;
-    cl_code c = cl_cli_chat(o->chat_format, o->date, data->chat_template, &format, err);
+    cl_code c = cl_cli_chat(o->chat_format, o->date, cl_tokenizer_get_data(t)->chat_template, &format, err);
     if (c != CL_OK) return c;
     if (!format) return cl_fail(err, CL_E_INPUT, "--chat: %s has no chat template (name a format: --chat-format)", o->model);
+    if (o->chat_format && (c = cl_chat_check(format, t, err)) != CL_OK) {
+        cl_chat_free(format);
+        return c;
+    }
     if (strlen(text->data) != text->len) c = cl_fail(err, CL_E_INPUT, "prompt: holds a zero byte");
     json_t *list = NULL;
     cl_err not_json;
@@ -141,7 +144,7 @@ static cl_code encode(const tokenize_cli *o, const cl_tokenizer *t, cl_err *err)
     int32_t *ids = NULL;
     int n = 0;
     cl_code c = o->prompt ? cl_buf_str(&text, o->prompt, err) : cl_read_file("-", MAX_TEXT, &text, err);
-    if (c == CL_OK && o->chat) c = render(o, cl_tokenizer_get_data(t), &text, &rendered, err);
+    if (c == CL_OK && o->chat) c = render(o, t, &text, &rendered, err);
     const cl_buf *source = o->chat ? &rendered : &text;
     if (c == CL_OK) c = cl_tokenizer_encode(t, source->data ? source->data : "", source->len, true, !o->chat, &ids, &n, err); /* a rendered prompt is complete */
     if (c == CL_OK) c = show(o, t, ids, n, o->chat ? &rendered : NULL, err);
@@ -149,6 +152,19 @@ static cl_code encode(const tokenize_cli *o, const cl_tokenizer *t, cl_err *err)
     cl_buf_free(&text);
     cl_buf_free(&rendered);
     return c;
+}
+
+/* What options can't mean together, and ids that are none. */
+static cl_code check(const tokenize_cli *o, cl_err *err)
+{
+    static const char ids[] = "0123456789, \n";
+    if (!o->model) return cl_fail(err, CL_E_USAGE, "tokenize: needs a model file (chipline tokenize MODEL.h5 -p TEXT)");
+    if (o->chat_format && !o->chat) return cl_fail(err, CL_E_USAGE, "--chat-format: needs --chat");
+    if (o->date && !o->chat) return cl_fail(err, CL_E_USAGE, "--date: needs --chat");
+    if (!o->decode) return CL_OK;
+    if (o->prompt || o->chat) return cl_fail(err, CL_E_USAGE, "--decode: not with %s", o->prompt ? "-p" : "--chat");
+    if (!o->decode[strspn(o->decode, ids)]) return CL_OK;
+    return cl_fail(err, CL_E_USAGE, "--decode: '%.60s' is no list of token ids (write them as 5,17,9)", o->decode);
 }
 
 int cl_cmd_tokenize(int argc, char **argv)
@@ -161,7 +177,7 @@ int cl_cmd_tokenize(int argc, char **argv)
         cl_cli_help(&argp, argv[0]);
         return CL_OK;
     }
-    if (c == CL_OK && !o.model) c = cl_fail(&err, CL_E_USAGE, "tokenize: needs a model file (chipline tokenize MODEL.h5 -p TEXT)");
+    if (c == CL_OK) c = check(&o, &err);
     cl_model_file *f = NULL;
     cl_tokenizer_data *data = NULL;
     cl_tokenizer *t = NULL;

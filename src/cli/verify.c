@@ -19,8 +19,7 @@ static error_t parse(int key, char *arg, struct argp_state *st)
     case QUIET: o->quiet = true; break;
     case ARGP_KEY_ARG:
         if (o->model) return cl_cli_extra(o->err, arg);
-        o->model = arg;
-        break;
+        return cl_cli_path(o->err, "MODEL", arg, &o->model);
     default: return ARGP_ERR_UNKNOWN;
     }
     return 0;

@@ -21,7 +21,9 @@ static cl_code add_eos(cl_spec *s, const json_t *v, cl_err *err)
 {
     if (!json_is_integer(v)) return cl_fail(err, CL_E_INPUT, "eos_token_id: must be an id or a list of ids");
     json_int_t id = json_integer_value(v);
-    if (id < 0 || id > INT_MAX) return CL_OK; /* -1: some say "none" that way */
+    if (id < -1 || id > INT_MAX)
+        return cl_fail(err, CL_E_INPUT, "eos_token_id: is %lld, must be from -1 to %d", (long long)id, INT_MAX);
+    if (id == -1) return CL_OK; /* some say "none" that way */
     for (int i = 0; i < s->n_eos; i++)
         if (s->eos[i] == id) return CL_OK;
     if (s->n_eos == CL_MAX_EOS) return cl_fail(err, CL_E_INPUT, "eos_token_id: more than %d ids", CL_MAX_EOS);
@@ -253,6 +255,9 @@ static cl_code config_groups(const json_t *config, cl_ffn *f, cl_err *err)
     int64_t each = f->experts / groups;
     if (top == 0) top = groups;
     c = cl_json_int(config, "topk_group", false, 1, groups, &top, err);
+    if (c == CL_OK && top > groups)
+        c = cl_fail(err, CL_E_INPUT, "topk_group: is %lld where the configuration has none, must be from 1 to n_group, %lld",
+                    (long long)top, (long long)groups);
     if (c == CL_OK && (best > each || f->top_k > top * each))
         c = cl_fail(err, CL_E_INPUT,
                     "n_group: %lld groups of %lld experts are too small (num_experts_per_tok %d, topk_group %lld)",

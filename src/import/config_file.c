@@ -20,6 +20,23 @@ static cl_code load_generation(const char *dir, json_t **out, cl_err *err)
     return c;
 }
 
+/* Other files of a model are told by their first bytes: they may be too large to be read as a text. */
+static cl_code check_kind(const char *path, cl_err *err)
+{
+    char head[4];
+    struct stat st;
+    FILE *f = stat(path, &st) == 0 && S_ISREG(st.st_mode) ? fopen(path, "rb") : NULL;
+    if (!f) return CL_OK; /* reading it says why */
+    bool gguf = false, hdf5 = false;
+    if (fread(head, 1, sizeof head, f) == sizeof head) {
+        gguf = memcmp(head, "GGUF", sizeof head) == 0;
+        hdf5 = memcmp(head, "\x89HDF", sizeof head) == 0;
+    }
+    fclose(f);
+    if (!gguf && !hdf5) return CL_OK;
+    return cl_fail(err, CL_E_INPUT, "%s: is %s file, not a config.json", path, gguf ? "a GGUF" : "an HDF5");
+}
+
 cl_code cl_config_load(const char *path, char **text, json_t **config, cl_spec *s, const cl_family **f, cl_err *err)
 {
     struct stat st;
@@ -29,7 +46,8 @@ cl_code cl_config_load(const char *path, char **text, json_t **config, cl_spec *
     bool folder = stat(path, &st) == 0 && S_ISDIR(st.st_mode);
     cl_code c = cl_buf_printf(&file, err, folder ? "%s/config.json" : "%s", path);
     if (c == CL_OK && folder && stat(file.data, &st) != 0)
-        c = cl_fail(err, CL_E_INPUT, "%s: has no config.json (give a folder as the hub has them, or a GGUF file)", path);
+        c = cl_fail(err, CL_E_INPUT, "%s: has no config.json (give a folder as the hub has them)", path);
+    if (c == CL_OK) c = check_kind(file.data, err);
     if (c == CL_OK) c = cl_read_file(file.data, MAX_CONFIG, &b, err);
     if (c == CL_OK) c = cl_json_parse(b.data, b.len, file.data, config, err);
     if (c == CL_OK && folder) c = load_generation(path, &generation, err);

@@ -30,7 +30,7 @@ static bool fp8_tiles(const json_t *q)
 {
     const json_t *block = json_object_get(q, "weight_block_size"), *fmt = json_object_get(q, "fmt");
     return json_array_size(block) == 2 && is_int(json_array_get(block, 0), 128) && is_int(json_array_get(block, 1), 128) &&
-           (!fmt || is_text(fmt, "e4m3"));
+           (!fmt || is_text(fmt, "e4m3") || is_text(fmt, "float8_e4m3fn"));
 }
 
 /* Every group of layers: symmetric int4 weights in groups of 32 along a row, activations as they are, all linear layers. */
@@ -136,15 +136,23 @@ static cl_code int4_formats(const json_t *q, cl_formats *f, cl_err *err)
 
 static cl_code dtype_of(const json_t *config, cl_format *out, cl_err *err)
 {
-    const char *name = NULL; /* dtype: transformers 5 */
-    const json_t *places[] = {cl_config_text(config), config};
+    /* "auto" says nothing; of a checkpoint in FP8 it is quantization_config that says which weights are. */
+    static const struct { const char *name; cl_format format; } known[] = {
+        {"float32", CL_F32}, {"float16", CL_F16}, {"bfloat16", CL_BF16}, {"float8_e4m3fn", CL_BF16}, {"auto", CL_BF16}};
+    static const char *const keys[] = {"dtype", "torch_dtype"}; /* the first is transformers 5's */
+    const json_t *const places[] = {cl_config_text(config), config};
+    const char *name = NULL, *said = "";
     cl_code c = CL_OK;
-    for (int i = 0; i < 2 && c == CL_OK && !name; i++) {
-        c = cl_json_str(places[i], "dtype", false, &name, err);
-        if (c == CL_OK && !name) c = cl_json_str(places[i], "torch_dtype", false, &name, err);
+    for (int i = 0; i < 4 && c == CL_OK && !name; i++) c = cl_json_str(places[i / 2], said = keys[i % 2], false, &name, err);
+    *out = CL_BF16;
+    if (c != CL_OK || !name) return c;
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        if (strcmp(known[i].name, name) != 0) continue;
+        *out = known[i].format;
+        return CL_OK;
     }
-    *out = name && strcmp(name, "float32") == 0 ? CL_F32 : name && strcmp(name, "float16") == 0 ? CL_F16 : CL_BF16;
-    return c;
+    return cl_fail(err, CL_E_INPUT, "%s: %.60s is not supported (known: float32, float16, bfloat16, float8_e4m3fn, auto)", said,
+                   name);
 }
 
 cl_code cl_config_formats(const json_t *config, cl_formats *out, cl_err *err)

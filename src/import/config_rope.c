@@ -10,12 +10,28 @@
 
 static const double max = 1e12; /* of any number here */
 
+/* Without a type a scaling would be ignored. */
+static cl_code untyped(const json_t *params, cl_err *err)
+{
+    const char *name;
+    json_t *v;
+    json_object_foreach((json_t *)params, name, v)
+        if (!json_is_null(v) && strcmp(name, "rope_theta") != 0 && strcmp(name, "partial_rotary_factor") != 0)
+            return cl_fail(err, CL_E_INPUT, "has %.60s, but no rope_type or type (one of default, linear, llama3, yarn)", name);
+    return CL_OK;
+}
+
 static cl_code rope_kind(const json_t *params, cl_rope_kind *kind, cl_err *err)
 {
     static const struct { const char *name; cl_rope_kind kind; } kinds[] = {
         {"default", CL_ROPE_PLAIN}, {"linear", CL_ROPE_LINEAR}, {"llama3", CL_ROPE_LLAMA3}, {"yarn", CL_ROPE_YARN}};
-    const char *key = json_object_get(params, "rope_type") ? "rope_type" : "type", *name = "default";
+    const json_t *newer = json_object_get(params, "rope_type");
+    const char *key = newer && !json_is_null(newer) ? "rope_type" : "type", *name = NULL;
     cl_code c = cl_json_str(params, key, false, &name, err);
+    if (c == CL_OK && !name) {
+        name = "default";
+        c = untyped(params, err);
+    }
     if (c != CL_OK) return c;
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         if (strcmp(kinds[i].name, name) == 0) {
@@ -116,7 +132,9 @@ cl_code cl_config_rope(const json_t *config, const cl_family *f, int64_t dims, c
         if (c != CL_OK) return cl_fail_prefix(err, "%s", key);
     }
     if (said) *said = p;
-    return cl_spec_rope(s, &p, f->defaults.pairing, err);
+    c = cl_spec_rope(s, &p, f->defaults.pairing, err);
+    bool scaling = params && p.kind != CL_ROPE_PLAIN && p.dims % 2 == 0 && p.theta > 1; /* else the object is not at fault */
+    return c == CL_E_INPUT && scaling ? cl_fail_prefix(err, "%s", key) : c;
 }
 
 cl_code cl_spec_rope(cl_spec *s, const cl_rope_params *p, cl_rope_pairing pairing, cl_err *err)

@@ -1,6 +1,5 @@
 /* convert.c: a checkpoint to a model file (import.h): opens the source, settles what the tensors know better than the
  * configuration, then streams tensor after tensor. */
-#include <dirent.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -205,27 +204,11 @@ static void choose_formats(conversion *v, const cl_convert_options *opt)
 
 /* --- all of it --- */
 
-/* Is out_path one of the files that are read? In a folder that is any file but earlier outputs (*.h5). */
-static bool is_source_file(const conversion *v, const char *out_path)
-{
-    struct stat out, st;
-    if (cl_source_has_file(v->source, out_path)) return true;
-    DIR *d = v->gguf || stat(out_path, &out) != 0 ? NULL : opendir(v->path);
-    bool same = false;
-    for (struct dirent *e; d && !same && (e = readdir(d));) {
-        size_t n = strlen(e->d_name);
-        if (n > 3 && strcmp(e->d_name + n - 3, ".h5") == 0) continue;
-        same = fstatat(dirfd(d), e->d_name, &st, 0) == 0 && st.st_dev == out.st_dev && st.st_ino == out.st_ino;
-    }
-    if (d) closedir(d);
-    return same && S_ISREG(out.st_mode);
-}
-
 static cl_code prepare(conversion *v, const char *out_path, const cl_convert_options *opt, cl_err *err)
 {
     cl_code c = open_source(v, err);
     if (c != CL_OK) return c;
-    if (is_source_file(v, out_path))
+    if (cl_source_has_file(v->source, out_path) || cl_source_path_has(v->path, out_path))
         return cl_fail(err, CL_E_INPUT, "%s: is a file of the source (give another name after -o)", out_path);
     c = settle_vocab(v, err);
     if (c == CL_OK) c = settle_tied(v, err);

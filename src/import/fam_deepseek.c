@@ -182,7 +182,7 @@ const cl_family cl_fam_deepseek_v2 = {
 
 const cl_family cl_fam_deepseek_v3 = {
     .name = "deepseek_v3", .types = {"kimi_k2", "kimi_k25"},
-    .architectures = {"DeepseekV3ForCausalLM", "KimiK25ForConditionalGeneration"}, .gguf_arch = "deepseek2", .experts = true,
+    .architectures = {"DeepseekV3ForCausalLM", "KimiK25ForConditionalGeneration", "Kimi_K25ForConditionalGeneration"}, .gguf_arch = "deepseek2", .experts = true,
     .own_attention = true, .extra_layers = true,
     .defaults = {.eps = 1e-6, .theta = 10000, .pairing = CL_ROPE_INTERLEAVED},
     .hf_names = hf, .gguf_names = gguf,

@@ -92,15 +92,22 @@ static const cl_name gguf_common[] = {
     {CL_ROLES, NULL},
 };
 
+static void append(char *out, size_t room, const char *name)
+{
+    size_t at = strlen(out);
+    snprintf(out + at, room - at, "%s%s", at ? ", " : "", name);
+}
+
 static void known(bool gguf, char *out, size_t room)
 {
-    size_t at = 0;
     out[0] = 0;
-    for (int i = 0; i < N_FAMILIES && at < room; i++) {
-        const char *name = gguf ? families[i]->gguf_arch : families[i]->name;
+    for (int i = 0; i < N_FAMILIES; i++) {
+        const cl_family *f = families[i];
+        const char *name = gguf ? f->gguf_arch : f->name;
         bool again = !name;
         for (int j = 0; j < i && !again; j++) again = gguf && families[j]->gguf_arch && strcmp(families[j]->gguf_arch, name) == 0;
-        if (!again) at += (size_t)snprintf(out + at, room - at, "%s%s", at ? ", " : "", name);
+        if (!again) append(out, room, name);
+        for (int k = 0; !gguf && k < CL_FAM_TYPES && f->types[k]; k++) append(out, room, f->types[k]);
     }
 }
 

@@ -1,6 +1,7 @@
 /* source.c: the tensor list of a checkpoint and bounded reads from its files (source.h). */
 #include "source.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -136,6 +137,21 @@ bool cl_source_has_file(const cl_source *s, const char *path)
     for (int i = 0; i < s->n_files; i++)
         if (fstat(s->files[i].fd, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino) return true;
     return false;
+}
+
+bool cl_source_path_has(const char *path, const char *out)
+{
+    struct stat a, b;
+    if (stat(out, &a) != 0 || stat(path, &b) != 0) return false;
+    DIR *d = S_ISDIR(b.st_mode) ? opendir(path) : NULL;
+    bool same = a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+    for (struct dirent *e; d && !same && (e = readdir(d));) {
+        size_t n = strlen(e->d_name);
+        if (n > 3 && strcmp(e->d_name + n - 3, ".h5") == 0) continue;
+        same = fstatat(dirfd(d), e->d_name, &b, 0) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+    }
+    if (d) closedir(d);
+    return same && S_ISREG(a.st_mode);
 }
 
 void cl_source_free(cl_source *s)

@@ -69,6 +69,8 @@ cl_code cl_source_join(cl_source *s, int *dropped, cl_err *err);
 int cl_source_find(const cl_source *s, const char *name);
 /* True if path names one of the files (by device and inode). */
 bool cl_source_has_file(const cl_source *s, const char *path);
+/* True if out is the file path, or one in the folder path that is no earlier output (*.h5). */
+bool cl_source_path_has(const char *path, const char *out);
 void cl_source_free(cl_source *s);
 
 /* "[3, 4]" into buf; returns buf. */

@@ -12,6 +12,7 @@
 #include "chipline/util.h"
 #include "family.h"
 #include "jobs.h"
+#include "source.h"
 
 enum { RUN_BYTES = 8 << 20 };
 
@@ -158,6 +159,8 @@ cl_code cl_synth(const char *config_path, const char *out_path, const cl_synth_o
     cl_spec spec = {0};
     cl_formats formats;
     char *text = NULL; /* for the model file */
+    if (cl_source_path_has(config_path, out_path))
+        return cl_fail(err, CL_E_INPUT, "%s: is a file of the source (give another name after -o)", out_path);
     cl_code c = cl_config_import(config_path, &text, &spec, &formats, err);
     if (c != CL_OK) return c;
     if (!opt->keep) {

@@ -40,11 +40,9 @@ static cl_code load_config(const char *dir, const char *name, json_t **out, cl_e
 {
     char path[MAX_PATH];
     cl_buf b = {0};
-    json_error_t e;
     if (!find(dir, name, path)) return CL_OK;
     cl_code c = cl_read_file(path, MAX_FILE, &b, err);
-    if (c == CL_OK && !(*out = json_loadb(b.data, b.len, JSON_DECODE_INT_AS_REAL, &e)))
-        c = cl_fail(err, CL_E_INPUT, "%s: not valid JSON: %s at line %d, column %d", path, e.text, e.line, e.column);
+    if (c == CL_OK) c = cl_json_parse_reals(b.data, b.len, path, out, err);
     cl_buf_free(&b);
     return c;
 }
@@ -237,21 +235,11 @@ static void read_id(const source *s, const char *key, int *id)
     }
 }
 
-/* The template: chat_template.jinja, or the config's (one text, or a list of named ones). */
-static cl_code read_template(source *s, cl_err *err)
+/* The member chat_template: one text, or a list of named ones. */
+static cl_code take_template(source *s, const json_t *object, cl_err *err)
 {
-    char path[MAX_PATH];
-    cl_buf b = {0};
-    const json_t *v = json_object_get(s->config, "chat_template"), *e;
+    const json_t *v = json_object_get(object, "chat_template"), *e;
     size_t i;
-    cl_code c = CL_OK;
-    if (find(s->dir, "chat_template.jinja", path)) {
-        c = cl_read_file(path, MAX_FILE, &b, err);
-        if (c == CL_OK && strlen(b.data) != b.len) c = cl_fail(err, CL_E_INPUT, "%s: contains a NUL byte", path);
-        if (c == CL_OK) s->d->chat_template = b.data;
-        else cl_buf_free(&b);
-        return c;
-    }
     if (json_is_array(v)) {
         const json_t *list = v;
         v = NULL;
@@ -262,6 +250,26 @@ static cl_code read_template(source *s, cl_err *err)
     if (!json_is_string(v)) return CL_OK;
     s->d->chat_template = cl_strdup(json_string_value(v), err);
     return s->d->chat_template ? CL_OK : CL_E_FIT;
+}
+
+/* The template: chat_template.jinja, or chat_template.json's, or tokenizer_config.json's. */
+static cl_code read_template(source *s, cl_err *err)
+{
+    char path[MAX_PATH];
+    cl_buf b = {0};
+    json_t *own = NULL;
+    cl_code c = CL_OK;
+    if (find(s->dir, "chat_template.jinja", path)) {
+        c = cl_read_file(path, MAX_FILE, &b, err);
+        if (c == CL_OK && strlen(b.data) != b.len) c = cl_fail(err, CL_E_INPUT, "%s: contains a NUL byte", path);
+        if (c == CL_OK) s->d->chat_template = b.data;
+        else cl_buf_free(&b);
+        return c;
+    }
+    c = load_json(s->dir, "chat_template.json", &own, err);
+    if (c == CL_OK && own) c = take_template(s, own, err);
+    json_decref(own);
+    return c == CL_OK && !s->d->chat_template ? take_template(s, s->config, err) : c;
 }
 
 static cl_code read_config(source *s, cl_err *err)

@@ -37,12 +37,21 @@ const char *cl_chat_name(const cl_chat *c) { return c->f->name; }
 const char *const *cl_chat_ends(const cl_chat *c) { return c->f->ends; }
 bool cl_chat_has_date(const cl_chat *c) { return c->f->date != NULL; }
 
+static bool is_day(int year, int month, int day)
+{
+    static const int days[] = {31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
+    bool leap = (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
+    return month >= 1 && month <= 12 && day >= 1 && day <= days[month - 1] + (month == 2 && leap);
+}
+
 cl_code cl_chat_set_date(cl_chat *c, const char *date, cl_err *err)
 {
     static const char shape[] = "dddd-dd-dd";
     bool ok = strlen(date) == CL_CHAT_DATE;
     for (int i = 0; ok && i < CL_CHAT_DATE; i++) ok = shape[i] == 'd' ? date[i] >= '0' && date[i] <= '9' : date[i] == '-';
     if (!ok) return cl_fail(err, CL_E_USAGE, "'%.40s' is not written YYYY-MM-DD", date);
+    if (!is_day(atoi(date), atoi(date + 5), atoi(date + 8)))
+        return cl_fail(err, CL_E_USAGE, "%s is no day of the calendar", date);
     memcpy(c->date, date, CL_CHAT_DATE + 1);
     return CL_OK;
 }

@@ -74,6 +74,14 @@ static hid_t text_type(size_t n)
 
 /* --- writing --- */
 
+hid_t h5_untimed(hid_t class)
+{
+    hid_t p = H5Pcreate(class);
+    if (p < 0 || H5Pset_obj_track_times(p, false) >= 0) return p;
+    H5Pclose(p);
+    return -1;
+}
+
 cl_code h5_put_text(hid_t obj, const char *name, const char *text, cl_err *err)
 {
     if (strlen(text) > H5_TEXT_MAX) return cl_fail(err, CL_E_INPUT, "attribute %s: over %d bytes", name, H5_TEXT_MAX);
@@ -111,7 +119,7 @@ cl_code h5_put_ints(hid_t obj, const char *name, const int64_t *v, int n, cl_err
 
 hid_t h5_put_group(hid_t loc, const char *name, const char *description, cl_err *err)
 {
-    hid_t p = H5Pcreate(H5P_GROUP_CREATE), g = -1;
+    hid_t p = h5_untimed(H5P_GROUP_CREATE), g = -1;
     if (p >= 0 && H5Pset_attr_phase_change(p, 64, 32) >= 0) g = H5Gcreate2(loc, name, H5P_DEFAULT, p, H5P_DEFAULT);
     if (g < 0) h5_fail(err, CL_E_RUN, "group %s: cannot be written", name);
     if (p >= 0) H5Pclose(p);
@@ -141,8 +149,8 @@ cl_code h5_put_array(hid_t loc, const h5_array *a, const void *data, cl_err *err
 {
     kind_info k = kind_of(a->kind);
     hsize_t n = a->dims[0] * (a->rank > 1 ? a->dims[1] : 1);
-    hid_t space = H5Screate_simple(a->rank, a->dims, NULL), d = -1;
-    if (space >= 0) d = H5Dcreate2(loc, a->name, k.file, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
+    hid_t space = H5Screate_simple(a->rank, a->dims, NULL), p = h5_untimed(H5P_DATASET_CREATE), d = -1;
+    if (space >= 0 && p >= 0) d = H5Dcreate2(loc, a->name, k.file, space, H5P_DEFAULT, p, H5P_DEFAULT);
     cl_code c = d >= 0 && (!n || H5Dwrite(d, k.memory, H5S_ALL, H5S_ALL, H5P_DEFAULT, data) >= 0)
                     ? CL_OK
                     : h5_fail(err, CL_E_RUN, "%s: cannot be written", a->name);
@@ -152,6 +160,7 @@ cl_code h5_put_array(hid_t loc, const h5_array *a, const void *data, cl_err *err
     if (c == CL_OK) c = h5_put_text(d, "description", a->description, err);
     if (c == CL_OK && a->unit) c = h5_put_text(d, "unit", a->unit, err);
     if (d >= 0) H5Dclose(d);
+    if (p >= 0) H5Pclose(p);
     if (space >= 0) H5Sclose(space);
     return c;
 }

@@ -28,6 +28,8 @@ cl_code h5_fail(cl_err *err, cl_code code, const char *fmt, ...) __attribute__((
 
 /* Access properties of a model file: checksummed metadata, small caches; meta_bytes: room for all metadata, in one piece. */
 hid_t h5_access(size_t meta_bytes);
+/* Creation properties of a class, without the times at which objects are made: equal contents are equal bytes. < 0 on failure. */
+hid_t h5_untimed(hid_t class);
 
 /* Longest text attribute, bytes. */
 enum { H5_TEXT_MAX = 8191 };

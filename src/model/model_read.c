@@ -38,7 +38,7 @@ static cl_code look(const char *path, cl_err *err)
     close(fd);
     if (!folder && n == (ssize_t)sizeof head && memcmp(head, signature, sizeof head) == 0) return CL_OK;
     return cl_fail(err, CL_E_INPUT, "%s: is %s, not a model file (chipline convert makes one)", path,
-                   folder ? "a folder" : n == 0 ? "empty" : "no HDF5 file");
+                   folder ? "a folder" : n == 0 ? "empty" : n >= 4 && memcmp(head, "GGUF", 4) == 0 ? "a GGUF file" : "no HDF5 file");
 }
 
 static cl_code open_file(cl_model_file *f, cl_err *err)

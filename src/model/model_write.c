@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 #include <xxhash.h>
 
@@ -131,7 +131,7 @@ static cl_code put_groups(cl_model_writer *w, cl_err *err)
 static cl_code declare_all(cl_model_writer *w, cl_err *err)
 {
     if (put_groups(w, err) != CL_OK) return CL_E_RUN;
-    hid_t props = H5Pcreate(H5P_DATASET_CREATE);
+    hid_t props = h5_untimed(H5P_DATASET_CREATE);
     if (props < 0 || H5Pset_layout(props, H5D_CONTIGUOUS) < 0 || H5Pset_alloc_time(props, H5D_ALLOC_TIME_EARLY) < 0 ||
         H5Pset_fill_time(props, H5D_FILL_TIME_NEVER) < 0) {
         h5_fail(err, CL_E_RUN, "tensors: cannot be created");
@@ -181,11 +181,21 @@ static cl_code put_root(cl_model_writer *w, const char *source, const char *conf
     return c;
 }
 
+/* Room for all tensors, where the file system says how much it has. Asked of the temporary file, which is there. */
+static cl_code check_room(const cl_model_writer *w, int fd, cl_err *err)
+{
+    struct statvfs fs;
+    char need[32], has[32];
+    uint64_t bytes = 0;
+    for (int i = 0; i < w->n; i++) bytes += cl_tensor_bytes(&w->tensors[i]);
+    if (fstatvfs(fd, &fs) != 0 || fs.f_blocks == 0 || bytes / fs.f_frsize < fs.f_bavail) return CL_OK;
+    return cl_fail(err, CL_E_FIT, "needs %s, and its disk has %s (free some, write elsewhere, or choose a smaller --format)",
+                   cl_human_bytes((double)bytes, need), cl_human_bytes((double)fs.f_bavail * (double)fs.f_frsize, has));
+}
+
 /* A path that can be written, found out before hours of work: the temporary file is made here. */
 static cl_code make_file(cl_model_writer *w, const char *path, cl_err *err)
 {
-    struct stat st;
-    if (stat(path, &st) == 0 && S_ISDIR(st.st_mode)) return cl_fail(err, CL_E_INPUT, "is a folder (give a file name)");
     if (!(w->path = cl_strdup(path, err)) || !(w->tmp = cl_tmp_name(path, err))) return CL_E_FIT;
     int fd = open(w->tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (fd < 0) {
@@ -194,14 +204,18 @@ static cl_code make_file(cl_model_writer *w, const char *path, cl_err *err)
         w->tmp = NULL;
         return CL_E_INPUT;
     }
+    cl_code c = check_room(w, fd, err);
     close(fd);
+    if (c != CL_OK) return c;
     /* A tensor's object header and its place in the group's index take some 540 bytes, its scales' fewer, the rest a few kB. */
     size_t datasets = (size_t)w->n;
     for (int i = 0; i < w->n; i++) datasets += model_has_scales(&w->tensors[i]);
     hid_t access = h5_access(8192 + datasets * 600);
-    if (access >= 0) w->file = H5Fcreate(w->tmp, H5F_ACC_TRUNC, H5P_DEFAULT, access);
+    hid_t root = h5_untimed(H5P_FILE_CREATE);
+    if (access >= 0 && root >= 0) w->file = H5Fcreate(w->tmp, H5F_ACC_TRUNC, root, access);
     if (w->file < 0) h5_fail(err, CL_E_RUN, "cannot be created");
     if (access >= 0) H5Pclose(access);
+    if (root >= 0) H5Pclose(root);
     return w->file < 0 ? CL_E_RUN : CL_OK;
 }
 
@@ -227,6 +241,8 @@ cl_code cl_model_writer_create(cl_model_writer **out, const char *path, const cl
                                const char *source_config, const cl_tokenizer_data *tok, cl_err *err)
 {
     *out = NULL;
+    cl_code c = cl_check_new(path, err);
+    if (c != CL_OK) return c;
     cl_model_writer *w = cl_calloc(1, sizeof *w, "model writer", err);
     if (!w) return CL_E_FIT;
     w->file = w->group = w->scale_group = -1;
@@ -235,7 +251,7 @@ cl_code cl_model_writer_create(cl_model_writer **out, const char *path, const cl
     w->rows = cl_calloc((size_t)w->n, sizeof *w->rows, "model writer", err);
     w->hash = cl_calloc((size_t)w->n, sizeof *w->hash, "model writer", err);
     w->scales = cl_calloc((size_t)w->n, sizeof *w->scales, "model writer", err);
-    cl_code c = w->tensors && w->rows && w->hash && w->scales ? CL_OK : CL_E_FIT;
+    c = w->tensors && w->rows && w->hash && w->scales ? CL_OK : CL_E_FIT;
     h5_scope s = h5_enter();
     if (c == CL_OK) {
         memcpy(w->tensors, m->tensors, (size_t)w->n * sizeof *w->tensors);

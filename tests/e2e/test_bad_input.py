@@ -19,7 +19,14 @@ from conftest import CHIPLINE, DEMO, ENV, FIXTURES, command, messages, ok, refus
     (["run", "m.h5", "--temperature", "nan"], "not a number"), (["run", "m.h5", "--activations", "q9"], "f32"), (["run", "m.h5", "--layout", "2by2"], "SxG"),
     (["run", "m.h5", "-p", "a", "--tokens", "1"], "exclude"), (["run", "m.h5", "--batch", "x.jsonl"], "--out"), (["run", "m.h5", "extra"], "too many"),
     (["run", "m.h5", "--chip", "lots"], "lots"), (["run", "m.h5", "--stop", ""], "--stop"), (["convert", "--frmat", "q8_0"], "--format"),
-    (["convert", "x"], "-o"), (["convert", "x", "-o", "y", "--format", "q3"], "q"), (["inspect"], ""), (["verify"], ""), (["plan"], ""), (["tokenize"], "")])
+    (["convert", "x"], "-o"), (["convert", "x", "-o", "y", "--format", "q3"], "q"), (["inspect"], ""), (["verify"], ""), (["plan"], ""), (["tokenize"], ""),
+    (["synth", "x.json", "-o", ""], "-o: is empty"), (["convert", "x", "-o", ""], "-o: is empty"), (["synth", "", "-o", "m.h5"], "CONFIG.json: is empty"),
+    (["convert", "", "-o", "m.h5"], "SRC: is empty"), (["inspect", ""], "MODEL: is empty"), (["verify", ""], "MODEL: is empty"),
+    (["plan", ""], "MODEL: is empty"), (["run", "", "-p", "a"], "MODEL: is empty"), (["tokenize", "", "-p", "a"], "MODEL: is empty"), (["tokenize", "m.h5", "--decode", "abc"], "abc"), (["tokenize", "m.h5", "--decode", "1,-2"], "1,-2"),
+    (["tokenize", "m.h5", "--decode", "1", "-p", "a"], "--decode: not with -p"), (["tokenize", "m.h5", "--decode", "1", "--chat"], "--decode: not with --chat"),
+    (["tokenize", "m.h5", "--date", "2026-01-01", "-p", "a"], "--date: needs --chat"),
+    (["tokenize", "m.h5", "--chat-format", "qwen3", "-p", "a"], "--chat-format: needs --chat"),
+    (["run", "m.h5", "-p", "a", "--date", "2026-01-01"], "--date: needs --chat"), (["run", "m.h5", "-p", "a", "--chat-format", "qwen3"], "--chat-format: needs --chat")])
 def test_command_lines(args, says, tmp_path):
     assert says in refuses(2, *args, cwd=tmp_path)
 
@@ -82,6 +89,73 @@ def test_outputs_never_destroy_inputs(demo, tmp_path):
     refuses(2, "run", model, "-p", "x", "--trace", tmp_path / "y", "--logits", tmp_path / "y", says="--logits")
     refuses(3, "run", model, "--batch", tmp_path, "--out", tmp_path / "o.jsonl", says="folder")
     assert rows.read_text() == '{"prompt": "a"}\n' and model.read_bytes() == demo.read_bytes()
+
+
+def special_files(folder, target):
+    """A pipe and a link: names that no output may replace."""
+    os.mkfifo(folder / "pipe")
+    (folder / "link").symlink_to(target)
+    return [folder / "pipe", folder / "link"]
+
+
+def test_outputs_replace_plain_files_only(demo, tmp_path):
+    config = tmp_path / "config.json"
+    shutil.copy(FIXTURES / "llama_b" / "config.json", config)
+    text = config.read_bytes()
+    (tmp_path / "hard.json").hardlink_to(config)
+    specials = special_files(tmp_path, config)
+    for out in specials:
+        refuses(3, "synth", config, "-o", out, says=str(out))
+        refuses(3, "convert", DEMO, "-o", out, says=str(out))
+        for option in ("--summary", "--trace", "--logits"):
+            refuses(3, "run", demo, "-p", "Once", "-n", 2, option, out, ranks=2, says=str(out))
+    for out in (config, tmp_path / "hard.json"):
+        refuses(3, "synth", config, "-o", out, says="file of the source")
+        refuses(3, "synth", tmp_path, "-o", out, says="file of the source")
+    assert specials[0].is_fifo() and specials[1].is_symlink() and config.read_bytes() == text
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "hard.json", "link", "pipe"]
+    plain = tmp_path / "m.h5"
+    plain.write_text("an earlier file")
+    ok("synth", tmp_path, "-o", plain, "--quiet")
+    ok("synth", tmp_path, "-o", plain, "--quiet")
+    ok("verify", plain)
+
+
+def test_numbers_that_are_none(tmp_path):
+    """As Python's json.dump writes them."""
+    base = json.loads((FIXTURES / "llama_b" / "config.json").read_text())
+    path = tmp_path / "config.json"
+    for key, value, says in (("rope_theta", float("nan"), "rope_theta: line"), ("rms_norm_eps", float("-inf"), "rms_norm_eps: line"),
+                             ("vocab_size", 10**20, "vocab_size: line"), ("rope_scaling", {"type": "linear", "factor": float("inf")}, "rope_scaling.factor: line"),
+                             ("eos_token_id", 10**15, "eos_token_id: is 1000000000000000"), ("torch_dtype", "int8", "torch_dtype: int8")):
+        path.write_text(json.dumps({k: v for k, v in base.items() if k != "dtype"} | {key: value}, indent=1))
+        assert f"{path}: {says}" in refuses(3, "inspect", path)
+
+
+def test_other_kinds_of_files(demo, tmp_path):
+    """Each command says what it cannot read, and recommends only what it can."""
+    gguf = FIXTURES / "llama_b" / "model.gguf"
+    for command in ("inspect", "plan", "verify"):
+        refuses(3, command, gguf, says="is a GGUF file, not a model file (chipline convert makes one)")
+    refuses(3, "synth", gguf, "-o", tmp_path / "m.h5", says="is a GGUF file, not a config.json")
+    refuses(3, "synth", demo, "-o", tmp_path / "m.h5", says="is an HDF5 file, not a config.json")
+    for args in (["inspect", tmp_path], ["plan", tmp_path], ["synth", tmp_path, "-o", tmp_path / "m.h5"]):
+        assert "GGUF" not in refuses(3, *args, says="has no config.json")
+
+
+def test_chat_options(demo, convert, tmp_path):
+    for date in ("2026-13-01", "2026-02-30"):
+        refuses(2, "tokenize", demo, "--chat", "--chat-format", "harmony", "--date", date, "-p", "x", says="--date")
+        refuses(2, "run", demo, "--chat", "--chat-format", "harmony", "--date", date, "-p", "x", says="--date", ranks=2)
+    refuses(3, "tokenize", demo, "--decode", "5,99999999", says="99999999")
+    ok("tokenize", demo, "--chat", "--chat-format", "qwen3", "-p", "x")  # a vocabulary without any marks reads them as text
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(DEMO / name, tmp_path)
+    shutil.copy(FIXTURES / "tokenizers" / "smollm" / "tokenizer.json", tmp_path)
+    chatml = convert(tmp_path)
+    ok("tokenize", chatml, "--chat", "--chat-format", "chatml", "-p", "x")
+    for command in (["tokenize"], ["run"]):
+        refuses(3, *command, chatml, "--chat", "--chat-format", "llama4", "-p", "x", says="chat format llama4: the vocabulary has no token <|header_start|>")
 
 
 def test_nothing_is_left_after_a_bad_prompt(demo, tmp_path):

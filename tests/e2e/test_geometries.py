@@ -28,6 +28,8 @@ MODELS = {
     "kimi-k2-thinking":  (1_026_408_232_448, 31.69e9,        32.99e9,   70_272, 24.77e6),
     "llama-4-scout":     (107_769_861_120,   16.14e9,        32.28e9,  196_608, 251.66e6),
     "llama-4-maverick":  (400_711_848_960,   16.15e9,        32.30e9,  196_608, 251.66e6),
+    "glm-4.5":           (352_797_829_024,   32.86e9,        65.71e9,  376_832, 47.19e6),
+    "minimax-m2":        (228_689_764_864,   10.416e9,       11.08e9,  253_952, 14.16e6),
 }
 
 # Bytes of all weights where they are published; which formats they are in.
@@ -35,7 +37,7 @@ STORED = {"gpt-oss-20b": 13_761_264_768, "gpt-oss-120b": 65_248_815_744, "deepse
           "kimi-k2-thinking": 594.2e9, "deepseek-v2-lite": 31.41e9, "mixtral-8x7b": 93.41e9, "olmoe-1b-7b": 13.84e9,
           "qwen3-30b-a3b": 61.06e9}
 FORMATS = {"gpt-oss-20b": {"bf16", "mxfp4"}, "gpt-oss-120b": {"bf16", "mxfp4"}, "deepseek-v3": {"bf16", "fp8"},
-           "kimi-k2": {"bf16", "fp8"}, "kimi-k2-thinking": {"bf16", "int4"}}
+           "kimi-k2": {"bf16", "fp8"}, "minimax-m2": {"bf16", "fp8"}, "kimi-k2-thinking": {"bf16", "int4"}}
 
 
 def inspect(name):
@@ -65,6 +67,19 @@ def test_numbers(name):
         assert near(sum(j["bytes"].values()), STORED[name])
 
 
+# Model cards: all parameters, those of one token's pass. GLM's count its layer that predicts further tokens, but neither
+# embedding nor head; MiniMax's are round.
+CARDS = {"glm-4.5": (355e9, 32e9), "minimax-m2": (230e9, 10e9)}
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_model_cards(name):
+    j = inspect(name)
+    table = j["vocab"] * j["hidden"]
+    assert near(j["parameters"]["total"], CARDS[name][0], 0.01)
+    assert near(j["parameters"]["active"] - 2 * table, CARDS[name][1], 0.03)
+
+
 @pytest.mark.parametrize("name", [n for n in MODELS if MODELS[n][4]])
 def test_one_expert(name, tmp_path):
     """More experts make every mixture larger by so many times an expert, and a token reads no more of them."""
@@ -80,7 +95,7 @@ def test_one_expert(name, tmp_path):
     assert mixtures and len(mixtures) * a["layers"][mixtures[0]]["ffn"]["top_k"] == {
         "mixtral-8x7b": 64, "olmoe-1b-7b": 128, "qwen3-30b-a3b": 384, "gpt-oss-20b": 96, "gpt-oss-120b": 144,
         "deepseek-v2-lite": 156, "deepseek-v3": 464, "kimi-k2": 480, "kimi-k2-thinking": 480, "llama-4-scout": 48,
-        "llama-4-maverick": 24}[name]
+        "llama-4-maverick": 24, "glm-4.5": 712, "minimax-m2": 496}[name]
     grown = (sum(b["bytes"].values()) - sum(a["bytes"].values())) / len(mixtures) / more
     assert near(grown, MODELS[name][4])
     assert near(a["read_bytes_per_token"], b["read_bytes_per_token"], 1e-3)  # a router's row is read
@@ -97,6 +112,8 @@ def test_what_tells_them_apart():
         assert [a["rope"] for a in layers] == [0, 0, 0, -1] * 12
         assert [a.get("qk_norm") for a in layers] == [norm, norm, norm, None] * 12
         assert all(a.get("chunked", False) == (a["rope"] == 0) for a in layers)
+    for name, norm, bias in ("glm-4.5", "head", True), ("minimax-m2", "full", False):
+        assert all(a["qk_norm"] == norm and a.get("qkv_bias", False) == bias and "window_positions" not in a for a in attention(name))
     # softmax scales: 192^-0.5 times YaRN's squared mscale
     for name, scale in ("deepseek-v3", 0.13523378), ("kimi-k2", 0.13086080), ("deepseek-v2-lite", 0.11472139):
         assert all(near(a["scale"], scale, 1e-7) for a in attention(name))
@@ -110,6 +127,8 @@ ROPES = {
     "kimi-k2": (1, {18: 0.00227420376, 19: 0.00162175991, 20: 3.61404677e-05, 31: 8.76441291e-07}),
     "llama-4-scout": (1, {34: 500000 ** (-34 / 64), 35: 500000 ** (-35 / 64) / 16, 63: 500000 ** (-63 / 64) / 16}),
     "llama-4-maverick": (1, {34: 500000 ** (-34 / 64), 35: 500000 ** (-35 / 64)}),
+    "glm-4.5": (1, {1: 1e6 ** (-1 / 32), 31: 1e6 ** (-31 / 32)}),
+    "minimax-m2": (1, {1: 5e6 ** (-1 / 32), 31: 5e6 ** (-31 / 32)}),
 }
 
 
@@ -118,6 +137,6 @@ def test_rotary_tables(name):
     scale, freq = ROPES[name]
     (rope,) = inspect(name)["ropes"]
     assert near(rope["scale"], scale, 1e-7)
-    assert rope["pairing"] == ("half" if name == "gpt-oss-20b" else "interleaved")
+    assert rope["pairing"] == ("half" if name in ("gpt-oss-20b", "glm-4.5", "minimax-m2") else "interleaved")
     for i, f in freq.items():
         assert near(rope["inv_freq_rad_per_position"][i], f, 1e-7)

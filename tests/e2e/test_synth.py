@@ -1,10 +1,14 @@
 """Random weights of a geometry: the same bytes for the same seed, sane numbers, and they run."""
 import json
+import os
+import signal
+import subprocess
+import time
 
 import numpy as np
 import pytest
 
-from conftest import FIXTURES, chipline, generate, ok, refuses
+from conftest import ENV, FIXTURES, ROOT, chipline, command, generate, ok, refuses
 
 FAMILIES = sorted(p.parent.name for p in FIXTURES.glob("*/config.json"))
 
@@ -23,6 +27,48 @@ def test_seed_and_jobs(tmp_path):
     one = checksum(synth(config, tmp_path / "a.h5", "--format", "q8_0", "--seed", 5, "--jobs", 1))
     assert one == checksum(synth(config, tmp_path / "b.h5", "--format", "q8_0", "--seed", 5, "--jobs", 3))
     assert one != checksum(synth(config, tmp_path / "c.h5", "--format", "q8_0", "--seed", 6))
+
+
+def test_same_bytes(tmp_path):
+    """Whole files, whenever they are made."""
+    config = FIXTURES / "deepseek_v3" / "config.json"
+    one = synth(config, tmp_path / "a.h5", "--format", "fp8").read_bytes()
+    time.sleep(1.1)  # HDF5 counts seconds
+    assert one == synth(config, tmp_path / "b.h5", "--format", "fp8").read_bytes()
+
+
+def large(tmp_path, layers):
+    config = json.loads((ROOT / "configs" / "models" / "kimi-k2.json").read_text())
+    path = tmp_path / "large.json"
+    path.write_text(json.dumps(config | {"num_hidden_layers": layers}))
+    return path
+
+
+def test_disk_too_small(tmp_path):
+    disk = os.statvfs(tmp_path)
+    config = large(tmp_path, 4000)
+    if disk.f_bavail * disk.f_frsize > 2**47:
+        pytest.skip("a disk without limits")
+    line = refuses(4, "synth", config, "-o", tmp_path / "m.h5", "--format", "f32", "--quiet", timeout=20)
+    assert "needs 2" in line and "TB, and its disk has" in line
+    assert [p.name for p in tmp_path.iterdir()] == ["large.json"]
+
+
+@pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_stopped_by_a_signal(sig, tmp_path):
+    """What was written so far goes; the program says so once."""
+    out = tmp_path / "m.h5"
+    out.write_text("an earlier file")
+    p = subprocess.Popen(command("synth", ROOT / "configs" / "models" / "olmoe-1b-7b.json", "-o", out, "--format", "q4_0", "--jobs", 1, "--quiet"), env=ENV,
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    end = time.time() + 30
+    while time.time() < end and not any(f.stat().st_size > 1 << 20 for f in tmp_path.glob("m.h5.*.part")):
+        time.sleep(0.02)
+    assert p.poll() is None
+    p.send_signal(sig)
+    err = p.communicate(timeout=30)[1]
+    assert p.returncode == 1 and err.count("chipline:") == 1 and "stopped by a signal" in err
+    assert [f.name for f in tmp_path.iterdir()] == ["m.h5"] and out.read_text() == "an earlier file"
 
 
 def run(config, fmt, tmp_path):

@@ -1,5 +1,6 @@
 /* base: numbers, text, files, JSON access. */
 #include <math.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "chipline/json.h"
@@ -72,6 +73,28 @@ static void near_words(void)
     CU_ASSERT_PTR_NULL(cl_nearest("elephant", words, 4));
 }
 
+/* What is there and no plain file stays as it is. */
+static void not_replaced(const char *dir, const char *file)
+{
+    char pipe[64], link[64];
+    cl_err err;
+    cl_newfile nf;
+    struct stat st;
+    snprintf(pipe, sizeof pipe, "%s/pipe", dir);
+    snprintf(link, sizeof link, "%s/link", dir);
+    CU_ASSERT_EQUAL_FATAL(mkfifo(pipe, 0600), 0);
+    CU_ASSERT_EQUAL_FATAL(symlink(file, link), 0);
+    CU_ASSERT_EQUAL(cl_check_new(file, &err), CL_OK);
+    CU_ASSERT_EQUAL(cl_newfile_open(&nf, pipe, &err), CL_E_INPUT);
+    CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "not a file"));
+    CU_ASSERT_EQUAL(cl_newfile_open(&nf, link, &err), CL_E_INPUT);
+    CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "symbolic link"));
+    CU_ASSERT_TRUE(lstat(link, &st) == 0 && S_ISLNK(st.st_mode));
+    CU_ASSERT_TRUE(lstat(pipe, &st) == 0 && S_ISFIFO(st.st_mode));
+    unlink(pipe);
+    unlink(link);
+}
+
 static void files(void)
 {
     char dir[] = "/tmp/chipline-base-XXXXXX", path[64];
@@ -96,6 +119,7 @@ static void files(void)
     CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "/nowhere/at/all"));
     CU_ASSERT_EQUAL(cl_newfile_open(&nf, "/dev/null", &err), CL_E_INPUT);
     CU_ASSERT_EQUAL(cl_newfile_open(&nf, dir, &err), CL_E_INPUT);
+    not_replaced(dir, path);
     unlink(path);
     CU_ASSERT_EQUAL(rmdir(dir), 0);
 }
@@ -127,6 +151,39 @@ static void json_access(void)
     for (size_t k = 0; k < sizeof bad / sizeof *bad; k++) CU_ASSERT_EQUAL(cl_json_parse(bad[k], strlen(bad[k]), "t", &j, &err), CL_E_INPUT);
 }
 
+static void bad_numbers(void)
+{
+    static const struct { const char *text, *says; } cases[] = {
+        {"{\"a\": 1,\n\"rope_theta\": NaN}", "t: rope_theta: line 2: NaN is not a number that JSON has"},
+        {"{\"a\": {\"f\": 1, \"factor\": -Infinity}, \"b\": 2}", "t: a.factor: line 1: -Infinity is not a number"},
+        {"{\"a\": {\"f\": [2]}, \"l\": [1, {\"x\": 1, \"y\": [3, Infinity]}]}", "t: l.y: line 1: Infinity is not"},
+        {"{\"NaN\": \"a \\\" NaN\", \"n\": 99999999999999999999}", "t: n: line 1: 99999999999999999999 is beyond 64 bits"},
+        {"{\"n\": -99999999999999999999}", "t: n: line 1: -99999999999999999999 is beyond"},
+        {"{\"n\": 1e999}", "t: n: line 1: 1e999 is beyond floating point"},
+        {"NaN", "t: line 1: NaN is not"},
+        {"{\"a\": 1 \"b\": NaN}", "t: not valid JSON"}, /* an earlier fault */
+        {"{\"a\": nan}", "t: not valid JSON"},
+        {"[[[[[[[[[[[[[[[[[[[[NaN", "t: line 1: NaN is not"},
+    };
+    json_t *j = NULL;
+    cl_err err;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        CU_ASSERT_EQUAL(cl_json_parse(cases[i].text, strlen(cases[i].text), "t", &j, &err), CL_E_INPUT);
+        if (strncmp(err.msg, cases[i].says, strlen(cases[i].says)) != 0) {
+            fprintf(stderr, "%s: %s\n", cases[i].text, err.msg);
+            CU_FAIL("wrong message");
+        }
+    }
+    const char *large = "{\"n\": 9223372036854775807, \"big\": 1000000000000000019884624838656, \"x\": NaN}";
+    CU_ASSERT_EQUAL(cl_json_parse_reals(large, strlen(large), "t", &j, &err), CL_E_INPUT);
+    CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "x: line 1: NaN"));
+    CU_ASSERT_EQUAL(cl_json_parse_reals(large, strlen(large) - 6, "t", &j, &err), CL_E_INPUT);
+    CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "not valid JSON"));
+    CU_ASSERT_EQUAL_FATAL(cl_json_parse_reals("{\"big\": 1000000000000000019884624838656}", 40, "t", &j, &err), CL_OK);
+    CU_ASSERT_EQUAL(json_real_value(json_object_get(j, "big")), 1e30);
+    json_decref(j);
+}
+
 static void errors(void)
 {
     cl_err err;
@@ -150,6 +207,7 @@ static void errors(void)
 int main(void)
 {
     CU_TestInfo tests[] = {{"half floats", half_floats}, {"numbers in text", numbers_in_text}, {"utf-8", utf8}, {"near words", near_words},
-                           {"files", files}, {"json access", json_access}, {"errors", errors}, CU_TEST_INFO_NULL};
+                           {"files", files}, {"json access", json_access}, {"numbers that JSON lacks", bad_numbers},
+                           {"errors", errors}, CU_TEST_INFO_NULL};
     return run_suite("base", tests);
 }

@@ -123,11 +123,29 @@ static void test_rope(void)
     }
 }
 
+/* Without a type there is no scaling, but there may be the rest of what a table needs. */
+static void test_untyped_rope(void)
+{
+    cl_spec a = made("llama", "\"rope_theta\":500"),
+            b = made("llama", "\"rope_parameters\":{\"rope_theta\":500,\"factor\":null}"),
+            c = made("llama", "\"rope_theta\":500,\"rope_scaling\":{\"partial_rotary_factor\":1.0}");
+    for (int k = 0; k < a.ropes[0].dims / 2; k++)
+        CU_ASSERT(a.ropes[0].inv_freq[k] == b.ropes[0].inv_freq[k] && a.ropes[0].inv_freq[k] == c.ropes[0].inv_freq[k]);
+    cl_spec_free(&a);
+    cl_spec_free(&b);
+    cl_spec_free(&c);
+    a = made("deepseek_v3", "\"architectures\":[\"Kimi_K25ForConditionalGeneration\"],\"num_key_value_heads\":4,"
+                            "\"eos_token_id\":-1");
+    CU_ASSERT_EQUAL(a.n_eos, 0);
+    cl_spec_free(&a);
+}
+
 static void test_refused(void)
 {
     static const refused cases[] = {
         {"mamba", "",
          "model_type: mamba is not a known family (known: llama, mistral, mixtral, olmoe, qwen2, qwen3, qwen3_moe, gpt_oss, "},
+        {"mamba", "", "deepseek_v2, deepseek_v3, kimi_k2, kimi_k25)"},
         {"llama", "\"model_type\":null", "model_type: missing"},
         {"llama", "\"architectures\":[\"LlamaForSequenceClassification\"]",
          "architectures: is LlamaForSequenceClassification, must be LlamaForCausalLM"},
@@ -155,9 +173,19 @@ static void test_refused(void)
         {"llama", "\"rope_scaling\":{\"rope_type\":\"linear\"}", "rope_scaling: factor: missing"},
         {"llama", "\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":0}", "rope_scaling: factor: is 0"},
         {"llama", "\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":5,\"high_freq_factor\":4}",
-         "low_freq_factor 5"},
+         "rope_scaling: low_freq_factor 5"},
         {"llama", "\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8,\"high_freq_factor\":4}", "low_freq_factor: missing"},
-        {"llama", "\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4,\"beta_fast\":1,\"beta_slow\":2}", "beta_fast 1"},
+        {"llama", "\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4,\"beta_fast\":1,\"beta_slow\":2}", "rope_scaling: beta_fast 1"},
+        {"llama", "\"rope_scaling\":{\"factor\":4}", "rope_scaling: has factor, but no rope_type or type (one of default, "},
+        {"llama", "\"rope_scaling\":{\"rope_theta\":5,\"beta_fast\":4}", "rope_scaling: has beta_fast, but no rope_type"},
+        {"llama", "\"rope_parameters\":{\"rope_type\":null,\"short_factor\":[1]}", "rope_parameters: has short_factor, but"},
+        {"llama", "\"rope_scaling\":{\"rope_type\":null,\"type\":\"linear\"}", "rope_scaling: factor: missing"},
+        {"llama", "\"eos_token_id\":1000000000000000", "eos_token_id: is 1000000000000000, must be from -1"},
+        {"llama", "\"eos_token_id\":[2,2147483648]", "eos_token_id: is 2147483648, must be from -1"},
+        {"llama", "\"eos_token_id\":-2", "eos_token_id: is -2"},
+        {"llama", "\"bos_token_id\":2147483648", "bos_token_id: is 2147483648, must be from -1"},
+        {"deepseek_v3", "\"n_group\":2,\"n_routed_experts\":8,\"num_experts_per_tok\":2,\"num_key_value_heads\":4",
+         "topk_group: is 4"},
         {"llama", "\"rope_scaling\":[1]", "rope_scaling: is a list"},
         {"llama", "\"rope_parameters\":{\"full_attention\":{\"rope_type\":\"default\"}}",
          "full_attention: a rotary table per kind of layer"},
@@ -236,7 +264,7 @@ static void test_import_config(void)
     cl_spec_free(&s);
     write_text(p.path, "{\"vocab_size\": NaN}");
     CU_ASSERT_EQUAL(cl_import_config(f.path, &s, &dtype, &err), CL_E_INPUT);
-    CU_ASSERT(says(&err, "config.json: not valid JSON"));
+    CU_ASSERT(says(&err, "config.json: vocab_size: line 1: NaN is not a number that JSON has"));
     write_text(p.path, "[]");
     CU_ASSERT_EQUAL(cl_import_config(f.path, &s, &dtype, &err), CL_E_INPUT);
     CU_ASSERT(says(&err, "is not an object"));
@@ -404,6 +432,7 @@ int main(void)
 {
     CU_TestInfo tests[] = {{"every family's rules and defaults", test_families},
                            {"rotary tables as transformers makes them", test_rope},
+                           {"rotary tables without a type", test_untyped_rope},
                            {"what is refused, by key", test_refused},
                            {"both dialects give the same spec", test_dialects},
                            {"config.json alone and in its folder", test_import_config},

@@ -31,6 +31,10 @@ static void test_known(void)
         {"{}", CL_BF16, CL_BF16, CL_BF16},
         {"{\"dtype\":\"float32\",\"torch_dtype\":\"float16\",\"quantization_config\":null}", CL_F32, CL_F32, CL_F32},
         {"{\"torch_dtype\":\"float16\"}", CL_F16, CL_F16, CL_F16},
+        {"{\"torch_dtype\":\"auto\"}", CL_BF16, CL_BF16, CL_BF16},
+        {"{\"dtype\":\"float8_e4m3fn\"}", CL_BF16, CL_BF16, CL_BF16},
+        {"{\"quantization_config\":{\"quant_method\":\"fp8\",\"fmt\":\"float8_e4m3fn\",\"weight_block_size\":[128,128]}}",
+         CL_BF16, CL_FP8, CL_FP8},
         {"{\"torch_dtype\":\"float32\",\"text_config\":{\"torch_dtype\":\"float16\"}}", CL_F16, CL_F16, CL_F16},
         {"{\"torch_dtype\":\"float32\",\"text_config\":{}}", CL_F32, CL_F32, CL_F32},
         {"{\"quantization_config\":{\"quant_method\":\"mxfp4\",\"modules_to_not_convert\":[\"lm_head\"]}}", CL_BF16, CL_BF16,
@@ -97,6 +101,20 @@ static void test_refused(void)
     }
 }
 
+static void test_dtypes(void)
+{
+    static const char *const bad[][2] = {{"{\"torch_dtype\":\"abc\"}", "torch_dtype: abc is not supported (known: float32, float16, "},
+                                         {"{\"dtype\":\"int8\",\"torch_dtype\":\"float16\"}", "dtype: int8 is not"},
+                                         {"{\"text_config\":{\"dtype\":\"float64\"}}", "dtype: float64 is not"},
+                                         {"{\"dtype\":16}", "dtype: is an integer"}};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        cl_formats f;
+        cl_err err = {0};
+        CU_ASSERT_EQUAL(formats(bad[i][0], &f, &err), CL_E_INPUT);
+        CU_ASSERT(strncmp(err.msg, bad[i][1], strlen(bad[i][1])) == 0);
+    }
+}
+
 /* The same answer where a checkpoint is translated, before any format is asked for. */
 static void test_translation(void)
 {
@@ -115,6 +133,7 @@ int main(void)
 {
     CU_TestInfo tests[] = {{"known ones", test_known},
                            {"refused ones", test_refused},
+                           {"types of numbers that are refused", test_dtypes},
                            {"a translation refuses them too", test_translation},
                            CU_TEST_INFO_NULL};
     return run_suite("config_quant", tests);

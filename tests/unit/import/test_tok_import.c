@@ -233,6 +233,14 @@ static void test_config(void)
     CU_ASSERT(d->n_tokens == 260 && d->type[259] == CL_TOK_USER && d->flags[259] == CL_TOK_RSTRIP);
     CU_ASSERT_STRING_EQUAL(d->chat_template, "from config");
     cl_tokenizer_data_free(d);
+    write_text(in(&f, "chat_template.json").path, "{\"chat_template\":\"from JSON\"}");
+    d = imported(&f, &(parts){0});
+    CU_ASSERT_STRING_EQUAL(d->chat_template, "from JSON");
+    cl_tokenizer_data_free(d);
+    write_text(in(&f, "chat_template.json").path, "{}");
+    d = imported(&f, &(parts){0});
+    CU_ASSERT_STRING_EQUAL(d->chat_template, "from config");
+    cl_tokenizer_data_free(d);
     write_text(in(&f, "chat_template.jinja").path, "from its own file\n");
     write_text(in(&f, "special_tokens_map.json").path, "{\"bos_token\":\"<u>\",\"pad_token\":{\"content\":\"<u>\"}}");
     d = imported(&f, &(parts){0});

@@ -4,6 +4,7 @@
 
 #include "chipline/chat.h"
 #include "suite.h"
+#include "tokenizer_vocab.h"
 
 enum { MAX_TURNS = 16 };
 
@@ -135,6 +136,56 @@ static void test_refusals(void)
     CU_ASSERT(refuses("qwen3", 1, (cl_message[]){{"user", "<tool_response>x</tool_response>"}}, "tools are not supported"));
 }
 
+static void test_dates(void)
+{
+    static const char *const good[] = {"2026-01-31", "2024-02-29", "2000-02-29", "2026-12-01"},
+                      *const bad[] = {"2026-13-01", "2026-00-10", "2026-02-29", "2026-02-30", "1900-02-29", "2026-04-31", "2026-01-00",
+                                      "2026-1-01", "2026-01-011", "", "yesterday"};
+    cl_chat *c = NULL;
+    cl_err err;
+    CU_ASSERT_EQUAL_FATAL(cl_chat_by_name("harmony", &c, &err), CL_OK);
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) CU_ASSERT_EQUAL(cl_chat_set_date(c, good[i], &err), CL_OK);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) CU_ASSERT_EQUAL(cl_chat_set_date(c, bad[i], &err), CL_E_USAGE);
+    cl_chat_free(c);
+}
+
+/* What cl_chat_check says of a format and a vocabulary of bytes and these tokens. */
+static cl_code check_marks(const char *format, const char *const *marks, cl_err *err)
+{
+    static vocab v;
+    cl_tokenizer *t = NULL;
+    cl_chat *c = NULL;
+    start_bytes(&v);
+    for (; *marks; marks++) control(&v, *marks, 0);
+    CU_ASSERT_EQUAL_FATAL(cl_tokenizer_create(&t, &v.d, err), CL_OK);
+    CU_ASSERT_EQUAL_FATAL(cl_chat_by_name(format, &c, err), CL_OK);
+    cl_code code = cl_chat_check(c, t, err);
+    cl_chat_free(c);
+    cl_tokenizer_free(t);
+    return code;
+}
+
+static void test_marks(void)
+{
+    static const char *const llama4[] = {"<|begin_of_text|>", "<|header_start|>", "<|header_end|>", "<|eot|>", NULL},
+                      *const chatml[] = {"<|im_start|>", "<|im_end|>", NULL}, *const half[] = {"<|im_start|>", NULL},
+                      *const none[] = {"<|endoftext|>", "<s>", NULL},
+                      *const deepseek[] = {"<\xef\xbd\x9cUser\xef\xbd\x9c>", "<\xef\xbd\x9c" "Assistant\xef\xbd\x9c>",
+                                           "<\xef\xbd\x9c" "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>", NULL};
+    cl_err err = {0};
+    CU_ASSERT_EQUAL(check_marks("llama4", llama4, &err), CL_OK);
+    CU_ASSERT_EQUAL(check_marks("qwen3", chatml, &err), CL_OK);
+    CU_ASSERT_EQUAL(check_marks("deepseek-r1", deepseek, &err), CL_OK);
+    CU_ASSERT_EQUAL(check_marks("qwen3", none, &err), CL_OK); /* a model without any turns */
+    CU_ASSERT_EQUAL(check_marks("mistral", chatml, &err), CL_OK); /* marks that are text everywhere */
+    CU_ASSERT_EQUAL(check_marks("qwen3", llama4, &err), CL_E_INPUT);
+    CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "chat format qwen3: the vocabulary has no token <|im_start|>"));
+    CU_ASSERT_EQUAL(check_marks("chatml", half, &err), CL_E_INPUT);
+    CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "no token <|im_end|>"));
+    CU_ASSERT_EQUAL(check_marks("deepseek-v3", chatml, &err), CL_E_INPUT);
+    CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "no token <\xef\xbd\x9cUser\xef\xbd\x9c>"));
+}
+
 /* Appends: what was there stays. */
 static void test_append(void)
 {
@@ -155,6 +206,7 @@ static void test_append(void)
 int main(void)
 {
     CU_TestInfo tests[] = {{"templates", test_templates}, {"unfit", test_unfit},   {"names", test_names},
-                           {"refusals", test_refusals},   {"append", test_append}, CU_TEST_INFO_NULL};
+                           {"refusals", test_refusals},   {"append", test_append}, {"dates", test_dates}, {"marks", test_marks},
+                           CU_TEST_INFO_NULL};
     return run_suite("chat", tests);
 }

@@ -50,6 +50,8 @@ static void test_other_files(void)
     spill(name, "", 0);
     refuse(name, "empty");
     spill(name, "GGUF\3\0\0\0and more", 16);
+    refuse(name, "a GGUF file");
+    spill(name, "another kind of file", 20);
     refuse(name, "no HDF5 file");
     spill(name, "\x89HDF\r\n\x1a\n", 8);
     refuse(name, "damaged or incomplete");

@@ -1,0 +1,40 @@
+/* stopped.c: a signal while a large file is written: the part that is there goes. */
+#include <signal.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "cli.h"
+
+/* What the handler needs; set before it is installed, never changed. */
+static struct {
+    char *tmp, *text; /* the file; what is said */
+    size_t len;
+} stopped;
+
+static void on_signal(int sig)
+{
+    unlink(stopped.tmp); /* it may not be there yet */
+    ssize_t n = write(STDERR_FILENO, stopped.text, stopped.len);
+    (void)n;
+    (void)sig;
+    _exit(CL_E_RUN);
+}
+
+cl_code cl_cli_drop_when_stopped(const char *path, cl_err *err)
+{
+    static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
+    cl_buf text = {0};
+    const char *line = isatty(STDERR_FILENO) ? "\n" : ""; /* progress is on it */
+    cl_code c = cl_buf_printf(&text, err, "%schipline: %s: stopped by a signal, nothing was written\n", line, path);
+    if (c == CL_OK && !(stopped.tmp = cl_tmp_name(path, err))) c = CL_E_FIT;
+    if (c != CL_OK) {
+        cl_buf_free(&text);
+        return c;
+    }
+    stopped.text = text.data;
+    stopped.len = text.len;
+    struct sigaction now = {.sa_handler = on_signal}, was;
+    for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
+        if (sigaction(signals[i], NULL, &was) == 0 && was.sa_handler != SIG_IGN) sigaction(signals[i], &now, NULL);
+    return CL_OK;
+}
