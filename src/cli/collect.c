@@ -34,6 +34,7 @@ int cl_cmd_collect(int argc, char **argv)
         return CL_OK;
     }
     if (c == CL_OK && !o.trace) c = cl_fail(&err, CL_E_USAGE, "collect: needs the trace's name (chipline collect TRACE.h5)");
+    if (c == CL_OK) c = cl_check_new(o.trace, &err);
     if (c == CL_OK) c = cl_run_recover(o.trace, &found, &expected, &events, &err);
     if (c != CL_OK) return cl_cli_fail(&err);
     printf("%s: %llu events of %d of %d ranks (the run did not end: requests and totals are unknown)\n", o.trace, (unsigned long long)events, found, expected);
