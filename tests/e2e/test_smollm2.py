@@ -55,3 +55,14 @@ def test_answers_on_ranks(model, ranks):
     assert row["tokens"] == chat["ids"][:chat["eos_index"] + 1]
     alone = generate(model, "--chat", "-p", "What is the capital of France?", "--temperature", 0, "-n", 64, "--activations", "f32", "--digest")
     assert row["logits_xxh3"] == alone["logits_xxh3"]
+
+
+@pytest.mark.parametrize("ranks,options", [(2, ("--layout", "1x2")), (3, ("--layout", "1x3")), (4, ("--layout", "1x4")), (4, ("--layout", "2x2")),
+                                           (6, ("--layout", "3x2")), (3, ("--layout", "1x3", "--gather", "messages")), (2, ("--replicas", 2))],
+                         ids=lambda o: " ".join(map(str, o)) if isinstance(o, tuple) else str(o))
+def test_layouts(model, ranks, options):
+    """9 query heads on 3 kv heads divide by none of these."""
+    common = ("--tokens", ids(GOLD["ids"][:40]), "-n", 8, "--ignore-eos", "--digest")
+    alone = generate(model, *common)
+    row = generate(model, *common, *options, "--threads", 1, "--chunk", 9, ranks=ranks)
+    assert (row["tokens"], row["logits_xxh3"]) == (alone["tokens"], alone["logits_xxh3"])
