@@ -117,8 +117,10 @@ def run_lines(t, row):
     build, revision = str(t.run.get("version", "")), str(t.run.get("revision", ""))
     build = build if revision in build else f"{build} {revision}"
     arithmetic = ", ".join(f"{k} {t.run[k]}" for k in ("activations", "kv", "kernels") if t.run.get(k))
+    lines = int(t.run.get("replicas", 1))
+    replicas = f" in each of {lines} lines side by side" if lines > 1 else ""
     rows = [
-        ("layout", f"{count(row['stages'], 'stage')}, {count(row['ranks'], 'rank')} on {count(row['hosts'], 'host')}, "
+        ("layout", f"{count(row['stages'], 'stage')}{replicas}, {count(row['ranks'], 'rank')} on {count(row['hosts'], 'host')}, "
                    f"{count(row['threads'], 'thread')}"),
         ("program", ", ".join(x for x in (build, arithmetic) if x) or "-"),
         ("requests", f"{row['requests']}" + (f", {row['failed_requests']} failed" if row["failed_requests"] else "")),

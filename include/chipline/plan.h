@@ -117,6 +117,9 @@ typedef struct cl_placement {
  * layers are not the model's; a chip over chip_bytes (which chip, by how many bytes, what would do). */
 cl_code cl_place(const cl_model *m, const cl_place_options *opt, cl_placement *out, cl_err *err);
 void cl_placement_free(cl_placement *p);
+/* The S x G with the fewest chips that hold the model within opt->chip_bytes (not 0; layout and ranks are not looked at), of those the
+ * one with the smallest G. CL_E_FIT if there is none. */
+cl_code cl_fewest_chips(const cl_model *m, const cl_place_options *opt, cl_layout *out, cl_err *err);
 int cl_placement_stage(const cl_placement *p, int rank); /* the stage of this chip */
 
 /* A run of rows of one tensor (of every expert, where it has experts). */

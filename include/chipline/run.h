@@ -56,6 +56,7 @@ typedef struct cl_run_numbers {
     uint64_t model_checksum;
     int stages, replicas, slots, context, threads_total, cores_here;
     char layout[64];         /* of one line: "2x4" */
+    cl_rates rates;          /* by which the layout was chosen; all 0: it was not */
     bool shared;             /* rank 0's stage exchanges through shared memory */
     const char *kernels, *activations, *kv;
     int n_ranks;
@@ -79,5 +80,36 @@ void cl_run_close(cl_run *r);
 /* Local, no MPI: a trace from the part files that a run left which did not end (TRACE.rankNNNN.part and TRACE.run.part). Files of
  * lost ranks may be missing: found of expected. The part files stay. */
 cl_code cl_run_recover(const char *trace_path, int *found, int *expected, uint64_t *events, cl_err *err);
+
+/* --- how fast, against what this machine can do at most (bench.c) --- */
+
+typedef enum cl_bench_kind { CL_BENCH_DECODE, CL_BENCH_PROMPT } cl_bench_kind;
+
+/* One measurement. Probe and peak are those of all ranks together, the mean of what was found just before and just after it. */
+typedef struct cl_bench_run {
+    double tokens_per_s, read_gb_per_s, probe_gb_per_s, gop_per_s, peak_gop_per_s;
+} cl_bench_run;
+
+enum { CL_BENCH_LEAST = 3, CL_BENCH_MOST = 15 }; /* runs of a case */
+
+/* DECODE: each of `sequences` sequences generates `tokens` tokens after its first one. PROMPT: each has a prompt of `tokens` tokens
+ * and ends with its first token. */
+typedef struct cl_bench_case {
+    cl_bench_kind kind;
+    int sequences, tokens;
+    int n_runs;
+    cl_bench_run runs[CL_BENCH_MOST];
+    /* medians over the runs, shares being taken run by run; spread: interquartile range of tokens_per_s by its median */
+    double tokens_per_s, spread, read_gb_per_s, probe_gb_per_s, share_of_probe, gop_per_s, peak_gop_per_s, share_of_peak;
+} cl_bench_case;
+
+/* Local. Adds a run and computes the medians anew; true: enough, because the 95 % interval of tokens_per_s' median is within 2 % of
+ * it either way, or because there is no room for more. */
+bool cl_bench_add(cl_bench_case *c, const cl_bench_run *run);
+double cl_bench_median(double *values, int n); /* sorts them */
+/* Collective, after cl_run_load, any number of times, before cl_run_finish: runs one case until it is steady or has taken
+ * `seconds`, at least CL_BENCH_LEAST times. Slots and context must be enough for it, and there must be no replicas. c holds the result
+ * on rank 0. */
+cl_code cl_run_bench(cl_run *r, cl_bench_case *c, double seconds, cl_err *err);
 
 #endif

@@ -117,40 +117,6 @@ static cl_code read_chips(const plan_cli *o, plan_found *f, int *available, cl_e
     return c;
 }
 
-static bool fits(const cl_model *m, const cl_place_options *p, int stages, int chips)
-{
-    cl_place_options o = *p;
-    cl_layout l;
-    cl_placement pl;
-    if (cl_layout_make(stages, chips, &l, NULL) != CL_OK) return false;
-    o.layout = &l;
-    o.ranks = 0;
-    bool ok = cl_place(m, &o, &pl, NULL) == CL_OK;
-    if (ok) cl_placement_free(&pl);
-    cl_layout_free(&l);
-    return ok;
-}
-
-/* The fewest chips that hold the model: stages of one, or, where even a layer is too large for one, of as few as possible. Where
- * nothing holds it, one chip: trying to place it says why. */
-static cl_code fewest(const cl_model *m, const cl_place_options *p, cl_layout *out, cl_err *err)
-{
-    int layers = m->spec.n_layers, few = 0, enough = 1, stages = 1;
-    if (fits(m, p, 1, 1)) return cl_layout_make(1, 1, out, err);
-    while (enough <= m->spec.hidden && !fits(m, p, layers, enough)) {
-        few = enough;
-        enough *= 2;
-    }
-    if (enough > m->spec.hidden) return cl_layout_make(1, 1, out, err);
-    while (enough - few > 1) {
-        int middle = few + (enough - few) / 2;
-        if (fits(m, p, layers, middle)) enough = middle;
-        else few = middle;
-    }
-    while (stages < layers && !fits(m, p, stages, enough)) stages++;
-    return cl_layout_make(stages, enough, out, err);
-}
-
 /* Chips of one line if they are told, 0 if not: then *available says how many there are, 0 if nobody knows. */
 static cl_code line_chips(const plan_cli *o, int *available, int *chips, cl_err *err)
 {
@@ -190,7 +156,7 @@ static cl_code find_layout(const plan_cli *o, const cl_model *m, plan_found *f, 
     chips = chips ? chips : available;
     if (!chips && !f->options.chip_bytes) chips = 1;
     if (!chips) {
-        c = fewest(m, &f->options, &f->layout, err);
+        c = cl_fewest_chips(m, &f->options, &f->layout, err);
         if (c != CL_OK || !o->is_auto) return c;
         chips = cl_layout_chips(&f->layout);
     }

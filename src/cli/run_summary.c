@@ -62,6 +62,9 @@ static void print_lines(const cl_run_numbers *n)
     if (n->requests > 1) fprintf(stderr, " over %lld requests in %.2f s", (long long)n->requests, n->elapsed_s);
     fprintf(stderr, "\nline        %s (stages x chips)%s, %d thread%s, kernels %s, activations %s, KV cache %s\n", n->layout, n->shared ? " by shared memory" : "",
             n->threads_total, n->threads_total > 1 ? "s" : "", n->kernels, n->activations, n->kv);
+    if (n->rates.read_bytes_per_s > 0)
+        fprintf(stderr, "chosen by   reading %.3g GB/s per rank, a gather of two %.2g us, a hand-over %.2g us, as measured at the start\n",
+                n->rates.read_bytes_per_s * 1e-9, n->rates.gather_s * 1e6, n->rates.hop_s * 1e6);
     if (n->replicas > 1) fprintf(stderr, "replicas    %d lines side by side\n", n->replicas);
     if (n->n_ranks == 1) fprintf(stderr, "reading     %.2f GB/s while computing\n", fastest);
     else fprintf(stderr, "reading     %.2f to %.2f GB/s per rank while computing\n", slowest, fastest);

@@ -7,6 +7,13 @@
 static const double SPIN_S = 50e-6; /* a spinning rank yields after this: what it waits for may need the core */
 static const double DOZE_S = 0.05;  /* long waits cost no core */
 
+/* Ranks that wait for each other give up at the same time; this lets one of them say why before it ends the others. */
+static double patience(const cl_line *l)
+{
+    enum { TURNS = 12 };
+    return l->opt.stall_timeout_s + 0.25 * (l->rank < TURNS ? l->rank : TURNS);
+}
+
 static inline void spin_once(void)
 {
 #if defined(__x86_64__) || defined(__i386__)
@@ -26,7 +33,7 @@ void cl_line_wait_more(cl_line *l, line_wait *w, const char *what, int peer)
     if (!w->start) w->start = now;
     w->s = (double)(now - w->start) * 1e-9;
     if (w->s > DOZE_S) nanosleep(&(struct timespec){.tv_nsec = 200000}, NULL);
-    if (l->opt.stall_timeout_s > 0 && w->s > l->opt.stall_timeout_s)
+    if (l->opt.stall_timeout_s > 0 && w->s > patience(l))
         cl_line_abort(l, CL_E_RUN,
                       "rank %d: waited %.0f s for %s rank %d (a rank or a link is gone, or a step takes longer: "
                       "--stall-timeout)",

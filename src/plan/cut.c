@@ -99,6 +99,23 @@ bool cut_least(const cut_line *c, uint64_t held, cut_cost *limit)
     return true;
 }
 
+uint64_t cut_least_held(const cut_line *c)
+{
+    uint64_t low = 0, high = 0;
+    for (int t = 0; t < c->n_tables; t++)
+        for (int k = 0; k < c->tables[t].chips; k++) {
+            uint64_t all = 0;
+            for (int i = 0; i < c->n_layers; i++) all += layer_of(&c->tables[t], i)[k].held;
+            high = all > high ? all : high;
+        }
+    while (low < high) {
+        uint64_t mid = low + (high - low) / 2;
+        if (possible(c, (cut_cost){mid, UINT64_MAX})) high = mid;
+        else low = mid + 1;
+    }
+    return high;
+}
+
 static double busiest(const cut_cost *sum, int chips)
 {
     uint64_t most = 0;

@@ -35,6 +35,8 @@ cl_code cut_line_make(const cl_model *m, const cl_place_options *o, const cl_lay
 void cut_line_free(cut_line *c);
 /* The smallest limit on the bytes that a token touches on any chip; false if memory alone forbids every cut. */
 bool cut_least(const cut_line *c, uint64_t held, cut_cost *limit);
+/* The smallest number of bytes per chip with which there is a cut. */
+uint64_t cut_least_held(const cut_line *c);
 /* Among the cuts within the limits the one with the smallest sum of squares of the stages' busiest chips: end[s] is the layer
  * after stage s. There must be one. */
 cl_code cut_even(const cut_line *c, cut_cost limit, int *end, cl_err *err);

@@ -30,6 +30,11 @@ static int stage_chips(const cl_spec *s, cl_expert_mode mode, int first, int n)
     return least;
 }
 
+int line_chips(const cl_spec *s, cl_expert_mode mode)
+{
+    return stage_chips(s, mode, 0, s->n_layers);
+}
+
 /* The largest number of stages, at most `most`, that so many chips can be shared out to evenly. */
 static int divisor(int chips, int most)
 {
@@ -79,11 +84,6 @@ static cl_code check_layout(const cl_model *m, const cl_place_options *o, const 
         chips += l->chips[s];
     }
     if (chips > 1 << 20) return cl_fail(err, CL_E_USAGE, "plan: %lld chips (at most %d)", (long long)chips, 1 << 20);
-    if (o->ranks && o->ranks != chips) {
-        int s = divisor(o->ranks, l->n_stages < n ? l->n_stages : n);
-        return cl_fail(err, CL_E_FIT, "--layout %s needs %lld ranks, there are %d (start %lld, or use %dx%d)",
-                       cl_layout_name(l, name, sizeof name), (long long)chips, o->ranks, (long long)chips, s, o->ranks / s);
-    }
     if (l->n_stages > n) {
         int s = divisor((int)chips, n);
         return cl_fail(err, CL_E_FIT,
@@ -91,46 +91,28 @@ static cl_code check_layout(const cl_model *m, const cl_place_options *o, const 
                        l->n_stages, n, n, s, (int)chips / s);
     }
     cl_code c = check_layers(m, l, err);
-    return c == CL_OK ? check_stages(m, o, l, err) : c;
-}
-
-/* What would do: the fewest stages of one chip, or, where even a layer is too large for one, of as few chips each as possible.
- * *chips 0: nothing would. */
-static cl_code fewest_chips(const cl_model *m, const cl_place_options *o, int *stages, int *chips, cl_err *err)
-{
-    int n = m->spec.n_layers, most = stage_chips(&m->spec, o->experts, 0, n), low = 0, high = 1;
-    *chips = 0;
-    for (;;) { /* low: too few in a stage; high: doubled until enough, then halfway */
-        cut_table t;
-        int need;
-        int now = *chips ? low + (high - low) / 2 : high;
-        cl_code c = cut_table_make(m, o, now, &t, err);
-        if (c != CL_OK) return c;
-        c = cut_fewest(&t, o->chip_bytes, &need, err);
-        cut_table_free(&t);
-        if (c != CL_OK) return c;
-        if (need <= n) {
-            *stages = need;
-            *chips = high = now;
-        } else low = now;
-        if (*chips ? high - low <= 1 : low == most) return CL_OK;
-        if (!*chips) high = 2 * low < most ? 2 * low : most;
+    if (c == CL_OK) c = check_stages(m, o, l, err);
+    if (c == CL_OK && o->ranks && o->ranks != chips) {
+        int stages = divisor(o->ranks, l->n_stages < n ? l->n_stages : n);
+        return cl_fail(err, CL_E_FIT, "--layout %s needs %lld ranks, there are %d (start %lld, or use %dx%d)",
+                       cl_layout_name(l, name, sizeof name), (long long)chips, o->ranks, (long long)chips, stages, o->ranks / stages);
     }
+    return c;
 }
 
 /* Which chip is over its memory, by how much, and what would do. */
 static cl_code too_big(const cl_model *m, const cl_place_options *o, const cl_placement *p, int rank, const cl_chip_cost *c,
                        cl_err *err)
 {
-    char remedy[128] = "use larger chips, fewer slots, a shorter context or a smaller number format";
-    char layout[40] = "", a[32], b[32];
-    int stages, chips;
+    char remedy[160] = "use larger chips, fewer slots, a shorter context or a smaller number format", a[32], b[32], name[64];
+    cl_layout enough;
+    cl_err none;
     if (!err) return CL_E_FIT;
-    cl_code code = fewest_chips(m, o, &stages, &chips, err);
-    if (code != CL_OK) return code;
-    if (chips > 1) snprintf(layout, sizeof layout, " as %dx%d", stages, chips);
-    if (chips)
-        snprintf(remedy, sizeof remedy, "use at least %d ranks%s, fewer slots or a shorter context", stages * chips, layout);
+    if (cl_fewest_chips(m, o, &enough, &none) == CL_OK) {
+        snprintf(remedy, sizeof remedy, "use at least %d ranks as %s, fewer slots or a shorter context", cl_layout_chips(&enough),
+                 cl_layout_name(&enough, name, sizeof name));
+        cl_layout_free(&enough);
+    }
     unsigned long long limit = o->chip_bytes, over = sum_of(c->weight_bytes, c->kv_bytes) - limit;
     return cl_fail(err, CL_E_FIT,
                    "plan: chip %d of %d: weights of %s and a cache of %s are %llu bytes more than a chip's %llu (%s)", rank,
@@ -210,8 +192,8 @@ static cl_code find_ends(const cl_model *m, const cl_place_options *o, const cl_
     if (c != CL_OK) return c;
     if (l->layers) {
         for (int s = 0, first = 0; s < l->n_stages; s++) end[s] = first += l->layers[s];
-    } else { /* where no cut fits, the balanced one without limits shows what is over */
-        if (!cut_least(&line, o->chip_bytes ? o->chip_bytes : UINT64_MAX, &limit)) cut_least(&line, UINT64_MAX, &limit);
+    } else { /* where no cut fits, the one that needs the least memory shows how much is missing */
+        if (!cut_least(&line, o->chip_bytes ? o->chip_bytes : UINT64_MAX, &limit)) cut_least(&line, cut_least_held(&line), &limit);
         c = cut_even(&line, limit, end, err);
     }
     cut_line_free(&line);

@@ -105,6 +105,9 @@ static cl_code choose_layout(cl_run *r, cl_err *err)
 {
     int ranks = cl_line_size(r->line) / r->opt.replicas;
     cl_code c = CL_OK;
+    if (r->opt.layout && r->opt.replicas > 1 && cl_layout_chips(r->opt.layout) != ranks)
+        return cl_fail(err, CL_E_FIT, "--replicas: %d lines of %d chips need %d ranks, there are %d (start that many, or leave --layout out)",
+                       r->opt.replicas, cl_layout_chips(r->opt.layout), r->opt.replicas * cl_layout_chips(r->opt.layout), cl_line_size(r->line));
     if (r->opt.layout) c = cl_layout_copy(r->opt.layout, &r->layout, err);
     else if (!must_choose(r)) c = cl_layout_make(ranks, 1, &r->layout, err);
     else {
@@ -356,7 +359,7 @@ static void fill_numbers(cl_run *r, cl_run_numbers *out)
         .generation_tokens_per_s = decode > 0 && decoded > 0 ? (double)decoded / decode : 0, .ttft_s = median_ttft(r), .model_checksum = r->checksum,
         .stages = r->placement.n_stages, .replicas = r->opt.replicas, .shared = cl_line_shared(r->line), .slots = r->limits.slots, .context = r->limits.context, .cores_here = cl_line_cores_here(r->line),
         .kernels = cl_chip_kernels(r->chip), .activations = r->activations == CL_ACT_Q8 ? "q8" : "f32", .kv = cl_kv_name(r->kv),
-        .n_ranks = cl_line_size(r->line), .ranks = r->numbers};
+        .rates = r->rates, .n_ranks = cl_line_size(r->line), .ranks = r->numbers};
     cl_layout_name(&r->layout, out->layout, sizeof out->layout);
     for (int i = 0; i < out->n_ranks; i++) out->threads_total += r->numbers[i].threads;
 }

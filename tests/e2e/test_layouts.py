@@ -159,7 +159,7 @@ def test_a_budget_is_kept_and_stands_in_the_trace(convert, tmp_path):
 
 
 @pytest.mark.parametrize("code,ranks,options,says", [
-    (4, 2, ("--layout", "3x1"), "needs 3 ranks"), (4, 4, ("--layout", "1x2"), "needs 2 ranks"), (4, 3, ("--replicas", 2), "--replicas"),
+    (4, 2, ("--layout", "2x2"), "needs 4 ranks"), (4, 3, ("--layout", "3x1"), "at most 2 stages"), (4, 4, ("--layout", "2x2", "--replicas", 2), "need 8 ranks"), (4, 4, ("--layout", "1x2"), "needs 2 ranks"), (4, 3, ("--replicas", 2), "--replicas"),
     (2, 2, ("--layout", "0x2"), "--layout"), (2, 2, ("--layout", "twobytwo"), "--layout"), (2, 1, ("--experts", "some"), "--experts"),
     (4, 1, ("--chip", 1000), "bytes more"), (4, 9, ("--layout", "9x1"), "layers"), (2, 1, ("--wait", "idle"), "--wait")])
 def test_layouts_that_cannot_be(code, ranks, options, says, convert):

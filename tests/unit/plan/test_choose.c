@@ -140,9 +140,47 @@ static void test_large(void)
     cl_spec_free(&s);
 }
 
+/* Fewest chips against all S x G that there can be. */
+static void test_fewest(void)
+{
+    for (int which = 0; which < 4; which++) {
+        cl_spec s = which == 0 ? test_spec(SMOLLM2_135M) : which == 1 ? test_spec_latent() : which == 2 ? test_spec_sinks() : test_spec_chunked();
+        cl_model m;
+        cl_err err;
+        CU_ASSERT_EQUAL_FATAL(test_model_of(&s, CL_F32, &m, &err), CL_OK);
+        cl_place_options o = {.kv = CL_KV_F32, .slots = 2, .context = 64, .chunk = 16, .experts = which % 2 ? CL_EXPERTS_WHOLE : CL_EXPERTS_SLICED};
+        uint64_t all = 0;
+        for (int i = 0; i < m.n_tensors; i++) all += cl_tensor_bytes(&m.tensors[i]);
+        for (int part = 1; part < 12; part += 2) {
+            int best = 0;
+            o.chip_bytes = all / (uint64_t)part + all / 50;
+            for (int stages = 1; stages <= s.n_layers; stages++)
+                for (int chips = 1; chips <= 40 && (!best || stages * chips < best); chips++) {
+                    cl_layout l;
+                    cl_placement p;
+                    CU_ASSERT_EQUAL_FATAL(cl_layout_make(stages, chips, &l, &err), CL_OK);
+                    o.layout = &l;
+                    if (cl_place(&m, &o, &p, NULL) == CL_OK) {
+                        best = stages * chips;
+                        cl_placement_free(&p);
+                    }
+                    cl_layout_free(&l);
+                }
+            cl_layout found;
+            cl_code c = cl_fewest_chips(&m, &o, &found, &err);
+            CU_ASSERT_EQUAL(c, best ? CL_OK : CL_E_FIT);
+            if (c != CL_OK) continue;
+            CU_ASSERT_EQUAL(cl_layout_chips(&found), best);
+            cl_layout_free(&found);
+        }
+        cl_model_free(&m);
+        cl_spec_free(&s);
+    }
+}
+
 int main(void)
 {
     CU_TestInfo tests[] = {
-        {"goals", test_goals}, {"list", test_list}, {"budgets", test_budgets}, {"large lines", test_large}, CU_TEST_INFO_NULL};
+        {"goals", test_goals}, {"list", test_list}, {"budgets", test_budgets}, {"large lines", test_large}, {"fewest chips", test_fewest}, CU_TEST_INFO_NULL};
     return run_suite("choose", tests);
 }
