@@ -2,31 +2,47 @@
  * then includes this. Every result follows kernels.h operation by operation; what differs from reference.c is the order in which
  * independent results are computed.
  *
- * Products: a pass takes one panel (16 rows in 16 lanes) and up to LANES_TOKENS tokens. `tokens`, `f` and `chains` are constants
- * after inlining. */
+ * Products: a pass takes one panel (16 rows in 16 lanes) and up to LANES_TOKENS tokens (LANES_Q8_TOKENS with 8-bit
+ * activations). `tokens`, `f` and `chains` are constants after inlining. */
 #include "panel.h"
 #include "sets.h"
 
-/* What one pass reads, token by token, and the 16 results of each token. */
+/* What one pass with float32 activations reads, token by token, and the 16 results of each token. */
 typedef struct pass {
     const unsigned char *panel;
     int64_t blocks;
     const float *x[LANES_TOKENS];
-    const int8_t *q[LANES_TOKENS];
-    const float *d[LANES_TOKENS];
-    const int32_t *sum[LANES_TOKENS];
     const float *fsum[LANES_TOKENS];
     uintptr_t fetch_from; /* from this place in the panel on, every fetch_step bytes, the line fetch_ahead bytes further is fetched */
     size_t fetch_step, fetch_ahead;
     vf y[LANES_TOKENS];
 } pass;
 
+/* 8-bit activations of the tokens of a pass, block after block, the tokens of a block together. */
+enum { PICKED_BLOCKS = 512, PICKED_STEP = 4 }; /* tokens times blocks at most; blocks in steps that every panel_group divides */
+typedef struct picked {
+    int64_t first, blocks;                        /* which blocks of the tokens */
+    _Alignas(64) int8_t q[PICKED_BLOCKS * 32];    /* [blocks][tokens][32] */
+    float d[PICKED_BLOCKS];                       /* [blocks][tokens] */
+    int32_t start[PICKED_BLOCKS];                 /* [blocks][tokens] q8_start; Q4_1: the sum */
+} picked;
+
+/* One pass with them over these blocks of a panel: y goes on. */
+typedef struct q8_pass {
+    const unsigned char *panel; /* from block `first` on */
+    const picked *x;
+    uintptr_t fetch_from;
+    size_t fetch_step, fetch_ahead;
+    vf y[LANES_Q8_TOKENS];
+} q8_pass;
+
+INLINE vf load_some(const float *p, int64_t n) { return n >= 16 ? vf_load(p) : vf_load_part(p, (int)n); }
 #define EACH_TOKEN for (int t = 0; t < tokens; t++)
 
 /* Called for each block in turn: asks for the lines that are due before `end`, the end of the block. */
-INLINE void fetch(const pass *p, uintptr_t *next, const unsigned char *end)
+INLINE void fetch(size_t step, size_t ahead, uintptr_t *next, const unsigned char *end)
 {
-    for (; *next < (uintptr_t)end; *next += p->fetch_step) __builtin_prefetch((const void *)(*next + p->fetch_ahead));
+    for (; *next < (uintptr_t)end; *next += step) __builtin_prefetch((const void *)(*next + ahead), 0, 2);
 }
 
 /* --- float weights: an even and an odd chain, 32 columns at a time, first the even columns of these, then the odd ones --- */
@@ -67,7 +83,7 @@ INLINE void float_pass(cl_format f, int tokens, pass *to)
     const unsigned char *w = p.panel;
     uintptr_t next = p.fetch_from;
     for (int64_t b = 0; b < p.blocks; b++, w += bytes) {
-        fetch(&p, &next, w + bytes);
+        fetch(p.fetch_step, p.fetch_ahead, &next, w + bytes);
         const float *x[LANES_TOKENS];
         EACH_TOKEN x[t] = p.x[t] + b * 32;
         float_columns(f, tokens, 0, w, x, even);
@@ -82,14 +98,13 @@ typedef struct block {
     const unsigned char *scale, *ints;
 } block;
 
-INLINE block block_at(cl_format f, const pass *p, int64_t b)
+INLINE block block_at(cl_format f, const unsigned char *panel, int64_t blocks, int64_t b)
 {
     if (f == CL_FP8) {
-        return (block){p->panel + PANEL_FP8_SCALES + b / 4 * (int64_t)sizeof(float),
-                       p->panel + panel_fp8_codes(p->blocks) + b * PANEL_I8};
+        return (block){panel + PANEL_FP8_SCALES + b / 4 * (int64_t)sizeof(float), panel + panel_fp8_codes(blocks) + b * PANEL_I8};
     }
     int64_t group = panel_group(f), k = b % group;
-    const unsigned char *at = p->panel + (size_t)(b / group) * panel_group_bytes(f);
+    const unsigned char *at = panel + (size_t)(b / group) * panel_group_bytes(f);
     return (block){at + k * (PANEL_SCALES / group), at + PANEL_SCALES + (size_t)k * panel_integers(f)};
 }
 
@@ -123,7 +138,7 @@ INLINE void f32_blocks(cl_format f, int tokens, int chains, const pass *p, int64
     vf s[LANES_CHAINS > LANES_TOKENS ? LANES_CHAINS : LANES_TOKENS];
     block w[LANES_CHAINS];
     for (int k = 0; k < chains; k++) {
-        w[k] = block_at(f, p, b + k);
+        w[k] = block_at(f, p->panel, p->blocks, b + k);
         EACH_TOKEN s[k * tokens + t] = vf_set1(0);
     }
     for (int g = 0; g < 8; g++) {
@@ -154,48 +169,45 @@ INLINE void f32_pass(cl_format f, int tokens, pass *to)
     int64_t b = 0;
     uintptr_t next = p.fetch_from;
     for (; b + chains <= p.blocks; b += chains) {
-        fetch(&p, &next, block_at(f, &p, b + chains).ints);
+        fetch(p.fetch_step, p.fetch_ahead, &next, block_at(f, p.panel, p.blocks, b + chains).ints);
         f32_blocks(f, tokens, chains, &p, b, y);
     }
     for (; b < p.blocks; b++) f32_blocks(f, tokens, 1, &p, b, y);
     EACH_TOKEN to->y[t] = y[t];
 }
 
-/* Block `at`, 8-bit activations. */
-INLINE void q8_block(cl_format f, int tokens, const pass *p, int64_t at, block w, vf *y)
+/* One block, 8-bit activations: the tokens' bytes, scales and starts. */
+INLINE void q8_block(cl_format f, int tokens, block w, const int8_t *q, const float *dx, const int32_t *start, vf *y)
 {
-    vi s[LANES_TOKENS];
-    const int8_t *q[LANES_TOKENS];
-    int32_t sum[LANES_TOKENS];
-    EACH_TOKEN {
-        q[t] = p->q[t] + at * 32;
-        sum[t] = p->sum[t][at];
-    }
+    vi s[LANES_Q8_TOKENS];
     switch (f) {
-    case CL_Q8_0: vi_dot_i8(tokens, w.ints, q, sum, s); break;
+    case CL_Q8_0: vi_dot_i8(tokens, w.ints, q, start, s); break;
     case CL_Q4_0:
-    case CL_INT4: vi_dot_q4_0(tokens, w.ints, q, sum, s); break;
-    case CL_Q4_1: vi_dot_q4_1(tokens, w.ints, q, sum, s); break;
-    default: vi_dot_mxfp4(tokens, w.ints, q, sum, s); break;
+    case CL_INT4: vi_dot_q4_0(tokens, w.ints, q, start, s); break;
+    case CL_Q4_1: vi_dot_q4_1(tokens, w.ints, q, s); break;
+    default: vi_dot_mxfp4(tokens, w.ints, q, start, s); break;
     }
     vf d = block_scale(f, w);
-    EACH_TOKEN y[t] = vf_fma(vf_mul(d, vf_set1(p->d[t][at])), vf_from_vi(s[t]), y[t]);
+    EACH_TOKEN y[t] = vf_fma(vf_mul(d, vf_set1(dx[t])), vf_from_vi(s[t]), y[t]);
     if (f == CL_Q4_1) {
         vf m = vf_load_f16(w.scale + 2 * CL_PANEL);
-        EACH_TOKEN y[t] = vf_fma(vf_mul(m, vf_set1(p->d[t][at])), vf_set1((float)total_of_sum(sum[t])), y[t]);
+        EACH_TOKEN y[t] = vf_fma(vf_mul(m, vf_set1(dx[t])), vf_set1((float)start[t]), y[t]);
     }
 }
 
-INLINE void q8_pass(cl_format f, int tokens, pass *to)
+INLINE void q8_blocks(cl_format f, int tokens, q8_pass *to)
 {
-    const pass p = *to;
-    vf y[LANES_TOKENS];
-    EACH_TOKEN y[t] = vf_set1(0);
+    const q8_pass p = *to;
+    vf y[LANES_Q8_TOKENS];
+    EACH_TOKEN y[t] = p.y[t];
     uintptr_t next = p.fetch_from;
-    for (int64_t b = 0; b < p.blocks; b++) {
-        block w = block_at(f, &p, b);
-        fetch(&p, &next, w.ints + panel_integers(f));
-        q8_block(f, tokens, &p, b, w, y);
+    const int8_t *q = p.x->q;
+    const float *d = p.x->d;
+    const int32_t *start = p.x->start;
+    for (int64_t b = 0; b < p.x->blocks; b++, q += tokens * 32, d += tokens, start += tokens) {
+        block w = block_at(f, p.panel, 0, b);
+        fetch(p.fetch_step, p.fetch_ahead, &next, w.ints + panel_integers(f));
+        q8_block(f, tokens, w, q, d, start, y);
     }
     EACH_TOKEN to->y[t] = y[t];
 }
@@ -203,6 +215,7 @@ INLINE void q8_pass(cl_format f, int tokens, pass *to)
 /* --- all passes, by format, activations and number of tokens --- */
 
 typedef void (*pass_fn)(pass *p);
+typedef void (*q8_fn)(q8_pass *p);
 
 #define PASSES(T)                                                  \
     static void f32_##T(pass *p) { float_pass(CL_F32, T, p); }     \
@@ -213,25 +226,27 @@ typedef void (*pass_fn)(pass *p);
     static void q4_1_f32_##T(pass *p) { f32_pass(CL_Q4_1, T, p); } \
     static void mx_f32_##T(pass *p) { f32_pass(CL_MXFP4, T, p); }  \
     static void int4_f32_##T(pass *p) { f32_pass(CL_INT4, T, p); } \
-    static void fp8_##T(pass *p) { f32_pass(CL_FP8, T, p); }       \
-    static void q8_0_q8_##T(pass *p) { q8_pass(CL_Q8_0, T, p); }   \
-    static void q4_0_q8_##T(pass *p) { q8_pass(CL_Q4_0, T, p); }   \
-    static void q4_1_q8_##T(pass *p) { q8_pass(CL_Q4_1, T, p); }   \
-    static void mx_q8_##T(pass *p) { q8_pass(CL_MXFP4, T, p); }    \
-    static void int4_q8_##T(pass *p) { q8_pass(CL_INT4, T, p); }
+    static void fp8_##T(pass *p) { f32_pass(CL_FP8, T, p); }
+#define Q8_PASSES(T)                                             \
+    static void q8_0_q8_##T(q8_pass *p) { q8_blocks(CL_Q8_0, T, p); } \
+    static void q4_0_q8_##T(q8_pass *p) { q8_blocks(CL_Q4_0, T, p); } \
+    static void q4_1_q8_##T(q8_pass *p) { q8_blocks(CL_Q4_1, T, p); } \
+    static void mx_q8_##T(q8_pass *p) { q8_blocks(CL_MXFP4, T, p); }  \
+    static void int4_q8_##T(q8_pass *p) { q8_blocks(CL_INT4, T, p); }
 
-/* In the order of cl_format. */
-#define ROW(T)                                                                                                              \
-    [T] = {{f32_##T, f16_##T, bf16_##T, q8_0_f32_##T, q4_0_f32_##T, q4_1_f32_##T, mx_f32_##T, int4_f32_##T, fp8_##T},       \
-           {f32_##T, f16_##T, bf16_##T, q8_0_q8_##T, q4_0_q8_##T, q4_1_q8_##T, mx_q8_##T, int4_q8_##T, fp8_##T}},
+/* In the order of cl_format, 8-bit activations from CL_Q8_0 on. */
+#define ROW(T) [T] = {f32_##T, f16_##T, bf16_##T, q8_0_f32_##T, q4_0_f32_##T, q4_1_f32_##T, mx_f32_##T, int4_f32_##T, fp8_##T},
+#define Q8_ROW(T) [T] = {q8_0_q8_##T, q4_0_q8_##T, q4_1_q8_##T, mx_q8_##T, int4_q8_##T},
 
 EACH_SIZE(PASSES)
+EACH_Q8_SIZE(Q8_PASSES)
 
-static const pass_fn passes[LANES_TOKENS + 1][2][CL_NATIVE_FORMATS] = {EACH_SIZE(ROW)};
+static const pass_fn passes[LANES_TOKENS + 1][CL_NATIVE_FORMATS] = {EACH_SIZE(ROW)};
+static const q8_fn q8_passes[LANES_Q8_TOKENS + 1][CL_FP8 - CL_Q8_0] = {EACH_Q8_SIZE(Q8_ROW)};
 
 /* The first pass over a panel takes it from memory, the others find it in a cache. So a product of one pass fetches a little ahead;
  * one of several passes fetches the next panel, each pass its share of the lines. */
-enum { LINE = 64, FETCH_AHEAD = 2048 };
+enum { LINE = 64, FETCH_AHEAD = 8192 };
 
 INLINE void plan_fetch(pass *p, int i, int n_passes, size_t panel_size, bool last_panel)
 {
@@ -241,39 +256,100 @@ INLINE void plan_fetch(pass *p, int i, int n_passes, size_t panel_size, bool las
     p->fetch_ahead = n_passes == 1 ? FETCH_AHEAD : panel_size;
 }
 
-INLINE void take_token(pass *p, int t, const cl_acts *x, size_t token)
+INLINE void store_rows(const cl_matrix *w, int64_t panel, float *y, vf a)
 {
-    size_t at = token * (size_t)p->blocks;
-    p->x[t] = x->f32 + token * x->stride;
-    if (x->q8) {
-        p->q[t] = x->q + at * 32;
-        p->d[t] = x->d + at;
-        p->sum[t] = x->sum + at;
-    } else if (x->fsum) {
-        p->fsum[t] = x->fsum + at;
+    int64_t rows = w->rows - panel * CL_PANEL;
+    if (rows >= CL_PANEL) vf_store(y + panel * CL_PANEL, a);
+    else vf_store_part(y + panel * CL_PANEL, a, (int)rows);
+}
+
+static void float_product(const cl_matrix *w, int64_t expert, int64_t p0, int64_t p1, const cl_acts *x, const int32_t *index, int n,
+                          float *y, size_t y_stride)
+{
+    const int n_passes = (n + LANES_TOKENS - 1) / LANES_TOKENS;
+    pass p = {.blocks = panel_blocks(w->cols)};
+    for (int64_t i = p0; i < p1; i++) {
+        p.panel = w->data + (size_t)(expert * w->panels + i) * w->panel_bytes;
+        for (int j = 0; j < n_passes; j++) {
+            int t0 = n * j / n_passes, tokens = n * (j + 1) / n_passes - t0; /* passes of nearly equal size */
+            for (int t = 0; t < tokens; t++) {
+                size_t token = (size_t)(index ? index[t0 + t] : t0 + t);
+                p.x[t] = x->f32 + token * x->stride;
+                if (!x->q8 && x->fsum) p.fsum[t] = x->fsum + token * (size_t)p.blocks;
+            }
+            plan_fetch(&p, j, n_passes, w->panel_bytes, i + 1 == p1);
+            passes[tokens][w->format](&p);
+            for (int t = 0; t < tokens; t++) store_rows(w, i, y + (size_t)(t0 + t) * y_stride, p.y[t]);
+        }
+    }
+}
+
+/* --- products with 8-bit activations: tokens in groups, blocks in pieces; what a group and a piece need is picked once for a batch of
+ * panels, which stay in a cache for the next group. --- */
+
+enum { BATCH_BYTES = 1 << 19 };
+
+static void pick(cl_format f, const cl_acts *x, const int32_t *index, int t0, int tokens, picked *to)
+{
+    const int64_t blocks = panel_blocks(x->cols);
+    const int offset = q8_offset(f);
+    for (int t = 0; t < tokens; t++) {
+        size_t at = (size_t)(index ? index[t0 + t] : t0 + t) * (size_t)blocks + (size_t)to->first;
+        for (int64_t b = 0; b < to->blocks; b++) {
+            int64_t i = b * tokens + t;
+            memcpy(to->q + i * 32, x->q + (at + (size_t)b) * 32, 32);
+            to->d[i] = x->d[at + (size_t)b];
+            to->start[i] = f == CL_Q4_1 ? total_of_sum(x->sum[at + (size_t)b]) : q8_start(offset, x->sum[at + (size_t)b]);
+        }
+    }
+}
+
+/* Panels p0..p1 and the blocks of `x` for the tokens whose rows of results begin at y. */
+static void q8_panels(const cl_matrix *w, int64_t expert, int64_t p0, int64_t p1, const picked *x, int tokens, bool ahead, float *y,
+                      size_t y_stride)
+{
+    const int64_t group = panel_group(w->format);
+    const bool whole = x->first == 0 && x->blocks == panel_blocks(w->cols);
+    const size_t skip = (size_t)(x->first / group) * panel_group_bytes(w->format);
+    for (int64_t i = p0; i < p1; i++) {
+        q8_pass p = {.panel = w->data + (size_t)(expert * w->panels + i) * w->panel_bytes + skip, .x = x, .fetch_step = LINE};
+        const int64_t rows = w->rows - i * CL_PANEL;
+        for (int t = 0; t < tokens; t++) {
+            p.y[t] = x->first == 0 ? vf_set1(0) : load_some(y + (size_t)t * y_stride + i * CL_PANEL, rows);
+        }
+        p.fetch_from = ahead ? (uintptr_t)p.panel : UINTPTR_MAX;
+        p.fetch_ahead = whole ? FETCH_AHEAD : w->panel_bytes; /* pieces: the same piece of the next panel */
+        q8_passes[tokens][w->format - CL_Q8_0](&p);
+        for (int t = 0; t < tokens; t++) store_rows(w, i, y + (size_t)t * y_stride, p.y[t]);
+    }
+}
+
+static void q8_product(const cl_matrix *w, int64_t expert, int64_t p0, int64_t p1, const cl_acts *x, const int32_t *index, int n,
+                       float *y, size_t y_stride)
+{
+    const int groups = (n + LANES_Q8_TOKENS - 1) / LANES_Q8_TOKENS;
+    const int64_t blocks = panel_blocks(w->cols), fit = (int64_t)(BATCH_BYTES / w->panel_bytes), batch = fit > 1 ? fit : 1;
+    picked xp;
+    for (int64_t p = p0, end; p < p1; p = end) {
+        end = groups == 1 || p1 - p < batch ? p1 : p + batch;
+        for (int j = 0; j < groups; j++) {
+            const int t0 = n * j / groups, tokens = n * (j + 1) / groups - t0; /* groups of nearly equal size */
+            const int64_t most = PICKED_BLOCKS / tokens / PICKED_STEP * PICKED_STEP;
+            for (xp.first = 0; xp.first < blocks; xp.first += xp.blocks) {
+                xp.blocks = blocks - xp.first < most ? blocks - xp.first : most;
+                pick(w->format, x, index, t0, tokens, &xp);
+                q8_panels(w, expert, p, end, &xp, tokens, j == 0, y + (size_t)t0 * y_stride, y_stride);
+            }
+        }
     }
 }
 
 static void matmul(const cl_matrix *w, int64_t expert, int64_t p0, int64_t p1, const cl_acts *x, const int32_t *index,
                    int n_index, float *y, size_t y_stride)
 {
-    const int n = index ? n_index : x->n, n_passes = (n + LANES_TOKENS - 1) / LANES_TOKENS;
-    pass p = {.blocks = panel_blocks(w->cols)};
-    for (int64_t i = p0; i < p1; i++) {
-        p.panel = w->data + (size_t)(expert * w->panels + i) * w->panel_bytes;
-        int64_t rows = w->rows - i * CL_PANEL;
-        for (int j = 0; j < n_passes; j++) {
-            int t0 = n * j / n_passes, tokens = n * (j + 1) / n_passes - t0; /* passes of nearly equal size */
-            for (int t = 0; t < tokens; t++) take_token(&p, t, x, (size_t)(index ? index[t0 + t] : t0 + t));
-            plan_fetch(&p, j, n_passes, w->panel_bytes, i + 1 == p1);
-            passes[tokens][x->q8][w->format](&p);
-            for (int t = 0; t < tokens; t++) {
-                float *out = y + (size_t)(t0 + t) * y_stride + i * CL_PANEL;
-                if (rows >= CL_PANEL) vf_store(out, p.y[t]);
-                else vf_store_part(out, p.y[t], (int)rows);
-            }
-        }
-    }
+    const int n = index ? n_index : x->n;
+    if (x->q8 && cl_format_integer(w->format)) q8_product(w, expert, p0, p1, x, index, n, y, y_stride);
+    else float_product(w, expert, p0, p1, x, index, n, y, y_stride);
 }
 
 /* --- activations --- */
@@ -313,7 +389,6 @@ INLINE vf lanes_exp(vf x)
     return vf_scale2(p, t);
 }
 
-INLINE vf load_some(const float *p, int64_t n) { return n >= 16 ? vf_load(p) : vf_load_part(p, (int)n); }
 INLINE void store_some(float *p, vf a, int64_t n)
 {
     if (n >= 16) vf_store(p, a);

@@ -7,8 +7,9 @@
 #include "panel.h"
 #include "x86.h"
 
-enum { LANES_TOKENS = 4, LANES_CHAINS = 4 };
+enum { LANES_TOKENS = 4, LANES_Q8_TOKENS = 4, LANES_CHAINS = 4 };
 #define EACH_SIZE(X) X(1) X(2) X(3) X(4)
+#define EACH_Q8_SIZE(X) EACH_SIZE(X)
 
 typedef struct vf { __m256 a, b; } vf;
 typedef struct vi { __m256i a, b; } vi;
@@ -182,14 +183,14 @@ INLINE __m256i quad_i8(__m256i s, __m256i size, __m256i w, __m256i x)
     __m256i pairs = _mm256_maddubs_epi16(size, _mm256_sign_epi8(x, w));
     return _mm256_add_epi32(s, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
-INLINE void vi_dot_i8(int tokens, const unsigned char *w, const int8_t *const *x, const int32_t *sum, vi *s)
+INLINE void vi_dot_i8(int tokens, const unsigned char *w, const int8_t *x, const int32_t *start, vi *s)
 {
     for (int t = 0; t < tokens; t++) s[t].a = s[t].b = _mm256_setzero_si256();
     for (int g = 0; g < 8; g++) {
         vg v = vg_load(w + 64 * g);
         __m256i a = _mm256_abs_epi8(v.a), b = _mm256_abs_epi8(v.b);
         for (int t = 0; t < tokens; t++) {
-            __m256i q = quad(x[t] + 4 * g);
+            __m256i q = quad(x + 32 * t + 4 * g);
             s[t].a = quad_i8(s[t].a, a, v.a, q);
             s[t].b = quad_i8(s[t].b, b, v.b, q);
             STEP(s[t]);
@@ -199,10 +200,16 @@ INLINE void vi_dot_i8(int tokens, const unsigned char *w, const int8_t *const *x
 
 /* 4-bit weights as unsigned codes, value = code - offset. Sums of two columns per lane stay in 16 bits for the whole block, from
  * -offset times the sums of x on. They may wrap on the way; the result is at most 16 * 12 * 127 and so comes out right. */
-INLINE void pairs(int tokens, __m256i a, __m256i b, const int8_t *const *x, int at, vi *s)
+INLINE int q8_offset(cl_format f) { return f == CL_Q8_0 || f == CL_Q4_1 ? 0 : f == CL_MXFP4 ? 12 : 8; }
+INLINE int32_t q8_start(int offset, int32_t sum)
+{
+    uint32_t low = (uint32_t)(-offset * (int16_t)sum), high = (uint32_t)(-offset * (sum >> 16));
+    return (int32_t)(high << 16 | (low & 0xffff));
+}
+INLINE void pairs(int tokens, __m256i a, __m256i b, const int8_t *x, int at, vi *s)
 {
     for (int t = 0; t < tokens; t++) {
-        __m256i q = quad(x[t] + at);
+        __m256i q = quad(x + 32 * t + at);
         s[t].a = _mm256_add_epi16(s[t].a, _mm256_maddubs_epi16(a, q));
         s[t].b = _mm256_add_epi16(s[t].b, _mm256_maddubs_epi16(b, q));
         STEP(s[t]);
@@ -210,7 +217,7 @@ INLINE void pairs(int tokens, __m256i a, __m256i b, const int8_t *const *x, int 
 }
 
 /* 8 columns. */
-INLINE void pairs_u4(int tokens, bool mx, const unsigned char *w, const int8_t *const *x, int at, vi *s)
+INLINE void pairs_u4(int tokens, bool mx, const unsigned char *w, const int8_t *x, int at, vi *s)
 {
     const __m256i table = _mm256_add_epi8(table256(cl_e2m1_doubled), _mm256_set1_epi8(12));
     vg v = vg_load(w);
@@ -221,13 +228,9 @@ INLINE void pairs_u4(int tokens, bool mx, const unsigned char *w, const int8_t *
     pairs(tokens, mx ? _mm256_shuffle_epi8(table, a) : a, mx ? _mm256_shuffle_epi8(table, b) : b, x, at + 4, s);
 }
 
-INLINE void dot_u4(int tokens, bool mx, int offset, const unsigned char *w, const int8_t *const *x, const int32_t *sum, vi *s)
+INLINE void dot_u4(int tokens, bool mx, const unsigned char *w, const int8_t *x, const int32_t *start, vi *s)
 {
-    for (int t = 0; t < tokens; t++) {
-        __m256i start = _mm256_setzero_si256();
-        if (offset) start = _mm256_mullo_epi16(_mm256_set1_epi32(sum[t]), _mm256_set1_epi16((short)-offset));
-        s[t].a = s[t].b = start;
-    }
+    for (int t = 0; t < tokens; t++) s[t].a = s[t].b = _mm256_set1_epi32(start ? start[t] : 0);
     pairs_u4(tokens, mx, w, x, 0, s);
     pairs_u4(tokens, mx, w + 64, x, 8, s);
     pairs_u4(tokens, mx, w + 128, x, 16, s);
@@ -238,17 +241,17 @@ INLINE void dot_u4(int tokens, bool mx, int offset, const unsigned char *w, cons
     }
 }
 
-INLINE void vi_dot_q4_0(int tokens, const unsigned char *w, const int8_t *const *x, const int32_t *sum, vi *s)
+INLINE void vi_dot_q4_0(int tokens, const unsigned char *w, const int8_t *x, const int32_t *start, vi *s)
 {
-    dot_u4(tokens, false, 8, w, x, sum, s);
+    dot_u4(tokens, false, w, x, start, s);
 }
-INLINE void vi_dot_q4_1(int tokens, const unsigned char *w, const int8_t *const *x, const int32_t *sum, vi *s)
+INLINE void vi_dot_q4_1(int tokens, const unsigned char *w, const int8_t *x, vi *s)
 {
-    dot_u4(tokens, false, 0, w, x, sum, s);
+    dot_u4(tokens, false, w, x, NULL, s);
 }
-INLINE void vi_dot_mxfp4(int tokens, const unsigned char *w, const int8_t *const *x, const int32_t *sum, vi *s)
+INLINE void vi_dot_mxfp4(int tokens, const unsigned char *w, const int8_t *x, const int32_t *start, vi *s)
 {
-    dot_u4(tokens, true, 12, w, x, sum, s);
+    dot_u4(tokens, true, w, x, start, s);
 }
 
 #endif

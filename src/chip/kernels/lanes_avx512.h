@@ -7,8 +7,9 @@
 #include "panel.h"
 #include "x86.h"
 
-enum { LANES_TOKENS = 8, LANES_CHAINS = 8 };
+enum { LANES_TOKENS = 8, LANES_Q8_TOKENS = 16, LANES_CHAINS = 8 };
 #define EACH_SIZE(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8)
+#define EACH_Q8_SIZE(X) EACH_SIZE(X) X(9) X(10) X(11) X(12) X(13) X(14) X(15) X(16)
 
 typedef __m512 vf;
 typedef __m512i vi;
@@ -128,28 +129,30 @@ INLINE vf vg_column(vg x, int c)
 }
 
 /* Weights as unsigned bytes, value = byte - offset, times x in 32 bits, from -offset times the sum of x on. */
-INLINE void start(int tokens, int offset, const int32_t *sum, vi *s)
+INLINE int q8_offset(cl_format f) { return f == CL_Q8_0 ? 128 : f == CL_MXFP4 ? 12 : f == CL_Q4_1 ? 0 : 8; }
+INLINE int32_t q8_start(int offset, int32_t sum) { return -offset * total_of_sum(sum); }
+
+/* The instruction by name: with the intrinsic gcc 12 loads the broadcast apart and copies sums. */
+INLINE vi dot_quad(vi s, __m512i w, const int8_t *x)
 {
-    for (int t = 0; t < tokens; t++) {
-        s[t] = _mm512_setzero_si512();
-        if (offset) s[t] = _mm512_madd_epi16(_mm512_set1_epi32(sum[t]), _mm512_set1_epi16((short)-offset));
-    }
+    __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(s) : "v"(w), "m"(*(const int8_t(*)[4])x));
+    return s;
 }
-INLINE void quads(int tokens, __m512i w, const int8_t *const *x, int at, vi *s)
+INLINE void quads(int tokens, __m512i w, const int8_t *x, int at, vi *s)
 {
-    for (int t = 0; t < tokens; t++) s[t] = _mm512_dpbusd_epi32(s[t], w, _mm512_set1_epi32(load32(x[t] + at)));
+    for (int t = 0; t < tokens; t++) s[t] = dot_quad(s[t], w, x + 32 * t + at);
 }
 
-INLINE void vi_dot_i8(int tokens, const unsigned char *w, const int8_t *const *x, const int32_t *sum, vi *s)
+INLINE void vi_dot_i8(int tokens, const unsigned char *w, const int8_t *x, const int32_t *start, vi *s)
 {
-    start(tokens, 128, sum, s);
+    for (int t = 0; t < tokens; t++) s[t] = _mm512_set1_epi32(start[t]);
     for (int g = 0; g < 8; g++) quads(tokens, _mm512_xor_si512(load512(w + 64 * g), _mm512_set1_epi8(-128)), x, 4 * g, s);
 }
 
 /* 4-bit codes, through the table where there is one. */
-INLINE void dot_u4(int tokens, const __m512i *table, int offset, const unsigned char *w, const int8_t *const *x, const int32_t *sum, vi *s)
+INLINE void dot_u4(int tokens, const __m512i *table, const unsigned char *w, const int8_t *x, const int32_t *start, vi *s)
 {
-    start(tokens, offset, sum, s);
+    for (int t = 0; t < tokens; t++) s[t] = _mm512_set1_epi32(start ? start[t] : 0);
     for (int v = 0; v < 4; v++) {
         __m512i low = low_half(load512(w + 64 * v)), high = high_half(load512(w + 64 * v));
         quads(tokens, table ? _mm512_shuffle_epi8(*table, low) : low, x, 8 * v, s);
@@ -157,18 +160,18 @@ INLINE void dot_u4(int tokens, const __m512i *table, int offset, const unsigned 
     }
 }
 
-INLINE void vi_dot_q4_0(int tokens, const unsigned char *w, const int8_t *const *x, const int32_t *sum, vi *s)
+INLINE void vi_dot_q4_0(int tokens, const unsigned char *w, const int8_t *x, const int32_t *start, vi *s)
 {
-    dot_u4(tokens, NULL, 8, w, x, sum, s);
+    dot_u4(tokens, NULL, w, x, start, s);
 }
-INLINE void vi_dot_q4_1(int tokens, const unsigned char *w, const int8_t *const *x, const int32_t *sum, vi *s)
+INLINE void vi_dot_q4_1(int tokens, const unsigned char *w, const int8_t *x, vi *s)
 {
-    dot_u4(tokens, NULL, 0, w, x, sum, s);
+    dot_u4(tokens, NULL, w, x, NULL, s);
 }
-INLINE void vi_dot_mxfp4(int tokens, const unsigned char *w, const int8_t *const *x, const int32_t *sum, vi *s)
+INLINE void vi_dot_mxfp4(int tokens, const unsigned char *w, const int8_t *x, const int32_t *start, vi *s)
 {
     const __m512i table = _mm512_add_epi8(table512(cl_e2m1_doubled), _mm512_set1_epi8(12));
-    dot_u4(tokens, &table, 12, w, x, sum, s);
+    dot_u4(tokens, &table, w, x, start, s);
 }
 
 #endif

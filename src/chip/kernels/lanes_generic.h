@@ -1,9 +1,10 @@
 /* lanes_generic.h: 16 lanes as plain arrays. The operations every lanes_*.h gives to body.h are listed here once:
  *   vf 16 float32, vi 16 int32, vg 16 rows x 4 signed bytes; operations round as kernels.h says and touch lanes alone.
  *   block_q8: the 8-bit block of x[0..32), its scale returned; *sum is what the set keeps of the sum of q, total_of_sum the sum itself.
- *   vi_dot_*: exact sums over one block of 32 columns of weights times the tokens' bytes x[t][0..32), with what was kept in sum[t].
- * LANES_TOKENS: most tokens of one pass over a panel, EACH_SIZE: 1 up to that; LANES_CHAINS: independent sums that hide the latency
- * of fma. */
+ *   vi_dot_*: exact sums over one block of 32 columns of weights times the tokens' bytes x[32 * t ..], from start[t] on: where weights
+ *     are unsigned bytes that are q8_offset more than their values, q8_start makes it of that and of what was kept of the sum.
+ * LANES_TOKENS: most tokens of one pass over a panel, EACH_SIZE: 1 up to that; LANES_Q8_TOKENS, EACH_Q8_SIZE: with 8-bit activations;
+ * LANES_CHAINS: independent sums that hide the latency of fma. */
 #ifndef CHIPLINE_KERNELS_LANES_GENERIC_H
 #define CHIPLINE_KERNELS_LANES_GENERIC_H
 
@@ -14,8 +15,9 @@
 #include "panel.h"
 #include "sets.h"
 
-enum { LANES_TOKENS = 2, LANES_CHAINS = 1 };
+enum { LANES_TOKENS = 2, LANES_Q8_TOKENS = 2, LANES_CHAINS = 1 };
 #define EACH_SIZE(X) X(1) X(2)
+#define EACH_Q8_SIZE(X) EACH_SIZE(X)
 
 #define INLINE static inline __attribute__((always_inline))
 #define EACH_LANE for (int i = 0; i < 16; i++)
@@ -124,23 +126,23 @@ INLINE void vf_transpose(vf *a)
     }
 }
 
-INLINE void generic_dot(int tokens, vg w, const int8_t *const *x, int at, vi *s)
+INLINE void generic_dot(int tokens, vg w, const int8_t *x, int at, vi *s)
 {
     for (int t = 0; t < tokens; t++) {
         EACH_LANE {
-            for (int e = 0; e < 4; e++) s[t].v[i] += w.v[4 * i + e] * x[t][at + e];
+            for (int e = 0; e < 4; e++) s[t].v[i] += w.v[4 * i + e] * x[32 * t + at + e];
         }
     }
 }
 
-INLINE void vi_dot_i8(int tokens, const unsigned char *w, const int8_t *const *x, const int32_t *sum, vi *s)
+INLINE void vi_dot_i8(int tokens, const unsigned char *w, const int8_t *x, const int32_t *start, vi *s)
 {
     for (int t = 0; t < tokens; t++) s[t] = (vi){{0}};
     for (int g = 0; g < 8; g++) generic_dot(tokens, vg_load(w + 64 * g), x, 4 * g, s);
 }
 
 /* 4-bit codes through a table of the integers they stand for. */
-INLINE void vi_dot_4bit(int tokens, const unsigned char *w, const int8_t table[16], const int8_t *const *x, vi *s)
+INLINE void vi_dot_4bit(int tokens, const unsigned char *w, const int8_t table[16], const int8_t *x, vi *s)
 {
     for (int t = 0; t < tokens; t++) s[t] = (vi){{0}};
     for (int v = 0; v < 4; v++) {
@@ -149,20 +151,22 @@ INLINE void vi_dot_4bit(int tokens, const unsigned char *w, const int8_t table[1
     }
 }
 
-INLINE void vi_dot_q4_0(int tokens, const unsigned char *w, const int8_t *const *x, const int32_t *sum, vi *s)
+INLINE void vi_dot_q4_0(int tokens, const unsigned char *w, const int8_t *x, const int32_t *start, vi *s)
 {
     vi_dot_4bit(tokens, w, cl_q4_0_values, x, s);
 }
-INLINE void vi_dot_q4_1(int tokens, const unsigned char *w, const int8_t *const *x, const int32_t *sum, vi *s)
+INLINE void vi_dot_q4_1(int tokens, const unsigned char *w, const int8_t *x, vi *s)
 {
     vi_dot_4bit(tokens, w, cl_q4_1_values, x, s);
 }
-INLINE void vi_dot_mxfp4(int tokens, const unsigned char *w, const int8_t *const *x, const int32_t *sum, vi *s)
+INLINE void vi_dot_mxfp4(int tokens, const unsigned char *w, const int8_t *x, const int32_t *start, vi *s)
 {
     vi_dot_4bit(tokens, w, cl_e2m1_doubled, x, s);
 }
 
 INLINE int32_t total_of_sum(int32_t sum) { return sum; }
+INLINE int q8_offset(cl_format f) { return 0; }
+INLINE int32_t q8_start(int offset, int32_t sum) { return 0; }
 INLINE float block_q8(const float *x, int8_t *q, int32_t *sum)
 {
     float d = cl_block_q8(x, 32, q);

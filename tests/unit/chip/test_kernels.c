@@ -155,6 +155,30 @@ static void test_sets(void)
     }
 }
 
+/* Rows so long that a set may take them in pieces, and so many of them that it may take panels in batches. */
+static void test_long(void)
+{
+    const cl_kernels *ref = cl_kernels_reference();
+    enum { ROWS = 470, COLS = 2100 };
+    for (int f = CL_Q8_0; f < CL_NATIVE_FORMATS; f++) {
+        unsigned char *data = awkward_rows((cl_format)f, 1, ROWS, COLS, 77);
+        cl_matrix mr = pack_matrix(ref, (cl_format)f, 1, ROWS, COLS, data);
+        for (const char *const *name = cl_kernels_available(); *name; name++) {
+            cl_matrix m = pack_matrix(set_named(*name), (cl_format)f, 1, ROWS, COLS, data), part = m, part_ref = mr;
+            part.rows = part_ref.rows = 21;
+            part.panels = part_ref.panels = 2;
+            if (set_named(*name) != ref) {
+                check_count(set_named(*name), ref, &m, &mr, true, 17);
+                check_count(set_named(*name), ref, &part, &part_ref, true, 16);
+                check_count(set_named(*name), ref, &part, &part_ref, true, 3);
+            }
+            free(m.data);
+        }
+        free(data);
+        free(mr.data);
+    }
+}
+
 /* Experts with gathered tokens, panels in any order and in pieces, and tokens alone: all the same bits. */
 static void check_ways(const cl_kernels *k, cl_format f, bool q8)
 {
@@ -316,6 +340,7 @@ int main(void)
     CU_TestInfo tests[] = {{"the definition agrees with double precision", test_definition},
                            {"8-bit blocks of activations", test_blocks},
                            {"every set has the reference's bits", test_sets},
+                           {"long rows, many panels", test_long},
                            {"gathered, in pieces, one by one", test_ways},
                            {"rows come back from panels", test_unpack},
                            {"every E4M3 code", test_codes},
