@@ -83,4 +83,21 @@ double cl_chip_probe(cl_chip *c);
 /* The same for `bytes` of fresh memory, before there is a chip; 0: there is not so much. */
 double cl_chip_probe_memory(size_t bytes, int threads);
 
+/* The most multiplies and adds per second that `threads` threads do with the instructions of this set (a name of cl_chip_kernels)
+ * on registers alone: 8-bit dot products, or float32 multiply-adds. cpu_time: by the CPU time of the slowest thread, as if nobody
+ * else used the cores. */
+double cl_chip_peak(const char *kernels, bool q8, int threads, bool cpu_time);
+
+/* The product of some tokens' activations with one matrix of random weights, to be timed: no model is needed. The matrix takes
+ * about `bytes`; kernels NULL: the best set. All threads work on their own panels; times are the CPU time of the slowest,
+ * so that other work on the machine costs caches and bandwidth but no turns. */
+typedef struct cl_trial cl_trial;
+cl_code cl_trial_create(cl_trial **out, const char *kernels, cl_format format, bool q8, int tokens, size_t bytes, int threads,
+                        cl_err *err);
+void cl_trial_free(cl_trial *t);
+size_t cl_trial_bytes(const cl_trial *t); /* of the matrix */
+double cl_trial_ops(const cl_trial *t);   /* multiplies and adds of the product */
+double cl_trial_product(cl_trial *t);     /* seconds */
+double cl_trial_read(cl_trial *t);        /* seconds for reading the same bytes once */
+
 #endif

@@ -229,7 +229,7 @@ static inline cl_mark record(const cl_chip *c, cl_mark m, const cl_event *e, cl_
 cl_code work_create(cl_chip *c, cl_err *err);
 void work_free(work *w);
 
-/* Reads `bytes`, a multiple of 64, `times` times with all threads; seconds. */
-double probe_read(const unsigned char *data, size_t bytes, int threads, int64_t times);
+/* Reads `bytes`, a multiple of 64, `times` times with all threads; seconds. cpu_s, if not NULL: CPU time of the slowest thread. */
+double probe_read(const unsigned char *data, size_t bytes, int threads, int64_t times, double *cpu_s);
 
 #endif

@@ -24,6 +24,7 @@ static const command commands[] = {
     {"tokenize", "MODEL.h5", "text to ids and back, chat prompts rendered", cl_cmd_tokenize},
     {"plan", "MODEL.h5|CONFIG.json", "which rank would hold what, without MPI", cl_cmd_plan},
     {"run", "MODEL.h5", "generate text; under mpirun, every rank is a chip of the line", cl_cmd_run},
+    {"bench", "MODEL.h5", "speed against this machine's own limits; under mpirun, that of the line", cl_cmd_bench},
     {"collect", "TRACE.h5", "a trace from what a run left that died", cl_cmd_collect},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };

@@ -1,0 +1,234 @@
+/* bench.c: a loaded run serves requests of its own, again and again, and is measured against the read bandwidth of its slices
+ * and the arithmetic of its cores, which are probed in between. */
+#include <math.h>
+#include <stdlib.h>
+
+#include "run_internal.h"
+
+/* --- statistics --- */
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Of sorted values, 0 <= q <= 1, between two of them where need be. */
+static double quantile(const double *v, int n, double q)
+{
+    double at = q * (n - 1);
+    int i = (int)at;
+    return i + 1 < n ? v[i] + (at - i) * (v[i + 1] - v[i]) : v[n - 1];
+}
+
+double cl_bench_median(double *values, int n)
+{
+    qsort(values, (size_t)n, sizeof *values, by_value);
+    return quantile(values, n, 0.5);
+}
+
+/* Half the 95 % interval of a median, by the median absolute deviation as for normal noise: sigma is 1.4826 times that, and a
+ * median's standard error 1.2533 times the mean's. */
+static double half_interval(const double *values, int n, double median)
+{
+    double off[CL_BENCH_MOST];
+    for (int i = 0; i < n; i++) off[i] = fabs(values[i] - median);
+    return 1.96 * 1.2533 * 1.4826 * cl_bench_median(off, n) / sqrt(n);
+}
+
+static double share(double part, double whole) { return whole > 0 ? part / whole : 0; }
+
+bool cl_bench_add(cl_bench_case *c, const cl_bench_run *run)
+{
+    static const double STEADY = 0.02;
+    double v[7][CL_BENCH_MOST];
+    c->runs[c->n_runs++] = *run;
+    int n = c->n_runs;
+    for (int i = 0; i < n; i++) {
+        const cl_bench_run *k = &c->runs[i];
+        const double of[7] = {k->tokens_per_s, k->read_gb_per_s, k->probe_gb_per_s, k->gop_per_s, k->peak_gop_per_s,
+                              share(k->read_gb_per_s, k->probe_gb_per_s), share(k->gop_per_s, k->peak_gop_per_s)};
+        for (int m = 0; m < 7; m++) v[m][i] = of[m];
+    }
+    c->tokens_per_s = cl_bench_median(v[0], n);
+    c->spread = share(quantile(v[0], n, 0.75) - quantile(v[0], n, 0.25), c->tokens_per_s);
+    c->read_gb_per_s = cl_bench_median(v[1], n);
+    c->probe_gb_per_s = cl_bench_median(v[2], n);
+    c->gop_per_s = cl_bench_median(v[3], n);
+    c->peak_gop_per_s = cl_bench_median(v[4], n);
+    c->share_of_probe = cl_bench_median(v[5], n);
+    c->share_of_peak = cl_bench_median(v[6], n);
+    return n == CL_BENCH_MOST || (n >= CL_BENCH_LEAST && half_interval(v[0], n, c->tokens_per_s) <= STEADY * c->tokens_per_s);
+}
+
+/* --- requests --- */
+
+/* What rank 0 gives to the line and sees of it. */
+typedef struct feed {
+    cl_request_defaults defaults;
+    int sequences, n_prompt; /* of one round */
+    int32_t *prompt;         /* [n_prompt] */
+    bool *begun;             /* [sequences] its first token is there */
+    int given, n_begun;
+    int64_t after;           /* tokens since all have begun */
+    uint64_t random, start, all_begun, last; /* ns: the first request was asked for; ...; the last token was there */
+} feed;
+
+/* splitmix64: any ids will do, but the same in every round. */
+static uint64_t draw(uint64_t *state)
+{
+    uint64_t z = *state += UINT64_C(0x9e3779b97f4a7c15);
+    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return z ^ (z >> 31);
+}
+
+static cl_request *next(void *ctx, int wait_ms, bool *ended)
+{
+    feed *f = ctx;
+    char id[16];
+    if (!f->given) f->start = cl_now_ns();
+    for (int i = 0; i < f->n_prompt; i++) f->prompt[i] = (int32_t)(draw(&f->random) % (uint64_t)f->defaults.vocab);
+    snprintf(id, sizeof id, "%d", f->given);
+    *ended = ++f->given >= f->sequences;
+    return cl_request_from_ids(&f->defaults, id, f->prompt, f->n_prompt);
+}
+
+static bool token(void *ctx, const cl_request *q, int32_t id, uint64_t digest, bool last)
+{
+    feed *f = ctx;
+    int i = atoi(q->id);
+    f->last = cl_now_ns();
+    if (f->n_begun == f->sequences) f->after++;
+    else if (!f->begun[i]) {
+        f->begun[i] = true;
+        f->n_begun++;
+        f->all_begun = f->last;
+    }
+    return true;
+}
+
+static cl_code done(void *ctx, const cl_request *q, const cl_result *result, cl_err *err)
+{
+    if (q->error.code == CL_OK) return CL_OK;
+    *err = q->error;
+    return q->error.code;
+}
+
+static cl_code open_feed(const cl_run *r, const cl_bench_case *c, feed *f, cl_err *err)
+{
+    int decode = c->kind == CL_BENCH_DECODE, n_prompt = decode ? 1 : c->tokens;
+    *f = (feed){.sequences = c->sequences, .n_prompt = n_prompt};
+    f->defaults = (cl_request_defaults){.sampling = {.repeat_penalty = 1}, .ignore_eos = true, .context = r->limits.context,
+                                        .vocab = r->limits.vocab};
+    f->prompt = cl_malloc((size_t)n_prompt, sizeof *f->prompt, "prompt", err);
+    f->begun = cl_calloc((size_t)c->sequences, sizeof *f->begun, "sequences", err);
+    return f->prompt && f->begun ? CL_OK : CL_E_FIT;
+}
+
+/* --- measuring --- */
+
+/* Bytes read by all ranks since they began, on rank 0. Collective. */
+static uint64_t traffic(cl_run *r)
+{
+    uint64_t mine[2];
+    cl_chip_traffic(r->chip, &mine[0], &mine[1]);
+    cl_line_sum(r->line, mine, 2);
+    return mine[0] + mine[1];
+}
+
+/* All ranks at once, as they compute at once: GB/s of reading slices and Gop/s, summed, on rank 0. Collective. */
+static void probe(cl_run *r, double *all, double sum[2])
+{
+    cl_line_barrier(r->line);
+    double mine[2] = {cl_chip_probe(r->chip)};
+    cl_line_barrier(r->line);
+    mine[1] = cl_chip_peak(cl_chip_kernels(r->chip), r->activations == CL_ACT_Q8, r->opt.threads, false);
+    cl_line_gather(r->line, mine, sizeof mine, all);
+    sum[0] = sum[1] = 0;
+    for (int i = 0; cl_line_rank(r->line) == 0 && i < cl_line_size(r->line); i++)
+        for (int k = 0; k < 2; k++) sum[k] += all[2 * i + k] * 1e-9;
+}
+
+/* Weights that one token is multiplied with: of the layers (routers too; of experts the chosen ones), and of the head.
+ * Attention's own products with the cache are not counted. */
+static void count_weights(const cl_model *m, double *layers, double *head)
+{
+    *layers = 0;
+    *head = (double)m->spec.vocab * m->spec.hidden;
+    for (int i = 0; i < m->n_tensors; i++) {
+        const cl_tensor *t = &m->tensors[i];
+        if (t->layer < 0 || cl_role_is_vector(t->role)) continue;
+        double n = (double)t->rows * (double)t->cols;
+        if (cl_role_is_expert(t->role)) n *= m->spec.layers[t->layer].ffn.top_k;
+        else if (t->experts) n *= (double)t->experts;
+        *layers += n;
+    }
+}
+
+/* Serves one round; *read: bytes that all ranks read in it, on rank 0. Collective. */
+static cl_code serve(cl_run *r, feed *f, int max_tokens, uint64_t *read, cl_err *err)
+{
+    cl_source source = {.ctx = f, .next = next, .token = token, .done = done};
+    f->defaults.max_tokens = max_tokens;
+    f->given = f->n_begun = 0;
+    f->after = 0;
+    f->random = 1;
+    for (int i = 0; f->begun && i < f->sequences; i++) f->begun[i] = false;
+    uint64_t before = traffic(r);
+    cl_code c = cl_run_serve(r, &source, err);
+    *read = traffic(r) - before;
+    return c;
+}
+
+/* PROMPT: all tokens and bytes of the round, from the first request to the last first token. DECODE: prompts are one token long,
+ * so that they cost little; speed is counted from when every sequence has its first token, and a token's bytes are those of the
+ * round without `first`, what the first tokens read, by the tokens after them. A line of stages fills and drains
+ * once in that time. */
+static cl_bench_run evaluate(const cl_run *r, const cl_bench_case *c, const feed *f, uint64_t first, uint64_t read)
+{
+    bool decode = c->kind == CL_BENCH_DECODE;
+    double layers, head, tokens = (double)c->sequences * c->tokens, bytes = (double)(read - (decode ? first : 0));
+    count_weights(&r->model, &layers, &head);
+    double ops = 2 * (tokens * layers + (decode ? tokens : c->sequences) * head);
+    double s = (double)(decode ? f->last - f->all_begun : f->all_begun - f->start) * 1e-9;
+    double rate = s > 0 ? (decode ? (double)f->after : tokens) / s : 0;
+    return (cl_bench_run){.tokens_per_s = rate, .read_gb_per_s = bytes / tokens * rate * 1e-9,
+                          .gop_per_s = ops / tokens * rate * 1e-9};
+}
+
+static cl_code measure(cl_run *r, cl_bench_case *c, feed *f, double *all, double seconds, cl_err *err)
+{
+    bool root = cl_line_rank(r->line) == 0, decode = c->kind == CL_BENCH_DECODE, enough = false;
+    double before[2], after[2];
+    uint64_t first, read, start = cl_now_ns();
+    cl_code code = serve(r, f, 1, &first, err); /* the traffic of first tokens, and caches and clocks are warm */
+    probe(r, all, before);
+    while (code == CL_OK && !enough) {
+        if ((code = serve(r, f, decode ? 1 + c->tokens : 1, &read, err)) != CL_OK) break;
+        probe(r, all, after);
+        if (root) {
+            cl_bench_run run = evaluate(r, c, f, first, read);
+            run.probe_gb_per_s = (before[0] + after[0]) / 2;
+            run.peak_gop_per_s = (before[1] + after[1]) / 2;
+            enough = cl_bench_add(c, &run) || (c->n_runs >= CL_BENCH_LEAST && (double)(cl_now_ns() - start) * 1e-9 >= seconds);
+        }
+        cl_line_bcast(r->line, &enough, sizeof enough);
+        memcpy(before, after, sizeof before);
+    }
+    return code;
+}
+
+cl_code cl_run_bench(cl_run *r, cl_bench_case *c, double seconds, cl_err *err)
+{
+    feed f = {.sequences = c->sequences};
+    double *all = cl_calloc((size_t)cl_line_size(r->line), 2 * sizeof *all, "probes", err);
+    cl_code code = !all ? CL_E_FIT : cl_line_rank(r->line) == 0 ? open_feed(r, c, &f, err) : CL_OK;
+    c->n_runs = 0;
+    code = cl_line_agree(r->line, code, err);
+    if (code == CL_OK) code = measure(r, c, &f, all, seconds, err);
+    free(f.prompt);
+    free(f.begun);
+    free(all);
+    return code;
+}
