@@ -9,6 +9,7 @@ import pytest
 from conftest import FIXTURES, generate, golden, ids, ok, refuses
 
 MODELS = sorted(p.parent.name for p in FIXTURES.glob("*/golden.json") if (p.parent / "config.json").exists())
+WHOLE_MATRIX = ("deepseek_v3", "gpt_oss", "llama4", "llama_a", "mixtral", "minimax_m2", "olmoe", "qwen3_moe", "kimi_k2_int4")
 N = 10  # generated tokens
 
 # ranks, least layers, options ("a+b": a layout file of stages with so many chips)
@@ -61,8 +62,10 @@ def test_matrix(name, convert, tmp_path):
     experts = any(layer["ffn"].get("experts") for layer in layers)
     want, batch = reference(model, prompt, tmp_path)
     specs = LAYOUTS + OTHERS + (WHOLE if experts else [])
+    first = MODELS.index(name)
     for turn, spec in enumerate(specs):
-        check(model, prompt, want, batch, len(layers), spec, turn + len(name), tmp_path)
+        if name in WHOLE_MATRIX or (turn + first) % 3 == 0:  # the others of a family take a third of the layouts each
+            check(model, prompt, want, batch, len(layers), spec, turn + first, tmp_path)
 
 
 # --- what the plan says is what the trace shows ---

@@ -9,7 +9,7 @@
 #include "suite.h"
 
 enum { RANKS = 4, SLOTS = 5, CHUNK = 7, HIDDEN = 701, STEPS = 300 };
-enum { ROUNDS = 3000, REGIONS = 5, ROWS = 17, WIDTH = 40, STRIDE = WIDTH + 8 };
+enum { ROUNDS = 1200, REGIONS = 5, ROWS = 17, WIDTH = 40, STRIDE = WIDTH + 8 };
 enum { HALF = REGIONS * ROWS * STRIDE }; /* numbers of one round; rounds take turns with two halves */
 
 /* CUnit's tests take no argument. */
