@@ -13,7 +13,9 @@
 #include "chipline/plan.h"
 #include "chipline/trace.h"
 
-typedef enum cl_activations { CL_ACT_AUTO, CL_ACT_F32, CL_ACT_Q8 } cl_activations; /* auto: q8 where the weights are quantised */
+/* What quantised weights meet: 8-bit blocks, two such planes (16 bits), float32. auto: q8 where the weights are quantised. */
+typedef enum cl_activations { CL_ACT_AUTO, CL_ACT_F32, CL_ACT_Q8, CL_ACT_Q16 } cl_activations;
+const char *cl_activations_name(cl_activations a);
 
 typedef struct cl_chip_options {
     int threads;          /* OpenMP threads, >= 1 */

@@ -15,6 +15,10 @@
  *     (MXFP4: cl_e8m0_half; FP8: of the 128-column tile the block of 32 lies in).
  *   quantised weights other than FP8, 8-bit x: per block isum = exact integer sum of q * xq; y = fma(d * dx, (float)isum, y). Q4_1 adds
  *     y = fma(m * dx, (float)(sum of xq), y).
+ *   The same with 16-bit x: two planes of 8 bits; per block first y = fma(d * d1, (float)isum1, y) with the coarse one, then y = fma(d * d2,
+ *     (float)isum2, y) with the fine one, Q4_1's term after each.
+ * 16-BIT BLOCKS: v = x * (32258 / amax), rounded to nearest even as an integer (all 0 as below); coarse = rne(v * (1 / 254)), fine = v -
+ *   254 * coarse, both in -127 .. 127; d2 = amax / 32258, d1 = 254 * d2.
  * 8-BIT BLOCKS of x (32 columns): amax = max |x|, where NaN counts as the largest; dx = amax / 127; xq = round-to-nearest-even(x *
  *   (127 / amax)), all 0 if amax or 127 / amax is not finite (so NaN and infinity reach every product through dx); |xq| <= 127.
  * RMSNORM: 16 lanes: lane[i % 16] = fma(x, x, lane[i % 16]) ascending; fold lane[i] += lane[i + 8], then 4, 2, 1;
@@ -71,11 +75,12 @@ typedef struct cl_acts {
     int n;               /* tokens */
     int64_t cols;
     bool q8;             /* 8-bit forms are there too: products with integer formats use them */
+    int planes;          /* of these: 1, or 2 for 16-bit numbers */
     const float *f32;    /* [n][stride], padded with zeros to a multiple of 32 columns */
     size_t stride;       /* floats between tokens */
-    int8_t *q;           /* 8-bit: [n][blocks * 32] or the set's own packing */
-    float *d;            /* [n][blocks] */
-    int32_t *sum;        /* [n][blocks] sums of q, or what the set keeps of them */
+    int8_t *q;           /* 8-bit: [n][blocks][planes][32] */
+    float *d;            /* [n][blocks][planes] */
+    int32_t *sum;        /* [n][blocks][planes] sums of q, or what the set keeps of them */
     float *fsum;         /* [n][blocks] sums of float32 x, for Q4_1 with float32 x */
 } cl_acts;
 

@@ -125,6 +125,13 @@ static cl_code cache_create(cl_chip *c, cl_err *err)
     return code;
 }
 
+const char *cl_activations_name(cl_activations a)
+{
+    static const char *const names[] = {"auto", "f32", "q8", "q16"};
+    if ((unsigned)a > CL_ACT_Q16) CL_BUG("activations %d", (int)a);
+    return names[a];
+}
+
 static cl_code create(cl_chip *c, const cl_model_file *file, const cl_part *parts, int n_parts, cl_err *err)
 {
     const cl_chip_options *o = &c->opt;

@@ -19,6 +19,8 @@ typedef struct token_ref {
     int32_t slot, pos;
 } token_ref;
 
+static inline int planes_of(cl_activations a) { return a == CL_ACT_Q16 ? 2 : 1; }
+
 /* Numbers of a row whose columns are padded to whole blocks of 32. */
 static inline size_t padded(int64_t n) { return ((size_t)n + 31) / 32 * 32; }
 
@@ -41,7 +43,7 @@ typedef struct work {
     int8_t *x8;            /* the 8-bit form of the product's input that is alive, and its scales and sums */
     float *x8_scale, *x_sum;
     int32_t *x8_sum;
-    size_t shared_x8;      /* where the shared expert's own part of x8 begins */
+    size_t shared_x8;      /* where the shared expert's own part of x8 begins, in bytes of all planes */
     /* attention */
     float *qs;             /* [tile][q] queries */
     float *ks, *vs;        /* [tile][kv]; latent: ks is the vector to cache */

@@ -27,7 +27,7 @@ cl_acts phase_acts(const cl_chip *c, const float *x, size_t stride, int tokens, 
     }
     bool q8 = quantised && c->opt.activations != CL_ACT_F32;
     const work *wk = &c->work;
-    return (cl_acts){.n = tokens, .cols = cols, .q8 = q8, .f32 = x, .stride = stride, .q = q8 ? wk->x8 : NULL,
+    return (cl_acts){.n = tokens, .cols = cols, .q8 = q8, .planes = planes_of(c->opt.activations), .f32 = x, .stride = stride, .q = q8 ? wk->x8 : NULL,
                      .d = q8 ? wk->x8_scale : NULL, .sum = q8 ? wk->x8_sum : NULL, .fsum = sums && !q8 ? wk->x_sum : NULL};
 }
 

@@ -78,7 +78,7 @@ cl_code cl_trial_create(cl_trial **out, const char *kernels, cl_format format, b
     if (!t) return CL_E_FIT;
     t->threads = threads;
     t->m = (cl_matrix){.format = format, .experts = 1, .cols = COLS};
-    t->x = (cl_acts){.n = tokens, .cols = COLS, .q8 = q8, .stride = COLS};
+    t->x = (cl_acts){.n = tokens, .cols = COLS, .q8 = q8, .planes = 1, .stride = COLS};
     cl_code c = create(t, kernels, bytes, err);
     if (c == CL_OK) *out = t;
     else cl_trial_free(t);

@@ -138,7 +138,8 @@ static void lay_out_ffn(work *w, const widths *m, arena *a)
 static void lay_out(const cl_chip *c, work *w, const widths *m, arena *a)
 {
     size_t tile = (size_t)w->tile, rows = tile * m->rows, chunk = (size_t)c->opt.limits.chunk, f = sizeof(float);
-    size_t threads = (size_t)c->opt.threads, tiles8 = round_up(tile, CL_X_TOKENS), x8 = tiles8 * (m->x8 + m->shared);
+    size_t threads = (size_t)c->opt.threads, tiles8 = round_up(tile, CL_X_TOKENS) * (size_t)planes_of(c->opt.activations);
+    size_t x8 = tiles8 * (m->x8 + m->shared);
     size_t members = (size_t)c->group.members;
     w->tokens = take(a, chunk, sizeof *w->tokens);
     w->cos_sin = take(a, (size_t)c->spec.n_ropes * chunk * w->rope_stride, f);

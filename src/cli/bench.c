@@ -18,7 +18,7 @@ static const struct argp_option options[] = {
      "most time for a case, if its median is not steady before; at least 3 runs are made, at most 15 (20)", 1},
     {NULL, 0, NULL, 0, "Arithmetic and placement, as in run:", 2},
     {"threads", THREADS, "T", 0, "per rank (its share of the cores it may use)", 2},
-    {"activations", ACTIVATIONS, "auto|f32|q8", 0, "f32 is the reference; auto: q8 for quantised weights", 2},
+    {"activations", ACTIVATIONS, "auto|f32|q8|q16", 0, "f32 is the reference; auto: q8 for quantised weights", 2},
     {"kv", KV, "auto|f32|bf16|q8", 0, "numbers in the KV cache", 2},
     {"layout", LAYOUT, "SxG|auto|FILE", 0, "S stages of G chips that share their layers (ranks x 1)", 2},
     {"experts", EXPERTS, "sliced|whole", 0, "rows of all experts on every chip of a stage, or some experts whole (sliced)", 2},
@@ -76,7 +76,7 @@ static error_t parse(int key, char *arg, struct argp_state *st)
 {
     bench_cli *o = st->input;
     cl_err *err = o->err;
-    static const char *const kinds[] = {"decode", "prompt", NULL}, *const acts[] = {"auto", "f32", "q8", NULL},
+    static const char *const kinds[] = {"decode", "prompt", NULL}, *const acts[] = {"auto", "f32", "q8", "q16", NULL},
                       *const kvs[] = {"auto", "f32", "bf16", "q8", NULL}, *const modes[] = {"sliced", "whole", NULL},
                       *const carriers[] = {"auto", "shared", "messages", NULL}, *const waits[] = {"auto", "spin", "yield", NULL};
     int word = 0;

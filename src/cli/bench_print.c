@@ -56,7 +56,7 @@ static void print_head(const bench_report *b, cl_err *err)
            n->layout, n->shared ? " by shared memory" : "", n->n_ranks, plural(n->n_ranks), n->threads_total,
            plural(n->threads_total), n->kernels, n->activations, n->kv);
     printf("probe       %.2f GB/s read, %.0f Gop/s %s on registers\n", read, all_runs(b, NULL, true, err),
-           strcmp(n->activations, "q8") == 0 ? "8-bit" : "float32");
+           strcmp(n->activations, "f32") ? "8-bit" : "float32");
     if (n->n_ranks > 1 && here > n->cores_here)
         printf("note        rank 0's host has %d cores for %d threads: these times are not those of parallel chips\n",
                n->cores_here, here);

@@ -38,7 +38,7 @@ static const struct argp_option options[] = {
     {"seed", SEED, "N", 0, "same seed, same text, in every layout (0)", 3},
     {NULL, 0, NULL, 0, "Arithmetic and placement:", 4},
     {"threads", THREADS, "T", 0, "per rank (its share of the cores it may use)", 4},
-    {"activations", ACTIVATIONS, "auto|f32|q8", 0, "f32 is the reference; auto: q8 for quantised weights", 4},
+    {"activations", ACTIVATIONS, "auto|f32|q8|q16", 0, "what quantised weights meet: f32, the reference; 8-bit blocks; two planes of them, nearly as exact as f32; auto: q8", 4},
     {"kv", KV, "auto|f32|bf16|q8", 0, "numbers in the KV cache; auto: f32 with f32 activations, else bf16", 4},
     {"layout", LAYOUT, "SxG|auto|FILE", 0,
      "S stages of G chips that share their layers (ranks x 1); auto: the best by measured rates; a JSON file: uneven stages (see README)", 4},
@@ -68,7 +68,7 @@ static error_t parse(int key, char *arg, struct argp_state *st)
     cl_err *err = o->err;
     double d;
     error_t e = 0;
-    static const char *const acts[] = {"auto", "f32", "q8", NULL}, *const kvs[] = {"auto", "f32", "bf16", "q8", NULL},
+    static const char *const acts[] = {"auto", "f32", "q8", "q16", NULL}, *const kvs[] = {"auto", "f32", "bf16", "q8", NULL},
                       *const levels[] = {"off", "stage", "layer", "kernel", NULL};
     int word;
     switch (key) {

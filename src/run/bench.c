@@ -143,7 +143,7 @@ static void probe(cl_run *r, double *all, double sum[2])
     cl_line_barrier(r->line);
     double mine[2] = {cl_chip_probe(r->chip)};
     cl_line_barrier(r->line);
-    mine[1] = cl_chip_peak(cl_chip_kernels(r->chip), r->activations == CL_ACT_Q8, r->opt.threads, false);
+    mine[1] = cl_chip_peak(cl_chip_kernels(r->chip), r->activations != CL_ACT_F32, r->opt.threads, false);
     cl_line_gather(r->line, mine, sizeof mine, all);
     sum[0] = sum[1] = 0;
     for (int i = 0; cl_line_rank(r->line) == 0 && i < cl_line_size(r->line); i++)

@@ -50,7 +50,7 @@ static char *describe(const cl_run *r, bool ended)
         "build_flags", r->opt.build_flags ? r->opt.build_flags : "", "finished_utc", when, "model", r->source, "model_checksum", sum, "family",
         r->model.spec.family, "model_layers", r->model.spec.n_layers, "parameters", (json_int_t)n.parameters, "active_parameters",
         (json_int_t)n.active_parameters, "model_read_bytes_per_token", (json_int_t)n.read_bytes, "stages", stages, "slots", r->limits.slots, "context",
-        r->limits.context, "chunk", r->limits.chunk, "ranks", cl_line_size(r->line), "activations", r->activations == CL_ACT_Q8 ? "q8" : "f32", "kv",
+        r->limits.context, "chunk", r->limits.chunk, "ranks", cl_line_size(r->line), "activations", cl_activations_name(r->activations), "kv",
         cl_kv_name(r->kv), "kernels", cl_chip_kernels(r->chip), "trace_level", (int)r->opt.trace_level, "cores_of_rank0_host", cl_line_cores_here(r->line),
         "elapsed_s", (double)r->serve_ns * 1e-9, "requests", (json_int_t)r->requests, "prompt_tokens", (json_int_t)r->prompt_tokens, "generated_tokens",
         (json_int_t)r->generated_tokens, "prompt_s", (double)r->prompt_ns * 1e-9, "decode_s", (double)r->decode_ns * 1e-9, "serve_start_s",

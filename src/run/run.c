@@ -358,7 +358,7 @@ static void fill_numbers(cl_run *r, cl_run_numbers *out)
         .prompt_tokens = r->prompt_tokens, .generated_tokens = r->generated_tokens, .prompt_tokens_per_s = prompt > 0 ? (double)r->prompt_tokens / prompt : 0,
         .generation_tokens_per_s = decode > 0 && decoded > 0 ? (double)decoded / decode : 0, .ttft_s = median_ttft(r), .model_checksum = r->checksum,
         .stages = r->placement.n_stages, .replicas = r->opt.replicas, .shared = cl_line_shared(r->line), .slots = r->limits.slots, .context = r->limits.context, .cores_here = cl_line_cores_here(r->line),
-        .kernels = cl_chip_kernels(r->chip), .activations = r->activations == CL_ACT_Q8 ? "q8" : "f32", .kv = cl_kv_name(r->kv),
+        .kernels = cl_chip_kernels(r->chip), .activations = cl_activations_name(r->activations), .kv = cl_kv_name(r->kv),
         .rates = r->rates, .n_ranks = cl_line_size(r->line), .ranks = r->numbers};
     cl_layout_name(&r->layout, out->layout, sizeof out->layout);
     for (int i = 0; i < out->n_ranks; i++) out->threads_total += r->numbers[i].threads;

@@ -22,9 +22,10 @@ typedef struct pass {
 enum { PICKED_BLOCKS = 512, PICKED_STEP = 4 }; /* tokens times blocks at most; blocks in steps that every panel_group divides */
 typedef struct picked {
     int64_t first, blocks;                        /* which blocks of the tokens */
-    _Alignas(64) int8_t q[PICKED_BLOCKS * 32];    /* [blocks][tokens][32] */
-    float d[PICKED_BLOCKS];                       /* [blocks][tokens] */
-    int32_t start[PICKED_BLOCKS];                 /* [blocks][tokens] q8_start; Q4_1: the sum */
+    int planes;
+    _Alignas(64) int8_t q[PICKED_BLOCKS * 32];    /* [blocks][planes][tokens][32] */
+    float d[PICKED_BLOCKS];                       /* [blocks][planes][tokens] */
+    int32_t start[PICKED_BLOCKS];                 /* [blocks][planes][tokens] q8_start; Q4_1: the sum */
 } picked;
 
 /* One pass with them over these blocks of a panel: y goes on. */
@@ -204,10 +205,11 @@ INLINE void q8_blocks(cl_format f, int tokens, q8_pass *to)
     const int8_t *q = p.x->q;
     const float *d = p.x->d;
     const int32_t *start = p.x->start;
-    for (int64_t b = 0; b < p.x->blocks; b++, q += tokens * 32, d += tokens, start += tokens) {
+    const int planes = p.x->planes;
+    for (int64_t b = 0; b < p.x->blocks; b++) {
         block w = block_at(f, p.panel, 0, b);
         fetch(p.fetch_step, p.fetch_ahead, &next, w.ints + panel_integers(f));
-        q8_block(f, tokens, w, q, d, start, y);
+        for (int k = 0; k < planes; k++, q += tokens * 32, d += tokens, start += tokens) q8_block(f, tokens, w, q, d, start, y);
     }
     EACH_TOKEN to->y[t] = y[t];
 }
@@ -294,8 +296,8 @@ static void pick(cl_format f, const cl_acts *x, const int32_t *index, int t0, in
     const int64_t blocks = panel_blocks(x->cols);
     const int offset = q8_offset(f);
     for (int t = 0; t < tokens; t++) {
-        size_t at = (size_t)(index ? index[t0 + t] : t0 + t) * (size_t)blocks + (size_t)to->first;
-        for (int64_t b = 0; b < to->blocks; b++) {
+        size_t at = ((size_t)(index ? index[t0 + t] : t0 + t) * (size_t)blocks + (size_t)to->first) * (size_t)to->planes;
+        for (int64_t b = 0; b < to->blocks * to->planes; b++) {
             int64_t i = b * tokens + t;
             memcpy(to->q + i * 32, x->q + (at + (size_t)b) * 32, 32);
             to->d[i] = x->d[at + (size_t)b];
@@ -330,11 +332,12 @@ static void q8_product(const cl_matrix *w, int64_t expert, int64_t p0, int64_t p
     const int groups = (n + LANES_Q8_TOKENS - 1) / LANES_Q8_TOKENS;
     const int64_t blocks = panel_blocks(w->cols), fit = (int64_t)(BATCH_BYTES / w->panel_bytes), batch = fit > 1 ? fit : 1;
     picked xp;
+    xp.planes = x->planes;
     for (int64_t p = p0, end; p < p1; p = end) {
         end = groups == 1 || p1 - p < batch ? p1 : p + batch;
         for (int j = 0; j < groups; j++) {
             const int t0 = n * j / groups, tokens = n * (j + 1) / groups - t0; /* groups of nearly equal size */
-            const int64_t most = PICKED_BLOCKS / tokens / PICKED_STEP * PICKED_STEP;
+            const int64_t most = PICKED_BLOCKS / (tokens * xp.planes) / PICKED_STEP * PICKED_STEP;
             for (xp.first = 0; xp.first < blocks; xp.first += xp.blocks) {
                 xp.blocks = blocks - xp.first < most ? blocks - xp.first : most;
                 pick(w->format, x, index, t0, tokens, &xp);
@@ -360,7 +363,11 @@ static void prepare(cl_acts *x, int t0, int t1)
     for (int t = t0; t < t1; t++) {
         const float *in = x->f32 + (size_t)t * x->stride;
         for (int64_t b = 0, at = t * blocks; b < blocks; b++, at++, in += 32) {
-            if (x->q8) {
+            if (x->q8 && x->planes == 2) {
+                cl_block_q16(in, x->q + at * 64, x->q + at * 64 + 32, x->d + at * 2);
+                x->sum[2 * at] = kept_sum(x->q + at * 64);
+                x->sum[2 * at + 1] = kept_sum(x->q + at * 64 + 32);
+            } else if (x->q8) {
                 x->d[at] = block_q8(in, x->q + at * 32, &x->sum[at]);
             } else if (x->fsum) {
                 x->fsum[at] = 0;

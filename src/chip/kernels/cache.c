@@ -17,7 +17,8 @@ size_t cl_kv_block_bytes(cl_kv_format f, int head_dim)
     return (bytes + 63) / 64 * 64;
 }
 
-float cl_block_q8(const float *x, int n, int8_t *q)
+/* NaN counts as the largest. */
+static float largest(const float *x, int n)
 {
     uint32_t bits = 0; /* magnitudes ordered as integers: NaN is above infinity */
     for (int i = 0; i < n; i++) {
@@ -28,10 +29,38 @@ float cl_block_q8(const float *x, int n, int8_t *q)
     }
     float amax;
     memcpy(&amax, &bits, sizeof amax);
-    float inverse = 127.0f / amax;
+    return amax;
+}
+
+float cl_block_q8(const float *x, int n, int8_t *q)
+{
+    float amax = largest(x, n), inverse = 127.0f / amax;
     bool usable = amax <= FLT_MAX && inverse <= FLT_MAX;
     for (int i = 0; i < n; i++) q[i] = (int8_t)(usable ? lrintf(x[i] * inverse) : 0);
     return amax / 127.0f;
+}
+
+/* Nearest integer, ties to even, of a number well below 2^22: adding 1.5 * 2^23 leaves it in the low bits. */
+static inline int32_t nearest(float x)
+{
+    float moved = x + 12582912.0f;
+    int32_t bits;
+    memcpy(&bits, &moved, sizeof bits);
+    return bits - 0x4b400000;
+}
+
+void cl_block_q16(const float *x, int8_t *coarse, int8_t *fine, float d[2])
+{
+    enum { MOST = 32258, STEP = 254 };
+    float amax = largest(x, 32), inverse = (float)MOST / amax;
+    bool usable = amax <= FLT_MAX && inverse <= FLT_MAX;
+    d[1] = amax / (float)MOST;
+    d[0] = (float)STEP * d[1];
+    for (int i = 0; i < 32; i++) {
+        int32_t v = usable ? nearest(x[i] * inverse) : 0, c = nearest((float)v * (1.0f / (float)STEP));
+        coarse[i] = (int8_t)c;
+        fine[i] = (int8_t)(v - STEP * c);
+    }
 }
 
 static void store_f32(const cl_kv_head *h, int64_t pos, const float *k, const float *v)

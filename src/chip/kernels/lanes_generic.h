@@ -1,6 +1,6 @@
 /* lanes_generic.h: 16 lanes as plain arrays. The operations every lanes_*.h gives to body.h are listed here once:
  *   vf 16 float32, vi 16 int32, vg 16 rows x 4 signed bytes; operations round as kernels.h says and touch lanes alone.
- *   block_q8: the 8-bit block of x[0..32), its scale returned; *sum is what the set keeps of the sum of q, total_of_sum the sum itself.
+ *   block_q8: the 8-bit block of x[0..32), its scale returned; *sum is what the set keeps of the sum of q (kept_sum), total_of_sum the sum itself.
  *   vi_dot_*: exact sums over one block of 32 columns of weights times the tokens' bytes x[32 * t ..], from start[t] on: where weights
  *     are unsigned bytes that are q8_offset more than their values, q8_start makes it of that and of what was kept of the sum.
  * LANES_TOKENS: most tokens of one pass over a panel, EACH_SIZE: 1 up to that; LANES_Q8_TOKENS, EACH_Q8_SIZE: with 8-bit activations;
@@ -165,13 +165,18 @@ INLINE void vi_dot_mxfp4(int tokens, const unsigned char *w, const int8_t *x, co
 }
 
 INLINE int32_t total_of_sum(int32_t sum) { return sum; }
+INLINE int32_t kept_sum(const int8_t *q)
+{
+    int32_t sum = 0;
+    for (int i = 0; i < 32; i++) sum += q[i];
+    return sum;
+}
 INLINE int q8_offset(cl_format f) { return 0; }
 INLINE int32_t q8_start(int offset, int32_t sum) { return 0; }
 INLINE float block_q8(const float *x, int8_t *q, int32_t *sum)
 {
     float d = cl_block_q8(x, 32, q);
-    *sum = 0;
-    for (int i = 0; i < 32; i++) *sum += q[i];
+    *sum = kept_sum(q);
     return d;
 }
 

@@ -57,7 +57,13 @@ static void prepare(cl_acts *x, int t0, int t1)
     int64_t blocks = blocks_of(x->cols);
     for (int64_t i = t0 * blocks; i < t1 * blocks; i++) {
         const float *in = x->f32 + (size_t)(i / blocks) * x->stride + i % blocks * 32;
-        if (x->q8) {
+        if (x->q8 && x->planes == 2) {
+            cl_block_q16(in, x->q + i * 64, x->q + i * 64 + 32, x->d + i * 2);
+            for (int64_t p = 2 * i; p < 2 * i + 2; p++) {
+                x->sum[p] = 0;
+                for (int c = 0; c < 32; c++) x->sum[p] += x->q[p * 32 + c];
+            }
+        } else if (x->q8) {
             int8_t *q = x->q + i * 32;
             x->d[i] = cl_block_q8(in, 32, q);
             x->sum[i] = 0;
@@ -148,12 +154,13 @@ static float dot_quantised(cl_format f, const unsigned char *row, const cl_acts 
     for (int64_t b = 0; b < blocks; b++) {
         block w = read_block(f, row + b * bytes);
         int64_t at = token * blocks + b;
-        if (x->q8) {
+        for (int64_t p = at * x->planes; x->q8 && p < (at + 1) * x->planes; p++) {
             int32_t isum = 0;
-            for (int c = 0; c < 32; c++) isum += w.q[c] * x->q[at * 32 + c];
-            y = fmaf(w.d * x->d[at], (float)isum, y);
-            if (f == CL_Q4_1) y = fmaf(w.m * x->d[at], (float)x->sum[at], y);
-        } else {
+            for (int c = 0; c < 32; c++) isum += w.q[c] * x->q[p * 32 + c];
+            y = fmaf(w.d * x->d[p], (float)isum, y);
+            if (f == CL_Q4_1) y = fmaf(w.m * x->d[p], (float)x->sum[p], y);
+        }
+        if (!x->q8) {
             const float *in = x->f32 + (size_t)token * x->stride + b * 32;
             float s = 0;
             for (int c = 0; c < 32; c++) s = fmaf((float)w.q[c], in[c], s);

@@ -24,6 +24,8 @@ void cl_kv_store(const cl_kv_head *h, int64_t pos, const float *k, const float *
 /* 8-bit block of n <= 32 numbers: integers into q[0..n), scale returned. NaN and infinity make the scale NaN or infinity and the
  * integers zero, so that a broken number is seen in every product it takes part in. */
 float cl_block_q8(const float *x, int n, int8_t *q);
+/* The 16-bit block of x[0..32): both planes, and both scales. */
+void cl_block_q16(const float *x, int8_t *coarse, int8_t *fine, float d[2]);
 
 /* Coefficients of cl_exp. With n = round(x / ln 2), r = x - n ln 2 and |r| <= ln(2) / 2: e^r = 1 + r + r^2 (C2 + C3 r + ...), fitted by
  * Lawson's algorithm for the least largest relative error, 3.2e-9. ROUND, added to a number below 2^22, leaves its nearest

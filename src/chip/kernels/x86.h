@@ -37,6 +37,16 @@ INLINE float fold_max(__m256 e)
 
 INLINE int32_t total_of_sum(int32_t sum) { return (int16_t)sum + (sum >> 16); }
 
+INLINE int32_t kept_sum(const int8_t *q)
+{
+    int32_t first = 0, second = 0;
+    for (int i = 0; i < 32; i += 4) {
+        first += q[i] + q[i + 1];
+        second += q[i + 2] + q[i + 3];
+    }
+    return (int32_t)((uint32_t)(uint16_t)first | (uint32_t)second << 16);
+}
+
 /* 8 numbers times `scale`, rounded. */
 INLINE __m256i rounded(__m256 x, __m256 scale) { return _mm256_cvtps_epi32(_mm256_mul_ps(x, scale)); }
 INLINE float block_q8(const float *x, int8_t *q, int32_t *sum)

@@ -138,10 +138,11 @@ typedef struct acts {
     float *f32;
 } acts;
 
-static inline acts make_acts(int n, int64_t cols, bool q8, uint64_t seed)
+/* planes: of 8-bit numbers; 0: float32 alone. */
+static inline acts make_acts(int n, int64_t cols, int planes, uint64_t seed)
 {
     size_t blocks = (size_t)(cols + 31) / 32, count = (size_t)n * blocks;
-    acts a = {.x = {.n = n, .cols = cols, .q8 = q8, .stride = blocks * 32 + 32}};
+    acts a = {.x = {.n = n, .cols = cols, .q8 = planes > 0, .planes = planes > 1 ? planes : 1, .stride = blocks * 32 + 32}};
     a.f32 = need((size_t)n * a.x.stride, sizeof(float));
     for (size_t t = 0; t < (size_t)n; t++) {
         for (size_t c = 0; c < blocks * 32; c++) {
@@ -153,9 +154,9 @@ static inline acts make_acts(int n, int64_t cols, bool q8, uint64_t seed)
         }
     }
     a.x.f32 = a.f32;
-    a.x.q = need(count, 32);
-    a.x.d = need(count, sizeof(float));
-    a.x.sum = need(count, sizeof(int32_t));
+    a.x.q = need(2 * count, 32);
+    a.x.d = need(2 * count, sizeof(float));
+    a.x.sum = need(2 * count, sizeof(int32_t));
     a.x.fsum = need(count, sizeof(float));
     return a;
 }

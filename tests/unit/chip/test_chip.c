@@ -64,7 +64,7 @@ static void check_bits(const tiny *m, cl_activations act, cl_kv_format kv)
 static void check_model(int which)
 {
     static const struct { cl_activations act; cl_kv_format kv; } arithmetic[] =
-        {{CL_ACT_F32, CL_KV_F32}, {CL_ACT_Q8, CL_KV_BF16}, {CL_ACT_AUTO, CL_KV_Q8}};
+        {{CL_ACT_F32, CL_KV_F32}, {CL_ACT_Q8, CL_KV_BF16}, {CL_ACT_Q16, CL_KV_Q8}};
     tiny m = tiny_make(tiny_any(which), CL_F32, true);
     for (int i = 0; i < 3; i++) check_bits(&m, arithmetic[i].act, arithmetic[i].kv);
     tiny_free(&m);

@@ -9,7 +9,7 @@
 static const int64_t widths[] = {1, 5, 16, 33, 100, 128, 300, 576}, heights[] = {1, 5, 16, 33, 150};
 static const int counts[] = {1, 2, 3, 5, 8, 17, 64};
 enum { WIDTHS = 8, HEIGHTS = 5, COUNTS = 7, MOST = 64 };
-static const bool kinds[] = {false, true};
+enum { KINDS = 3 }; /* float32, 8-bit, two planes of it */
 
 /* All tokens of all rows, [n][rows + 3]; the gaps keep a mark that must survive. */
 static float *product(const cl_kernels *k, const cl_matrix *m, int64_t expert, const cl_acts *x, const int32_t *index, int n)
@@ -20,12 +20,12 @@ static float *product(const cl_kernels *k, const cl_matrix *m, int64_t expert, c
     return y;
 }
 
-static void compare(const char *set, cl_format f, bool q8, int64_t rows, int64_t cols, int n, const float *y, const float *ref)
+static void compare(const char *set, cl_format f, int q8, int64_t rows, int64_t cols, int n, const float *y, const float *ref)
 {
     bool equal = memcmp(y, ref, (size_t)n * ((size_t)rows + 3) * sizeof *y) == 0;
     CU_ASSERT_TRUE(equal);
     if (!equal) {
-        fprintf(stderr, "\n%s differs: %s, %s, %lld x %lld, %d tokens", set, cl_format_get(f)->name, q8 ? "q8" : "f32",
+        fprintf(stderr, "\n%s differs: %s, %s, %lld x %lld, %d tokens", set, cl_format_get(f)->name, q8 == 2 ? "q16" : q8 ? "q8" : "f32",
                 (long long)rows, (long long)cols, n);
     }
 }
@@ -41,7 +41,8 @@ static double direct(const float *w, const cl_acts *x, int t, double *size)
     *size = 0;
     for (int64_t c = 0; c < x->cols; c++) {
         int64_t at = t * blocks + c / 32;
-        double v = x->q8 ? (double)x->d[at] * x->q[at * 32 + c % 32] : (double)x->f32[(size_t)t * x->stride + (size_t)c];
+        double v = x->q8 ? 0 : (double)x->f32[(size_t)t * x->stride + (size_t)c];
+        for (int64_t p = at * x->planes; x->q8 && p < (at + 1) * x->planes; p++) v += (double)x->d[p] * x->q[p * 32 + c % 32];
         y += w[c] * v;
         *size += fabs(w[c] * v);
     }
@@ -53,7 +54,7 @@ static void test_definition(void)
     const cl_kernels *k = cl_kernels_reference();
     enum { ROWS = 21, COLS = 300, N = 3 };
     for (int f = 0; f < CL_NATIVE_FORMATS; f++) {
-        for (int q8 = 0; q8 < 2; q8++) {
+        for (int q8 = 0; q8 < 3; q8++) {
             unsigned char *rows = awkward_rows((cl_format)f, 1, ROWS, COLS, 7 + (uint64_t)f);
             cl_matrix m = pack_matrix(k, (cl_format)f, 1, ROWS, COLS, rows);
             acts a = make_acts(N, COLS, q8, 11);
@@ -82,7 +83,7 @@ static void test_blocks(void)
 {
     for (const char *const *name = cl_kernels_available(); *name; name++) {
         const cl_kernels *k = set_named(*name);
-        acts a = make_acts(MOST, 100, true, 3);
+        acts a = make_acts(MOST, 100, 1, 3);
         for (int c = 0; c < 32; c++) a.f32[32 + c] = c < 31 ? (float)c - 15.5f : 127; /* halves, at scale 1: to even */
         k->prepare(&a.x, 0, 20);
         k->prepare(&a.x, 20, MOST);
@@ -113,9 +114,37 @@ static void test_blocks(void)
     }
 }
 
+/* Two planes hold a number to 1 part in 64,000 of the block's largest, and broken numbers are not hidden. */
+static void test_planes(void)
+{
+    for (const char *const *name = cl_kernels_available(); *name; name++) {
+        const cl_kernels *k = set_named(*name);
+        acts a = make_acts(MOST, 100, 2, 3);
+        k->prepare(&a.x, 0, MOST);
+        for (int i = 0; i < MOST * 4; i++) {
+            const float *x = a.f32 + (size_t)(i / 4) * a.x.stride + i % 4 * 32;
+            float amax = 0;
+            for (int c = 0; c < 32; c++) amax = fmaxf(amax, fabsf(x[c]));
+            CU_ASSERT_EQUAL(a.x.d[2 * i + 1], amax / 32258);
+            CU_ASSERT_EQUAL(a.x.d[2 * i], 254 * a.x.d[2 * i + 1]);
+            for (int c = 0; c < 32; c++) {
+                int coarse = a.x.q[i * 64 + c], fine = a.x.q[i * 64 + 32 + c];
+                double held = (double)a.x.d[2 * i + 1] * (254 * coarse + fine);
+                CU_ASSERT(abs(coarse) <= 127 && abs(fine) <= 127);
+                if (amax > 1e-33f) CU_ASSERT_DOUBLE_EQUAL(held, x[c], 1.0001 * amax / 32258 / 2);
+            }
+        }
+        a.f32[0] = NAN;
+        a.f32[a.x.stride + 40] = -INFINITY;
+        k->prepare(&a.x, 0, 2);
+        CU_ASSERT_TRUE(isnan(a.x.d[0]) && isnan(a.x.d[1]) && isinf(a.x.d[10]) && isinf(a.x.d[11]) && a.x.q[0] == 0 && a.x.q[5 * 64 + 40] == 0);
+        free_acts(&a);
+    }
+}
+
 /* --- sets against the definition --- */
 
-static void check_count(const cl_kernels *k, const cl_kernels *ref, const cl_matrix *m, const cl_matrix *mr, bool q8, int n)
+static void check_count(const cl_kernels *k, const cl_kernels *ref, const cl_matrix *m, const cl_matrix *mr, int q8, int n)
 {
     acts a = make_acts(n, m->cols, q8, 5), ar = make_acts(n, m->cols, q8, 5);
     k->prepare(&a.x, 0, n);
@@ -128,7 +157,7 @@ static void check_count(const cl_kernels *k, const cl_kernels *ref, const cl_mat
     free_acts(&ar);
 }
 
-static void check_shape(const cl_kernels *k, const cl_kernels *ref, cl_format f, bool q8, int64_t rows, int64_t cols)
+static void check_shape(const cl_kernels *k, const cl_kernels *ref, cl_format f, int q8, int64_t rows, int64_t cols)
 {
     unsigned char *data = awkward_rows(f, 1, rows, cols, (uint64_t)(rows * 1000 + cols) * 16 + (uint64_t)f);
     cl_matrix m = pack_matrix(k, f, 1, rows, cols, data), mr = pack_matrix(ref, f, 1, rows, cols, data);
@@ -148,8 +177,8 @@ static void test_sets(void)
         const cl_kernels *k = set_named(*name);
         if (k == ref) continue;
         for (int f = 0; f < CL_NATIVE_FORMATS; f++) {
-            for (int i = 0; i < WIDTHS * HEIGHTS * 2; i++) {
-                check_shape(k, ref, (cl_format)f, kinds[i % 2], heights[i / 2 % HEIGHTS], widths[i / 2 / HEIGHTS]);
+            for (int i = 0; i < WIDTHS * HEIGHTS * KINDS; i++) {
+                check_shape(k, ref, (cl_format)f, i % KINDS, heights[i / KINDS % HEIGHTS], widths[i / KINDS / HEIGHTS]);
             }
         }
     }
@@ -180,7 +209,7 @@ static void test_long(void)
 }
 
 /* Experts with gathered tokens, panels in any order and in pieces, and tokens alone: all the same bits. */
-static void check_ways(const cl_kernels *k, cl_format f, bool q8)
+static void check_ways(const cl_kernels *k, cl_format f, int q8)
 {
     enum { EXPERTS = 3, ROWS = 83, COLS = 160, N = 19, PICKS = 11 };
     static const int32_t index[PICKS] = {18, 0, 3, 3, 7, 1, 12, 17, 2, 9, 18};
@@ -218,8 +247,7 @@ static void test_ways(void)
 {
     for (const char *const *name = cl_kernels_available(); *name; name++) {
         for (int f = 0; f < CL_NATIVE_FORMATS; f++) {
-            check_ways(set_named(*name), (cl_format)f, false);
-            check_ways(set_named(*name), (cl_format)f, true);
+            for (int kind = 0; kind < KINDS; kind++) check_ways(set_named(*name), (cl_format)f, kind);
         }
     }
 }
@@ -270,7 +298,7 @@ static void test_codes(void)
     for (const char *const *name = cl_kernels_available(); *name; name++) {
         const cl_kernels *k = set_named(*name);
         cl_matrix m = pack_matrix(k, CL_FP8, 1, ROWS, COLS, rows);
-        acts a = make_acts(COLS, COLS, false, 1);
+        acts a = make_acts(COLS, COLS, 0, 1);
         for (size_t t = 0; t < COLS; t++) {
             for (size_t c = 0; c < COLS; c++) a.f32[t * a.x.stride + c] = t == c;
         }
@@ -338,7 +366,7 @@ static void test_choose(void)
 int main(void)
 {
     CU_TestInfo tests[] = {{"the definition agrees with double precision", test_definition},
-                           {"8-bit blocks of activations", test_blocks},
+                           {"8-bit blocks of activations", test_blocks}, {"two planes", test_planes},
                            {"every set has the reference's bits", test_sets},
                            {"long rows, many panels", test_long},
                            {"gathered, in pieces, one by one", test_ways},
