@@ -2,6 +2,7 @@
 import itertools
 import json
 
+import numpy as np
 import pytest
 
 from conftest import generate, ok
@@ -69,3 +70,13 @@ def test_cache_formats(kv, demo):
 def test_formats_differ(demo):
     digests = [generate(demo, *COMMON, "--kv", kv, "--activations", act)["logits_xxh3"] for kv, act in itertools.product(("f32", "q8"), ("f32", "q8"))]
     assert len(set(digests)) == 4
+
+
+def test_sixteen_bits_are_nearly_float32(demo, tmp_path):
+    """The same cache in all three: only what the weights meet differs."""
+    logits = {}
+    for act in ("f32", "q8", "q16"):
+        generate(demo, "-p", PROMPT, "-n", 1, "--activations", act, "--kv", "f32", "--logits", tmp_path / f"{act}.npy")
+        logits[act] = np.load(tmp_path / f"{act}.npy").astype(np.float64)
+    error = {act: np.sqrt(((logits[act] - logits["f32"]) ** 2).mean()) / logits["f32"].std() for act in ("q8", "q16")}
+    assert error["q16"] < 1e-3 and error["q16"] < error["q8"] / 50 and error["q8"] > 1e-3, error
