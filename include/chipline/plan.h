@@ -84,6 +84,12 @@ typedef struct cl_expert_map {
     int32_t *first;  /* [experts + 1] */
     int32_t *member; /* [first[experts]]: holders of e are member[first[e] .. first[e + 1] - 1] */
 } cl_expert_map;
+static inline bool cl_expert_held(const cl_expert_map *map, int expert, int member)
+{
+    for (int32_t i = map->first[expert]; i < map->first[expert + 1]; i++)
+        if (map->member[i] == member) return true;
+    return false;
+}
 
 /* Rows of one tensor that a member holds (of every expert or head that it holds of it), and which of the experts:
  *   embedding, head: vocabulary rows;  q, k, v: whole heads;  k_b, v_b: whole heads of the stack;
@@ -106,8 +112,7 @@ typedef struct cl_stage {
 typedef struct cl_placement {
     int n_ranks, n_stages;  /* of one line; replicas are further lines like it */
     cl_stage *stages;
-    cl_expert_mode expert_mode;
-    cl_expert_map *experts; /* [layers of the model], whole experts only; else NULL */
+    cl_expert_map *experts; /* [layers of the model] where experts are whole; NULL: sliced */
 } cl_placement;
 
 /* Contiguous layers; a layout's own numbers of layers, or balanced: the busiest chip's bytes per token (head and cache included) as

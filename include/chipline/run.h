@@ -106,7 +106,6 @@ typedef struct cl_bench_case {
 /* Local. Adds a run and computes the medians anew; true: enough, because the 95 % interval of tokens_per_s' median is within 2 % of
  * it either way, or because there is no room for more. */
 bool cl_bench_add(cl_bench_case *c, const cl_bench_run *run);
-double cl_bench_median(double *values, int n); /* sorts them */
 /* Collective, after cl_run_load, any number of times, before cl_run_finish: runs one case until it is steady or has taken
  * `seconds`, at least CL_BENCH_LEAST times. Slots and context must be enough for it, and there must be no replicas. c holds the result
  * on rank 0. */

@@ -25,6 +25,10 @@ uint16_t cl_f32_to_f16(float f);
 uint64_t cl_now_ns(void);        /* CLOCK_MONOTONIC */
 uint64_t cl_thread_cpu_ns(void); /* CPU time of the calling thread */
 
+/* --- numbers --- */
+/* Of n >= 1 values, which are sorted; between the two in the middle where n is even. */
+double cl_median(double *values, int n);
+
 /* --- text --- */
 /* True if s[0..n) is valid UTF-8 (no surrogates, no overlong forms); else *bad is the offset of the first wrong byte. */
 bool cl_utf8_valid(const char *s, size_t n, size_t *bad);
@@ -84,6 +88,8 @@ void cl_progress_start(cl_progress *p, bool on, const char *what, uint64_t total
 void cl_progress_at(cl_progress *p, uint64_t done_bytes);
 void cl_progress_end(cl_progress *p, uint64_t done_bytes); /* prints the total and bytes/s */
 
+/* Do both names lead to one file that is there? */
+bool cl_same_file(const char *a, const char *b);
 /* Can a new file of this name be written (folder there and writable, nothing but a file in its place,
  * which would be replaced)? CL_E_INPUT says why not. */
 cl_code cl_check_new(const char *path, cl_err *err);

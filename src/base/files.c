@@ -45,6 +45,12 @@ cl_code cl_rename_new(const char *tmp, const char *path, cl_err *err)
     return cl_fail(err, CL_E_RUN, "%s: cannot rename %s to it: %s", path, tmp, strerror(errno));
 }
 
+bool cl_same_file(const char *a, const char *b)
+{
+    struct stat x, y;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
 cl_code cl_check_new(const char *path, cl_err *err)
 {
     struct stat st;

@@ -247,9 +247,7 @@ static double probe(const unsigned char *data, size_t bytes, int threads)
     int64_t times = ((int64_t)LEAST + (int64_t)bytes - 1) / (int64_t)bytes;
     double s[RUNS];
     for (int i = 0; i < RUNS; i++) s[i] = probe_read(data, bytes, threads, times, NULL);
-    double lo = s[0] < s[1] ? s[0] : s[1], hi = s[0] < s[1] ? s[1] : s[0];
-    double median = s[2] < lo ? lo : s[2] > hi ? hi : s[2];
-    return (double)times * (double)bytes / median;
+    return (double)times * (double)bytes / cl_median(s, RUNS);
 }
 
 double cl_chip_probe(cl_chip *c) { return probe(c->slice.data, c->slice.bytes, c->opt.threads); }

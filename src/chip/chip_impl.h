@@ -106,9 +106,10 @@ typedef struct team {
 
 void team_wait(const team *t);
 /* One turn of a loop that waits: spins the first times, then lets others run. */
-static inline void team_pause(int turn, int spins)
+static inline void team_pause(int turn)
 {
-    if (turn >= spins) sched_yield();
+    enum { SPINS = 1000 };
+    if (turn >= SPINS) sched_yield();
 #if defined(__x86_64__)
     else __builtin_ia32_pause();
 #endif

@@ -6,7 +6,6 @@
 
 void team_gather(cl_chip *c, const team *t, cl_event *e, const cl_region *regions, int n)
 {
-    enum { SPINS = 1000 };
     barrier *b = t->barrier;
     if (c->group.members == 1) {
         team_wait(t);
@@ -15,10 +14,10 @@ void team_gather(cl_chip *c, const team *t, cl_event *e, const cl_region *region
     unsigned phase = atomic_load_explicit(&b->phase, memory_order_relaxed);
     if (t->id) { /* as in team_wait, but it is always thread 0 that ends the phase */
         atomic_fetch_add_explicit(&b->arrived, 1, memory_order_acq_rel);
-        for (int i = 0; atomic_load_explicit(&b->phase, memory_order_acquire) == phase; i++) team_pause(i, SPINS);
+        for (int i = 0; atomic_load_explicit(&b->phase, memory_order_acquire) == phase; i++) team_pause(i);
         return;
     }
-    for (int i = 0; atomic_load_explicit(&b->arrived, memory_order_acquire) != t->n - 1; i++) team_pause(i, SPINS);
+    for (int i = 0; atomic_load_explicit(&b->arrived, memory_order_acquire) != t->n - 1; i++) team_pause(i);
     atomic_store_explicit(&b->arrived, 0, memory_order_relaxed);
     cl_mark m = mark(c, t, CL_TRACE_KERNEL);
     uint64_t start = c->trace ? cl_now_ns() : 0, bytes = c->group.gather(c->group.ctx, regions, n);
@@ -81,11 +80,7 @@ static int32_t *local_experts(cutter *k, const cl_expert_map *map, int member)
 {
     int32_t *local = take(k, (size_t)map->experts), here = 0;
     if (!local) return NULL;
-    for (int e = 0; e < map->experts; e++) {
-        local[e] = -1;
-        for (int32_t i = map->first[e]; i < map->first[e + 1]; i++)
-            if (map->member[i] == member) local[e] = here++;
-    }
+    for (int e = 0; e < map->experts; e++) local[e] = cl_expert_held(map, e, member) ? here++ : -1;
     return local;
 }
 

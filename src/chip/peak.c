@@ -156,7 +156,5 @@ double cl_chip_peak(const char *kernels, bool q8, int threads, bool cpu_time)
     while (time_loop(loop, rounds, threads, cpu_time) < LEAST_S / 2 && rounds < INT64_C(1) << 40) rounds *= 2;
     double s[RUNS];
     for (int i = 0; i < RUNS; i++) s[i] = time_loop(loop, 2 * rounds, threads, cpu_time);
-    double lo = s[0] < s[1] ? s[0] : s[1], hi = s[0] < s[1] ? s[1] : s[0];
-    double median = s[2] < lo ? lo : s[2] > hi ? hi : s[2];
-    return (q8 ? l->int8_ops : l->float_ops) * 2 * (double)rounds * threads / median;
+    return (q8 ? l->int8_ops : l->float_ops) * 2 * (double)rounds * threads / cl_median(s, RUNS);
 }

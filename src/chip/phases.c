@@ -6,7 +6,6 @@
 
 void team_wait(const team *t)
 {
-    enum { SPINS = 1000 };
     barrier *b = t->barrier;
     if (t->n == 1) return;
     unsigned phase = atomic_load_explicit(&b->phase, memory_order_relaxed);
@@ -15,7 +14,7 @@ void team_wait(const team *t)
         atomic_store_explicit(&b->phase, phase + 1, memory_order_release);
         return;
     }
-    for (int i = 0; atomic_load_explicit(&b->phase, memory_order_acquire) == phase; i++) team_pause(i, SPINS);
+    for (int i = 0; atomic_load_explicit(&b->phase, memory_order_acquire) == phase; i++) team_pause(i);
 }
 
 cl_acts phase_acts(const cl_chip *c, const float *x, size_t stride, int tokens, int64_t cols, const cl_matrix *const *w, int n)

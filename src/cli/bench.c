@@ -1,13 +1,12 @@
 /* bench.c: `chipline bench`: a model's speed against the read bandwidth and the arithmetic of the machine it runs on. */
 #include <errno.h>
 #include <stdlib.h>
-#include <sys/stat.h>
 
 #include "bench_cli.h"
 #include "chipline/model_file.h"
+#include "run_options.h"
 
-enum { KIND = 256, SEQUENCES, TOKENS, SECONDS, JSON, CSV, QUIET, THREADS, ACTIVATIONS, KV, LAYOUT, EXPERTS, GATHER, WAIT, CHUNK,
-       SET, STALL, KERNELS, FORMAT, MEGABYTES };
+enum { KIND = 256, SEQUENCES, TOKENS, SECONDS, JSON, CSV, QUIET, SET, KERNELS, FORMAT, MEGABYTES };
 
 static const struct argp_option options[] = {
     {NULL, 0, NULL, 0, "What to measure:", 1},
@@ -17,16 +16,16 @@ static const struct argp_option options[] = {
     {"seconds", SECONDS, "S", 0, 
      "most time for a case, if its median is not steady before; at least 3 runs are made, at most 15 (20)", 1},
     {NULL, 0, NULL, 0, "Arithmetic and placement, as in run:", 2},
-    {"threads", THREADS, "T", 0, "per rank (its share of the cores it may use)", 2},
-    {"activations", ACTIVATIONS, "auto|f32|q8|q16", 0, "f32 is the reference; auto: q8 for quantised weights", 2},
-    {"kv", KV, "auto|f32|bf16|q8", 0, "numbers in the KV cache", 2},
-    {"layout", LAYOUT, "SxG|auto|FILE", 0, "S stages of G chips that share their layers (ranks x 1)", 2},
-    {"experts", EXPERTS, "sliced|whole", 0, "rows of all experts on every chip of a stage, or some experts whole (sliced)", 2},
-    {"gather", GATHER, "auto|shared|messages", 0, "how the chips of a stage exchange numbers", 2},
-    {"wait", WAIT, "auto|spin|yield", 0, "a waiting rank keeps its core, or lets others have it", 2},
-    {"chunk", CHUNK, "N", 0, "most tokens that travel together (128)", 2},
+    {"threads", OPT_THREADS, "T", 0, "per rank (its share of the cores it may use)", 2},
+    {"activations", OPT_ACTIVATIONS, "auto|f32|q8|q16", 0, "f32 is the reference; auto: q8 for quantised weights", 2},
+    {"kv", OPT_KV, "auto|f32|bf16|q8", 0, "numbers in the KV cache", 2},
+    {"layout", OPT_LAYOUT, "SxG|auto|FILE", 0, "S stages of G chips that share their layers (ranks x 1)", 2},
+    {"experts", OPT_EXPERTS, "sliced|whole", 0, "rows of all experts on every chip of a stage, or some experts whole (sliced)", 2},
+    {"gather", OPT_GATHER, "auto|shared|messages", 0, "how the chips of a stage exchange numbers", 2},
+    {"wait", OPT_WAIT, "auto|spin|yield", 0, "a waiting rank keeps its core, or lets others have it", 2},
+    {"chunk", OPT_CHUNK, "N", 0, "most tokens that travel together (128)", 2},
     {"set", SET, "NAME", 0, "kernel set: reference, generic, avx2, avx512 (the best)", 2},
-    {"stall-timeout", STALL, "S", 0, "end the job when a rank waits S seconds for another (120; 0: never)", 2},
+    {"stall-timeout", OPT_STALL, "S", 0, "end the job when a rank waits S seconds for another (120; 0: never)", 2},
     {NULL, 0, NULL, 0, "Products alone, without a model:", 3},
     {"kernels", KERNELS, NULL, 0, "products of one matrix with --tokens tokens (1,4,16,128), for every number format", 3},
     {"format", FORMAT, "F", 0, "only this one", 3},
@@ -72,56 +71,29 @@ static error_t parse_format(bench_cli *o, const char *arg)
     return e;
 }
 
+/* Options that say nothing where products are measured alone. */
+static bool needs_model(int key)
+{
+    return key == KIND || key == SEQUENCES || key == OPT_KV || key == OPT_LAYOUT || key == OPT_EXPERTS || key == OPT_GATHER ||
+           key == OPT_WAIT || key == OPT_CHUNK;
+}
+
 static error_t parse(int key, char *arg, struct argp_state *st)
 {
     bench_cli *o = st->input;
     cl_err *err = o->err;
-    static const char *const kinds[] = {"decode", "prompt", NULL}, *const acts[] = {"auto", "f32", "q8", "q16", NULL},
-                      *const kvs[] = {"auto", "f32", "bf16", "q8", NULL}, *const modes[] = {"sliced", "whole", NULL},
-                      *const carriers[] = {"auto", "shared", "messages", NULL}, *const waits[] = {"auto", "spin", "yield", NULL};
-    int word = 0;
-    error_t e = 0;
+    for (const struct argp_option *p = options; needs_model(key) && p->doc; p++)
+        if (p->key == key) o->in_line = p->name;
+    static const char *const kinds[] = {"decode", "prompt", NULL};
     switch (key) {
-    case KIND: o->in_line = "--kind"; return cl_cli_word(err, "--kind", arg, kinds, &o->kind);
-    case SEQUENCES: o->in_line = "--sequences"; return parse_list(err, "--sequences", arg, 1 << 12, &o->sequences);
+    case KIND: return cl_cli_word(err, "--kind", arg, kinds, &o->kind);
+    case SEQUENCES: return parse_list(err, "--sequences", arg, 1 << 12, &o->sequences);
     case TOKENS: return parse_list(err, "--tokens", arg, 1 << 20, &o->tokens);
     case SECONDS: return cl_cli_double(err, "--seconds", arg, 0, 1e6, &o->seconds);
     case JSON: o->json = true; break;
     case CSV: o->csv = arg; break;
     case QUIET: o->quiet = true; break;
-    case THREADS: return cl_cli_int(err, "--threads", arg, 1, 1024, &o->run.threads);
-    case ACTIVATIONS:
-        e = cl_cli_word(err, "--activations", arg, acts, &word);
-        o->run.activations = (cl_activations)word;
-        return e;
-    case KV:
-        o->in_line = "--kv";
-        if ((e = cl_cli_word(err, "--kv", arg, kvs, &word))) return e;
-        o->run.kv_auto = word == 0;
-        if (word) o->run.kv = (cl_kv_format)(word - 1);
-        break;
-    case LAYOUT:
-        o->in_line = "--layout";
-        cl_layout_free(&o->layout);
-        return cl_cli_layout(err, arg, &o->layout, &o->run.layout_auto);
-    case EXPERTS:
-        o->in_line = "--experts";
-        e = cl_cli_word(err, "--experts", arg, modes, &word);
-        o->run.experts = (cl_expert_mode)word;
-        return e;
-    case GATHER:
-        o->in_line = "--gather";
-        e = cl_cli_word(err, "--gather", arg, carriers, &word);
-        o->run.carrier = (cl_carrier)word;
-        return e;
-    case WAIT:
-        o->in_line = "--wait";
-        e = cl_cli_word(err, "--wait", arg, waits, &word);
-        o->run.wait = (cl_wait)word;
-        return e;
-    case CHUNK: o->in_line = "--chunk"; return cl_cli_int(err, "--chunk", arg, 1, 1 << 14, &o->run.chunk);
     case SET: o->run.kernels = arg; break;
-    case STALL: return cl_cli_double(err, "--stall-timeout", arg, 0, 1e9, &o->run.stall_timeout_s);
     case KERNELS: o->kernels = true; break;
     case FORMAT: return parse_format(o, arg);
     case MEGABYTES: return cl_cli_int(err, "--megabytes", arg, 1, 1 << 20, &o->megabytes);
@@ -129,7 +101,7 @@ static error_t parse(int key, char *arg, struct argp_state *st)
         if (o->run.model_path) return cl_cli_extra(err, arg);
         o->run.model_path = arg;
         break;
-    default: return ARGP_ERR_UNKNOWN;
+    default: return cl_cli_run_option(key, arg, &o->run, &o->layout, err);
     }
     return 0;
 }
@@ -149,17 +121,15 @@ static const struct argp argp = {options, parse, "[MODEL.h5]",
 /* What options can't mean together. */
 static cl_code check(const bench_cli *o, int ranks, cl_err *err)
 {
-    struct stat a, b;
     if (!o->kernels && (o->one_format || o->megabytes))
         return cl_fail(err, CL_E_USAGE, "%s: needs --kernels (a model has its own)", o->one_format ? "--format" : "--megabytes");
     if (!o->kernels && !o->run.model_path)
         return cl_fail(err, CL_E_USAGE, "bench: needs a model file (chipline bench MODEL.h5, or --kernels)");
     if (o->kernels && o->run.model_path)
         return cl_fail(err, CL_E_USAGE, "--kernels: takes no model (leave %s out)", o->run.model_path);
-    if (o->kernels && o->in_line) return cl_fail(err, CL_E_USAGE, "%s: not with --kernels, which runs no model", o->in_line);
+    if (o->kernels && o->in_line) return cl_fail(err, CL_E_USAGE, "--%s: not with --kernels, which runs no model", o->in_line);
     if (o->kernels && ranks > 1) return cl_fail(err, CL_E_USAGE, "--kernels: measures one process (start it without mpirun)");
-    if (o->csv && o->run.model_path && stat(o->csv, &a) == 0 && stat(o->run.model_path, &b) == 0 && a.st_dev == b.st_dev &&
-        a.st_ino == b.st_ino)
+    if (o->csv && o->run.model_path && cl_same_file(o->csv, o->run.model_path))
         return cl_fail(err, CL_E_USAGE, "--csv: is the same file as MODEL, %s (name another)", o->csv);
     return CL_OK;
 }

@@ -21,7 +21,7 @@ typedef struct bench_cli {
     int megabytes;     /* --kernels: of one matrix; 0: not given */
     bool one_format;   /* --kernels: only `format` */
     cl_format format;
-    const char *csv, *in_line; /* in_line: an option that was given and needs a model; NULL: none */
+    const char *csv, *in_line; /* in_line: name of an option that was given and needs a model; NULL: none */
     cl_layout layout;  /* --layout SxG or a file */
     cl_run_options run;
 } bench_cli;

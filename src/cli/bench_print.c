@@ -16,7 +16,7 @@ static double all_runs(const bench_report *b, const char *activations, bool peak
     for (int i = 0; i < b->n_rows; i++)
         for (int k = 0; k < b->rows[i].c.n_runs && (!activations || strcmp(activations, b->rows[i].activations) == 0); k++)
             v[n++] = peak ? b->rows[i].c.runs[k].peak_gop_per_s : b->rows[i].c.runs[k].probe_gb_per_s;
-    double median = n ? cl_bench_median(v, n) : 0;
+    double median = n ? cl_median(v, n) : 0;
     free(v);
     return median;
 }

@@ -1,13 +1,13 @@
 /* run.c: `chipline run`: options, then the line: prompt, batch or conversation in, text out. */
 #include <errno.h>
 #include <stdlib.h>
-#include <sys/stat.h>
 
 #include "cli.h"
 #include "run_cli.h"
+#include "run_options.h"
 
-enum { BATCH = 256, OUT, SYSTEM, CHAT_FORMAT, DATE, REASONING, CHAT, TOKENS, CONTEXT, SLOTS, CHUNK, IGNORE_EOS, STOP, TEMPERATURE, TOP_K, TOP_P, MIN_P, REPEAT, SEED,
-       THREADS, ACTIVATIONS, KV, LAYOUT, EXPERTS, ROUTING, REPLICAS, GATHER, WAIT, CHIP, TRACE, TRACE_LEVEL, LOGITS, DIGEST, SUMMARY, JSON, QUIET, STALL, KERNELS };
+enum { BATCH = 256, OUT, SYSTEM, CHAT_FORMAT, DATE, REASONING, CHAT, TOKENS, CONTEXT, SLOTS, IGNORE_EOS, STOP, TEMPERATURE, TOP_K, TOP_P, MIN_P, REPEAT, SEED,
+       ROUTING, REPLICAS, CHIP, TRACE, TRACE_LEVEL, LOGITS, DIGEST, SUMMARY, JSON, QUIET, KERNELS };
 
 static const struct argp_option options[] = {
     {NULL, 0, NULL, 0, "What to run:", 1},
@@ -26,7 +26,7 @@ static const struct argp_option options[] = {
     {"max-tokens", 'n', "N", 0, "most tokens to generate (128; chat: 512)", 2},
     {"context", CONTEXT, "C", 0, "positions per sequence (the model's, at most 4096)", 2},
     {"slots", SLOTS, "B", 0, "sequences in the line at once (1; --batch: 4 per stage)", 2},
-    {"chunk", CHUNK, "N", 0, "most tokens that travel together (128)", 2},
+    {"chunk", OPT_CHUNK, "N", 0, "most tokens that travel together (128)", 2},
     {"ignore-eos", IGNORE_EOS, NULL, 0, "go on after the end-of-text token", 2},
     {"stop", STOP, "TEXT", 0, "end at this text (repeatable)", 2},
     {NULL, 0, NULL, 0, "Sampling:", 3},
@@ -37,17 +37,17 @@ static const struct argp_option options[] = {
     {"repeat-penalty", REPEAT, "R", 0, "for what stood in the last 64 tokens (1: none)", 3},
     {"seed", SEED, "N", 0, "same seed, same text, in every layout (0)", 3},
     {NULL, 0, NULL, 0, "Arithmetic and placement:", 4},
-    {"threads", THREADS, "T", 0, "per rank (its share of the cores it may use)", 4},
-    {"activations", ACTIVATIONS, "auto|f32|q8|q16", 0, "what quantised weights meet: f32, the reference; 8-bit blocks; two planes of them, nearly as exact as f32; auto: q8", 4},
-    {"kv", KV, "auto|f32|bf16|q8", 0, "numbers in the KV cache; auto: f32 with f32 activations, else bf16", 4},
-    {"layout", LAYOUT, "SxG|auto|FILE", 0,
+    {"threads", OPT_THREADS, "T", 0, "per rank (its share of the cores it may use)", 4},
+    {"activations", OPT_ACTIVATIONS, "auto|f32|q8|q16", 0, "what quantised weights meet: f32, the reference; 8-bit blocks; two planes of them, nearly as exact as f32; auto: q8", 4},
+    {"kv", OPT_KV, "auto|f32|bf16|q8", 0, "numbers in the KV cache; auto: f32 with f32 activations, else bf16", 4},
+    {"layout", OPT_LAYOUT, "SxG|auto|FILE", 0,
      "S stages of G chips that share their layers (ranks x 1); auto: the best by measured rates; a JSON file: uneven stages (see README)", 4},
-    {"experts", EXPERTS, "sliced|whole", 0, "every chip of a stage holds rows of all experts, or some experts whole (sliced)", 4},
+    {"experts", OPT_EXPERTS, "sliced|whole", 0, "every chip of a stage holds rows of all experts, or some experts whole (sliced)", 4},
     {"routing", ROUTING, "TRACE.h5", 0,
      "whole experts are placed by how often they were chosen in that run, and the hottest copied where --chip leaves memory (round-robin)", 4},
     {"replicas", REPLICAS, "R", 0, "R complete lines side by side, each with its share of the ranks and of the requests (1)", 4},
-    {"gather", GATHER, "auto|shared|messages", 0, "how the chips of a stage exchange numbers (shared memory where one host has them all)", 4},
-    {"wait", WAIT, "auto|spin|yield", 0, "a waiting rank keeps its core, or lets others have it (spins where every thread has a core)", 4},
+    {"gather", OPT_GATHER, "auto|shared|messages", 0, "how the chips of a stage exchange numbers (shared memory where one host has them all)", 4},
+    {"wait", OPT_WAIT, "auto|spin|yield", 0, "a waiting rank keeps its core, or lets others have it (spins where every thread has a core)", 4},
     {"chip", CHIP, "FILE|BYTES", 0, "memory of one chip; a slice that does not fit is refused", 4},
     {"kernels", KERNELS, "NAME", 0, "reference, generic, avx2, avx512 (the best): same bits, other speed", 4},
     {NULL, 0, NULL, 0, "Outputs:", 5},
@@ -59,7 +59,7 @@ static const struct argp_option options[] = {
     {"json", JSON, NULL, 0, "one JSON object per finished request on stdout instead of text", 5},
     {"quiet", QUIET, NULL, 0, "no progress and no summary on stderr", 5},
     {NULL, 0, NULL, 0, "Safety:", 6},
-    {"stall-timeout", STALL, "S", 0, "end the job when a rank waits S seconds for another (120; 0: never)", 6},
+    {"stall-timeout", OPT_STALL, "S", 0, "end the job when a rank waits S seconds for another (120; 0: never)", 6},
     {0}};
 
 static error_t parse(int key, char *arg, struct argp_state *st)
@@ -68,8 +68,7 @@ static error_t parse(int key, char *arg, struct argp_state *st)
     cl_err *err = o->err;
     double d;
     error_t e = 0;
-    static const char *const acts[] = {"auto", "f32", "q8", "q16", NULL}, *const kvs[] = {"auto", "f32", "bf16", "q8", NULL},
-                      *const levels[] = {"off", "stage", "layer", "kernel", NULL};
+    static const char *const levels[] = {"off", "stage", "layer", "kernel", NULL};
     int word;
     switch (key) {
     case 'p': o->prompt = arg; break;
@@ -85,7 +84,6 @@ static error_t parse(int key, char *arg, struct argp_state *st)
     case 'n': return cl_cli_int(err, "-n", arg, 1, 1 << 28, &o->max_tokens);
     case CONTEXT: return cl_cli_int(err, "--context", arg, 2, 1 << 28, &o->run.context);
     case SLOTS: return cl_cli_int(err, "--slots", arg, 1, 1 << 16, &o->run.slots);
-    case CHUNK: return cl_cli_int(err, "--chunk", arg, 1, 1 << 14, &o->run.chunk);
     case IGNORE_EOS: o->ignore_eos = true; break;
     case STOP:
         if (!*arg || o->n_stops == MAX_STOPS) {
@@ -105,21 +103,8 @@ static error_t parse(int key, char *arg, struct argp_state *st)
             return EINVAL;
         }
         break;
-    case THREADS: return cl_cli_int(err, "--threads", arg, 1, 1024, &o->run.threads);
-    case ACTIVATIONS: e = cl_cli_word(err, "--activations", arg, acts, &word), o->run.activations = e ? CL_ACT_AUTO : (cl_activations)word; return e;
-    case KV:
-        if ((e = cl_cli_word(err, "--kv", arg, kvs, &word))) return e;
-        o->run.kv_auto = word == 0;
-        if (word) o->run.kv = (cl_kv_format)(word - 1);
-        break;
-    case LAYOUT:
-        cl_layout_free(&o->layout);
-        return cl_cli_layout(err, arg, &o->layout, &o->run.layout_auto);
-    case EXPERTS: e = cl_cli_word(err, "--experts", arg, (const char *const[]){"sliced", "whole", NULL}, &word), o->run.experts = e ? CL_EXPERTS_SLICED : (cl_expert_mode)word; return e;
     case ROUTING: o->run.routing_path = arg; break;
     case REPLICAS: return cl_cli_int(err, "--replicas", arg, 1, 1 << 20, &o->run.replicas);
-    case GATHER: e = cl_cli_word(err, "--gather", arg, (const char *const[]){"auto", "shared", "messages", NULL}, &word), o->run.carrier = e ? CL_CARRIER_AUTO : (cl_carrier)word; return e;
-    case WAIT: e = cl_cli_word(err, "--wait", arg, (const char *const[]){"auto", "spin", "yield", NULL}, &word), o->run.wait = e ? CL_WAIT_AUTO : (cl_wait)word; return e;
     case CHIP: return cl_cli_chip(arg, &o->run.chip_bytes, NULL, err) == CL_OK ? 0 : EINVAL;
     case KERNELS: o->run.kernels = arg; break;
     case TRACE: o->run.trace_path = arg; break;
@@ -129,11 +114,10 @@ static error_t parse(int key, char *arg, struct argp_state *st)
     case SUMMARY: o->summary = arg; break;
     case JSON: o->json = true; break;
     case QUIET: o->quiet = true; break;
-    case STALL: return cl_cli_double(err, "--stall-timeout", arg, 0, 1e9, &o->run.stall_timeout_s);
     case ARGP_KEY_ARG:
         if (o->run.model_path) return cl_cli_extra(err, arg);
         return cl_cli_path(err, "MODEL", arg, &o->run.model_path);
-    default: return ARGP_ERR_UNKNOWN;
+    default: return cl_cli_run_option(key, arg, &o->run, &o->layout, err);
     }
     return 0;
 }
@@ -148,8 +132,7 @@ static const struct argp argp = {options, parse, "MODEL.h5",
 
 static bool same_file(const char *a, const char *b)
 {
-    struct stat x, y;
-    return strcmp(a, b) == 0 || (stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino);
+    return strcmp(a, b) == 0 || cl_same_file(a, b); /* what is not there yet has only its name */
 }
 
 /* No output may be an input or another output, by whatever name. */

@@ -27,20 +27,23 @@ static int fewer_stages(const cl_alternative *a, const cl_alternative *b)
     return a->stages < b->stages ? -1 : a->stages > b->stages;
 }
 
+/* What can be before what can't; then the smaller number. */
+static int order(const cl_alternative *a, const cl_alternative *b, double of_a, double of_b)
+{
+    if ((a->code == CL_OK) != (b->code == CL_OK)) return a->code == CL_OK ? -1 : 1;
+    return of_a < of_b ? -1 : of_a > of_b ? 1 : fewer_stages(a, b);
+}
+
 static int by_latency(const void *x, const void *y)
 {
     const cl_alternative *a = x, *b = y;
-    if ((a->code == CL_OK) != (b->code == CL_OK)) return a->code == CL_OK ? -1 : 1;
-    double s = a->predicted.token_s, t = b->predicted.token_s;
-    return s < t ? -1 : s > t ? 1 : fewer_stages(a, b);
+    return order(a, b, a->predicted.token_s, b->predicted.token_s);
 }
 
 static int by_throughput(const void *x, const void *y)
 {
     const cl_alternative *a = x, *b = y;
-    if ((a->code == CL_OK) != (b->code == CL_OK)) return a->code == CL_OK ? -1 : 1;
-    double s = a->predicted.tokens_per_s, t = b->predicted.tokens_per_s;
-    return s > t ? -1 : s < t ? 1 : fewer_stages(a, b);
+    return order(a, b, -a->predicted.tokens_per_s, -b->predicted.tokens_per_s);
 }
 
 /* All S x G, fewest stages first, with what they come to. The message in err is that of the most stages that the layers allow. */

@@ -80,14 +80,11 @@ static void bytes(const chip_view *v, const cl_stage *s, cl_chip_cost *c)
     uint64_t held, read;
     for (int i = 0; i < v->m->n_tensors; i++) {
         const cl_tensor *t = &v->m->tensors[i];
+        if (!in_stage(v->m, s, t)) continue;
         if (t->role == CL_T_EMBED) {
-            bool head = s->head && v->m->spec.tied;
-            if (!s->embed && !head) continue;
             embed_share(v, t, &held, &read);
-            read = sum_of(s->embed ? read : 0, head ? held : 0);
-        } else if (t->layer < 0 ? s->head : t->layer >= s->first_layer && t->layer < s->first_layer + s->n_layers)
-            tensor_share(v, t, &held, &read);
-        else continue;
+            read = sum_of(s->embed ? read : 0, s->head && v->m->spec.tied ? held : 0);
+        } else tensor_share(v, t, &held, &read);
         c->weight_bytes = sum_of(c->weight_bytes, held);
         c->token_bytes = sum_of(c->token_bytes, read);
     }

@@ -164,7 +164,7 @@ static cl_code build(const cl_model *m, const cl_place_options *o, const cl_layo
 {
     cl_chip_cost most;
     int rank = 0, worst;
-    *p = (cl_placement){.n_stages = l->n_stages, .expert_mode = o->experts};
+    *p = (cl_placement){.n_stages = l->n_stages};
     p->stages = cl_calloc((size_t)l->n_stages, sizeof *p->stages, "placement", err);
     if (!p->stages) return CL_E_FIT;
     for (int i = 0, first = 0; i < l->n_stages; first = end[i++]) {

@@ -39,9 +39,7 @@ static double held_experts_read(const chip_view *v, int layer)
     double sum = 0, all = expert_weights(v->o, layer, map->experts), top_k = v->m->spec.layers[layer].ffn.top_k;
     for (int e = 0; e < map->experts; e++) {
         int holders = map->first[e + 1] - map->first[e];
-        bool mine = false;
-        for (int i = map->first[e]; i < map->first[e + 1]; i++) mine = mine || map->member[i] == v->member;
-        if (!mine) continue;
+        if (!cl_expert_held(map, e, v->member)) continue;
         double weight = expert_weight(v->o, layer, e) / holders;
         if (v->tokens > 1) sum += 1 - pow(1 - fmin(top_k * weight / all, 1), v->tokens);
         else sum += weight;

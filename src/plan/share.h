@@ -24,6 +24,8 @@ typedef struct chip_view {
 /* Most chips of a stage that find something to compute in this layer: runs of rows, heads or whole experts. */
 int layer_chips(const cl_spec *s, int layer, cl_expert_mode mode);
 int line_chips(const cl_spec *s, cl_expert_mode mode); /* in every layer */
+/* Does a stage hold this tensor? */
+bool in_stage(const cl_model *m, const cl_stage *s, const cl_tensor *t);
 /* Stored bytes of rows row0 .. row0 + rows - 1 of one matrix; scales that rows share count for every tile that is touched. */
 uint64_t rows_bytes(const cl_tensor *t, int64_t row0, int64_t rows);
 /* Of any tensor but the embedding table. */

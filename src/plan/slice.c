@@ -10,25 +10,18 @@ int cl_placement_stage(const cl_placement *p, int rank)
     CL_BUG("rank %d of %d has no stage", rank, p->n_ranks);
 }
 
-static bool in_stage(const cl_model *m, const cl_stage *s, const cl_tensor *t)
+bool in_stage(const cl_model *m, const cl_stage *s, const cl_tensor *t)
 {
     if (t->role == CL_T_EMBED) return s->embed || (s->head && m->spec.tied);
     return t->layer < 0 ? s->head : t->layer >= s->first_layer && t->layer < s->first_layer + s->n_layers;
-}
-
-static bool holds(const cl_expert_map *map, int64_t expert, int member)
-{
-    for (int i = map->first[expert]; i < map->first[expert + 1]; i++)
-        if (map->member[i] == member) return true;
-    return false;
 }
 
 /* Runs of experts that follow each other: into list, or counted where that is NULL. */
 static int expert_parts(const cl_expert_map *map, int member, cl_part part, cl_part *list)
 {
     int n = 0;
-    for (int64_t e = 0, end; e < map->experts; e = end + 1) {
-        for (end = e; end < map->experts && holds(map, end, member);) end++;
+    for (int e = 0, end; e < map->experts; e = end + 1) {
+        for (end = e; end < map->experts && cl_expert_held(map, end, member);) end++;
         if (end == e) continue;
         part.expert0 = e;
         part.experts = end - e;
@@ -41,7 +34,7 @@ static int expert_parts(const cl_expert_map *map, int member, cl_part part, cl_p
 static int tensor_parts(const cl_model *m, const cl_placement *p, const cl_stage *s, int member, int tensor, cl_part *list)
 {
     const cl_tensor *t = &m->tensors[tensor];
-    bool whole = p->expert_mode == CL_EXPERTS_WHOLE;
+    bool whole = p->experts != NULL;
     cl_share rows = cl_tensor_rows_of(&m->spec, t, whole, s->n_ranks, member);
     cl_part part = {.tensor = tensor, .experts = t->experts ? t->experts : 1, .row0 = rows.first, .rows = rows.n};
     if (!rows.n) return 0;

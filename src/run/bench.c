@@ -7,12 +7,6 @@
 
 /* --- statistics --- */
 
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 /* Of sorted values, 0 <= q <= 1, between two of them where need be. */
 static double quantile(const double *v, int n, double q)
 {
@@ -21,19 +15,13 @@ static double quantile(const double *v, int n, double q)
     return i + 1 < n ? v[i] + (at - i) * (v[i + 1] - v[i]) : v[n - 1];
 }
 
-double cl_bench_median(double *values, int n)
-{
-    qsort(values, (size_t)n, sizeof *values, by_value);
-    return quantile(values, n, 0.5);
-}
-
 /* Half the 95 % interval of a median, by the median absolute deviation as for normal noise: sigma is 1.4826 times that, and a
  * median's standard error 1.2533 times the mean's. */
 static double half_interval(const double *values, int n, double median)
 {
     double off[CL_BENCH_MOST];
     for (int i = 0; i < n; i++) off[i] = fabs(values[i] - median);
-    return 1.96 * 1.2533 * 1.4826 * cl_bench_median(off, n) / sqrt(n);
+    return 1.96 * 1.2533 * 1.4826 * cl_median(off, n) / sqrt(n);
 }
 
 static double share(double part, double whole) { return whole > 0 ? part / whole : 0; }
@@ -50,14 +38,14 @@ bool cl_bench_add(cl_bench_case *c, const cl_bench_run *run)
                               share(k->read_gb_per_s, k->probe_gb_per_s), share(k->gop_per_s, k->peak_gop_per_s)};
         for (int m = 0; m < 7; m++) v[m][i] = of[m];
     }
-    c->tokens_per_s = cl_bench_median(v[0], n);
+    c->tokens_per_s = cl_median(v[0], n);
     c->spread = share(quantile(v[0], n, 0.75) - quantile(v[0], n, 0.25), c->tokens_per_s);
-    c->read_gb_per_s = cl_bench_median(v[1], n);
-    c->probe_gb_per_s = cl_bench_median(v[2], n);
-    c->gop_per_s = cl_bench_median(v[3], n);
-    c->peak_gop_per_s = cl_bench_median(v[4], n);
-    c->share_of_probe = cl_bench_median(v[5], n);
-    c->share_of_peak = cl_bench_median(v[6], n);
+    c->read_gb_per_s = cl_median(v[1], n);
+    c->probe_gb_per_s = cl_median(v[2], n);
+    c->gop_per_s = cl_median(v[3], n);
+    c->peak_gop_per_s = cl_median(v[4], n);
+    c->share_of_probe = cl_median(v[5], n);
+    c->share_of_peak = cl_median(v[6], n);
     return n == CL_BENCH_MOST || (n >= CL_BENCH_LEAST && half_interval(v[0], n, c->tokens_per_s) <= STEADY * c->tokens_per_s);
 }
 

@@ -62,7 +62,7 @@ static char *describe(const cl_run *r, bool ended)
     cl_layout_name(&r->layout, layout, sizeof layout);
     json_object_set_new(j, "layout", json_string(layout));
     json_object_set_new(j, "replicas", json_integer(r->opt.replicas));
-    json_object_set_new(j, "expert_mode", json_string(r->placement.expert_mode == CL_EXPERTS_WHOLE ? "whole" : "sliced"));
+    json_object_set_new(j, "expert_mode", json_string(r->placement.experts ? "whole" : "sliced"));
     json_object_set_new(j, "shared_memory", json_boolean(cl_line_shared(r->line)));
     if (r->rates.read_bytes_per_s > 0)
         json_object_set_new(j, "layout_chosen_by", json_pack("{s:f, s:f, s:f, s:f, s:f}", "read_bytes_per_s", r->rates.read_bytes_per_s, "gather_s",

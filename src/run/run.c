@@ -313,20 +313,13 @@ cl_code cl_run_note_request(cl_run *r, const cl_request *q, const cl_result *res
     return CL_OK;
 }
 
-static int by_size(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 /* Median of the first tokens' times; requests without one don't count. */
 static double median_ttft(cl_run *r)
 {
-    qsort(r->ttft, (size_t)r->requests, sizeof *r->ttft, by_size);
-    int64_t none = 0;
-    while (none < r->requests && r->ttft[none] < 0) none++;
-    int64_t n = r->requests - none;
-    return n ? (r->ttft[none + (n - 1) / 2] + r->ttft[none + n / 2]) / 2 : 0;
+    int n = 0;
+    for (int64_t i = 0; i < r->requests; i++)
+        if (r->ttft[i] >= 0) r->ttft[n++] = r->ttft[i];
+    return n ? cl_median(r->ttft, n) : 0;
 }
 
 static void own_numbers(cl_run *r, cl_rank_numbers *n, cl_trace_rank *t)

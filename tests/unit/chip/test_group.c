@@ -90,7 +90,6 @@ static void stage_step(stage *s, const cl_microbatch *mb, const cl_head_reader *
 static void make_maps(cl_placement *p, const cl_spec *spec, int members, bool copied)
 {
     p->experts = calloc((size_t)spec->n_layers, sizeof *p->experts);
-    p->expert_mode = CL_EXPERTS_WHOLE;
     for (int l = 0; l < spec->n_layers; l++) {
         cl_expert_map *map = &p->experts[l];
         map->experts = spec->layers[l].ffn.experts;

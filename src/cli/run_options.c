@@ -1,0 +1,41 @@
+/* run_options.c: options that `chipline run` and `chipline bench` have in common, into the options of a run. */
+#include "run_options.h"
+
+error_t cl_cli_run_option(int key, const char *arg, cl_run_options *run, cl_layout *layout, cl_err *err)
+{
+    static const char *const activations[] = {"auto", "f32", "q8", "q16", NULL}, *const kvs[] = {"auto", "f32", "bf16", "q8", NULL},
+                      *const modes[] = {"sliced", "whole", NULL}, *const carriers[] = {"auto", "shared", "messages", NULL},
+                      *const waits[] = {"auto", "spin", "yield", NULL};
+    int word = 0;
+    error_t e = 0;
+    switch (key) {
+    case OPT_THREADS: return cl_cli_int(err, "--threads", arg, 1, 1024, &run->threads);
+    case OPT_ACTIVATIONS:
+        e = cl_cli_word(err, "--activations", arg, activations, &word);
+        run->activations = (cl_activations)word;
+        return e;
+    case OPT_KV:
+        e = cl_cli_word(err, "--kv", arg, kvs, &word);
+        run->kv_auto = word == 0;
+        if (word) run->kv = (cl_kv_format)(word - 1);
+        return e;
+    case OPT_LAYOUT:
+        cl_layout_free(layout);
+        return cl_cli_layout(err, arg, layout, &run->layout_auto);
+    case OPT_EXPERTS:
+        e = cl_cli_word(err, "--experts", arg, modes, &word);
+        run->experts = (cl_expert_mode)word;
+        return e;
+    case OPT_GATHER:
+        e = cl_cli_word(err, "--gather", arg, carriers, &word);
+        run->carrier = (cl_carrier)word;
+        return e;
+    case OPT_WAIT:
+        e = cl_cli_word(err, "--wait", arg, waits, &word);
+        run->wait = (cl_wait)word;
+        return e;
+    case OPT_CHUNK: return cl_cli_int(err, "--chunk", arg, 1, 1 << 14, &run->chunk);
+    case OPT_STALL: return cl_cli_double(err, "--stall-timeout", arg, 0, 1e9, &run->stall_timeout_s);
+    default: return ARGP_ERR_UNKNOWN;
+    }
+}
