@@ -96,7 +96,7 @@ typedef struct cl_kv_head {
 size_t cl_kv_block_bytes(cl_kv_format f, int head_dim); /* of keys, or of values; multiple of 64 */
 
 typedef struct cl_kernels {
-    const char *name; /* "reference", "generic", "avx2", "avx512" */
+    const char *name; /* "reference", "generic", "avx2", "avx512", "amx" */
 
     /* Packing. panel_bytes for one panel of `cols` columns; pack writes panel(s) from n_rows consecutive canonical rows starting
      * at a panel boundary (n_rows a multiple of 16, or the matrix's last rows: the rest becomes zeros). */
@@ -133,7 +133,7 @@ typedef struct cl_kernels {
 
 /* The plain scalar definition above, kept forever. */
 const cl_kernels *cl_kernels_reference(void);
-/* The best set for this CPU, or the one named ("reference", "generic", "avx2", "avx512"); CL_E_USAGE if unknown,
+/* The best set for this CPU, or the one named ("reference", "generic", "avx2", "avx512", "amx"); CL_E_USAGE if unknown,
  * CL_E_FIT if this CPU lacks it. */
 cl_code cl_kernels_choose(const char *name, const cl_kernels **out, cl_err *err);
 /* Names of the sets this CPU can run, NULL-terminated, best first. */

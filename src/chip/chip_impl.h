@@ -112,6 +112,8 @@ static inline void team_pause(int turn)
     if (turn >= SPINS) sched_yield();
 #if defined(__x86_64__)
     else __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    else __asm__ volatile("yield");
 #endif
 }
 

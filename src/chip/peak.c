@@ -83,6 +83,32 @@ __attribute__((target("avx512f"))) static int32_t avx512_float(int64_t rounds)
     return (int32_t)_mm512_reduce_add_ps(sum);
 }
 
+/* Tiles, blocks of 32 bytes: 16 tokens by 16 rows with four sums under way, as many as the products of the amx set have. */
+enum { TILES = 4 };
+
+static int32_t amx_int8(int64_t rounds)
+{
+    struct {
+        uint8_t palette, start_row, reserved[14];
+        uint16_t bytes[16];
+        uint8_t rows[16];
+    } config = {.palette = 1, .bytes = {64, 64, 64, 64, 32, 64}, .rows = {16, 16, 16, 16, 16, 8}};
+    int8_t tile[16 * 64];
+    for (int i = 0; i < (int)sizeof tile; i++) tile[i] = (int8_t)(i % 127);
+    __asm__ volatile("ldtilecfg %0\n\ttileloadd (%1,%2,1), %%tmm4\n\ttileloadd (%1,%2,1), %%tmm5"
+                     :
+                     : "m"(config), "r"(tile), "r"((size_t)64)
+                     : "memory");
+    for (int64_t r = 0; r < rounds; r++) {
+        __asm__ volatile("tdpbssd %%tmm5, %%tmm4, %%tmm0\n\ttdpbssd %%tmm5, %%tmm4, %%tmm1\n\t"
+                         "tdpbssd %%tmm5, %%tmm4, %%tmm2\n\ttdpbssd %%tmm5, %%tmm4, %%tmm3"
+                         :);
+    }
+    int32_t sums[16 * 16];
+    __asm__ volatile("tilestored %%tmm0, (%0,%1,1)\n\ttilerelease" : : "r"(sums), "r"((size_t)64) : "memory");
+    return sums[0];
+}
+
 __attribute__((target("avx2"))) static int32_t first_of(__m256i v)
 {
     return _mm_cvtsi128_si32(_mm256_castsi256_si128(v));
@@ -122,6 +148,7 @@ __attribute__((target("avx2,fma"))) static int32_t avx2_float(int64_t rounds)
 
 static const peak_loop loops[] = {
 #if defined(__x86_64__)
+    {"amx", 2.0 * 16 * 16 * 32 * TILES, 2.0 * 16 * CHAINS_512, amx_int8, avx512_float},
     {"avx512", 2.0 * 64 * CHAINS_512, 2.0 * 16 * CHAINS_512, avx512_int8, avx512_float},
     {"avx2", 2.0 * 32 * CHAINS_INT8, 2.0 * 8 * CHAINS_256, avx2_int8, avx2_float},
 #endif

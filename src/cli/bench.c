@@ -24,7 +24,7 @@ static const struct argp_option options[] = {
     {"gather", OPT_GATHER, "auto|shared|messages", 0, "how the chips of a stage exchange numbers", 2},
     {"wait", OPT_WAIT, "auto|spin|yield", 0, "a waiting rank keeps its core, or lets others have it", 2},
     {"chunk", OPT_CHUNK, "N", 0, "most tokens that travel together (128)", 2},
-    {"set", SET, "NAME", 0, "kernel set: reference, generic, avx2, avx512 (the best)", 2},
+    {"set", SET, "NAME", 0, "kernel set: reference, generic, avx2, avx512, amx (the best that runs here)", 2},
     {"stall-timeout", OPT_STALL, "S", 0, "end the job when a rank waits S seconds for another (120; 0: never)", 2},
     {NULL, 0, NULL, 0, "Products alone, without a model:", 3},
     {"kernels", KERNELS, NULL, 0, "products of one matrix with --tokens tokens (1,4,16,128), for every number format", 3},

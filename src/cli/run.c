@@ -49,7 +49,7 @@ static const struct argp_option options[] = {
     {"gather", OPT_GATHER, "auto|shared|messages", 0, "how the chips of a stage exchange numbers (shared memory where one host has them all)", 4},
     {"wait", OPT_WAIT, "auto|spin|yield", 0, "a waiting rank keeps its core, or lets others have it (spins where every thread has a core)", 4},
     {"chip", CHIP, "FILE|BYTES", 0, "memory of one chip; a slice that does not fit is refused", 4},
-    {"kernels", KERNELS, "NAME", 0, "reference, generic, avx2, avx512 (the best): same bits, other speed", 4},
+    {"kernels", KERNELS, "NAME", 0, "reference, generic, avx2, avx512, amx (the best that runs here): same bits, other speed", 4},
     {NULL, 0, NULL, 0, "Outputs:", 5},
     {"trace", TRACE, "FILE.h5", 0, "events of every rank, for the analysis scripts", 5},
     {"trace-level", TRACE_LEVEL, "off|stage|layer|kernel", 0, "how fine (layer)", 5},

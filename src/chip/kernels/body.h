@@ -448,10 +448,13 @@ static void axpy(float *x, float a, const float *y, int64_t n)
 
 #include "body_attend.h"
 
+#define SET(NAME, MATMUL)                                                                                                     \
+    {.name = NAME, .panel_bytes = panel_bytes, .pack = panel_pack, .unpack = panel_unpack, .prepare = prepare, .matmul = MATMUL,     \
+     .rmsnorm = rmsnorm, .silu_mul = silu_mul, .clamped_mul = clamped_mul, .add = add, .axpy = axpy, .kv_store = cl_kv_store,       \
+     .attend = attend, .attend_latent = attend_latent}
+
 const cl_kernels *SET_FUNCTION(void)
 {
-    static const cl_kernels set = {.name = SET_NAME, .panel_bytes = panel_bytes, .pack = panel_pack, .unpack = panel_unpack,
-        .prepare = prepare, .matmul = matmul, .rmsnorm = rmsnorm, .silu_mul = silu_mul, .clamped_mul = clamped_mul,
-        .add = add, .axpy = axpy, .kv_store = cl_kv_store, .attend = attend, .attend_latent = attend_latent};
+    static const cl_kernels set = SET(SET_NAME, matmul);
     return &set;
 }

@@ -2,6 +2,8 @@
 #include <string.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__)
+#include <sys/auxv.h>
 #endif
 
 #include "chipline/util.h"
@@ -19,6 +21,10 @@ static bool has_avx512(void)
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
 }
+
+static bool has_amx(void) { return has_avx512() && amx_usable(); }
+#elif defined(__aarch64__)
+static bool has_neon(void) { return getauxval(AT_HWCAP) & HWCAP_ASIMDDP; } /* NEON itself is always there */
 #endif
 
 static bool has_always(void) { return true; }
@@ -29,11 +35,19 @@ static const struct entry {
     bool (*usable)(void);
 } entries[] = {
 #if defined(__x86_64__)
+    {"neon", NULL, NULL},
+    {"amx", cl_kernels_amx, has_amx},
     {"avx512", cl_kernels_avx512, has_avx512},
     {"avx2", cl_kernels_avx2, has_avx2},
 #else
+    {"amx", NULL, NULL},
     {"avx512", NULL, NULL},
     {"avx2", NULL, NULL},
+#if defined(__aarch64__)
+    {"neon", cl_kernels_neon, has_neon},
+#else
+    {"neon", NULL, NULL},
+#endif
 #endif
     {"generic", cl_kernels_generic, has_always},
     {"reference", cl_kernels_reference, has_always},
@@ -57,13 +71,20 @@ cl_code cl_kernels_choose(const char *name, const cl_kernels **out, cl_err *err)
     }
     const char *near = cl_nearest(name, names, ENTRIES);
     if (near) return cl_fail(err, CL_E_USAGE, "kernels '%s': no such set (did you mean %s?)", name, near);
-    return cl_fail(err, CL_E_USAGE, "kernels '%s': no such set (known: avx512, avx2, generic, reference)", name);
+    return cl_fail(err, CL_E_USAGE, "kernels '%s': no such set (known: amx, avx512, avx2, neon, generic, reference)", name);
 }
 
 const char *const *cl_kernels_available(void)
 {
-    /* The usable names are a tail of the table: each set needs more of the CPU than the one after it. */
-    static const char *const names[] = {"avx512", "avx2", "generic", "reference", NULL};
+    /* The usable names are a tail of the table: each set needs more of the CPU than the one after it, and those of other
+     * architectures come first. */
+    static const char *const names[] = {
+#if defined(__x86_64__)
+        "neon", "amx", "avx512", "avx2",
+#else
+        "amx", "avx512", "avx2", "neon",
+#endif
+        "generic", "reference", NULL};
     int first = 0;
     while (!usable(&entries[first])) first++;
     return names + first;

@@ -1,4 +1,4 @@
-/* panel.h: the layout of packed weights that the generic, avx2 and avx512 sets share: one row is one lane, one panel one stream.
+/* panel.h: the layout of packed weights that all sets but the reference share: one row is one lane, one panel one stream.
  *
  * Float formats, columns padded with zeros to a multiple of 32:
  *   f32  [column][16 rows] float;  f16  [column][16 rows] uint16;  bf16  [column pair][16 rows][2] uint16.

@@ -10,6 +10,13 @@ const cl_kernels *cl_kernels_generic(void);
 #if defined(__x86_64__)
 const cl_kernels *cl_kernels_avx2(void);
 const cl_kernels *cl_kernels_avx512(void);
+const cl_kernels *cl_kernels_amx(void);
+/* What the amx set has besides the avx512 set; usable asks the system for the tiles' registers. */
+bool amx_usable(void);
+void amx_matmul(const cl_matrix *w, int64_t expert, int64_t p0, int64_t p1, const cl_acts *x, const int32_t *index, int n_index, float *y,
+                size_t y_stride);
+#elif defined(__aarch64__)
+const cl_kernels *cl_kernels_neon(void);
 #endif
 
 /* A half of one cache block. Numbers: keys [head_dim][16], values [16][head_dim]. q8 puts scales [ceil(head_dim / 32)][16]
