@@ -13,8 +13,9 @@
 #include "chipline/plan.h"
 #include "chipline/trace.h"
 
-/* What quantised weights meet: 8-bit blocks, two such planes (16 bits), float32. auto: q8 where the weights are quantised. */
-typedef enum cl_activations { CL_ACT_AUTO, CL_ACT_F32, CL_ACT_Q8, CL_ACT_Q16 } cl_activations;
+/* What quantised weights meet: float32; 8-bit blocks; the same with a second plane for the blocks that need it, where a norm made the
+ * numbers; two planes (16 bits) of all. auto: mixed where the weights are quantised. */
+typedef enum cl_activations { CL_ACT_AUTO, CL_ACT_F32, CL_ACT_Q8, CL_ACT_MIXED, CL_ACT_Q16 } cl_activations;
 const char *cl_activations_name(cl_activations a);
 
 typedef struct cl_chip_options {

@@ -15,10 +15,13 @@
  *     (MXFP4: cl_e8m0_half; FP8: of the 128-column tile the block of 32 lies in).
  *   quantised weights other than FP8, 8-bit x: per block isum = exact integer sum of q * xq; y = fma(d * dx, (float)isum, y). Q4_1 adds
  *     y = fma(m * dx, (float)(sum of xq), y).
- *   The same with 16-bit x: two planes of 8 bits; per block first y = fma(d * d1, (float)isum1, y) with the coarse one, then y = fma(d * d2,
- *     (float)isum2, y) with the fine one, Q4_1's term after each.
+ *   The same with two planes of 8-bit x: per block first y = fma(d * d1, (float)isum1, y) with the coarse one, then, where the block has a
+ *     fine one, y = fma(d * d2, (float)isum2, y) with it, Q4_1's term after each. (Weights whose scale is infinite or NaN give infinity or
+ *     NaN; which of the two is not defined here.)
  * 16-BIT BLOCKS: v = x * (32258 / amax), rounded to nearest even as an integer (all 0 as below); coarse = rne(v * (1 / 254)), fine = v -
  *   254 * coarse, both in -127 .. 127; d2 = amax / 32258, d1 = 254 * d2.
+ * MIXED x: a block is a 16-bit block if amax / 127 > (8 / 127) * r, r = sqrtf(lane[0] / n) of its row of n columns, lanes as in RMSNORM: one
+ *   that a few large numbers would leave with few steps for the others. Else it is an 8-bit block, without a fine plane.
  * 8-BIT BLOCKS of x (32 columns): amax = max |x|, where NaN counts as the largest; dx = amax / 127; xq = round-to-nearest-even(x *
  *   (127 / amax)), all 0 if amax or 127 / amax is not finite (so NaN and infinity reach every product through dx); |xq| <= 127.
  * RMSNORM: 16 lanes: lane[i % 16] = fma(x, x, lane[i % 16]) ascending; fold lane[i] += lane[i + 8], then 4, 2, 1;
@@ -52,7 +55,13 @@ float cl_exp(float x);
 enum { CL_PANEL = 16,    /* rows per panel: one row is one lane */
        CL_KV_BLOCK = 16, /* positions per cache block */
        CL_X_TOKENS = 8,  /* preferred multiple of tokens per call */
+       CL_ATTEND_QUERIES = 8, /* most queries per call of attend */
        CL_LATENT_HEADS = 16 /* most heads per call of attend_latent */ };
+/* Floats of scratch for attend: the scores of all queries over `positions` positions, from the first that one sees to the last. */
+static inline size_t cl_attend_scratch(int64_t positions, int head_dim)
+{
+    return (size_t)CL_ATTEND_QUERIES * (size_t)(positions + 2 * CL_KV_BLOCK + 2 * ((head_dim + 15) / 16 * 16));
+}
 /* Floats of scratch for attend_latent over `positions` visible positions: the scores of all heads. */
 static inline size_t cl_latent_scratch(int64_t positions)
 {
@@ -76,6 +85,7 @@ typedef struct cl_acts {
     int64_t cols;
     bool q8;             /* 8-bit forms are there too: products with integer formats use them */
     int planes;          /* of these: 1, or 2 for 16-bit numbers */
+    bool mixed;          /* two planes, but only some blocks have the second; d and q of the others' are 0 */
     const float *f32;    /* [n][stride], padded with zeros to a multiple of 32 columns */
     size_t stride;       /* floats between tokens */
     int8_t *q;           /* 8-bit: [n][blocks][planes][32] */
@@ -95,8 +105,16 @@ typedef struct cl_kv_head {
 } cl_kv_head;
 size_t cl_kv_block_bytes(cl_kv_format f, int head_dim); /* of keys, or of values; multiple of 64 */
 
+/* One query head of one token: it sees positions lo .. pos. */
+typedef struct cl_query {
+    const float *q;    /* [head_dim] */
+    float *out;        /* [head_dim] */
+    const float *sink; /* its logit, or NULL */
+    int64_t lo, pos;
+} cl_query;
+
 typedef struct cl_kernels {
-    const char *name; /* "reference", "generic", "avx2", "avx512", "amx" */
+    const char *name; /* "reference", "generic", "neon", "avx2", "avx512", "amx" */
 
     /* Packing. panel_bytes for one panel of `cols` columns; pack writes panel(s) from n_rows consecutive canonical rows starting
      * at a panel boundary (n_rows a multiple of 16, or the matrix's last rows: the rest becomes zeros). */
@@ -122,9 +140,9 @@ typedef struct cl_kernels {
 
     /* Stores k, v [head_dim] of position pos; v is not looked at where h->values is NULL. */
     void (*kv_store)(const cl_kv_head *h, int64_t pos, const float *k, const float *v);
-    /* Attention of one query head; q, out [head_dim]; sink: its logit, or NULL; scratch: 16 * (p/16 - lo/16 + 1) floats. */
-    void (*attend)(const cl_kv_head *h, const float *q, int64_t lo, int64_t pos, float scale, const float *sink, float *out,
-                   float *scratch);
+    /* Attention of n <= CL_ATTEND_QUERIES queries that share a kv head and a sequence: what is read for one serves all. They may
+     * see different positions. scratch: cl_attend_scratch floats. */
+    void (*attend)(const cl_kv_head *h, int n, const cl_query *queries, float scale, float *scratch);
     /* Latent attention of n <= CL_LATENT_HEADS query heads of one token: q [n][q_stride] (head_dim numbers each), out
      * [n][out_stride] (v_dim each), sinks [n] or NULL; scratch: cl_latent_scratch floats. */
     void (*attend_latent)(const cl_kv_head *h, int n, const float *q, size_t q_stride, int v_dim, int64_t lo, int64_t pos, float scale,
@@ -133,7 +151,7 @@ typedef struct cl_kernels {
 
 /* The plain scalar definition above, kept forever. */
 const cl_kernels *cl_kernels_reference(void);
-/* The best set for this CPU, or the one named ("reference", "generic", "avx2", "avx512", "amx"); CL_E_USAGE if unknown,
+/* The best set for this CPU, or the one named ("reference", "generic", "neon", "avx2", "avx512", "amx"); CL_E_USAGE if unknown,
  * CL_E_FIT if this CPU lacks it. */
 cl_code cl_kernels_choose(const char *name, const cl_kernels **out, cl_err *err);
 /* Names of the sets this CPU can run, NULL-terminated, best first. */

@@ -103,7 +103,7 @@ static uint64_t grouped_in(cl_chip *c, const team *t, cl_event *e, int layer, in
     const cl_matrix *v = &slice_get(s, CL_T_V, layer)->m;
     const bool full = c->spec.layers[layer].attn.qk_norm == CL_QK_NORM_FULL;
     const layer_share *share = share_of(c, layer);
-    cl_acts in = phase_acts(c, w->norm, w->hidden, n, c->spec.hidden, (const cl_matrix *[]){q, k, v}, 3);
+    cl_acts in = phase_normed_acts(c, w->norm, w->hidden, n, c->spec.hidden, (const cl_matrix *[]){q, k, v}, 3);
     phase_norm(c, t, &in, x, slice_get(s, CL_T_ATTN_NORM, layer)->vec);
     team_wait(t);
     phase_products(c, t, (product[]){
@@ -120,23 +120,45 @@ static uint64_t grouped_in(cl_chip *c, const team *t, cl_event *e, int layer, in
     return slice_expert_bytes(q) + slice_expert_bytes(k) + slice_expert_bytes(v);
 }
 
-/* Units are heads, then tokens within a head, so that equal numbers of units are nearly equal work. */
+/* Queries of `heads` query heads from `head` on, which share a kv head, counted token by token: those from number u on, before
+ * number `end`, that go through the cache together because their sequence is the same. Returns how many. */
+static int look_together(cl_chip *c, int layer, int first, int head, int heads, int64_t u, int64_t end, float *scratch)
+{
+    const cl_attention *a = &c->spec.layers[layer].attn;
+    const work *w = &c->work;
+    const float *sinks = slice_get(&c->slice, CL_T_SINKS, layer)->vec;
+    const int32_t slot = w->tokens[first + u / heads].slot;
+    const int kv_here = head / (a->heads / a->kv_heads) - share_of(c, layer)->heads.kv0;
+    cl_kv_head kv = kv_head(&c->kv, layer - c->stage.first_layer, slot, kv_here);
+    cl_query queries[CL_ATTEND_QUERIES];
+    int n = 0;
+    for (; n < CL_ATTEND_QUERIES && u < end; n++, u++) {
+        size_t tok = (size_t)(u / heads), of = (size_t)(head + u % heads), at = of * (size_t)a->head_dim;
+        token_ref ref = w->tokens[(size_t)first + tok];
+        if (ref.slot != slot) break;
+        queries[n] = (cl_query){w->qs + tok * w->q + at, w->att + tok * w->seen + at, sinks ? sinks + of : NULL,
+                                cl_attention_first(a, ref.pos), ref.pos};
+    }
+    c->k->attend(&kv, n, queries, (float)a->scale, scratch);
+    return n;
+}
+
+/* Units are queries, by kv heads, then tokens, then heads: neighbours go through the same cache, and equal numbers of units are
+ * nearly equal work. */
 static void grouped_look(cl_chip *c, const team *t, int layer, int first, int n)
 {
     const cl_attention *a = &c->spec.layers[layer].attn;
     const cl_heads h = share_of(c, layer)->heads;
-    const work *w = &c->work;
-    const float *sinks = slice_get(&c->slice, CL_T_SINKS, layer)->vec;
-    float *scratch = w->scratch + (size_t)t->id * w->scratch_stride;
+    const int group = a->heads / a->kv_heads;
+    float *scratch = c->work.scratch + (size_t)t->id * c->work.scratch_stride;
     int64_t u0, u1;
     team_share(t, (int64_t)h.q * n, &u0, &u1);
-    for (int64_t u = u0; u < u1; u++) {
-        int head = h.q0 + (int)(u / n), tok = (int)(u % n);
-        token_ref ref = w->tokens[first + tok];
-        cl_kv_head kv = kv_head(&c->kv, layer - c->stage.first_layer, ref.slot, head / (a->heads / a->kv_heads) - h.kv0);
-        size_t at = (size_t)head * (size_t)a->head_dim;
-        c->k->attend(&kv, w->qs + (size_t)tok * w->q + at, cl_attention_first(a, ref.pos), ref.pos, (float)a->scale,
-                     sinks ? sinks + head : NULL, w->att + (size_t)tok * w->seen + at, scratch);
+    for (int head = h.q0, next; head < h.q0 + h.q; head = next) {
+        next = (head / group + 1) * group; /* the first of the next kv head */
+        if (next > h.q0 + h.q) next = h.q0 + h.q;
+        int64_t before = (int64_t)(head - h.q0) * n, all = (int64_t)(next - head) * n;
+        int64_t u = u0 > before ? u0 - before : 0, end = u1 - before < all ? u1 - before : all;
+        while (u < end) u += look_together(c, layer, first, head, next - head, u, end, scratch);
     }
 }
 

@@ -38,7 +38,7 @@ static uint64_t project(cl_chip *c, const team *t, cl_event *e, int layer, int f
     const cl_matrix *kv_a = &slice_get(s, CL_T_KV_A, layer)->m;
     uint64_t bytes = slice_expert_bytes(begin) + slice_expert_bytes(kv_a);
 
-    cl_acts in = phase_acts(c, w->norm, w->hidden, n, c->spec.hidden, (const cl_matrix *[]){begin, kv_a}, 2);
+    cl_acts in = phase_normed_acts(c, w->norm, w->hidden, n, c->spec.hidden, (const cl_matrix *[]){begin, kv_a}, 2);
     phase_norm(c, t, &in, x, slice_get(s, CL_T_ATTN_NORM, layer)->vec);
     team_wait(t);
     phase_products(c, t, (product[]){
@@ -50,7 +50,7 @@ static uint64_t project(cl_chip *c, const team *t, cl_event *e, int layer, int f
     if (!a->q_rank) return bytes; /* others may still store: they are waited for after the queries are spread */
 
     const float *norm = slice_get(s, CL_T_Q_A_NORM, layer)->vec;
-    cl_acts low = phase_acts(c, w->q_low, w->q_a, n, a->q_rank, &q, 1);
+    cl_acts low = phase_normed_acts(c, w->q_low, w->q_a, n, a->q_rank, &q, 1);
     int64_t from, to;
     team_share(t, n, &from, &to);
     for (int64_t tok = from; tok < to; tok++)

@@ -127,9 +127,20 @@ static cl_code cache_create(cl_chip *c, cl_err *err)
 
 const char *cl_activations_name(cl_activations a)
 {
-    static const char *const names[] = {"auto", "f32", "q8", "q16"};
+    static const char *const names[] = {"auto", "f32", "q8", "mixed", "q16"};
     if ((unsigned)a > CL_ACT_Q16) CL_BUG("activations %d", (int)a);
     return names[a];
+}
+
+/* The pages come into being now, not while tokens flow. */
+static void touch(unsigned char *p, size_t bytes, int threads)
+{
+    enum { PAGE = 4096 };
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (size_t i = 0; i < bytes; i += PAGE) {
+        volatile unsigned char *at = p + i;
+        *at = *at;
+    }
 }
 
 static cl_code create(cl_chip *c, const cl_model_file *file, const cl_part *parts, int n_parts, cl_err *err)
@@ -146,6 +157,8 @@ static cl_code create(cl_chip *c, const cl_model_file *file, const cl_part *part
     if ((code = work_create(c, err))) return code;
     if ((code = slice_load(&c->slice, file, s, parts, n_parts, c->k, o->threads, o->progress, err))) return code;
     check_slice(c);
+    touch(c->kv.data, c->kv.bytes, o->threads);
+    touch(c->work.data, c->work.bytes, o->threads);
     return CL_OK;
 }
 

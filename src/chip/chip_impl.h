@@ -19,7 +19,8 @@ typedef struct token_ref {
     int32_t slot, pos;
 } token_ref;
 
-static inline int planes_of(cl_activations a) { return a == CL_ACT_Q16 ? 2 : 1; }
+/* Most planes of 8-bit numbers. */
+static inline int planes_of(cl_activations a) { return a == CL_ACT_Q16 || a == CL_ACT_MIXED ? 2 : 1; }
 
 /* Numbers of a row whose columns are padded to whole blocks of 32. */
 static inline size_t padded(int64_t n) { return ((size_t)n + 31) / 32 * 32; }
@@ -176,6 +177,8 @@ static inline product product_of(const cl_chip *c, cl_role role, int layer, cons
 
 /* The input of products with the n matrices w: which derived forms they need is in their formats. */
 cl_acts phase_acts(const cl_chip *c, const float *x, size_t stride, int tokens, int64_t cols, const cl_matrix *const *w, int n);
+/* The same for what a norm made, whose few large numbers would cost the others their precision: mixed activations are for these. */
+cl_acts phase_normed_acts(const cl_chip *c, const float *x, size_t stride, int tokens, int64_t cols, const cl_matrix *const *w, int n);
 /* Pads and prepares tokens a .. b - 1, or this thread's share of all. `x` must be the buffer behind acts->f32. */
 void phase_prepare_tokens(const cl_chip *c, cl_acts *acts, float *x, int64_t a, int64_t b);
 void phase_prepare(const cl_chip *c, const team *t, cl_acts *acts, float *x);

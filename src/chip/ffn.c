@@ -50,7 +50,7 @@ static void dense(cl_chip *c, const team *t, cl_event *e, int layer, int n, floa
     int64_t p0, p1;
 
     cl_mark m = mark(c, t, CL_TRACE_KERNEL);
-    cl_acts in = phase_acts(c, w->norm, w->hidden, n, c->spec.hidden, gu.w, 2);
+    cl_acts in = phase_normed_acts(c, w->norm, w->hidden, n, c->spec.hidden, gu.w, 2);
     phase_norm(c, t, &in, x, slice_get(&c->slice, CL_T_FFN_NORM, layer)->vec);
     team_wait(t);
     team_share(t, gu.w[0]->panels, &p0, &p1);
@@ -212,7 +212,7 @@ static cl_acts weighted_input(cl_chip *c, const team *t, const moe_weights *mw, 
 {
     const work *w = &c->work;
     int64_t hidden = c->spec.hidden, a, b;
-    cl_acts acts = phase_acts(c, w->down, w->hidden, rows, hidden, mw->gu.w, 2);
+    cl_acts acts = phase_normed_acts(c, w->down, w->hidden, rows, hidden, mw->gu.w, 2);
     team_share(t, w->n_own_rows, &a, &b);
     for (int64_t k = a; k < b; k++) {
         int64_t row = whole ? w->own_rows[k] : k;
@@ -303,7 +303,7 @@ static void moe(cl_chip *c, const team *t, cl_event *e, int layer, int n, float 
     const cl_matrix *readers[] = {mw.router, mw.gu.w[0], mw.gu.w[1], mw.shared.w[0], mw.shared.w[1]};
 
     cl_mark m = mark(c, t, CL_TRACE_KERNEL);
-    cl_acts in = phase_acts(c, w->norm, w->hidden, n, c->spec.hidden, readers, f->shared_width ? 5 : 3);
+    cl_acts in = phase_normed_acts(c, w->norm, w->hidden, n, c->spec.hidden, readers, f->shared_width ? 5 : 3);
     phase_norm(c, t, &in, x, slice_get(&c->slice, CL_T_FFN_NORM, layer)->vec);
     team_wait(t);
     route(c, t, &mw, layer, &in);

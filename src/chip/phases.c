@@ -26,8 +26,17 @@ cl_acts phase_acts(const cl_chip *c, const float *x, size_t stride, int tokens, 
     }
     bool q8 = quantised && c->opt.activations != CL_ACT_F32;
     const work *wk = &c->work;
-    return (cl_acts){.n = tokens, .cols = cols, .q8 = q8, .planes = planes_of(c->opt.activations), .f32 = x, .stride = stride, .q = q8 ? wk->x8 : NULL,
-                     .d = q8 ? wk->x8_scale : NULL, .sum = q8 ? wk->x8_sum : NULL, .fsum = sums && !q8 ? wk->x_sum : NULL};
+    return (cl_acts){.n = tokens, .cols = cols, .q8 = q8, .planes = c->opt.activations == CL_ACT_Q16 ? 2 : 1, .f32 = x, .stride = stride,
+                     .q = q8 ? wk->x8 : NULL, .d = q8 ? wk->x8_scale : NULL, .sum = q8 ? wk->x8_sum : NULL,
+                     .fsum = sums && !q8 ? wk->x_sum : NULL};
+}
+
+cl_acts phase_normed_acts(const cl_chip *c, const float *x, size_t stride, int tokens, int64_t cols, const cl_matrix *const *w, int n)
+{
+    cl_acts acts = phase_acts(c, x, stride, tokens, cols, w, n);
+    acts.mixed = acts.q8 && c->opt.activations == CL_ACT_MIXED;
+    if (acts.mixed) acts.planes = 2;
+    return acts;
 }
 
 void phase_prepare_tokens(const cl_chip *c, cl_acts *acts, float *x, int64_t a, int64_t b)

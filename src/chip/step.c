@@ -114,7 +114,7 @@ static void finish_group(cl_chip *c, const cl_microbatch *mb, head_group *g, con
         int64_t a, b;
         cl_event e = {.microbatch = mb->id, .layer = -1, .tokens = g->n, .parts = mb->n_parts, .peer = -1, .waits_for = -1};
         cl_mark m = mark(c, &t, CL_TRACE_LAYER);
-        cl_acts in = phase_acts(c, w->norm, w->hidden, g->n, c->spec.hidden, &head, 1);
+        cl_acts in = phase_normed_acts(c, w->norm, w->hidden, g->n, c->spec.hidden, &head, 1);
         team_share(&t, g->n, &a, &b);
         for (int64_t i = a; i < b; i++)
             c->k->rmsnorm(g->x[i], norm, c->spec.hidden, (float)c->spec.norm_eps, w->norm + (size_t)i * w->hidden);

@@ -14,6 +14,7 @@ typedef struct widths {
     size_t all_q, all_k, all_kv, all_low;         /* what is exchanged before its norm; floats */
     size_t x8;                                    /* numbers in 8-bit form that live at once, the shared expert's apart */
     size_t experts, top_k, rope;                  /* not per token */
+    int grouped;                                  /* numbers of a head of grouped attention; 0: there is none */
 } widths;
 
 static size_t max_size(size_t a, size_t b)
@@ -41,6 +42,7 @@ static void measure_attention(const cl_attention *a, work *w, widths *m)
     if (a->kind == CL_ATTN_GROUPED) {
         size_t kv = padded((int64_t)a->kv_heads * a->head_dim);
         bool full = a->qk_norm == CL_QK_NORM_FULL;
+        m->grouped = a->head_dim > m->grouped ? a->head_dim : m->grouped;
         grow(&w->kv, kv);
         grow(&m->all_q, full ? padded((int64_t)a->heads * a->head_dim) : 0);
         grow(&m->all_k, full ? kv : 0);
@@ -201,8 +203,7 @@ static widths plan_work(work *w, const cl_spec *spec, const cl_stage *stage, con
         rows = rows < 1 ? 1 : rows > HEAD_ROWS ? HEAD_ROWS : rows;
         w->head_rows = rows < (size_t)w->tile ? (int)rows : w->tile;
     }
-    /* attend: one number per position of every block it sees, the first and the last perhaps in part */
-    w->scratch_stride = round_up((size_t)o->limits.context + 2 * CL_KV_BLOCK, 16);
+    if (m.grouped) w->scratch_stride = round_up(cl_attend_scratch(o->limits.context, m.grouped), 16);
     if (m.heads) grow(&w->scratch_stride, cl_latent_scratch(o->limits.context));
     arena count = {0};
     lay_out_exchange(w, &m, stage->n_ranks, o, &count);

@@ -3,7 +3,7 @@
 
 error_t cl_cli_run_option(int key, const char *arg, cl_run_options *run, cl_layout *layout, cl_err *err)
 {
-    static const char *const activations[] = {"auto", "f32", "q8", "q16", NULL}, *const kvs[] = {"auto", "f32", "bf16", "q8", NULL},
+    static const char *const activations[] = {"auto", "f32", "q8", "mixed", "q16", NULL}, *const kvs[] = {"auto", "f32", "bf16", "q8", NULL},
                       *const modes[] = {"sliced", "whole", NULL}, *const carriers[] = {"auto", "shared", "messages", NULL},
                       *const waits[] = {"auto", "spin", "yield", NULL};
     int word = 0;

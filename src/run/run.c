@@ -16,10 +16,10 @@ static cl_code choose_limits(cl_run *r, int stages, cl_err *err)
     return CL_OK;
 }
 
-/* auto: 8-bit where most of the weights are quantised. */
+/* auto: mixed 8-bit where most of the weights are quantised. */
 static void choose_arithmetic(cl_run *r)
 {
-    r->activations = r->opt.activations != CL_ACT_AUTO ? r->opt.activations : cl_model_quantised(&r->model) ? CL_ACT_Q8 : CL_ACT_F32;
+    r->activations = r->opt.activations != CL_ACT_AUTO ? r->opt.activations : cl_model_quantised(&r->model) ? CL_ACT_MIXED : CL_ACT_F32;
     r->kv = !r->opt.kv_auto ? r->opt.kv : r->activations == CL_ACT_F32 ? CL_KV_F32 : CL_KV_BF16;
 }
 

@@ -1,9 +1,9 @@
-/* amx.c: the AVX-512 set, with 8-bit products of several tokens on AMX tiles (x86-64, Linux). The exact integer sums of 16 rows by up to
- * 16 tokens come from one instruction per block of 32 columns; scales and additions follow in the order of kernels.h.
+/* amx.c: the AVX-512 set, with 8-bit products of several tokens on AMX tiles (x86-64, Linux). The exact integer sums of 16 rows by
+ * up to 16 tokens come from one instruction per block of 32 columns; scales and additions follow in the order of kernels.h.
  *
  * A block of a panel, [8][16 rows][4] signed bytes, is what the instruction takes as its second operand; 4-bit codes become such
- * blocks in a buffer. The tokens are its first operand, in groups of nearly equal size. The columns go by in pieces of PIECE blocks, whose
- * activations are picked once for all groups, and whose weights are made ready once for all groups of a call. */
+ * blocks in a buffer. The tokens are its first operand, in groups of nearly equal size. The columns go by in pieces of PIECE blocks,
+ * whose activations are picked once for all groups, and whose weights are made ready once for all groups of a call. */
 #include "lanes_avx512.h"
 #include "sets.h"
 
@@ -16,33 +16,37 @@
 /* Fewer tokens are faster on the lanes, where 4-bit codes need no buffer. */
 enum { FEWEST = 7, FEWEST_CODES = 12 };
 
-enum { TOKENS = 16, GROUPS = 8, PIECE = 32, STEP = 4, BLOCK = 32, LINE = 64, BATCH_BYTES = 1 << 19 };
+enum { TOKENS = 16, GROUPS = 8, PIECE = 32, TERMS = 2 * PIECE, STEP = 4, BLOCK = 32, LINE = 64, BATCH_BYTES = 1 << 19 };
 
-/* Activations of one piece, both planes of 16 bits one after the other: [group][block][plane][width]. */
+/* Activations of one piece for each group: [term][width], a term being one plane of a block, filled up to a multiple of STEP. A block
+ * has a second term if one of the group's tokens has a fine plane there; it adds nothing to the others (their sums are not -0). */
 typedef struct picked {
-    _Alignas(64) int8_t q[GROUPS * TOKENS * PIECE * BLOCK];
-    float d[GROUPS * TOKENS * PIECE], sum[GROUPS * TOKENS * PIECE];
+    struct group {
+        int terms;
+        uint8_t block[TERMS];
+        float d[TERMS * TOKENS], sum[TERMS * TOKENS];
+        _Alignas(64) int8_t q[TERMS * TOKENS * BLOCK];
+    } groups[GROUPS];
 } picked;
 
-/* Weights of one piece of one panel: signed bytes [block][8][16 rows][4], where the panel itself has them or in the buffer. */
+/* Weights of one piece of one panel: signed bytes [block][8][16 rows][4], where the panel itself has them or in the buffer. One block
+ * more than a piece has is of no weight. */
 typedef struct ready {
-    const unsigned char *ints[PIECE];
-    _Alignas(64) float scale[PIECE][CL_PANEL], minimum[PIECE][CL_PANEL];
+    const unsigned char *ints[PIECE + 1];
+    _Alignas(64) float scale[PIECE + 1][CL_PANEL], minimum[PIECE + 1][CL_PANEL];
     _Alignas(64) unsigned char buffer[PIECE * PANEL_I8];
 } ready;
 
 /* One group over one piece of a panel: y goes on. */
 typedef struct pass {
     const ready *w;
-    const int8_t *q;
-    const float *d, *sum;
-    int blocks, planes; /* blocks of both planes, a multiple of STEP */
+    const struct group *x;
     int tokens;
     bool first;         /* y begins with 0 */
     __mmask16 rows;
     float *y;
     size_t y_stride;
-    const char *fetch;  /* what to ask for meanwhile: `fetches` lines with each block after the first STEP */
+    const char *fetch;  /* what to ask for meanwhile: as many lines with each term after the first STEP, so no branch to guess */
     int fetches;
     size_t fetch_step;  /* bytes, at most LINE */
 } pass;
@@ -88,11 +92,11 @@ INLINE void add_block(bool minimum, int width, const ready *w, int block, const 
     EACH_TOKEN y[t] = vf_fma(vf_mul(m, vf_set1(dx[t])), vf_set1(sum[t]), y[t]);
 }
 
-/* Block i + K of the pass, in tile C; the sums of two blocks before it leave tile B, those of four before it are added: what the tiles
- * take long for is under way for several blocks at a time. */
-#define BEGIN(C, X, W, K) MULTIPLY(C, X, W, q + (K) * width * BLOCK, ints[(i + (K)) >> shift])
+/* Term i + K of the pass, in tile C; the sums of two terms before it leave their tile, those of four before it are added: what the tiles
+ * take long for is under way for several terms at a time. */
+#define BEGIN(C, X, W, K) MULTIPLY(C, X, W, q + (K) * width * BLOCK, p->w->ints[block[K]])
 #define ADD(S, K)                                                                                                                  \
-    add_block(minimum, width, p->w, (i - 4 + (K)) >> shift, s[S], d + ((K) - 4) * width, sum + ((K) - 4) * width, y)
+    add_block(minimum, width, p->w, block[(K) - 4], s[S], d + ((K) - 4) * width, sum + ((K) - 4) * width, y)
 #define FETCH for (int k = 0; k < p->fetches; k++, fetch += p->fetch_step) __builtin_prefetch(fetch, 0, 2)
 
 INLINE void run_pass(bool minimum, int width, const pass *p)
@@ -100,20 +104,19 @@ INLINE void run_pass(bool minimum, int width, const pass *p)
     _Alignas(64) int32_t s[4][TOKENS * CL_PANEL];
     vf y[TOKENS];
     EACH_TOKEN y[t] = p->first || t >= p->tokens ? vf_set1(0) : _mm512_maskz_loadu_ps(p->rows, p->y + (size_t)t * p->y_stride);
-    const unsigned char *const *ints = p->w->ints;
-    const int8_t *q = p->q;
-    const float *d = p->d, *sum = p->sum;
-    const int n = p->blocks, shift = p->planes - 1;
+    const int8_t *q = p->x->q;
+    const uint8_t *block = p->x->block;
+    const float *d = p->x->d, *sum = p->x->sum;
     const char *fetch = p->fetch;
-    int i = 0;
     BEGIN(0, 2, 4, 0);
     BEGIN(1, 3, 5, 1);
     STORE(0, s[0]);
     BEGIN(6, 2, 4, 2);
     STORE(1, s[1]);
     BEGIN(7, 3, 5, 3);
-    for (i = 4; i < n; i += 4) {
+    for (int i = 4; i < p->x->terms; i += 4) {
         q += 4 * width * BLOCK;
+        block += 4;
         d += 4 * width;
         sum += 4 * width;
         STORE(6, s[2]);
@@ -133,6 +136,7 @@ INLINE void run_pass(bool minimum, int width, const pass *p)
         ADD(3, 3);
         FETCH;
     }
+    block += 4;
     d += 4 * width;
     sum += 4 * width;
     STORE(6, s[2]);
@@ -160,33 +164,46 @@ typedef struct call {
     const int32_t *index;
     int t0, n, groups, width; /* tokens of this round, in groups of at most `width` */
     int first, blocks;    /* the piece */
-    int padded;           /* its blocks of both planes, up to a multiple of STEP */
 } call;
 
 static int group_start(const call *c, int g) { return c->n * g / c->groups; }
+static int64_t token_of(const call *c, int t) { return c->index ? c->index[c->t0 + t] : c->t0 + t; }
+
+/* One plane of block b for a group's tokens; others than those are zeros. */
+static void pick_term(const call *c, struct group *to, int t0, int tokens, int b, int plane)
+{
+    const int64_t all = panel_blocks(c->x->cols), planes = c->x->planes;
+    const bool minimum = c->w->format == CL_Q4_1;
+    int i = to->terms * c->width;
+    to->block[to->terms++] = (uint8_t)b;
+    for (int t = 0; t < c->width; t++, i++) {
+        const int64_t at = t < tokens ? (token_of(c, t0 + t) * all + c->first + b) * planes + plane : 0;
+        if (t < tokens) memcpy(to->q + i * BLOCK, c->x->q + at * BLOCK, BLOCK);
+        else memset(to->q + i * BLOCK, 0, BLOCK);
+        to->d[i] = t < tokens ? c->x->d[at] : 0;
+        to->sum[i] = t < tokens && minimum ? (float)total_of_sum(c->x->sum[at]) : 0;
+    }
+}
+
+static bool any_fine(const call *c, int t0, int tokens, int b)
+{
+    for (int t = 0; c->x->planes == 2 && t < tokens; t++) {
+        if (c->x->d[(token_of(c, t0 + t) * panel_blocks(c->x->cols) + c->first + b) * 2 + 1] != 0) return true;
+    }
+    return false;
+}
 
 static void pick(const call *c, picked *to)
 {
-    const int64_t all = panel_blocks(c->x->cols), planes = c->x->planes;
-    int8_t *q = to->q;
-    float *d = to->d, *sum = to->sum;
-    const bool minimum = c->w->format == CL_Q4_1;
     for (int g = 0; g < c->groups; g++) {
+        struct group *x = &to->groups[g];
         const int t0 = group_start(c, g), tokens = group_start(c, g + 1) - t0;
-        for (int64_t i = 0; i < c->padded; i++) {
-            for (int t = 0; t < c->width; t++, q += BLOCK, d++, sum++) {
-                if (t >= tokens || i >= c->blocks * planes) {
-                    memset(q, 0, BLOCK);
-                    *d = *sum = 0;
-                    continue;
-                }
-                const int token = c->t0 + t0 + t;
-                int64_t at = ((c->index ? c->index[token] : token) * all + c->first) * planes + i;
-                memcpy(q, c->x->q + at * BLOCK, BLOCK);
-                *d = c->x->d[at];
-                *sum = minimum ? (float)total_of_sum(c->x->sum[at]) : 0;
-            }
+        x->terms = 0;
+        for (int b = 0; b < c->blocks; b++) {
+            pick_term(c, x, t0, tokens, b, 0);
+            if (any_fine(c, t0, tokens, b)) pick_term(c, x, t0, tokens, b, 1);
         }
+        while (x->terms % STEP) pick_term(c, x, t0, 0, c->blocks, 0);
     }
 }
 
@@ -214,11 +231,9 @@ INLINE void make_ready(cl_format f, const call *c, const unsigned char *panel, r
         to->ints[i] = f == CL_Q8_0 ? ints : to->buffer + i * PANEL_I8;
         if (f != CL_Q8_0) bytes_of_codes(f, ints, to->buffer + i * PANEL_I8);
     }
-    for (int i = c->blocks; i * c->x->planes < c->padded; i++) { /* times nothing */
-        to->ints[i] = to->ints[0];
-        vf_store(to->scale[i], vf_set1(0));
-        vf_store(to->minimum[i], vf_set1(0));
-    }
+    to->ints[c->blocks] = to->ints[0];
+    vf_store(to->scale[c->blocks], vf_set1(0));
+    vf_store(to->minimum[c->blocks], vf_set1(0));
 }
 
 static void make_ready_any(const call *c, const unsigned char *panel, ready *to)
@@ -233,30 +248,28 @@ static void make_ready_any(const call *c, const unsigned char *panel, ready *to)
 }
 
 /* The piece of one panel, for all tokens of the round. Meanwhile the next panel's piece is fetched, a share by each group. */
-static void panel_piece(const call *c, int64_t panel, const unsigned char *data, bool last, const picked *x, ready *w, float *y, size_t y_stride)
+static void panel_piece(const call *c, int64_t panel, const unsigned char *data, bool last, const picked *x, ready *w, float *y,
+                        size_t y_stride)
 {
     const cl_format f = c->w->format;
     const int64_t rows = c->w->rows - panel * CL_PANEL;
-    const size_t group = (size_t)panel_group(f), turns = (size_t)(c->padded - STEP) * (size_t)c->groups;
-    const size_t bytes = ((size_t)c->blocks + group - 1) / group * panel_group_bytes(f);
-    const char *next = (const char *)data + c->w->panel_bytes + (size_t)c->first / group * panel_group_bytes(f);
-    pass p = {.w = w, .blocks = c->padded, .planes = c->x->planes, .first = c->first == 0, .y_stride = y_stride};
+    const size_t group = (size_t)panel_group(f), bytes = ((size_t)c->blocks + group - 1) / group * panel_group_bytes(f);
+    const size_t turns = (size_t)(c->blocks > STEP ? c->blocks - STEP : 0) * (size_t)c->groups;
+    pass p = {.w = w, .first = c->first == 0, .y_stride = y_stride};
     p.rows = first_lanes(rows < CL_PANEL ? (int)rows : CL_PANEL);
-    if (!last && turns) { /* as many with every block: no branch to guess */
+    p.fetch = (const char *)data + c->w->panel_bytes + (size_t)c->first / group * panel_group_bytes(f);
+    if (!last && turns) {
         p.fetches = (int)((bytes / LINE + turns - 1) / turns);
         p.fetch_step = (bytes + turns * (size_t)p.fetches - 1) / (turns * (size_t)p.fetches);
     }
     make_ready_any(c, data, w);
     for (int g = 0; g < c->groups; g++) {
         const int t0 = group_start(c, g);
-        const size_t from = (size_t)(g * c->padded * c->width);
-        p.q = x->q + from * BLOCK;
-        p.d = x->d + from;
-        p.sum = x->sum + from;
+        p.x = &x->groups[g];
         p.tokens = group_start(c, g + 1) - t0;
         p.y = y + (size_t)t0 * y_stride + panel * CL_PANEL;
-        p.fetch = next + (size_t)g * (size_t)(c->padded - STEP) * (size_t)p.fetches * p.fetch_step;
         passes[f == CL_Q4_1][c->width / 2](&p);
+        p.fetch += (size_t)(c->blocks - STEP) * (size_t)p.fetches * p.fetch_step;
     }
 }
 
@@ -265,17 +278,17 @@ static void round_of_tokens(call c, int64_t expert, int64_t p0, int64_t p1, floa
 {
     picked x;
     ready w;
-    const int blocks = (int)panel_blocks(c.x->cols), most = PIECE / c.x->planes;
+    const int blocks = (int)panel_blocks(c.x->cols);
     c.groups = (c.n + TOKENS - 1) / TOKENS;
     c.width = ((c.n + c.groups - 1) / c.groups + 1) / 2 * 2;
     c.width = c.width < 4 ? 4 : c.width;
     configure(c.width);
     for (c.first = 0; c.first < blocks; c.first += c.blocks) {
-        c.blocks = blocks - c.first < most ? blocks - c.first : most;
-        c.padded = (c.blocks * c.x->planes + STEP - 1) / STEP * STEP;
+        c.blocks = blocks - c.first < PIECE ? blocks - c.first : PIECE;
         pick(&c, &x);
         for (int64_t i = p0; i < p1; i++) {
-            panel_piece(&c, i, c.w->data + (size_t)(expert * c.w->panels + i) * c.w->panel_bytes, i + 1 == p1, &x, &w, y, y_stride);
+            const unsigned char *data = c.w->data + (size_t)(expert * c.w->panels + i) * c.w->panel_bytes;
+            panel_piece(&c, i, data, i + 1 == p1, &x, &w, y, y_stride);
         }
     }
     __asm__ volatile("tilerelease");

@@ -18,14 +18,15 @@ typedef struct pass {
     vf y[LANES_TOKENS];
 } pass;
 
-/* 8-bit activations of the tokens of a pass, block after block, the tokens of a block together. */
-enum { PICKED_BLOCKS = 512, PICKED_STEP = 4 }; /* tokens times blocks at most; blocks in steps that every panel_group divides */
+/* 8-bit activations of the tokens of a pass, block after block, the tokens of a block together: a term of a block is one plane of it. A
+ * block has a second term if one of the tokens has a fine plane there; it adds nothing to the others (their sums are not -0). */
+enum { PICKED_TERMS = 512, PICKED_STEP = 4 }; /* tokens times terms at most; blocks in steps that every panel_group divides */
 typedef struct picked {
     int64_t first, blocks;                        /* which blocks of the tokens */
-    int planes;
-    _Alignas(64) int8_t q[PICKED_BLOCKS * 32];    /* [blocks][planes][tokens][32] */
-    float d[PICKED_BLOCKS];                       /* [blocks][planes][tokens] */
-    int32_t start[PICKED_BLOCKS];                 /* [blocks][planes][tokens] q8_start; Q4_1: the sum */
+    uint8_t terms[PICKED_TERMS];                  /* [blocks] */
+    _Alignas(64) int8_t q[PICKED_TERMS * 32];     /* [terms][tokens][32] */
+    float d[PICKED_TERMS];                        /* [terms][tokens] */
+    int32_t start[PICKED_TERMS];                  /* [terms][tokens] q8_start; Q4_1: the sum */
 } picked;
 
 /* One pass with them over these blocks of a panel: y goes on. */
@@ -205,11 +206,10 @@ INLINE void q8_blocks(cl_format f, int tokens, q8_pass *to)
     const int8_t *q = p.x->q;
     const float *d = p.x->d;
     const int32_t *start = p.x->start;
-    const int planes = p.x->planes;
     for (int64_t b = 0; b < p.x->blocks; b++) {
         block w = block_at(f, p.panel, 0, b);
         fetch(p.fetch_step, p.fetch_ahead, &next, w.ints + panel_integers(f));
-        for (int k = 0; k < planes; k++, q += tokens * 32, d += tokens, start += tokens) q8_block(f, tokens, w, q, d, start, y);
+        for (int k = p.x->terms[b]; k > 0; k--, q += tokens * 32, d += tokens, start += tokens) q8_block(f, tokens, w, q, d, start, y);
     }
     EACH_TOKEN to->y[t] = y[t];
 }
@@ -291,19 +291,36 @@ static void float_product(const cl_matrix *w, int64_t expert, int64_t p0, int64_
 
 enum { BATCH_BYTES = 1 << 19 };
 
-static void pick(cl_format f, const cl_acts *x, const int32_t *index, int t0, int tokens, picked *to)
+/* 2 where one of the tokens has a fine plane in block b. */
+INLINE int terms_of(const cl_acts *x, const int32_t *tokens, int n, int64_t blocks, int64_t b)
 {
-    const int64_t blocks = panel_blocks(x->cols);
-    const int offset = q8_offset(f);
-    for (int t = 0; t < tokens; t++) {
-        size_t at = ((size_t)(index ? index[t0 + t] : t0 + t) * (size_t)blocks + (size_t)to->first) * (size_t)to->planes;
-        for (int64_t b = 0; b < to->blocks * to->planes; b++) {
-            int64_t i = b * tokens + t;
-            memcpy(to->q + i * 32, x->q + (at + (size_t)b) * 32, 32);
-            to->d[i] = x->d[at + (size_t)b];
-            to->start[i] = f == CL_Q4_1 ? total_of_sum(x->sum[at + (size_t)b]) : q8_start(offset, x->sum[at + (size_t)b]);
+    for (int t = 0; x->planes == 2 && t < n; t++) {
+        if (x->d[(tokens[t] * blocks + b) * 2 + 1] != 0) return 2;
+    }
+    return 1;
+}
+
+/* From block to->first on, as many as fit. */
+static void pick(cl_format f, const cl_acts *x, const int32_t *tokens, int n, picked *to)
+{
+    const int64_t all = panel_blocks(x->cols);
+    const int offset = q8_offset(f), room = PICKED_TERMS / n - PICKED_STEP * x->planes;
+    int terms = 0, i = 0;
+    int64_t b = to->first;
+    for (; b < all && (b % PICKED_STEP != 0 || terms <= room); b++) {
+        const int more = terms_of(x, tokens, n, all, b);
+        to->terms[b - to->first] = (uint8_t)more;
+        terms += more;
+        for (int k = 0; k < more; k++) {
+            for (int t = 0; t < n; t++, i++) {
+                const int64_t at = (tokens[t] * all + b) * x->planes + k;
+                memcpy(to->q + i * 32, x->q + at * 32, 32);
+                to->d[i] = x->d[at];
+                to->start[i] = f == CL_Q4_1 ? total_of_sum(x->sum[at]) : q8_start(offset, x->sum[at]);
+            }
         }
     }
+    to->blocks = b - to->first;
 }
 
 /* Panels p0..p1 and the blocks of `x` for the tokens whose rows of results begin at y. */
@@ -332,15 +349,14 @@ static void q8_product(const cl_matrix *w, int64_t expert, int64_t p0, int64_t p
     const int groups = (n + LANES_Q8_TOKENS - 1) / LANES_Q8_TOKENS;
     const int64_t blocks = panel_blocks(w->cols), fit = (int64_t)(BATCH_BYTES / w->panel_bytes), batch = fit > 1 ? fit : 1;
     picked xp;
-    xp.planes = x->planes;
     for (int64_t p = p0, end; p < p1; p = end) {
         end = groups == 1 || p1 - p < batch ? p1 : p + batch;
         for (int j = 0; j < groups; j++) {
             const int t0 = n * j / groups, tokens = n * (j + 1) / groups - t0; /* groups of nearly equal size */
-            const int64_t most = PICKED_BLOCKS / (tokens * xp.planes) / PICKED_STEP * PICKED_STEP;
+            int32_t which[LANES_Q8_TOKENS];
+            for (int t = 0; t < tokens; t++) which[t] = index ? index[t0 + t] : t0 + t;
             for (xp.first = 0; xp.first < blocks; xp.first += xp.blocks) {
-                xp.blocks = blocks - xp.first < most ? blocks - xp.first : most;
-                pick(w->format, x, index, t0, tokens, &xp);
+                pick(w->format, x, which, tokens, &xp);
                 q8_panels(w, expert, p, end, &xp, tokens, j == 0, y + (size_t)t0 * y_stride, y_stride);
             }
         }
@@ -357,16 +373,41 @@ static void matmul(const cl_matrix *w, int64_t expert, int64_t p0, int64_t p1, c
 
 /* --- activations --- */
 
+INLINE float row_rms(const float *x, int64_t n)
+{
+    vf lane = vf_set1(0);
+    for (int64_t i = 0; i < n; i += 16) {
+        vf a = load_some(x + i, n - i);
+        lane = vf_fma(a, a, lane);
+    }
+    return sqrtf(vf_fold_add(lane) / (float)n);
+}
+
+/* Both planes of block i; what has no second one is zeros there. */
+INLINE void prepare_planes(cl_acts *x, int64_t i, const float *in, float r)
+{
+    int8_t *q = x->q + i * 64;
+    float *d = x->d + i * 2;
+    int32_t *sum = x->sum + i * 2;
+    d[0] = block_q8(in, q, &sum[0]);
+    d[1] = 0;
+    sum[1] = 0;
+    memset(q + 32, 0, 32);
+    if (x->mixed && !(d[0] > CL_MIXED_SCALE * r)) return;
+    cl_block_q16(in, q, q + 32, d);
+    sum[0] = kept_sum(q);
+    sum[1] = kept_sum(q + 32);
+}
+
 static void prepare(cl_acts *x, int t0, int t1)
 {
     int64_t blocks = panel_blocks(x->cols);
     for (int t = t0; t < t1; t++) {
         const float *in = x->f32 + (size_t)t * x->stride;
+        const float r = x->q8 && x->mixed ? row_rms(in, x->cols) : 0;
         for (int64_t b = 0, at = t * blocks; b < blocks; b++, at++, in += 32) {
             if (x->q8 && x->planes == 2) {
-                cl_block_q16(in, x->q + at * 64, x->q + at * 64 + 32, x->d + at * 2);
-                x->sum[2 * at] = kept_sum(x->q + at * 64);
-                x->sum[2 * at + 1] = kept_sum(x->q + at * 64 + 32);
+                prepare_planes(x, at, in, r);
             } else if (x->q8) {
                 x->d[at] = block_q8(in, x->q + at * 32, &x->sum[at]);
             } else if (x->fsum) {

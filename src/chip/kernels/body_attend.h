@@ -1,8 +1,19 @@
 /* body_attend.h: the attention of a kernel set, part of body.h.
  *
- * Lanes are the 16 positions of a block for scores, 16 numbers of the head for values. */
+ * Lanes are the 16 positions of a block for scores, 16 numbers of the head for values. Queries of one kv head go through the
+ * cache in groups: a key or a value is loaded and converted once for a group. `f`, `blocks`, `heads`, `queries` and `width` are
+ * constants after inlining. */
 
-enum { LANES_SCORES = LANES_CHAINS > LANES_TOKENS ? LANES_CHAINS : LANES_TOKENS, LATENT_CHAINS = 4 };
+enum {
+    LANES_SCORES = LANES_CHAINS > LANES_TOKENS ? LANES_CHAINS : LANES_TOKENS, /* chains at once, and most queries of a group */
+    LANES_VALUES = LANES_CHAINS == 8 ? 16 : LANES_SCORES, /* the same for values: two vectors for each weight that is loaded */
+    LATENT_CHAINS = 4
+};
+
+INLINE int number_bytes(cl_kv_format f) { return f == CL_KV_F32 ? 4 : f == CL_KV_BF16 ? 2 : 1; }
+
+/* Asks for the line that lies `ahead` bytes after p, or nowhere. */
+INLINE void fetch_line(const unsigned char *p, size_t ahead) { __builtin_prefetch((const void *)((uintptr_t)p + ahead), 0, 3); }
 
 /* Number i of the keys of a block, 16 positions; bf16: in the order of vf_load_bf16_apart. */
 INLINE vf key_lanes(cl_kv_format f, const unsigned char *numbers, int i)
@@ -11,11 +22,13 @@ INLINE vf key_lanes(cl_kv_format f, const unsigned char *numbers, int i)
                                                                                        : vf_load_i8(numbers + i * 16);
 }
 
-/* s[c * heads + t]: scores of `blocks` blocks from b on for `heads` query heads, not yet scaled. Either is 1. */
-INLINE void score_blocks(cl_kv_format f, int blocks, int heads, const cl_kv_head *h, const float *q, size_t q_stride, int64_t b,
-                         vf *s)
+/* s[c * heads + t]: scores of `blocks` blocks from b on for `heads` queries, not yet scaled. Number i of query t is
+ * q[t * q_stride + i * q_step]. */
+INLINE void score_blocks(cl_kv_format f, int blocks, int heads, const cl_kv_head *h, const float *q, size_t q_stride,
+                         size_t q_step, int64_t b, vf *s)
 {
-    const unsigned char *k[LANES_CHAINS], *numbers[LANES_CHAINS];
+    const size_t ahead = (size_t)blocks * (size_t)h->head_dim * 32; /* about as far as the next blocks */
+    const unsigned char *k[LANES_SCORES], *numbers[LANES_SCORES];
     vf sum[LANES_SCORES];
     for (int c = 0; c < blocks; c++) {
         k[c] = h->keys + cl_kv_block_at(h, b + c);
@@ -29,8 +42,10 @@ INLINE void score_blocks(cl_kv_format f, int blocks, int heads, const cl_kv_head
         for (int i = i0; i < end; i++) {
             for (int c = 0; c < blocks; c++) {
                 vf key = key_lanes(f, numbers[c], i);
+                fetch_line(numbers[c] + i * 16 * number_bytes(f), ahead);
                 for (int t = 0; t < heads; t++) {
-                    part[c * heads + t] = vf_fma(vf_set1(q[(size_t)t * q_stride + (size_t)i]), key, part[c * heads + t]);
+                    vf x = vf_set1(q[(size_t)t * q_stride + (size_t)i * q_step]);
+                    part[c * heads + t] = vf_fma(x, key, part[c * heads + t]);
                 }
             }
         }
@@ -49,31 +64,39 @@ INLINE vf visible(vf x, vf y, int64_t lo, int64_t pos, int64_t b)
     return vf_pick(x, y, first ? (int)(lo % CL_KV_BLOCK) : 0, last ? (int)(pos % CL_KV_BLOCK) : CL_KV_BLOCK - 1);
 }
 
-/* e[16 * (block - first)]: scores scaled; -inf where a position is not visible. Returns the largest. */
-INLINE float scores(cl_kv_format f, const cl_kv_head *h, const float *q, int64_t lo, int64_t pos, float scale, float *e)
+/* e [block - first][queries][16]: scores scaled, of all positions of blocks first .. last; and the largest that each query sees.
+ * q: [head_dim][queries]. */
+INLINE void scores(cl_kv_format f, int queries, const cl_kv_head *h, const float *q, const cl_query *who, int64_t first,
+                   int64_t last, float scale, float *e, float *largest)
 {
-    vf max = vf_set1(-INFINITY), s[LANES_CHAINS];
-    int64_t first = lo / CL_KV_BLOCK, last = pos / CL_KV_BLOCK;
+    const int together = LANES_SCORES / queries; /* blocks */
+    vf max[LANES_SCORES], s[LANES_SCORES];
+    for (int t = 0; t < queries; t++) max[t] = vf_set1(-INFINITY);
     for (int64_t b = first, m; b <= last; b += m) {
-        m = last - b + 1 >= LANES_CHAINS ? LANES_CHAINS : 1;
-        if (m > 1) score_blocks(f, LANES_CHAINS, 1, h, q, 0, b, s);
-        else score_blocks(f, 1, 1, h, q, 0, b, s);
-        for (int64_t c = 0; c < m; c++) {
-            vf a = visible(vf_mul(vf_set1(scale), s[c]), vf_set1(-INFINITY), lo, pos, b + c);
-            max = vf_max(a, max);
-            vf_store(e + (b + c - first) * CL_KV_BLOCK, a);
+        m = last - b + 1 >= together ? together : 1;
+        if (m > 1) score_blocks(f, together, queries, h, q, 1, (size_t)queries, b, s);
+        else score_blocks(f, 1, queries, h, q, 1, (size_t)queries, b, s);
+        for (int c = 0; c < m; c++) {
+            for (int t = 0; t < queries; t++, e += CL_KV_BLOCK) {
+                const int64_t lo = who[t].lo, pos = who[t].pos;
+                vf a = vf_mul(vf_set1(scale), s[c * queries + t]);
+                vf_store(e, a);
+                if (b + c < lo / CL_KV_BLOCK || b + c > pos / CL_KV_BLOCK) continue;
+                max[t] = vf_max(visible(a, vf_set1(-INFINITY), lo, pos, b + c), max[t]);
+            }
         }
     }
-    return vf_fold_max(max);
+    for (int t = 0; t < queries; t++) largest[t] = vf_fold_max(max[t]);
 }
 
-/* e = cl_exp(e - max), 0 where a position is not visible; max is that of the scores. Returns 1 / sum. */
-INLINE float weights(int64_t lo, int64_t pos, float max, const float *sink, float *e)
+/* e = cl_exp(e - max), 0 where a position is not visible; max is that of the scores. e begins at the block of lo, the next
+ * block's are `step` numbers further. Returns 1 / sum. */
+INLINE float weights(int64_t lo, int64_t pos, float max, const float *sink, float *e, size_t step)
 {
     if (sink && *sink > max) max = *sink;
     vf lane = vf_set1(0);
     int64_t first = lo / CL_KV_BLOCK, last = pos / CL_KV_BLOCK;
-    for (int64_t b = first; b <= last; b++, e += CL_KV_BLOCK) {
+    for (int64_t b = first; b <= last; b++, e += step) {
         vf a = visible(lanes_exp(vf_sub(vf_load(e), vf_set1(max))), vf_set1(0), lo, pos, b);
         lane = vf_add(lane, a);
         vf_store(e, a);
@@ -85,55 +108,128 @@ INLINE float weights(int64_t lo, int64_t pos, float max, const float *sink, floa
 /* The 16 numbers from `at` on of a block of values, n of them at the end of a head; bf16: in the order of vf_load_bf16_apart. */
 INLINE vf value_lanes(cl_kv_format f, const unsigned char *v, size_t at, int n)
 {
-    size_t size = f == CL_KV_F32 ? 4 : f == CL_KV_BF16 ? 2 : 1;
     _Alignas(64) unsigned char part[64] = {0};
-    v += at * size;
-    if (n < 16) v = memcpy(part, v, (size_t)n * size);
+    v += at * (size_t)number_bytes(f);
+    if (n < 16) v = memcpy(part, v, (size_t)(n * number_bytes(f)));
     return f == CL_KV_F32 ? vf_load((const float *)v) : f == CL_KV_BF16 ? vf_load_bf16_apart(v) : vf_load_i8(v);
 }
 
-/* out[i .. i + 16 * width) for numbers i on (n of them in the last lanes), all positions ascending. */
-INLINE void mix(cl_kv_format f, int width, int n, const cl_kv_head *h, int64_t lo, int64_t pos, const float *e, float inverse,
-                int i, float *out)
+/* sums [queries][stride]: numbers i .. i + 16 * width - 1 of a head (n of them in the last lanes) go on over the positions
+ * j .. end - 1 of a block of values, ascending; e: [queries][16] weights of the block. */
+INLINE void mix_block(cl_kv_format f, int queries, int width, int n, int head_dim, const unsigned char *v, int j, int end,
+                      const float *e, int i, float *sums, size_t stride)
 {
-    vf o[4];
-    for (int k = 0; k < width; k++) o[k] = vf_set1(0);
-    const int64_t first = lo / CL_KV_BLOCK, last = pos / CL_KV_BLOCK;
-    for (int64_t b = first; b <= last; b++, e += CL_KV_BLOCK) {
-        const unsigned char *v = h->values + cl_kv_block_at(h, b);
-        const float *scales = (const float *)v;
-        if (f == CL_KV_Q8) v += cl_kv_scales(h->head_dim) * sizeof(float);
-        int j = b == first ? (int)(lo % CL_KV_BLOCK) : 0, end = b == last ? (int)(pos % CL_KV_BLOCK) + 1 : CL_KV_BLOCK;
-        for (; j < end; j++) {
-            for (int k = 0; k < width; k++) {
-                float a = f == CL_KV_Q8 ? e[j] * scales[(i + 16 * k) / 32 * CL_KV_BLOCK + j] : e[j];
-                vf x = value_lanes(f, v, (size_t)(j * h->head_dim + i + 16 * k), n);
-                o[k] = vf_fma(vf_set1(a), x, o[k]);
-            }
+    vf o[LANES_VALUES];
+    float scaled[2][LANES_SCORES * 16]; /* q8: weights times scales; a scale is of 32 numbers */
+    if (f == CL_KV_Q8) {
+        for (int g = 0; g < (width + 1) / 2; g++) {
+            vf d = vf_load((const float *)v + (i / 32 + g) * CL_KV_BLOCK);
+            for (int t = 0; t < queries; t++) vf_store(scaled[g] + t * 16, vf_mul(vf_load(e + t * 16), d));
+        }
+        v += cl_kv_scales(head_dim) * sizeof(float);
+    }
+    for (int k = 0; k < width; k++) {
+        for (int t = 0; t < queries; t++) o[k * queries + t] = vf_load(sums + (size_t)t * stride + i + 16 * k);
+    }
+    for (; j < end; j++) {
+        if (queries > 1) fetch_line(v + (j * head_dim + i) * number_bytes(f), (size_t)head_dim * 32); /* about the next block */
+        for (int k = 0; k < width; k++) {
+            const float *a = (f == CL_KV_Q8 ? scaled[k / 2] : e) + j;
+            vf x = value_lanes(f, v, (size_t)(j * head_dim + i + 16 * k), n);
+            for (int t = 0; t < queries; t++) o[k * queries + t] = vf_fma(vf_set1(a[t * 16]), x, o[k * queries + t]);
         }
     }
     for (int k = 0; k < width; k++) {
-        store_some(out + i + 16 * k, vf_mul(f == CL_KV_BF16 ? vf_together(o[k]) : o[k], vf_set1(inverse)), n);
+        for (int t = 0; t < queries; t++) vf_store(sums + (size_t)t * stride + i + 16 * k, o[k * queries + t]);
     }
 }
 
-INLINE void attend_format(cl_kv_format f, const cl_kv_head *h, const float *q, int64_t lo, int64_t pos, float scale,
-                          const float *sink, float *out, float *e)
+/* sums [queries][stride] go on over the positions lo .. pos, ascending, block by block, so that values are read in order.
+ * e: [queries][16] weights of the block of lo, those of the next block are `step` numbers further. */
+INLINE void mix(cl_kv_format f, int queries, const cl_kv_head *h, int64_t lo, int64_t pos, const float *e, size_t step,
+                float *sums, size_t stride)
 {
-    float inverse = weights(lo, pos, scores(f, h, q, lo, pos, scale, e), sink, e);
-    int i = 0;
-    for (; i + 64 <= h->head_dim; i += 64) mix(f, 4, 16, h, lo, pos, e, inverse, i, out);
-    for (; i + 16 <= h->head_dim; i += 16) mix(f, 1, 16, h, lo, pos, e, inverse, i, out);
-    if (i < h->head_dim) mix(f, 1, h->head_dim - i, h, lo, pos, e, inverse, i, out);
+    const int width = LANES_VALUES / queries < 4 ? LANES_VALUES / queries : 4, d = h->head_dim;
+    const int64_t first = lo / CL_KV_BLOCK, last = pos / CL_KV_BLOCK;
+    for (int64_t b = first; b <= last; b++, e += step) {
+        const unsigned char *v = h->values + cl_kv_block_at(h, b);
+        const int j = b == first ? (int)(lo % CL_KV_BLOCK) : 0, end = b == last ? (int)(pos % CL_KV_BLOCK) + 1 : CL_KV_BLOCK;
+        int i = 0;
+        for (; i + 16 * width <= d; i += 16 * width) mix_block(f, queries, width, 16, d, v, j, end, e, i, sums, stride);
+        for (; i + 16 <= d; i += 16) mix_block(f, queries, 1, 16, d, v, j, end, e, i, sums, stride);
+        if (i < d) mix_block(f, queries, 1, d - i, d, v, j, end, e, i, sums, stride);
+    }
 }
 
-static void attend(const cl_kv_head *h, const float *q, int64_t lo, int64_t pos, float scale, const float *sink, float *out,
-                   float *scratch)
+/* The same for one query of a group; lo > pos: nothing. */
+static void mix_alone(const cl_kv_head *h, int64_t lo, int64_t pos, const float *e, size_t step, float *sums)
+{
+    if (lo > pos) return;
+    switch (h->format) {
+    case CL_KV_F32: mix(CL_KV_F32, 1, h, lo, pos, e, step, sums, 0); break;
+    case CL_KV_BF16: mix(CL_KV_BF16, 1, h, lo, pos, e, step, sums, 0); break;
+    case CL_KV_Q8: mix(CL_KV_Q8, 1, h, lo, pos, e, step, sums, 0); break;
+    default: CL_BUG("cache format %d", (int)h->format);
+    }
+}
+
+/* Scores are computed from the first position that a query sees to the last. Values go into the sums of those queries alone that
+ * see their position: jointly where all do, one by one before and after. */
+INLINE void attend_group(cl_kv_format f, int queries, const cl_kv_head *h, const cl_query *who, float scale, float *scratch)
+{
+    const size_t d = (size_t)h->head_dim, stride = (d + 15) / 16 * 16, step = (size_t)queries * CL_KV_BLOCK;
+    int64_t lo = who->lo, pos = who->pos, all_lo = lo, all_pos = pos;
+    for (int t = 1; t < queries; t++) {
+        lo = who[t].lo < lo ? who[t].lo : lo;
+        pos = who[t].pos > pos ? who[t].pos : pos;
+        all_lo = who[t].lo > all_lo ? who[t].lo : all_lo;
+        all_pos = who[t].pos < all_pos ? who[t].pos : all_pos;
+    }
+    const int64_t first = lo / CL_KV_BLOCK, last = pos / CL_KV_BLOCK;
+    float inverse[LANES_SCORES], *sums = scratch, *q = sums + (size_t)queries * stride, *e = q + (size_t)queries * stride;
+    for (size_t i = 0; i < d; i++) {
+        for (int t = 0; t < queries; t++) q[i * (size_t)queries + (size_t)t] = who[t].q[i];
+    }
+    memset(sums, 0, (size_t)queries * stride * sizeof *sums);
+    scores(f, queries, h, q, who, first, last, scale, e, inverse);
+    const bool some = all_lo <= all_pos;
+    for (int t = 0; t < queries; t++) {
+        float *mine = e + t * CL_KV_BLOCK, *begin = mine + (size_t)(who[t].lo / CL_KV_BLOCK - first) * step;
+        inverse[t] = weights(who[t].lo, who[t].pos, inverse[t], who[t].sink, begin, step);
+        mix_alone(h, who[t].lo, some ? all_lo - 1 : who[t].pos, begin, step, sums + (size_t)t * stride);
+    }
+    if (some) mix(f, queries, h, all_lo, all_pos, e + (size_t)(all_lo / CL_KV_BLOCK - first) * step, step, sums, stride);
+    for (int t = 0; t < queries; t++) {
+        float *mine = sums + (size_t)t * stride, *after = e + t * CL_KV_BLOCK;
+        after += (size_t)((all_pos + 1) / CL_KV_BLOCK - first) * step;
+        if (some) mix_alone(h, all_pos + 1, who[t].pos, after, step, mine);
+        for (size_t i = 0; i < d; i += 16) {
+            vf o = vf_load(mine + i);
+            store_some(who[t].out + i, vf_mul(f == CL_KV_BF16 ? vf_together(o) : o, vf_set1(inverse[t])), (int64_t)(d - i));
+        }
+    }
+}
+
+/* Groups are of 8 (where the set takes so many), 4, 2 or 1; one that is not full repeats its last query. */
+INLINE void attend_format(cl_kv_format f, const cl_kv_head *h, int n, const cl_query *queries, float scale, float *scratch)
+{
+    for (int m; n > 0; n -= m, queries += m) {
+        cl_query who[LANES_SCORES];
+        m = n < LANES_SCORES ? n : LANES_SCORES;
+        for (int t = 0; t < LANES_SCORES; t++) who[t] = queries[t < m ? t : m - 1];
+        if (m > 4 && LANES_SCORES >= 8) attend_group(f, LANES_SCORES >= 8 ? 8 : 1, h, who, scale, scratch);
+        else if (m > 2 && LANES_SCORES >= 4) attend_group(f, LANES_SCORES >= 4 ? 4 : 1, h, who, scale, scratch);
+        else if (m > 1) attend_group(f, 2, h, who, scale, scratch);
+        else attend_group(f, 1, h, who, scale, scratch);
+    }
+}
+
+static void attend(const cl_kv_head *h, int n, const cl_query *queries, float scale, float *scratch)
 {
     switch (h->format) {
-    case CL_KV_F32: attend_format(CL_KV_F32, h, q, lo, pos, scale, sink, out, scratch); break;
-    case CL_KV_BF16: attend_format(CL_KV_BF16, h, q, lo, pos, scale, sink, out, scratch); break;
-    case CL_KV_Q8: attend_format(CL_KV_Q8, h, q, lo, pos, scale, sink, out, scratch); break;
+    case CL_KV_F32: attend_format(CL_KV_F32, h, n, queries, scale, scratch); break;
+    case CL_KV_BF16: attend_format(CL_KV_BF16, h, n, queries, scale, scratch); break;
+    case CL_KV_Q8: attend_format(CL_KV_Q8, h, n, queries, scale, scratch); break;
     default: CL_BUG("cache format %d", (int)h->format);
     }
 }
@@ -153,8 +249,8 @@ INLINE void latent_scores(cl_kv_format f, const cl_kv_head *h, int n, const floa
     for (int64_t b = together ? first : last + 1; b <= last; b++) {
         for (int k = 0, m; k < together; k += m) {
             m = together - k >= LANES_TOKENS ? LANES_TOKENS : HALF;
-            if (m > HALF) score_blocks(f, 1, LANES_TOKENS, h, q + (size_t)k * q_stride, q_stride, b, s);
-            else score_blocks(f, 1, HALF, h, q + (size_t)k * q_stride, q_stride, b, s);
+            if (m > HALF) score_blocks(f, 1, LANES_TOKENS, h, q + (size_t)k * q_stride, q_stride, 1, b, s);
+            else score_blocks(f, 1, HALF, h, q + (size_t)k * q_stride, q_stride, 1, b, s);
             for (int t = 0; t < m; t++) {
                 vf a = visible(vf_mul(vf_set1(scale), s[t]), vf_set1(-INFINITY), lo, pos, b);
                 max[k + t] = vf_max(a, max[k + t]);
@@ -164,7 +260,8 @@ INLINE void latent_scores(cl_kv_format f, const cl_kv_head *h, int n, const floa
     }
     for (int k = 0; k < together; k++) largest[k] = vf_fold_max(max[k]);
     for (int k = together; k < n; k++) {
-        largest[k] = scores(f, h, q + (size_t)k * q_stride, lo, pos, scale, e + (size_t)k * stride);
+        const cl_query who = {.lo = lo, .pos = pos};
+        scores(f, 1, h, q + (size_t)k * q_stride, &who, first, last, scale, e + (size_t)k * stride, &largest[k]);
     }
 }
 
@@ -208,7 +305,7 @@ INLINE void latent_format(cl_kv_format f, const cl_kv_head *h, int n, const floa
     float inverse[CL_LATENT_HEADS];
     latent_scores(f, h, n, q, q_stride, lo, pos, scale, e, stride, inverse);
     for (int k = 0; k < n; k++) {
-        inverse[k] = weights(lo, pos, inverse[k], sinks ? &sinks[k] : NULL, e + (size_t)k * stride);
+        inverse[k] = weights(lo, pos, inverse[k], sinks ? &sinks[k] : NULL, e + (size_t)k * stride, CL_KV_BLOCK);
         memset(out + (size_t)k * out_stride, 0, (size_t)v_dim * sizeof *out);
     }
     for (int64_t b = first; b <= last; b++, e += CL_KV_BLOCK) {

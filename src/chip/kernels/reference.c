@@ -52,25 +52,56 @@ static void unpack(cl_format f, int64_t cols, const unsigned char *panel, int ro
 
 static int64_t blocks_of(int64_t cols) { return (cols + 31) / 32; }
 
+static float fold(float lane[16])
+{
+    for (int width = 8; width >= 1; width /= 2) {
+        for (int i = 0; i < width; i++) lane[i] += lane[i + width];
+    }
+    return lane[0];
+}
+
+static float rms(const float *x, int64_t n)
+{
+    float lane[16] = {0};
+    for (int64_t i = 0; i < n; i++) lane[i % 16] = fmaf(x[i], x[i], lane[i % 16]);
+    return sqrtf(fold(lane) / (float)n);
+}
+
+static int32_t total(const int8_t *q)
+{
+    int32_t sum = 0;
+    for (int c = 0; c < 32; c++) sum += q[c];
+    return sum;
+}
+
+/* Both planes of block i: the second is zeros where mixed numbers need none. */
+static void prepare_planes(cl_acts *x, int64_t i, const float *in, float r)
+{
+    int8_t *q = x->q + i * 64;
+    float *d = x->d + i * 2;
+    d[0] = cl_block_q8(in, 32, q);
+    d[1] = 0;
+    memset(q + 32, 0, 32);
+    if (!x->mixed || d[0] > CL_MIXED_SCALE * r) cl_block_q16(in, q, q + 32, d);
+    for (int k = 0; k < 2; k++) x->sum[i * 2 + k] = total(q + k * 32);
+}
+
 static void prepare(cl_acts *x, int t0, int t1)
 {
     int64_t blocks = blocks_of(x->cols);
-    for (int64_t i = t0 * blocks; i < t1 * blocks; i++) {
-        const float *in = x->f32 + (size_t)(i / blocks) * x->stride + i % blocks * 32;
-        if (x->q8 && x->planes == 2) {
-            cl_block_q16(in, x->q + i * 64, x->q + i * 64 + 32, x->d + i * 2);
-            for (int64_t p = 2 * i; p < 2 * i + 2; p++) {
-                x->sum[p] = 0;
-                for (int c = 0; c < 32; c++) x->sum[p] += x->q[p * 32 + c];
+    for (int t = t0; t < t1; t++) {
+        const float *in = x->f32 + (size_t)t * x->stride;
+        const float r = x->q8 && x->mixed ? rms(in, x->cols) : 0;
+        for (int64_t i = t * blocks; i < (t + 1) * blocks; i++, in += 32) {
+            if (x->q8 && x->planes == 2) {
+                prepare_planes(x, i, in, r);
+            } else if (x->q8) {
+                x->d[i] = cl_block_q8(in, 32, x->q + i * 32);
+                x->sum[i] = total(x->q + i * 32);
+            } else if (x->fsum) {
+                x->fsum[i] = 0;
+                for (int c = 0; c < 32; c++) x->fsum[i] += in[c];
             }
-        } else if (x->q8) {
-            int8_t *q = x->q + i * 32;
-            x->d[i] = cl_block_q8(in, 32, q);
-            x->sum[i] = 0;
-            for (int c = 0; c < 32; c++) x->sum[i] += q[c];
-        } else if (x->fsum) {
-            x->fsum[i] = 0;
-            for (int c = 0; c < 32; c++) x->fsum[i] += in[c];
         }
     }
 }
@@ -156,6 +187,7 @@ static float dot_quantised(cl_format f, const unsigned char *row, const cl_acts 
         int64_t at = token * blocks + b;
         for (int64_t p = at * x->planes; x->q8 && p < (at + 1) * x->planes; p++) {
             int32_t isum = 0;
+            if (p % 2 && x->planes == 2 && x->d[p] == 0) continue; /* no fine plane */
             for (int c = 0; c < 32; c++) isum += w.q[c] * x->q[p * 32 + c];
             y = fmaf(w.d * x->d[p], (float)isum, y);
             if (f == CL_Q4_1) y = fmaf(w.m * x->d[p], (float)x->sum[p], y);
@@ -208,14 +240,6 @@ static void matmul(const cl_matrix *w, int64_t expert, int64_t p0, int64_t p1, c
 }
 
 /* --- vectors --- */
-
-static float fold(float lane[16])
-{
-    for (int width = 8; width >= 1; width /= 2) {
-        for (int i = 0; i < width; i++) lane[i] += lane[i + width];
-    }
-    return lane[0];
-}
 
 static void rmsnorm(const float *x, const float *w, int64_t n, float eps, float *y)
 {
@@ -320,10 +344,11 @@ static void attend_head(const cl_kv_head *h, const float *q, int v_dim, int64_t 
     }
 }
 
-static void attend(const cl_kv_head *h, const float *q, int64_t lo, int64_t pos, float scale, const float *sink, float *out,
-                   float *scratch)
+static void attend(const cl_kv_head *h, int n, const cl_query *queries, float scale, float *scratch)
 {
-    attend_head(h, q, h->head_dim, lo, pos, scale, sink, out, scratch);
+    for (const cl_query *q = queries; q < queries + n; q++) {
+        attend_head(h, q->q, h->head_dim, q->lo, q->pos, scale, q->sink, q->out, scratch);
+    }
 }
 
 static void attend_latent(const cl_kv_head *h, int n, const float *q, size_t q_stride, int v_dim, int64_t lo, int64_t pos,

@@ -31,6 +31,8 @@ void cl_kv_store(const cl_kv_head *h, int64_t pos, const float *k, const float *
 /* 8-bit block of n <= 32 numbers: integers into q[0..n), scale returned. NaN and infinity make the scale NaN or infinity and the
  * integers zero, so that a broken number is seen in every product it takes part in. */
 float cl_block_q8(const float *x, int n, int8_t *q);
+/* Mixed: an 8-bit block of a row whose rms is r gets a second plane if its scale is over this times r. */
+#define CL_MIXED_SCALE (8.0f / 127)
 /* The 16-bit block of x[0..32): both planes, and both scales. */
 void cl_block_q16(const float *x, int8_t *coarse, int8_t *fine, float d[2]);
 

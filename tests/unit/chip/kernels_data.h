@@ -132,17 +132,18 @@ static inline cl_matrix pack_matrix(const cl_kernels *k, cl_format f, int64_t ex
     return m;
 }
 
-/* Activations of n tokens: usual ones, tokens with zero blocks, tiny, huge, one-spike and constant blocks. */
+/* Activations of n tokens: usual ones, tokens with zero blocks, tiny, huge, one-spike and constant blocks, rows with
+ * one outlier. */
 typedef struct acts {
     cl_acts x;
     float *f32;
 } acts;
 
-/* planes: of 8-bit numbers; 0: float32 alone. */
+/* planes: of 8-bit numbers; 0: float32 alone; 3: mixed. */
 static inline acts make_acts(int n, int64_t cols, int planes, uint64_t seed)
 {
     size_t blocks = (size_t)(cols + 31) / 32, count = (size_t)n * blocks;
-    acts a = {.x = {.n = n, .cols = cols, .q8 = planes > 0, .planes = planes > 1 ? planes : 1, .stride = blocks * 32 + 32}};
+    acts a = {.x = {.n = n, .cols = cols, .q8 = planes > 0, .planes = planes > 1 ? 2 : 1, .mixed = planes == 3, .stride = blocks * 32 + 32}};
     a.f32 = need((size_t)n * a.x.stride, sizeof(float));
     for (size_t t = 0; t < (size_t)n; t++) {
         for (size_t c = 0; c < blocks * 32; c++) {
@@ -150,6 +151,7 @@ static inline acts make_acts(int n, int64_t cols, int planes, uint64_t seed)
             float v = uniform(&seed) * sizes[(t * 5 + c / 32 * 3) % 8];
             if ((t + c / 32) % 8 == 7 && c % 32 == 5) v = 1000;
             if ((t + c / 32) % 5 == 4) v = t % 2 ? -3 : 3; /* 8-bit: all 127 or all -127 */
+            if (t % 3 == 1 && c % 512 == 70) v = -1e6f; /* one large number of a row */
             a.f32[t * a.x.stride + c] = c < (size_t)cols ? v : 0;
         }
     }

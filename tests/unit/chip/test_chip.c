@@ -64,9 +64,15 @@ static void check_bits(const tiny *m, cl_activations act, cl_kv_format kv)
 static void check_model(int which)
 {
     static const struct { cl_activations act; cl_kv_format kv; } arithmetic[] =
-        {{CL_ACT_F32, CL_KV_F32}, {CL_ACT_Q8, CL_KV_BF16}, {CL_ACT_Q16, CL_KV_Q8}};
+        {{CL_ACT_F32, CL_KV_F32}, {CL_ACT_Q16, CL_KV_Q8}, {CL_ACT_MIXED, CL_KV_BF16}};
+    tiny_outlier = 40;
     tiny m = tiny_make(tiny_any(which), CL_F32, true);
+    tiny_outlier = 1;
     for (int i = 0; i < 3; i++) check_bits(&m, arithmetic[i].act, arithmetic[i].kv);
+    cl_chip_options q8 = tiny_options(1, N, NULL);
+    q8.activations = CL_ACT_Q8;
+    q8.kv = CL_KV_BF16;
+    CU_ASSERT_FALSE(same_run(&m, 1, &q8, N)); /* some blocks did have a second plane */
     tiny_free(&m);
 }
 

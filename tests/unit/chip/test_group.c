@@ -189,8 +189,10 @@ static bool same(const tiny *m, int members, experts mode, bool copies, int chun
 
 static void check(int which)
 {
-    static const struct { cl_activations act; cl_kv_format kv; } arithmetic[] = {{CL_ACT_Q16, CL_KV_F32}, {CL_ACT_Q8, CL_KV_BF16}};
+    static const struct { cl_activations act; cl_kv_format kv; } arithmetic[] = {{CL_ACT_Q16, CL_KV_F32}, {CL_ACT_MIXED, CL_KV_BF16}};
+    tiny_outlier = 40;
     tiny m = tiny_make(tiny_any(which), CL_F32, true);
+    tiny_outlier = 1;
     for (int i = 0; i < 2; i++) {
         cl_chip_options o = tiny_options(1, N, NULL);
         o.activations = arithmetic[i].act;

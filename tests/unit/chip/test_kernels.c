@@ -9,7 +9,7 @@
 static const int64_t widths[] = {1, 5, 16, 33, 100, 128, 300, 576}, heights[] = {1, 5, 16, 33, 150};
 static const int counts[] = {1, 2, 3, 5, 8, 17, 64};
 enum { WIDTHS = 8, HEIGHTS = 5, COUNTS = 7, MOST = 64 };
-enum { KINDS = 3 }; /* float32, 8-bit, two planes of it */
+enum { KINDS = 4 }; /* float32, 8-bit, two planes of it */
 
 /* All tokens of all rows, [n][rows + 3]; the gaps keep a mark that must survive. */
 static float *product(const cl_kernels *k, const cl_matrix *m, int64_t expert, const cl_acts *x, const int32_t *index, int n)
@@ -142,6 +142,44 @@ static void test_planes(void)
     }
 }
 
+/* A block has a second plane if its largest number is over 8 times its row's rms; else it is the 8-bit block. */
+static void test_mixed(void)
+{
+    for (const char *const *name = cl_kernels_available(); *name; name++) {
+        const cl_kernels *k = set_named(*name);
+        acts mixed = make_acts(MOST, 1000, 3, 3), one = make_acts(MOST, 1000, 1, 3), two = make_acts(MOST, 1000, 2, 3);
+        k->prepare(&mixed.x, 0, MOST);
+        k->prepare(&one.x, 0, MOST);
+        k->prepare(&two.x, 0, MOST);
+        int fine = 0;
+        for (int t = 0; t < MOST; t++) {
+            double squares = 0;
+            for (int c = 0; c < 1000; c++) squares += (double)mixed.f32[t * mixed.x.stride + c] * mixed.f32[t * mixed.x.stride + c];
+            for (int b = 0; b < 32; b++) {
+                const float *x = mixed.f32 + t * mixed.x.stride + b * 32;
+                int i = t * 32 + b;
+                float amax = 0;
+                for (int c = 0; c < 32; c++) amax = fmaxf(amax, fabsf(x[c]));
+                double over = squares > 0 ? amax / (8 * sqrt(squares / 1000)) : 0;
+                bool has = mixed.x.d[2 * i + 1] != 0;
+                if (over > 1.0001 || over < 0.9999) CU_ASSERT_EQUAL(has, over > 1);
+                fine += has;
+                if (has) {
+                    CU_ASSERT(memcmp(mixed.x.q + i * 64, two.x.q + i * 64, 64) == 0 && memcmp(mixed.x.d + 2 * i, two.x.d + 2 * i, 8) == 0);
+                    CU_ASSERT_EQUAL(memcmp(mixed.x.sum + 2 * i, two.x.sum + 2 * i, 8), 0);
+                } else {
+                    CU_ASSERT(memcmp(mixed.x.q + i * 64, one.x.q + i * 32, 32) == 0 && mixed.x.d[2 * i] == one.x.d[i]);
+                    CU_ASSERT(mixed.x.sum[2 * i] == one.x.sum[i] && mixed.x.sum[2 * i + 1] == 0 && mixed.x.q[i * 64 + 32] == 0);
+                }
+            }
+        }
+        CU_ASSERT(fine > 0 && fine < MOST * 32 / 2);
+        free_acts(&mixed);
+        free_acts(&one);
+        free_acts(&two);
+    }
+}
+
 /* --- sets against the definition --- */
 
 static void check_count(const cl_kernels *k, const cl_kernels *ref, const cl_matrix *m, const cl_matrix *mr, int q8, int n)
@@ -201,6 +239,8 @@ static void test_long(void)
                 check_count(set_named(*name), ref, &part, &part_ref, true, 16);
                 check_count(set_named(*name), ref, &part, &part_ref, true, 3);
                 check_count(set_named(*name), ref, &part, &part_ref, 2, 14);
+                check_count(set_named(*name), ref, &part, &part_ref, 3, 14);
+                check_count(set_named(*name), ref, &part, &part_ref, 3, 40);
                 check_count(set_named(*name), ref, &part, &part_ref, true, 150);
             }
             free(m.data);
@@ -370,6 +410,7 @@ int main(void)
 {
     CU_TestInfo tests[] = {{"the definition agrees with double precision", test_definition},
                            {"8-bit blocks of activations", test_blocks}, {"two planes", test_planes},
+                           {"a second plane where it is needed", test_mixed},
                            {"every set has the reference's bits", test_sets},
                            {"long rows, many panels", test_long},
                            {"gathered, in pieces, one by one", test_ways},

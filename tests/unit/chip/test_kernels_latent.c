@@ -20,7 +20,9 @@ static data make_data(shape s)
     d.out_size = (size_t)s.n * d.out_stride * sizeof(float);
     d.keys = random_floats((size_t)(POSITIONS * s.head_dim), 1, 5);
     d.q = random_floats((size_t)s.n * d.q_stride, 2, 7);
-    d.scratch = need(cl_latent_scratch(s.window < POSITIONS ? s.window : POSITIONS), sizeof(float));
+    int64_t positions = s.window < POSITIONS ? s.window : POSITIONS;
+    size_t latent = cl_latent_scratch(positions), ordinary = cl_attend_scratch(positions, s.head_dim);
+    d.scratch = need(latent > ordinary ? latent : ordinary, sizeof(float));
     d.out = random_floats((size_t)s.n * d.out_stride, 1, 8);
     d.outr = random_floats((size_t)s.n * d.out_stride, 1, 8); /* the same numbers: gaps must survive */
     return d;
@@ -50,7 +52,7 @@ static bool like_ordinary(const cl_kernels *k, const cl_kv_head *both, shape s, 
     bool equal = true;
     for (int t = 0; t < s.n; t++) {
         float out[MAX_DIM];
-        k->attend(both, d->q + (size_t)t * d->q_stride, lo, pos, scale, sinks ? &sinks[t] : NULL, out, d->scratch);
+        k->attend(both, 1, &(cl_query){d->q + (size_t)t * d->q_stride, out, sinks ? &sinks[t] : NULL, lo, pos}, scale, d->scratch);
         equal &= memcmp(out, d->out + (size_t)t * d->out_stride, (size_t)s.v_dim * sizeof *out) == 0;
     }
     return equal;

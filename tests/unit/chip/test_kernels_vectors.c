@@ -137,7 +137,8 @@ static void check_cache(const cl_kernels *k, const cl_kernels *ref, cl_kv_format
     int64_t blocks = window >= POSITIONS ? (POSITIONS + 15) / 16 : (window + 14) / 16 + 1;
     cl_kv_head h = make_cache(f, n, blocks), hr = make_cache(f, n, blocks);
     float *keys = random_floats((size_t)(POSITIONS * n), 1, 5), *values = random_floats((size_t)(POSITIONS * n), 2, 6),
-          *q = random_floats((size_t)n, 2, 7), *scratch = need(POSITIONS + 32, sizeof(float)), out[MAX_HEAD], outr[MAX_HEAD];
+          *q = random_floats((size_t)n, 2, 7), *scratch = need(cl_attend_scratch(POSITIONS, n), sizeof(float)),
+          out[MAX_HEAD], outr[MAX_HEAD];
     double want[MAX_HEAD], scale = 1 / sqrt((double)n);
     static const float sinks[] = {0.3f, 80, -1e4f, -2}; /* beside scores of this size, far above, far below */
     bool equal = true, near = true;
@@ -148,8 +149,8 @@ static void check_cache(const cl_kernels *k, const cl_kernels *ref, cl_kv_format
         int64_t lo = pos - window + 1 > 0 ? pos - window + 1 : 0;
         int which = (int)(pos % 5);
         const float *sink = which < 4 ? &sinks[which] : NULL;
-        k->attend(&h, q, lo, pos, (float)scale, sink, out, scratch);
-        ref->attend(&hr, q, lo, pos, (float)scale, sink, outr, scratch);
+        k->attend(&h, 1, &(cl_query){q, out, sink, lo, pos}, (float)scale, scratch);
+        ref->attend(&hr, 1, &(cl_query){q, outr, sink, lo, pos}, (float)scale, scratch);
         equal &= memcmp(out, outr, (size_t)n * sizeof *out) == 0;
         double size = attend_direct(keys, values, n, n, q, lo, pos, (double)(float)scale, sink, want);
         for (int i = 0; i < n; i++) near &= fabs(out[i] - want[i]) <= cache_tolerance[f] * size;
@@ -176,35 +177,123 @@ static void check_attention(const cl_kernels *k, const cl_kernels *ref)
 
 static void test_attention(void) { each_set(check_attention); }
 
+/* --- attention of several queries at once --- */
+
+enum { SPAN = 70 }; /* positions that all queries of a call see together */
+typedef enum ranges { SAME, TOKENS, WINDOWS, ANY, APART, RANGES } ranges;
+
+static void choose_range(ranges kind, int t, int n, int64_t base, uint64_t *seed, cl_query *q)
+{
+    static const int64_t window = 25;
+    int64_t a = below(seed, SPAN), b = below(seed, SPAN);
+    switch (kind) {
+    case SAME: a = 3, b = SPAN - 1; break;
+    case TOKENS: a = 0, b = 40 + t / 3; break;
+    case WINDOWS: a = 5 * t, b = a + window - 1; break;
+    case APART: a = 8 * (n - 1 - t), b = a + 7 - t % 3; break;
+    default: break;
+    }
+    q->lo = base + (a < b ? a : b);
+    q->pos = base + (a < b ? b : a);
+}
+
+/* Equal bits, or NaN both. */
+static bool same_floats(const float *x, const float *y, int n)
+{
+    bool same = true;
+    for (int i = 0; i < n; i++) same &= memcmp(x + i, y + i, sizeof *x) == 0 || (isnan(x[i]) && isnan(y[i]));
+    return same;
+}
+
+/* n queries at once, each alone, and by the definition. All memory is NaN but the positions that they see; what only the spoiled
+ * one sees is NaN too, which must not reach the others (spoiled = n: there is none). */
+static void check_group(const cl_kernels *k, const cl_kernels *ref, cl_kv_format f, int d, int n, ranges kind, uint64_t seed)
+{
+    static const float sinks[CL_ATTEND_QUERIES] = {0.3f, 80, -1e4f, -2, 1, 0, 5, 3};
+    const int64_t base = below(&seed, 200), blocks = (SPAN + 14) / 16 + 1;
+    const int spoiled = below(&seed, n + 1), row = d + 1; /* a number that stays follows every result */
+    cl_kv_head h = make_cache(f, d, blocks), hr = make_cache(f, d, blocks);
+    float *keys = random_floats((size_t)(SPAN * d), 1, seed + 1), *values = random_floats((size_t)(SPAN * d), 2, seed + 2),
+          *q = random_floats((size_t)(n * d), 2, seed + 3), *scratch = need(cl_attend_scratch(SPAN, d), sizeof(float)),
+          *out[3];
+    cl_query queries[3][CL_ATTEND_QUERIES]; /* at once, alone, by the definition */
+    bool finite = true;
+    for (int way = 0; way < 3; way++) out[way] = random_floats((size_t)(n * row), 1, 4);
+    for (int t = 0; t < n; t++) {
+        cl_query one = {.q = q + t * d, .sink = t % 3 ? &sinks[t] : NULL};
+        choose_range(kind, t, n, base, &seed, &one);
+        for (int way = 0; way < 3; way++) {
+            queries[way][t] = one;
+            queries[way][t].out = out[way] + t * row;
+        }
+        for (int64_t pos = one.lo; t != spoiled && pos <= one.pos; pos++) {
+            const float *key = keys + (pos - base) * d, *value = values + (pos - base) * d;
+            k->kv_store(&h, pos, key, value);
+            ref->kv_store(&hr, pos, key, value);
+        }
+    }
+    const float scale = 1 / sqrtf((float)d);
+    k->attend(&h, n, queries[0], scale, scratch);
+    for (int t = 0; t < n; t++) k->attend(&h, 1, &queries[1][t], scale, scratch);
+    ref->attend(&hr, n, queries[2], scale, scratch);
+    for (int t = 0; t < n; t++) {
+        for (int i = 0; i < d; i++) finite &= t == spoiled || isfinite(queries[0][t].out[i]);
+    }
+    CU_ASSERT_TRUE(finite);
+    CU_ASSERT_TRUE(same_floats(out[0], out[1], n * row));
+    CU_ASSERT_TRUE(same_floats(out[0], out[2], n * row));
+    for (int way = 0; way < 3; way++) free(out[way]);
+    free_cache(&h);
+    free_cache(&hr);
+    free(keys);
+    free(values);
+    free(q);
+    free(scratch);
+}
+
+static void check_groups(const cl_kernels *k, const cl_kernels *ref)
+{
+    uint64_t seed = 1;
+    for (int f = 0; f < 3; f++) {
+        for (int i = 0; i < HEADS; i++) {
+            for (int n = 1; n <= CL_ATTEND_QUERIES; n++) {
+                for (int kind = 0; kind < RANGES; kind++) check_group(k, ref, cache_formats[f], heads[i], n, (ranges)kind, seed++);
+            }
+        }
+    }
+}
+
+static void test_groups(void) { each_set(check_groups); }
+
 /* Equal scores give the mean; scores far apart give the largest's value; stored numbers round as their format says. */
 static void test_attention_known(void)
 {
     for (const char *const *name = cl_kernels_available(); *name; name++) {
         const cl_kernels *k = set_named(*name);
         cl_kv_head h = make_cache(CL_KV_F32, 2, 2);
-        float scratch[32], out[2], q[2] = {0, 0};
+        float scratch[CL_ATTEND_QUERIES * 160], out[2], q[2] = {0, 0}; /* as much as 32 positions and 48 numbers need */
         for (int64_t j = 0; j < 20; j++) k->kv_store(&h, j, (float[2]){(float)j, 1}, (float[2]){(float)(j % 4), (float)j});
-        k->attend(&h, q, 0, 19, 1, NULL, out, scratch);
+        k->attend(&h, 1, &(cl_query){q, out, NULL, 0, 19}, 1, scratch);
         CU_ASSERT_EQUAL(out[0], 1.5f);
         CU_ASSERT_DOUBLE_EQUAL(out[1], 9.5, 1e-5);
         float sink = logf(20); /* weighs as much as the 20 positions */
-        k->attend(&h, q, 0, 19, 1, &sink, out, scratch);
+        k->attend(&h, 1, &(cl_query){q, out, &sink, 0, 19}, 1, scratch);
         CU_ASSERT_DOUBLE_EQUAL(out[0], 0.75, 1e-6);
         sink = 200; /* leaves nothing */
-        k->attend(&h, q, 0, 19, 1, &sink, out, scratch);
+        k->attend(&h, 1, &(cl_query){q, out, &sink, 0, 19}, 1, scratch);
         CU_ASSERT(out[0] >= 0 && out[0] < 1e-30f);
         q[0] = 100;
-        k->attend(&h, q, 0, 17, 1, NULL, out, scratch);
+        k->attend(&h, 1, &(cl_query){q, out, NULL, 0, 17}, 1, scratch);
         CU_ASSERT_EQUAL(out[0], 1);
         CU_ASSERT_EQUAL(out[1], 17);
         q[0] = -100;
-        k->attend(&h, q, 14, 17, 1, NULL, out, scratch);
+        k->attend(&h, 1, &(cl_query){q, out, NULL, 14, 17}, 1, scratch);
         CU_ASSERT_EQUAL(out[1], 14);
         free_cache(&h);
 
         cl_kv_head b = make_cache(CL_KV_BF16, 2, 2);
         k->kv_store(&b, 0, (float[2]){0, 0}, (float[2]){0x1.01p0f, 0x1.03p0f}); /* halves go to even */
-        k->attend(&b, q, 0, 0, 1, NULL, out, scratch);
+        k->attend(&b, 1, &(cl_query){q, out, NULL, 0, 0}, 1, scratch);
         CU_ASSERT_EQUAL(out[0], 1);
         CU_ASSERT_EQUAL(out[1], 0x1.04p0f);
         free_cache(&b);
@@ -215,7 +304,7 @@ static void test_attention_known(void)
         v[33] = -0.25f;
         float key[40] = {0};
         k->kv_store(&e, 5, key, v);
-        k->attend(&e, key, 5, 5, 1, NULL, got, scratch);
+        k->attend(&e, 1, &(cl_query){key, got, NULL, 5, 5}, 1, scratch);
         CU_ASSERT(got[0] == 127 && got[1] == -2 && got[2] == 2 && got[3] == 63 && got[4] == 0);
         CU_ASSERT_DOUBLE_EQUAL(got[32], 1, 1e-7);
         CU_ASSERT_DOUBLE_EQUAL(got[33], -32.0 / 127, 1e-7);
@@ -229,6 +318,7 @@ int main(void)
                            {"norm, gates, sums", test_vectors},
                            {"clamped gate: known answers", test_clamped_known},
                            {"attention: formats, windows, rings, sinks", test_attention},
+                           {"attention: several queries", test_groups},
                            {"attention: known answers", test_attention_known},
                            CU_TEST_INFO_NULL};
     return run_suite("kernels: vectors", tests);

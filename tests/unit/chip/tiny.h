@@ -24,6 +24,7 @@ typedef struct tiny {
 
 static uint64_t tiny_state;
 static double tiny_router = 2; /* size of router weights */
+static float tiny_outlier = 1;  /* the 8th number of the norms in front of products, times this */
 static double tiny_uniform(void) /* in [-1, 1) */
 {
     tiny_state = tiny_state * 6364136223846793005u + 1442695040888963407u;
@@ -92,6 +93,7 @@ static void tiny_write(tiny *m, cl_model_writer *w, int i)
     unsigned char *data = malloc((size_t)rows * bytes);
     m->w[i] = malloc((size_t)(rows * t->cols) * sizeof(float));
     for (int64_t c = 0; c < rows * t->cols; c++) m->w[i][c] = tiny_value(t);
+    if (t->role == CL_T_ATTN_NORM || t->role == CL_T_FFN_NORM || t->role == CL_T_FINAL_NORM) m->w[i][7] *= tiny_outlier;
     for (int64_t r = 0, n; r < rows; r += n) { /* tiles begin anew in every matrix of a stack */
         n = cl_format_tile_rows(t->format) < t->rows - r % t->rows ? cl_format_tile_rows(t->format) : t->rows - r % t->rows;
         cl_encode_rows(t->format, m->w[i] + r * t->cols, n, t->cols, data + (size_t)r * bytes);
