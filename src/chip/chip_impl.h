@@ -19,6 +19,8 @@ typedef struct token_ref {
     int32_t slot, pos;
 } token_ref;
 
+/* Parts of work.logits. */
+static inline int logits_turns(int members) { return members > 1 ? 2 : 1; }
 /* Most planes of 8-bit numbers. */
 static inline int planes_of(cl_activations a) { return a == CL_ACT_Q16 || a == CL_ACT_MIXED ? 2 : 1; }
 
@@ -82,7 +84,7 @@ typedef struct work {
     float *gate;           /* [rows][padded(width)] gate, then the gated product */
     float *shared_gate;    /* [tile][padded(shared_width)] the same of the shared expert */
     float *results;        /* [rows][hidden] whole experts: their outputs */
-    float *logits;         /* [2][head_rows][vocab] by turns: the first chip reads one while the others may be at the next */
+    float *logits;         /* [turns][head_rows][vocab]: the first chip reads one while the others may be at the next */
     int logits_turn;
     float *merge;          /* [slots][members][CL_HEAD_NUMBERS] */
     unsigned char *data;   /* all of the above but what is exchanged */

@@ -107,7 +107,7 @@ static void finish_group(cl_chip *c, const cl_microbatch *mb, head_group *g, con
     const int member = c->group.member, first = reader->whole_rows ? 0 : c->cut_vocab[member];
     const int end = reader->whole_rows ? c->spec.vocab : c->cut_vocab[member + 1];
     float *logits = w->logits + (size_t)w->logits_turn * (size_t)w->head_rows * w->vocab;
-    w->logits_turn = !w->logits_turn;
+    w->logits_turn = (w->logits_turn + 1) % logits_turns(c->group.members);
 #pragma omp parallel num_threads(c->opt.threads)
     {
         team t = {omp_get_thread_num(), omp_get_num_threads(), &c->barrier};

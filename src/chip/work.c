@@ -2,9 +2,9 @@
 #include "chip_impl.h"
 
 enum {
-    TILE_BYTES = 10 << 20, /* tiles are as long as this allows, */
+    TILE_BYTES = 17 << 20, /* tiles are as long as this allows, */
     TILE_MIN = 8,          /* but not shorter */
-    LOGITS_BYTES = 8 << 20
+    LOGITS_BYTES = 14 << 20
 };
 
 /* The most that a layer of this stage needs, per token unless said otherwise. */
@@ -12,8 +12,9 @@ typedef struct widths {
     size_t rows, gate, down, shared;              /* rows of the feed-forward half; floats */
     size_t heads, plain, lookup, found;           /* own rows of latent attention; floats */
     size_t all_q, all_k, all_kv, all_low;         /* what is exchanged before its norm; floats */
-    size_t x8;                                    /* numbers in 8-bit form that live at once, the shared expert's apart */
+    size_t x8, x8_normed;                         /* numbers in 8-bit form that live at once, the shared expert's apart; what norms made */
     size_t experts, top_k, rope;                  /* not per token */
+    bool weighted;                                /* the inputs of experts lie where the results of down will */
     int grouped;                                  /* numbers of a head of grouped attention; 0: there is none */
 } widths;
 
@@ -52,13 +53,14 @@ static void measure_attention(const cl_attention *a, work *w, widths *m)
     size_t cached = padded(cl_attention_cached_dim(a));
     grow(&w->kv, cached);
     grow(&w->q_a, padded(a->q_rank));
+    grow(&m->x8_normed, w->q_a);
     grow(&m->all_low, w->q_a);
     grow(&m->all_kv, cached);
     grow(&m->heads, heads);
     grow(&m->plain, plain);
     grow(&m->lookup, heads * cached);
     grow(&m->found, found);
-    grow(&m->x8, max_size(w->q_a, max_size(plain, found)));
+    grow(&m->x8, max_size(plain, found));
 }
 
 static void measure_ffn(const cl_ffn *f, work *w, widths *m)
@@ -69,7 +71,8 @@ static void measure_ffn(const cl_ffn *f, work *w, widths *m)
     grow(&m->x8, gate);
     if (f->kind == CL_FFN_DENSE) return;
     grow(&m->down, rows * w->hidden);
-    if (f->weight_input) grow(&m->x8, rows * w->hidden);
+    if (f->weight_input) grow(&m->x8_normed, rows * w->hidden);
+    m->weighted |= f->weight_input;
     grow(&m->shared, padded(f->shared_width));
     grow(&m->top_k, rows);
     grow(&m->experts, (size_t)f->experts);
@@ -80,7 +83,7 @@ static widths measure(const cl_spec *spec, const cl_stage *stage, work *w)
 {
     widths m = {.rows = 1};
     w->hidden = padded(spec->hidden);
-    m.x8 = w->hidden;
+    m.x8_normed = w->hidden;
     for (int i = 0; i < stage->n_layers; i++) {
         const cl_layer *l = &spec->layers[stage->first_layer + i];
         measure_attention(&l->attn, w, &m);
@@ -93,12 +96,21 @@ static widths measure(const cl_spec *spec, const cl_stage *stage, work *w)
     return m;
 }
 
+/* 8-bit numbers of one token: all planes of what lives at once, the shared expert's apart. */
+static size_t x8_numbers(const widths *m, cl_activations a)
+{
+    size_t normed = m->x8_normed * (size_t)planes_of(a);
+    return max_size(normed, a == CL_ACT_Q16 ? 2 * m->x8 : m->x8);
+}
+
+static size_t shared_x8_numbers(const widths *m, cl_activations a) { return a == CL_ACT_Q16 ? 2 * m->shared : m->shared; }
+
 /* Bytes of the buffers that grow with the tile, for one token of it. */
-static size_t token_bytes(const work *w, const widths *m)
+static size_t token_bytes(const work *w, const widths *m, cl_activations a)
 {
     size_t attention = w->q + w->seen + 2 * w->kv + w->q_a + m->plain + m->lookup + m->found;
     attention += m->all_q + m->all_k + m->all_kv + m->all_low;
-    size_t ffn = 2 * m->gate + m->down + 2 * m->shared, x8 = m->x8 + m->shared;
+    size_t ffn = m->gate + (m->weighted ? m->gate + m->down : max_size(m->gate, m->down)) + 2 * m->shared, x8 = x8_numbers(m, a) + shared_x8_numbers(m, a);
     return (2 * w->hidden + max_size(attention, ffn)) * sizeof(float) + x8 + x8 / 32 * 12;
 }
 
@@ -131,8 +143,8 @@ static void lay_out_attention(work *w, const widths *m, arena *a)
 static void lay_out_ffn(work *w, const widths *m, arena *a)
 {
     size_t tile = (size_t)w->tile, f = sizeof(float);
-    w->up = take(a, tile * m->gate, f);
-    w->down = take(a, tile * m->down, f);
+    w->up = take(a, tile * (m->weighted ? m->gate : max_size(m->gate, m->down)), f);
+    w->down = m->weighted ? take(a, tile * m->down, f) : w->up; /* up is done with when down begins */
     w->shared_up = take(a, tile * m->shared, f);
 }
 
@@ -140,8 +152,8 @@ static void lay_out_ffn(work *w, const widths *m, arena *a)
 static void lay_out(const cl_chip *c, work *w, const widths *m, arena *a)
 {
     size_t tile = (size_t)w->tile, rows = tile * m->rows, chunk = (size_t)c->opt.limits.chunk, f = sizeof(float);
-    size_t threads = (size_t)c->opt.threads, tiles8 = round_up(tile, CL_X_TOKENS) * (size_t)planes_of(c->opt.activations);
-    size_t x8 = tiles8 * (m->x8 + m->shared);
+    size_t threads = (size_t)c->opt.threads, tile8 = round_up(tile, CL_X_TOKENS);
+    size_t own8 = tile8 * x8_numbers(m, c->opt.activations), x8 = own8 + tile8 * shared_x8_numbers(m, c->opt.activations);
     size_t members = (size_t)c->group.members;
     w->tokens = take(a, chunk, sizeof *w->tokens);
     w->cos_sin = take(a, (size_t)c->spec.n_ropes * chunk * w->rope_stride, f);
@@ -155,7 +167,7 @@ static void lay_out(const cl_chip *c, work *w, const widths *m, arena *a)
     w->x8_scale = take(a, x8 / 32, f);
     w->x_sum = take(a, x8 / 32, f);
     w->x8_sum = take(a, x8 / 32, sizeof *w->x8_sum);
-    w->shared_x8 = tiles8 * m->x8;
+    w->shared_x8 = own8;
     w->scratch = take(a, threads * w->scratch_stride, f);
     w->router = take(a, tile * w->router_stride, f);
     w->select = take(a, 2 * threads * w->router_stride, f);
@@ -187,7 +199,7 @@ static void lay_out_exchange(work *w, const widths *m, int members, const cl_chi
     w->shared_gate = take(&ffn, tile * m->shared, f);
     w->results = take(&ffn, o->experts ? tile * m->down : 0, f);
     a->at = max_size(a->at, ffn.at);
-    w->logits = take(a, 2 * (size_t)w->head_rows * w->vocab, f);
+    w->logits = take(a, (size_t)logits_turns(members) * (size_t)w->head_rows * w->vocab, f);
     w->merge = take(a, w->vocab ? (size_t)o->limits.slots * (size_t)members * CL_HEAD_NUMBERS : 0, f);
 }
 
@@ -195,11 +207,11 @@ static void lay_out_exchange(work *w, const widths *m, int members, const cl_chi
 static widths plan_work(work *w, const cl_spec *spec, const cl_stage *stage, const cl_chip_options *o)
 {
     widths m = measure(spec, stage, w);
-    size_t chunk = (size_t)o->limits.chunk, tile = TILE_BYTES / token_bytes(w, &m) / CL_X_TOKENS * CL_X_TOKENS;
+    size_t chunk = (size_t)o->limits.chunk, tile = TILE_BYTES / token_bytes(w, &m, o->activations) / CL_X_TOKENS * CL_X_TOKENS;
     tile = tile < TILE_MIN ? TILE_MIN : tile;
     w->tile = (int)(tile < chunk ? tile : chunk);
     if (stage->head) {
-        size_t rows = LOGITS_BYTES / (w->vocab * sizeof(float));
+        size_t rows = LOGITS_BYTES / ((size_t)logits_turns(stage->n_ranks) * w->vocab * sizeof(float));
         rows = rows < 1 ? 1 : rows > HEAD_ROWS ? HEAD_ROWS : rows;
         w->head_rows = rows < (size_t)w->tile ? (int)rows : w->tile;
     }

@@ -113,13 +113,13 @@ static void check_tiles(cl_spec s)
 static void test_tiles(void)
 {
     cl_spec s = tiny_spec(true);
-    s.layers[1].ffn.experts = s.layers[1].ffn.top_k = 300;
+    s.layers[1].ffn.experts = s.layers[1].ffn.top_k = 700;
     check_tiles(s);
     s = test_spec_chunked(); /* all experts' inputs weighted, a shared expert next to them */
-    s.layers[1].ffn.experts = s.layers[1].ffn.top_k = 300;
+    s.layers[1].ffn.experts = s.layers[1].ffn.top_k = 700;
     check_tiles(s);
     s = test_spec_latent();
-    s.layers[1].attn.heads = 500;
+    s.layers[1].attn.heads = 900;
     check_tiles(s);
 }
 
