@@ -13,8 +13,9 @@
 #include <unistd.h>
 #endif
 
-/* Fewer tokens are faster on the lanes, where 4-bit codes need no buffer. */
-enum { FEWEST = 7, FEWEST_CODES = 12 };
+/* Fewer tokens are faster on the lanes, where 4-bit codes need no buffer. The groups of FEWEST tokens and more are never narrower than
+ * NARROWEST, once of even width. */
+enum { FEWEST = 7, FEWEST_CODES = 12, NARROWEST = 8 };
 
 enum { TOKENS = 16, GROUPS = 8, PIECE = 32, TERMS = 2 * PIECE, STEP = 4, BLOCK = 32, LINE = 64, BATCH_BYTES = 1 << 19 };
 
@@ -92,8 +93,8 @@ INLINE void add_block(bool minimum, int width, const ready *w, int block, const 
     EACH_TOKEN y[t] = vf_fma(vf_mul(m, vf_set1(dx[t])), vf_set1(sum[t]), y[t]);
 }
 
-/* Term i + K of the pass, in tile C; the sums of two terms before it leave their tile, those of four before it are added: what the tiles
- * take long for is under way for several terms at a time. */
+/* Term K after those that are done, in tile C; the sums of two terms before it leave their tile, those of four before it are added:
+ * what the tiles take long for is under way for several terms at a time. */
 #define BEGIN(C, X, W, K) MULTIPLY(C, X, W, q + (K) * width * BLOCK, p->w->ints[block[K]])
 #define ADD(S, K)                                                                                                                  \
     add_block(minimum, width, p->w, block[(K) - 4], s[S], d + ((K) - 4) * width, sum + ((K) - 4) * width, y)
@@ -148,13 +149,12 @@ INLINE void run_pass(bool minimum, int width, const pass *p)
     EACH_TOKEN if (t < p->tokens) _mm512_mask_storeu_ps(p->y + (size_t)t * p->y_stride, p->rows, y[t]);
 }
 
-#define PASSES(W)                                                    \
-    static void plain_##W(const pass *p) { run_pass(false, W, p); }        \
+#define PASSES(W)                                                   \
+    static void plain_##W(const pass *p) { run_pass(false, W, p); } \
     static void minimum_##W(const pass *p) { run_pass(true, W, p); }
-PASSES(4) PASSES(6) PASSES(8) PASSES(10) PASSES(12) PASSES(14) PASSES(16)
-static void (*const passes[2][TOKENS / 2 + 1])(const pass *) = {
-    {NULL, NULL, plain_4, plain_6, plain_8, plain_10, plain_12, plain_14, plain_16},
-    {NULL, NULL, minimum_4, minimum_6, minimum_8, minimum_10, minimum_12, minimum_14, minimum_16}};
+PASSES(8) PASSES(10) PASSES(12) PASSES(14) PASSES(16)
+static void (*const passes[2][(TOKENS - NARROWEST) / 2 + 1])(const pass *) = {
+    {plain_8, plain_10, plain_12, plain_14, plain_16}, {minimum_8, minimum_10, minimum_12, minimum_14, minimum_16}};
 
 /* --- what a call makes ready --- */
 
@@ -163,7 +163,7 @@ typedef struct call {
     const cl_acts *x;
     const int32_t *index;
     int t0, n, groups, width; /* tokens of this round, in groups of at most `width` */
-    int first, blocks;    /* the piece */
+    int first, blocks;        /* the piece */
 } call;
 
 static int group_start(const call *c, int g) { return c->n * g / c->groups; }
@@ -268,7 +268,7 @@ static void panel_piece(const call *c, int64_t panel, const unsigned char *data,
         p.x = &x->groups[g];
         p.tokens = group_start(c, g + 1) - t0;
         p.y = y + (size_t)t0 * y_stride + panel * CL_PANEL;
-        passes[f == CL_Q4_1][c->width / 2](&p);
+        passes[f == CL_Q4_1][(c->width - NARROWEST) / 2](&p);
         p.fetch += (size_t)(c->blocks - STEP) * (size_t)p.fetches * p.fetch_step;
     }
 }
@@ -281,7 +281,6 @@ static void round_of_tokens(call c, int64_t expert, int64_t p0, int64_t p1, floa
     const int blocks = (int)panel_blocks(c.x->cols);
     c.groups = (c.n + TOKENS - 1) / TOKENS;
     c.width = ((c.n + c.groups - 1) / c.groups + 1) / 2 * 2;
-    c.width = c.width < 4 ? 4 : c.width;
     configure(c.width);
     for (c.first = 0; c.first < blocks; c.first += c.blocks) {
         c.blocks = blocks - c.first < PIECE ? blocks - c.first : PIECE;
