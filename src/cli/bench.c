@@ -17,7 +17,7 @@ static const struct argp_option options[] = {
      "most time for a case, if its median is not steady before; at least 3 runs are made, at most 15 (20)", 1},
     {NULL, 0, NULL, 0, "Arithmetic and placement, as in run:", 2},
     {"threads", OPT_THREADS, "T", 0, "per rank (its share of the cores it may use)", 2},
-    {"activations", OPT_ACTIVATIONS, "auto|f32|q8|mixed|q16", 0, "f32 is the reference; auto: mixed for quantised weights", 2},
+    {"activations", OPT_ACTIVATIONS, "KIND", 0, "auto|f32|q8|mixed|q16: f32 is the reference; auto: mixed for quantised weights", 2},
     {"kv", OPT_KV, "auto|f32|bf16|q8", 0, "numbers in the KV cache", 2},
     {"layout", OPT_LAYOUT, "SxG|auto|FILE", 0, "S stages of G chips that share their layers (ranks x 1)", 2},
     {"experts", OPT_EXPERTS, "sliced|whole", 0, "rows of all experts on every chip of a stage, or some experts whole (sliced)", 2},

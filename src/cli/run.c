@@ -38,7 +38,7 @@ static const struct argp_option options[] = {
     {"seed", SEED, "N", 0, "same seed, same text, in every layout (0)", 3},
     {NULL, 0, NULL, 0, "Arithmetic and placement:", 4},
     {"threads", OPT_THREADS, "T", 0, "per rank (its share of the cores it may use)", 4},
-    {"activations", OPT_ACTIVATIONS, "auto|f32|q8|mixed|q16", 0, "what quantised weights meet: f32, the reference; 8-bit blocks; these with a second plane where they need it; two planes, nearly as exact as f32; auto: mixed", 4},
+    {"activations", OPT_ACTIVATIONS, "KIND", 0, "auto|f32|q8|mixed|q16: what quantised weights meet: f32, the reference; q8: 8-bit blocks; mixed: a second plane where a block needs it; q16: two planes; auto: mixed", 4},
     {"kv", OPT_KV, "auto|f32|bf16|q8", 0, "numbers in the KV cache; auto: f32 with f32 activations, else bf16", 4},
     {"layout", OPT_LAYOUT, "SxG|auto|FILE", 0,
      "S stages of G chips that share their layers (ranks x 1); auto: the best by measured rates; a JSON file: uneven stages (see README)", 4},
@@ -163,7 +163,7 @@ static cl_code check(run_cli *o)
     if (o->date && !o->chat && !o->batch) return cl_fail(err, CL_E_USAGE, "--date: needs --chat, or --batch with messages");
     if (o->system && !o->chat) return cl_fail(err, CL_E_USAGE, "--system: needs --chat");
     if (o->reasoning >= 0 && !o->chat && !o->batch) return cl_fail(err, CL_E_USAGE, "--reasoning: needs --chat, or --batch with messages");
-    if (o->run.context && o->run.chunk > o->run.context) return cl_fail(err, CL_E_USAGE, "--chunk: %d is over the context of %d", o->run.chunk, o->run.context);
+    if (o->run.context && o->run.chunk > o->run.context) return cl_fail(err, CL_E_USAGE, "--chunk: %d is over the context of %d (use at most that)", o->run.chunk, o->run.context);
     if (o->run.routing_path && o->run.experts != CL_EXPERTS_WHOLE)
         return cl_fail(err, CL_E_USAGE, "--routing: places whole experts (give --experts whole too)");
     return check_files(o);
