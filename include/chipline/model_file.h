@@ -42,6 +42,7 @@ void cl_model_file_close(cl_model_file *f);
 const cl_model *cl_model_file_model(const cl_model_file *f);
 uint64_t cl_model_file_checksum(const cl_model_file *f); /* identifies weights and layout */
 const char *cl_model_file_source(const cl_model_file *f);
+const char *cl_model_file_path(const cl_model_file *f); /* as it was opened */
 /* Rows [row0, row0+n) of one expert (0 for a plain tensor) into dst, n * row_bytes bytes. Rows outside the tensor abort;
  * CL_E_RUN if the disk fails. May be called by several threads at once, unlike everything else here. */
 cl_code cl_model_file_read(const cl_model_file *f, int tensor, int64_t expert, int64_t row0, int64_t n, void *dst, cl_err *err);

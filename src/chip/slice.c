@@ -151,8 +151,8 @@ static cl_code read_part(const slice *s, reader *r, const cl_part *parts, int i,
     cl_code code = st->vec ? read_vector(r, st, &parts[i], done, err) : read_matrix(r, st, &parts[i], done, err);
     if (code) return code;
     if (is_whole(&parts[i], t) && XXH3_64bits_digest(r->hash) != t->xxh3)
-        return cl_fail(err, CL_E_INPUT, "the model file: tensor %s: its checksum is wrong (it is damaged: copy or convert it again)",
-                       t->name);
+        return cl_fail(err, CL_E_INPUT, "%s: tensor %s: its checksum is wrong (the file is damaged: copy or convert it again)",
+                       cl_model_file_path(r->l->file), t->name);
     return CL_OK;
 }
 

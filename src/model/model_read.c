@@ -221,6 +221,7 @@ void cl_model_file_close(cl_model_file *f)
 const cl_model *cl_model_file_model(const cl_model_file *f) { return &f->model; }
 uint64_t cl_model_file_checksum(const cl_model_file *f) { return f->checksum; }
 const char *cl_model_file_source(const cl_model_file *f) { return f->source; }
+const char *cl_model_file_path(const cl_model_file *f) { return f->path; }
 
 static cl_code read_bytes(const cl_model_file *f, const cl_tensor *t, uint64_t at, void *dst, uint64_t n, cl_err *err)
 {
