@@ -110,7 +110,8 @@ static size_t token_bytes(const work *w, const widths *m, cl_activations a)
 {
     size_t attention = w->q + w->seen + 2 * w->kv + w->q_a + m->plain + m->lookup + m->found;
     attention += m->all_q + m->all_k + m->all_kv + m->all_low;
-    size_t ffn = m->gate + (m->weighted ? m->gate + m->down : max_size(m->gate, m->down)) + 2 * m->shared, x8 = x8_numbers(m, a) + shared_x8_numbers(m, a);
+    size_t ffn = m->gate + (m->weighted ? m->gate + m->down : max_size(m->gate, m->down)) + 2 * m->shared;
+    size_t x8 = x8_numbers(m, a) + shared_x8_numbers(m, a);
     return (2 * w->hidden + max_size(attention, ffn)) * sizeof(float) + x8 + x8 / 32 * 12;
 }
 

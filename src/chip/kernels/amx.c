@@ -187,8 +187,8 @@ static void pick_term(const call *c, struct group *to, int t0, int tokens, int b
 
 static bool any_fine(const call *c, int t0, int tokens, int b)
 {
-    for (int t = 0; c->x->planes == 2 && t < tokens; t++) {
-        if (c->x->d[(token_of(c, t0 + t) * panel_blocks(c->x->cols) + c->first + b) * 2 + 1] != 0) return true;
+    for (int t = 0; t < tokens; t++) {
+        if (cl_has_fine(c->x, token_of(c, t0 + t), c->first + b)) return true;
     }
     return false;
 }

@@ -292,10 +292,10 @@ static void float_product(const cl_matrix *w, int64_t expert, int64_t p0, int64_
 enum { BATCH_BYTES = 1 << 19 };
 
 /* 2 where one of the tokens has a fine plane in block b. */
-INLINE int terms_of(const cl_acts *x, const int32_t *tokens, int n, int64_t blocks, int64_t b)
+INLINE int terms_of(const cl_acts *x, const int32_t *tokens, int n, int64_t b)
 {
-    for (int t = 0; x->planes == 2 && t < n; t++) {
-        if (x->d[(tokens[t] * blocks + b) * 2 + 1] != 0) return 2;
+    for (int t = 0; t < n; t++) {
+        if (cl_has_fine(x, tokens[t], b)) return 2;
     }
     return 1;
 }
@@ -308,7 +308,7 @@ static void pick(cl_format f, const cl_acts *x, const int32_t *tokens, int n, pi
     int terms = 0, i = 0;
     int64_t b = to->first;
     for (; b < all && (b % PICKED_STEP != 0 || terms <= room); b++) {
-        const int more = terms_of(x, tokens, n, all, b);
+        const int more = terms_of(x, tokens, n, b);
         to->terms[b - to->first] = (uint8_t)more;
         terms += more;
         for (int k = 0; k < more; k++) {
@@ -373,14 +373,14 @@ static void matmul(const cl_matrix *w, int64_t expert, int64_t p0, int64_t p1, c
 
 /* --- activations --- */
 
-INLINE float row_rms(const float *x, int64_t n)
+INLINE float mean_square(const float *x, int64_t n)
 {
     vf lane = vf_set1(0);
     for (int64_t i = 0; i < n; i += 16) {
         vf a = load_some(x + i, n - i);
         lane = vf_fma(a, a, lane);
     }
-    return sqrtf(vf_fold_add(lane) / (float)n);
+    return vf_fold_add(lane) / (float)n;
 }
 
 /* Both planes of block i; what has no second one is zeros there. */
@@ -404,7 +404,7 @@ static void prepare(cl_acts *x, int t0, int t1)
     int64_t blocks = panel_blocks(x->cols);
     for (int t = t0; t < t1; t++) {
         const float *in = x->f32 + (size_t)t * x->stride;
-        const float r = x->q8 && x->mixed ? row_rms(in, x->cols) : 0;
+        const float r = x->q8 && x->mixed ? sqrtf(mean_square(in, x->cols)) : 0;
         for (int64_t b = 0, at = t * blocks; b < blocks; b++, at++, in += 32) {
             if (x->q8 && x->planes == 2) {
                 prepare_planes(x, at, in, r);
@@ -445,12 +445,7 @@ INLINE void store_some(float *p, vf a, int64_t n)
 
 static void rmsnorm(const float *x, const float *w, int64_t n, float eps, float *y)
 {
-    vf lane = vf_set1(0);
-    for (int64_t i = 0; i < n; i += 16) {
-        vf a = load_some(x + i, n - i);
-        lane = vf_fma(a, a, lane);
-    }
-    vf r = vf_set1(1.0f / sqrtf(vf_fold_add(lane) / (float)n + eps));
+    vf r = vf_set1(1.0f / sqrtf(mean_square(x, n) + eps));
     for (int64_t i = 0; i < n; i += 16) {
         vf a = vf_mul(load_some(x + i, n - i), r);
         store_some(y + i, w ? vf_mul(a, load_some(w + i, n - i)) : a, n - i);

@@ -60,11 +60,11 @@ static float fold(float lane[16])
     return lane[0];
 }
 
-static float rms(const float *x, int64_t n)
+static float mean_square(const float *x, int64_t n)
 {
     float lane[16] = {0};
     for (int64_t i = 0; i < n; i++) lane[i % 16] = fmaf(x[i], x[i], lane[i % 16]);
-    return sqrtf(fold(lane) / (float)n);
+    return fold(lane) / (float)n;
 }
 
 static int32_t total(const int8_t *q)
@@ -91,7 +91,7 @@ static void prepare(cl_acts *x, int t0, int t1)
     int64_t blocks = blocks_of(x->cols);
     for (int t = t0; t < t1; t++) {
         const float *in = x->f32 + (size_t)t * x->stride;
-        const float r = x->q8 && x->mixed ? rms(in, x->cols) : 0;
+        const float r = x->q8 && x->mixed ? sqrtf(mean_square(in, x->cols)) : 0;
         for (int64_t i = t * blocks; i < (t + 1) * blocks; i++, in += 32) {
             if (x->q8 && x->planes == 2) {
                 prepare_planes(x, i, in, r);
@@ -243,9 +243,7 @@ static void matmul(const cl_matrix *w, int64_t expert, int64_t p0, int64_t p1, c
 
 static void rmsnorm(const float *x, const float *w, int64_t n, float eps, float *y)
 {
-    float lane[16] = {0};
-    for (int64_t i = 0; i < n; i++) lane[i % 16] = fmaf(x[i], x[i], lane[i % 16]);
-    float r = 1.0f / sqrtf(fold(lane) / (float)n + eps);
+    float r = 1.0f / sqrtf(mean_square(x, n) + eps);
     for (int64_t i = 0; i < n; i++) y[i] = w ? x[i] * r * w[i] : x[i] * r;
 }
 

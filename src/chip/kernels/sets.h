@@ -33,6 +33,11 @@ void cl_kv_store(const cl_kv_head *h, int64_t pos, const float *k, const float *
 float cl_block_q8(const float *x, int n, int8_t *q);
 /* Mixed: an 8-bit block of a row whose rms is r gets a second plane if its scale is over this times r. */
 #define CL_MIXED_SCALE (8.0f / 127)
+/* Has block b of a token a fine plane? */
+static inline bool cl_has_fine(const cl_acts *x, int64_t token, int64_t b)
+{
+    return x->planes == 2 && x->d[(token * ((x->cols + 31) / 32) + b) * 2 + 1] != 0;
+}
 /* The 16-bit block of x[0..32): both planes, and both scales. */
 void cl_block_q16(const float *x, int8_t *coarse, int8_t *fine, float d[2]);
 
