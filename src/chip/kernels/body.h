@@ -23,7 +23,8 @@ typedef struct pass {
 enum { PICKED_TERMS = 512, PICKED_STEP = 4 }; /* tokens times terms at most; blocks in steps that every panel_group divides */
 typedef struct picked {
     int64_t first, blocks;                        /* which blocks of the tokens */
-    uint8_t terms[PICKED_TERMS];                  /* [blocks] */
+    int terms;
+    uint16_t block[PICKED_TERMS];                 /* [terms] a term's block, from `first` on */
     _Alignas(64) int8_t q[PICKED_TERMS * 32];     /* [terms][tokens][32] */
     float d[PICKED_TERMS];                        /* [terms][tokens] */
     int32_t start[PICKED_TERMS];                  /* [terms][tokens] q8_start; Q4_1: the sum */
@@ -39,7 +40,7 @@ typedef struct q8_pass {
 } q8_pass;
 
 INLINE vf load_some(const float *p, int64_t n) { return n >= 16 ? vf_load(p) : vf_load_part(p, (int)n); }
-#define EACH_TOKEN for (int t = 0; t < tokens; t++)
+#define EACH_TOKEN _Pragma("GCC unroll 16") for (int t = 0; t < tokens; t++)
 
 /* Called for each block in turn: asks for the lines that are due before `end`, the end of the block. */
 INLINE void fetch(size_t step, size_t ahead, uintptr_t *next, const unsigned char *end)
@@ -206,10 +207,14 @@ INLINE void q8_blocks(cl_format f, int tokens, q8_pass *to)
     const int8_t *q = p.x->q;
     const float *d = p.x->d;
     const int32_t *start = p.x->start;
-    for (int64_t b = 0; b < p.x->blocks; b++) {
-        block w = block_at(f, p.panel, 0, b);
+    for (int i = 0; i < p.x->terms; i++, q += tokens * 32, d += tokens, start += tokens) {
+        block w = block_at(f, p.panel, 0, p.x->block[i]);
         fetch(p.fetch_step, p.fetch_ahead, &next, w.ints + panel_integers(f));
-        for (int k = p.x->terms[b]; k > 0; k--, q += tokens * 32, d += tokens, start += tokens) q8_block(f, tokens, w, q, d, start, y);
+        const int half = tokens > LANES_Q8_SUMS ? (tokens + 1) / 2 : tokens;
+        q8_block(f, half, w, q, d, start, y);
+        if (half == tokens) continue;
+        __asm__("" : "+r"(w.ints)); /* or the first half's unpacked weights are kept for the second, in registers that there are not */
+        q8_block(f, tokens - half, w, q + half * 32, d + half, start + half, y + half);
     }
     EACH_TOKEN to->y[t] = y[t];
 }
@@ -291,36 +296,42 @@ static void float_product(const cl_matrix *w, int64_t expert, int64_t p0, int64_
 
 enum { BATCH_BYTES = 1 << 19 };
 
-/* 2 where one of the tokens has a fine plane in block b. */
-INLINE int terms_of(const cl_acts *x, const int32_t *tokens, int n, int64_t b)
+/* The blocks from to->first on that have room, and their terms; plane[i] is the place of term i among a token's blocks and planes. */
+static void pick_terms(const cl_acts *x, const int32_t *tokens, int n, picked *to, int64_t *plane)
 {
-    for (int t = 0; t < n; t++) {
-        if (cl_has_fine(x, tokens[t], b)) return 2;
+    const int64_t left = panel_blocks(x->cols) - to->first;
+    const int most = PICKED_TERMS / n / PICKED_STEP * PICKED_STEP, blocks = left < most ? (int)left : most;
+    const int room = PICKED_TERMS / n - PICKED_STEP * x->planes;
+    bool fine[PICKED_TERMS] = {false};
+    for (int t = 0; x->planes == 2 && t < n; t++) {
+        for (int b = 0; b < blocks; b++) fine[b] |= cl_has_fine(x, tokens[t], to->first + b);
     }
-    return 1;
+    int b = 0;
+    to->terms = 0;
+    for (; b < blocks && (b % PICKED_STEP != 0 || to->terms <= room); b++) {
+        for (int k = 0; k <= fine[b]; k++) {
+            plane[to->terms] = (to->first + b) * x->planes + k;
+            to->block[to->terms++] = (uint16_t)b;
+        }
+    }
+    to->blocks = b;
 }
 
 /* From block to->first on, as many as fit. */
 static void pick(cl_format f, const cl_acts *x, const int32_t *tokens, int n, picked *to)
 {
-    const int64_t all = panel_blocks(x->cols);
-    const int offset = q8_offset(f), room = PICKED_TERMS / n - PICKED_STEP * x->planes;
-    int terms = 0, i = 0;
-    int64_t b = to->first;
-    for (; b < all && (b % PICKED_STEP != 0 || terms <= room); b++) {
-        const int more = terms_of(x, tokens, n, b);
-        to->terms[b - to->first] = (uint8_t)more;
-        terms += more;
-        for (int k = 0; k < more; k++) {
-            for (int t = 0; t < n; t++, i++) {
-                const int64_t at = (tokens[t] * all + b) * x->planes + k;
-                memcpy(to->q + i * 32, x->q + at * 32, 32);
-                to->d[i] = x->d[at];
-                to->start[i] = f == CL_Q4_1 ? total_of_sum(x->sum[at]) : q8_start(offset, x->sum[at]);
-            }
+    int64_t plane[PICKED_TERMS];
+    pick_terms(x, tokens, n, to, plane);
+    const int offset = q8_offset(f);
+    for (int t = 0; t < n; t++) {
+        const int64_t start = tokens[t] * panel_blocks(x->cols) * x->planes;
+        for (int i = 0, to_i = t; i < to->terms; i++, to_i += n) {
+            const int64_t at = start + plane[i];
+            memcpy(to->q + to_i * 32, x->q + at * 32, 32);
+            to->d[to_i] = x->d[at];
+            to->start[to_i] = f == CL_Q4_1 ? total_of_sum(x->sum[at]) : q8_start(offset, x->sum[at]);
         }
     }
-    to->blocks = b - to->first;
 }
 
 /* Panels p0..p1 and the blocks of `x` for the tokens whose rows of results begin at y. */
@@ -330,8 +341,9 @@ static void q8_panels(const cl_matrix *w, int64_t expert, int64_t p0, int64_t p1
     const int64_t group = panel_group(w->format);
     const bool whole = x->first == 0 && x->blocks == panel_blocks(w->cols);
     const size_t skip = (size_t)(x->first / group) * panel_group_bytes(w->format);
+    q8_pass p = {.x = x, .fetch_step = LINE};
     for (int64_t i = p0; i < p1; i++) {
-        q8_pass p = {.panel = w->data + (size_t)(expert * w->panels + i) * w->panel_bytes + skip, .x = x, .fetch_step = LINE};
+        p.panel = w->data + (size_t)(expert * w->panels + i) * w->panel_bytes + skip;
         const int64_t rows = w->rows - i * CL_PANEL;
         for (int t = 0; t < tokens; t++) {
             p.y[t] = x->first == 0 ? vf_set1(0) : load_some(y + (size_t)t * y_stride + i * CL_PANEL, rows);

@@ -7,7 +7,7 @@
 #include "panel.h"
 #include "x86.h"
 
-enum { LANES_TOKENS = 4, LANES_Q8_TOKENS = 4, LANES_CHAINS = 4 };
+enum { LANES_TOKENS = 4, LANES_Q8_TOKENS = 4, LANES_CHAINS = 4, LANES_Q8_SUMS = 4 };
 #define EACH_SIZE(X) X(1) X(2) X(3) X(4)
 #define EACH_Q8_SIZE(X) EACH_SIZE(X)
 

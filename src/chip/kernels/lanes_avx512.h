@@ -7,7 +7,7 @@
 #include "panel.h"
 #include "x86.h"
 
-enum { LANES_TOKENS = 8, LANES_Q8_TOKENS = 16, LANES_CHAINS = 8 };
+enum { LANES_TOKENS = 8, LANES_Q8_TOKENS = 16, LANES_CHAINS = 8, LANES_Q8_SUMS = 12 };
 #define EACH_SIZE(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8)
 #define EACH_Q8_SIZE(X) EACH_SIZE(X) X(9) X(10) X(11) X(12) X(13) X(14) X(15) X(16)
 

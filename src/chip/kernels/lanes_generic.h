@@ -15,7 +15,7 @@
 #include "panel.h"
 #include "sets.h"
 
-enum { LANES_TOKENS = 2, LANES_Q8_TOKENS = 2, LANES_CHAINS = 1 };
+enum { LANES_TOKENS = 2, LANES_Q8_TOKENS = 2, LANES_CHAINS = 1, LANES_Q8_SUMS = 2 };
 #define EACH_SIZE(X) X(1) X(2)
 #define EACH_Q8_SIZE(X) EACH_SIZE(X)
 
