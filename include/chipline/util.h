@@ -17,13 +17,22 @@ static inline float cl_bf16_to_f32(uint16_t h)
     memcpy(&f, &u, sizeof f);
     return f;
 }
-uint16_t cl_f32_to_bf16(float f);
+static inline uint16_t cl_f32_to_bf16(float f)
+{
+    uint32_t u;
+    memcpy(&u, &f, sizeof u);
+    bool nan = (u & 0x7fffffffu) > 0x7f800000u;
+    return (uint16_t)(nan ? (u >> 16) | 0x40 : (u + 0x7fffu + ((u >> 16) & 1)) >> 16);
+}
 float cl_f16_to_f32(uint16_t h);
 uint16_t cl_f32_to_f16(float f);
 
 /* --- clocks, nanoseconds --- */
 uint64_t cl_now_ns(void);        /* CLOCK_MONOTONIC */
 uint64_t cl_thread_cpu_ns(void); /* CPU time of the calling thread */
+
+/* Lets other threads run on this core; true if some did for longer than a moment: then they want it. */
+bool cl_yield(void);
 
 /* --- numbers --- */
 /* Of n >= 1 values, which are sorted; between the two in the middle where n is even. */

@@ -4,6 +4,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <math.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <strings.h>
 #include <time.h>
@@ -20,13 +21,6 @@ static float float_of(uint32_t u)
     float f;
     memcpy(&f, &u, sizeof f);
     return f;
-}
-
-uint16_t cl_f32_to_bf16(float f)
-{
-    uint32_t u = bits_of(f);
-    if ((u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)((u >> 16) | 0x40); /* quiet NaN */
-    return (uint16_t)((u + 0x7fffu + ((u >> 16) & 1)) >> 16);
 }
 
 float cl_f16_to_f32(uint16_t h)
@@ -58,6 +52,14 @@ static uint64_t read_clock(clockid_t id)
 }
 
 uint64_t cl_now_ns(void) { return read_clock(CLOCK_MONOTONIC); }
+
+bool cl_yield(void)
+{
+    const uint64_t moment = 50000, start = cl_now_ns();
+    sched_yield();
+    return cl_now_ns() - start > moment;
+}
+
 uint64_t cl_thread_cpu_ns(void) { return read_clock(CLOCK_THREAD_CPUTIME_ID); }
 
 bool cl_parse_int(const char *s, int64_t min, int64_t max, int64_t *out)

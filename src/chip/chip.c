@@ -155,10 +155,12 @@ static cl_code create(cl_chip *c, const cl_model_file *file, const cl_part *part
     if ((code = exchange_create(c, err))) return code;
     if ((code = cache_create(c, err))) return code;
     if ((code = work_create(c, err))) return code;
+    if ((code = team_create(&c->crew, o->threads, err))) return code;
     if ((code = slice_load(&c->slice, file, s, parts, n_parts, c->k, o->threads, o->progress, err))) return code;
     check_slice(c);
     touch(c->kv.data, c->kv.bytes, o->threads);
     touch(c->work.data, c->work.bytes, o->threads);
+    team_rest_openmp();
     return CL_OK;
 }
 
@@ -183,6 +185,7 @@ cl_code cl_chip_create(cl_chip **out, const cl_model_file *file, const cl_stage 
 void cl_chip_free(cl_chip *c)
 {
     if (!c) return;
+    team_free(c->crew);
     slice_free(&c->slice);
     work_free(&c->work);
     kv_free(&c->kv);
@@ -263,6 +266,7 @@ static double probe(const unsigned char *data, size_t bytes, int threads)
     int64_t times = ((int64_t)LEAST + (int64_t)bytes - 1) / (int64_t)bytes;
     double s[RUNS];
     for (int i = 0; i < RUNS; i++) s[i] = probe_read(data, bytes, threads, times, NULL);
+    team_rest_openmp();
     return (double)times * (double)bytes / cl_median(s, RUNS);
 }
 

@@ -1,12 +1,12 @@
 /* chip_impl.h: what a chip is made of, and how its threads work together.
  *
- * Inside chip/. A step is one parallel region: every thread of the team runs the same functions, each does its share of a
+ * Inside chip/. A step is one job of the team: every thread runs the same functions, each does its share of a
  * phase (of panels, heads or tokens), and a barrier ends the phase. Which thread does what never changes a bit. Only thread 0,
  * the caller's own, records events and polls. */
 #ifndef CHIPLINE_CHIP_IMPL_H
 #define CHIPLINE_CHIP_IMPL_H
 
-#include <sched.h>
+#include <stdatomic.h>
 
 #include "chipline/chip.h"
 #include "kv.h"
@@ -93,13 +93,14 @@ typedef struct work {
 
 /* --- the team --- */
 
-/* A barrier that spins for some microseconds and then yields. OpenMP's own spins for milliseconds, which halves the speed of a
- * chip that shares its cores with anything else. */
+/* Words that threads wait for; each on its own line, so that who arrives does not disturb who waits. */
 typedef struct barrier {
-    _Atomic int arrived;
-    char apart[60]; /* who arrives does not disturb who waits */
+    _Atomic unsigned arrived;
+    char apart[60];
     _Atomic unsigned phase;
     char end[60];
+    _Atomic int sleepers; /* waiting threads that must be woken */
+    _Atomic int crowded;  /* so many waits go to sleep soon, since others want the cores */
 } barrier;
 
 typedef struct team {
@@ -107,18 +108,17 @@ typedef struct team {
     barrier *barrier;
 } team;
 
+/* The threads of a chip (team.c). team_run: every thread of the team, the caller's among them, runs the job; returns when all have. A
+ * job may wait for all (team_wait), or thread by thread for a word of the barrier that somebody changes and then wakes. */
+typedef struct crew crew;
+typedef void (*team_job)(const team *t, void *ctx);
+cl_code team_create(crew **out, int n, cl_err *err); /* what was made before a failure is in *out */
+void team_free(crew *c);
+void team_run(crew *c, team_job job, void *ctx);
+void team_rest_openmp(void); /* OpenMP's threads, which spin for milliseconds after a region, end; the next region makes others */
 void team_wait(const team *t);
-/* One turn of a loop that waits: spins the first times, then lets others run. */
-static inline void team_pause(int turn)
-{
-    enum { SPINS = 1000 };
-    if (turn >= SPINS) sched_yield();
-#if defined(__x86_64__)
-    else __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    else __asm__ volatile("yield");
-#endif
-}
+void team_wait_while(barrier *b, _Atomic unsigned *word, unsigned value);
+void team_wake(barrier *b, _Atomic unsigned *word); /* after *word was changed, sequentially consistent */
 
 /* This chip's part of one layer, and the columns that each member of the stage makes: [members + 1] each. */
 typedef struct layer_share {
@@ -139,7 +139,7 @@ struct cl_chip {
     slice slice;
     kv_cache kv;
     work work;
-    barrier barrier;
+    crew *crew;
     cl_group group;            /* a stage of one chip: one whose gather is never called */
     layer_share *shares;       /* [stage.n_layers] */
     int32_t *cut_hidden, *cut_vocab; /* [members + 1] */

@@ -1,5 +1,4 @@
 /* exchange.c: what this chip makes of each layer, what the others of its stage make, and the gathers between them. */
-#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "chip_impl.h"
@@ -13,11 +12,13 @@ void team_gather(cl_chip *c, const team *t, cl_event *e, const cl_region *region
     }
     unsigned phase = atomic_load_explicit(&b->phase, memory_order_relaxed);
     if (t->id) { /* as in team_wait, but it is always thread 0 that ends the phase */
-        atomic_fetch_add_explicit(&b->arrived, 1, memory_order_acq_rel);
-        for (int i = 0; atomic_load_explicit(&b->phase, memory_order_acquire) == phase; i++) team_pause(i);
+        atomic_fetch_add(&b->arrived, 1);
+        team_wake(b, &b->arrived);
+        team_wait_while(b, &b->phase, phase);
         return;
     }
-    for (int i = 0; atomic_load_explicit(&b->arrived, memory_order_acquire) != t->n - 1; i++) team_pause(i);
+    for (unsigned here; (here = atomic_load_explicit(&b->arrived, memory_order_acquire)) != (unsigned)t->n - 1;)
+        team_wait_while(b, &b->arrived, here);
     atomic_store_explicit(&b->arrived, 0, memory_order_relaxed);
     cl_mark m = mark(c, t, CL_TRACE_KERNEL);
     uint64_t start = c->trace ? cl_now_ns() : 0, bytes = c->group.gather(c->group.ctx, regions, n);
@@ -34,7 +35,8 @@ void team_gather(cl_chip *c, const team *t, cl_event *e, const cl_region *region
     }
     e->msg_bytes += bytes;
     e->gathers++;
-    atomic_store_explicit(&b->phase, phase + 1, memory_order_release);
+    atomic_store(&b->phase, phase + 1);
+    team_wake(b, &b->phase);
 }
 
 /* --- cuts: numbers are taken from one block, counted first --- */

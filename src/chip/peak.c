@@ -5,7 +5,7 @@
 #include <immintrin.h>
 #endif
 
-#include "chipline/chip.h"
+#include "chip_impl.h"
 #include "chipline/kernels.h"
 #include "chipline/util.h"
 
@@ -183,5 +183,6 @@ double cl_chip_peak(const char *kernels, bool q8, int threads, bool cpu_time)
     while (time_loop(loop, rounds, threads, cpu_time) < LEAST_S / 2 && rounds < INT64_C(1) << 40) rounds *= 2;
     double s[RUNS];
     for (int i = 0; i < RUNS; i++) s[i] = time_loop(loop, 2 * rounds, threads, cpu_time);
+    team_rest_openmp();
     return (q8 ? l->int8_ops : l->float_ops) * 2 * (double)rounds * threads / cl_median(s, RUNS);
 }

@@ -1,21 +1,7 @@
 /* phases.c: the pieces of work that attention, feed-forward and head have in common. */
-#include <stdatomic.h>
 #include <string.h>
 
 #include "chip_impl.h"
-
-void team_wait(const team *t)
-{
-    barrier *b = t->barrier;
-    if (t->n == 1) return;
-    unsigned phase = atomic_load_explicit(&b->phase, memory_order_relaxed);
-    if (atomic_fetch_add_explicit(&b->arrived, 1, memory_order_acq_rel) == t->n - 1) {
-        atomic_store_explicit(&b->arrived, 0, memory_order_relaxed);
-        atomic_store_explicit(&b->phase, phase + 1, memory_order_release);
-        return;
-    }
-    for (int i = 0; atomic_load_explicit(&b->phase, memory_order_acquire) == phase; i++) team_pause(i);
-}
 
 cl_acts phase_acts(const cl_chip *c, const float *x, size_t stride, int tokens, int64_t cols, const cl_matrix *const *w, int n)
 {

@@ -64,11 +64,20 @@ static void take_logits(cl_sampler *s, const float *logits, int first, int count
     }
 }
 
+/* The first of the largest: lanes find the largest number, then its place is looked up. No number is NaN. */
 static int32_t best_of(const float *logits, int n)
 {
-    int32_t best = 0;
-    for (int32_t i = 1; i < n; i++) best = logits[i] > logits[best] ? i : best;
-    return best;
+    enum { LANES = 32 };
+    float lane[LANES], most = -INFINITY;
+    for (int j = 0; j < LANES; j++) lane[j] = -INFINITY;
+    int i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        for (int j = 0; j < LANES; j++) lane[j] = logits[i + j] > lane[j] ? logits[i + j] : lane[j];
+    }
+    for (; i < n; i++) most = logits[i] > most ? logits[i] : most;
+    for (int j = 0; j < LANES; j++) most = lane[j] > most ? lane[j] : most;
+    for (i = 0; logits[i] < most;) i++;
+    return i;
 }
 
 /* Uniform in [0, 1), from seed and position alone. */

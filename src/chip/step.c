@@ -1,6 +1,4 @@
 /* step.c: one micro-batch through this chip's layers, and through the output head. */
-#include <omp.h>
-
 #include "chip_impl.h"
 
 /* What the decoder relies on; run/ has checked every number that comes from outside. */
@@ -63,30 +61,40 @@ static void layers(cl_chip *c, const team *t, const cl_microbatch *mb, float *x,
     }
 }
 
+typedef struct step_job {
+    cl_chip *c;
+    const cl_microbatch *mb;
+    float *x;
+} step_job;
+
+static void step(const team *t, void *ctx)
+{
+    const step_job *j = ctx;
+    cl_chip *c = j->c;
+    const cl_microbatch *mb = j->mb;
+    cl_event e = {.microbatch = mb->id, .layer = -1, .tokens = mb->n_tokens, .parts = mb->n_parts, .peer = -1, .waits_for = -1};
+    cl_mark m = mark(c, t, CL_TRACE_LAYER);
+    attend_angles(c, t, mb->n_tokens);
+    if (c->stage.embed) embed(c, t, &e, mb, j->x);
+    else team_wait(t);
+    if (c->stage.embed && !t->id) {
+        const cl_matrix *table = &slice_get(&c->slice, CL_T_EMBED, -1)->m;
+        uint64_t rows = 0;
+        for (int i = 0; i < mb->n_tokens; i++) rows += c->work.token_owner[i] == c->group.member;
+        uint64_t bytes = rows ? rows * cl_row_bytes(table->format, table->cols) : 0;
+        c->weight_bytes += bytes;
+        m = record(c, m, &e, CL_EV_EMBED, bytes, 0, 0);
+    }
+    layers(c, t, mb, j->x, m);
+}
+
 void cl_chip_step(cl_chip *c, const cl_microbatch *mb, float *x)
 {
     check(c, mb);
     token_ref *ref = c->work.tokens;
     for (int p = 0; p < mb->n_parts; p++)
         for (int i = 0; i < mb->parts[p].n_tokens; i++) *ref++ = (token_ref){mb->parts[p].slot, mb->parts[p].pos + i};
-#pragma omp parallel num_threads(c->opt.threads)
-    {
-        team t = {omp_get_thread_num(), omp_get_num_threads(), &c->barrier};
-        cl_event e = {.microbatch = mb->id, .layer = -1, .tokens = mb->n_tokens, .parts = mb->n_parts, .peer = -1, .waits_for = -1};
-        cl_mark m = mark(c, &t, CL_TRACE_LAYER);
-        attend_angles(c, &t, mb->n_tokens);
-        if (c->stage.embed) embed(c, &t, &e, mb, x);
-        else team_wait(&t);
-        if (c->stage.embed) {
-            const cl_matrix *table = &slice_get(&c->slice, CL_T_EMBED, -1)->m;
-            uint64_t rows = 0;
-            for (int i = 0; !t.id && i < mb->n_tokens; i++) rows += c->work.token_owner[i] == c->group.member;
-            uint64_t bytes = rows ? rows * cl_row_bytes(table->format, table->cols) : 0;
-            if (!t.id) c->weight_bytes += bytes;
-            m = record(c, m, &e, CL_EV_EMBED, bytes, 0, 0);
-        }
-        layers(c, &t, mb, x, m);
-    }
+    team_run(c->crew, step, &(step_job){c, mb, x});
 }
 
 /* --- head --- */
@@ -97,37 +105,51 @@ typedef struct head_group {
     int part[HEAD_ROWS], token[HEAD_ROWS];
 } head_group;
 
-/* Final norm and output of a group's rows, then the reader's row for each; the group is empty again. */
+typedef struct head_job {
+    cl_chip *c;
+    const cl_microbatch *mb;
+    const head_group *g;
+    const cl_matrix *head;
+    float *logits;
+    bool whole_rows;
+} head_job;
+
+/* Final norm and output of a group's rows. */
+static void head_rows(const team *t, void *ctx)
+{
+    const head_job *j = ctx;
+    cl_chip *c = j->c;
+    const work *w = &c->work;
+    const float *norm = slice_get(&c->slice, CL_T_FINAL_NORM, -1)->vec;
+    const int n = j->g->n;
+    int64_t a, b;
+    cl_event e = {.microbatch = j->mb->id, .layer = -1, .tokens = n, .parts = j->mb->n_parts, .peer = -1, .waits_for = -1};
+    cl_mark m = mark(c, t, CL_TRACE_LAYER);
+    cl_acts in = phase_normed_acts(c, w->norm, w->hidden, n, c->spec.hidden, &j->head, 1);
+    team_share(t, n, &a, &b);
+    for (int64_t i = a; i < b; i++)
+        c->k->rmsnorm(j->g->x[i], norm, c->spec.hidden, (float)c->spec.norm_eps, w->norm + (size_t)i * w->hidden);
+    phase_prepare(c, t, &in, w->norm);
+    team_wait(t);
+    product out = product_of(c, c->spec.tied ? CL_T_EMBED : CL_T_HEAD, -1, NULL, false, j->logits, w->vocab);
+    phase_products(c, t, &out, 1, &in);
+    cl_region all = columns(j->logits, n, w->vocab, c->cut_vocab);
+    all.to = 0;
+    if (j->whole_rows) team_gather(c, t, &e, &all, 1);
+    else team_wait(t);
+    record(c, m, &e, CL_EV_HEAD, slice_expert_bytes(j->head), 0, 0);
+}
+
+/* The group's rows, then the reader's row for each; the group is empty again. */
 static void finish_group(cl_chip *c, const cl_microbatch *mb, head_group *g, const cl_head_reader *reader)
 {
     work *w = &c->work;
-    const float *norm = slice_get(&c->slice, CL_T_FINAL_NORM, -1)->vec;
-    const cl_role role = c->spec.tied ? CL_T_EMBED : CL_T_HEAD;
-    const cl_matrix *head = &slice_get(&c->slice, role, -1)->m;
+    const cl_matrix *head = &slice_get(&c->slice, c->spec.tied ? CL_T_EMBED : CL_T_HEAD, -1)->m;
     const int member = c->group.member, first = reader->whole_rows ? 0 : c->cut_vocab[member];
     const int end = reader->whole_rows ? c->spec.vocab : c->cut_vocab[member + 1];
     float *logits = w->logits + (size_t)w->logits_turn * (size_t)w->head_rows * w->vocab;
     w->logits_turn = (w->logits_turn + 1) % logits_turns(c->group.members);
-#pragma omp parallel num_threads(c->opt.threads)
-    {
-        team t = {omp_get_thread_num(), omp_get_num_threads(), &c->barrier};
-        int64_t a, b;
-        cl_event e = {.microbatch = mb->id, .layer = -1, .tokens = g->n, .parts = mb->n_parts, .peer = -1, .waits_for = -1};
-        cl_mark m = mark(c, &t, CL_TRACE_LAYER);
-        cl_acts in = phase_normed_acts(c, w->norm, w->hidden, g->n, c->spec.hidden, &head, 1);
-        team_share(&t, g->n, &a, &b);
-        for (int64_t i = a; i < b; i++)
-            c->k->rmsnorm(g->x[i], norm, c->spec.hidden, (float)c->spec.norm_eps, w->norm + (size_t)i * w->hidden);
-        phase_prepare(c, &t, &in, w->norm);
-        team_wait(&t);
-        product out = product_of(c, role, -1, NULL, false, logits, w->vocab);
-        phase_products(c, &t, &out, 1, &in);
-        cl_region all = columns(logits, g->n, w->vocab, c->cut_vocab);
-        all.to = 0;
-        if (reader->whole_rows) team_gather(c, &t, &e, &all, 1);
-        else team_wait(&t);
-        record(c, m, &e, CL_EV_HEAD, slice_expert_bytes(head), 0, 0);
-    }
+    team_run(c->crew, head_rows, &(head_job){c, mb, g, head, logits, reader->whole_rows});
     c->weight_bytes += slice_expert_bytes(head);
     for (int i = 0; i < g->n; i++) {
         const int part = g->part[i];
@@ -146,7 +168,8 @@ static void merge(cl_chip *c, const cl_microbatch *mb, const cl_head_reader *rea
     const int members = c->group.members;
     const size_t stride = (size_t)members * (size_t)reader->numbers;
     cl_event e = {.microbatch = mb->id, .layer = -1, .tokens = mb->n_tokens, .parts = mb->n_parts, .peer = -1, .waits_for = -1};
-    const team alone = {0, 1, &c->barrier};
+    barrier nobody = {0};
+    const team alone = {0, 1, &nobody};
     cl_mark m = mark(c, &alone, CL_TRACE_STAGE);
     for (int i = 0; i <= members; i++) w->merge_cut[i] = i * reader->numbers;
     cl_region all = columns(w->merge, mb->n_parts, stride, w->merge_cut);

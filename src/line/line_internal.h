@@ -63,6 +63,7 @@ struct cl_line {
     cl_line_options opt;
     bool opened;         /* there is something to close */
     bool yields;
+    int crowded; /* so many turns of waiting are slept */
     uint64_t wait_ns;
     size_t hop_capacity, result_capacity;
     hop_slot hops[HOPS];

@@ -14,8 +14,7 @@ DEMO = ROOT / "configs" / "demo"
 CHIPLINE = os.environ.get("CHIPLINE", str(ROOT / "build" / "chipline"))
 
 ENV = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMPI_MCA_mpi_yield_when_idle="1",
-           OMPI_MCA_btl_vader_single_copy_mechanism="none", OMPI_MCA_btl="self,vader,tcp", OMP_NUM_THREADS="1",
-           OMP_WAIT_POLICY="passive")  # more threads than cores here: idle ones must not spin
+           OMPI_MCA_btl_vader_single_copy_mechanism="none", OMPI_MCA_btl="self,vader,tcp", OMP_NUM_THREADS="1")
 
 
 def command(*args, ranks=None):

@@ -30,16 +30,23 @@ typedef struct picked {
     int32_t start[PICKED_TERMS];                  /* [terms][tokens] q8_start; Q4_1: the sum */
 } picked;
 
-/* One pass with them over these blocks of a panel: y goes on. */
+/* One pass with them over these blocks of a panel: y goes on, or begins with 0. */
 typedef struct q8_pass {
     const unsigned char *panel; /* from block `first` on */
     const picked *x;
+    float *y;
+    size_t y_stride;
+    int rows;                   /* of the panel, 1 .. 16 */
     uintptr_t fetch_from;
     size_t fetch_step, fetch_ahead;
-    vf y[LANES_Q8_TOKENS];
 } q8_pass;
 
 INLINE vf load_some(const float *p, int64_t n) { return n >= 16 ? vf_load(p) : vf_load_part(p, (int)n); }
+INLINE void store_some(float *p, vf a, int64_t n)
+{
+    if (n >= 16) vf_store(p, a);
+    else vf_store_part(p, a, (int)n);
+}
 #define EACH_TOKEN _Pragma("GCC unroll 16") for (int t = 0; t < tokens; t++)
 
 /* Called for each block in turn: asks for the lines that are due before `end`, the end of the block. */
@@ -198,11 +205,11 @@ INLINE void q8_block(cl_format f, int tokens, block w, const int8_t *q, const fl
     }
 }
 
-INLINE void q8_blocks(cl_format f, int tokens, q8_pass *to)
+INLINE void q8_blocks(cl_format f, int tokens, const q8_pass *from)
 {
-    const q8_pass p = *to;
+    const q8_pass p = *from;
     vf y[LANES_Q8_TOKENS];
-    EACH_TOKEN y[t] = p.y[t];
+    EACH_TOKEN y[t] = p.x->first ? load_some(p.y + (size_t)t * p.y_stride, p.rows) : vf_set1(0);
     uintptr_t next = p.fetch_from;
     const int8_t *q = p.x->q;
     const float *d = p.x->d;
@@ -216,13 +223,13 @@ INLINE void q8_blocks(cl_format f, int tokens, q8_pass *to)
         __asm__("" : "+r"(w.ints)); /* or the first half's unpacked weights are kept for the second, in registers that there are not */
         q8_block(f, tokens - half, w, q + half * 32, d + half, start + half, y + half);
     }
-    EACH_TOKEN to->y[t] = y[t];
+    EACH_TOKEN store_some(p.y + (size_t)t * p.y_stride, y[t], p.rows);
 }
 
 /* --- all passes, by format, activations and number of tokens --- */
 
 typedef void (*pass_fn)(pass *p);
-typedef void (*q8_fn)(q8_pass *p);
+typedef void (*q8_fn)(const q8_pass *p);
 
 #define PASSES(T)                                                  \
     static void f32_##T(pass *p) { float_pass(CL_F32, T, p); }     \
@@ -235,11 +242,11 @@ typedef void (*q8_fn)(q8_pass *p);
     static void int4_f32_##T(pass *p) { f32_pass(CL_INT4, T, p); } \
     static void fp8_##T(pass *p) { f32_pass(CL_FP8, T, p); }
 #define Q8_PASSES(T)                                             \
-    static void q8_0_q8_##T(q8_pass *p) { q8_blocks(CL_Q8_0, T, p); } \
-    static void q4_0_q8_##T(q8_pass *p) { q8_blocks(CL_Q4_0, T, p); } \
-    static void q4_1_q8_##T(q8_pass *p) { q8_blocks(CL_Q4_1, T, p); } \
-    static void mx_q8_##T(q8_pass *p) { q8_blocks(CL_MXFP4, T, p); }  \
-    static void int4_q8_##T(q8_pass *p) { q8_blocks(CL_INT4, T, p); }
+    static void q8_0_q8_##T(const q8_pass *p) { q8_blocks(CL_Q8_0, T, p); } \
+    static void q4_0_q8_##T(const q8_pass *p) { q8_blocks(CL_Q4_0, T, p); } \
+    static void q4_1_q8_##T(const q8_pass *p) { q8_blocks(CL_Q4_1, T, p); } \
+    static void mx_q8_##T(const q8_pass *p) { q8_blocks(CL_MXFP4, T, p); }  \
+    static void int4_q8_##T(const q8_pass *p) { q8_blocks(CL_INT4, T, p); }
 
 /* In the order of cl_format, 8-bit activations from CL_Q8_0 on. */
 #define ROW(T) [T] = {f32_##T, f16_##T, bf16_##T, q8_0_f32_##T, q4_0_f32_##T, q4_1_f32_##T, mx_f32_##T, int4_f32_##T, fp8_##T},
@@ -263,13 +270,6 @@ INLINE void plan_fetch(pass *p, int i, int n_passes, size_t panel_size, bool las
     p->fetch_ahead = n_passes == 1 ? FETCH_AHEAD : panel_size;
 }
 
-INLINE void store_rows(const cl_matrix *w, int64_t panel, float *y, vf a)
-{
-    int64_t rows = w->rows - panel * CL_PANEL;
-    if (rows >= CL_PANEL) vf_store(y + panel * CL_PANEL, a);
-    else vf_store_part(y + panel * CL_PANEL, a, (int)rows);
-}
-
 static void float_product(const cl_matrix *w, int64_t expert, int64_t p0, int64_t p1, const cl_acts *x, const int32_t *index, int n,
                           float *y, size_t y_stride)
 {
@@ -286,7 +286,7 @@ static void float_product(const cl_matrix *w, int64_t expert, int64_t p0, int64_
             }
             plan_fetch(&p, j, n_passes, w->panel_bytes, i + 1 == p1);
             passes[tokens][w->format](&p);
-            for (int t = 0; t < tokens; t++) store_rows(w, i, y + (size_t)(t0 + t) * y_stride, p.y[t]);
+            for (int t = 0; t < tokens; t++) store_some(y + (size_t)(t0 + t) * y_stride + i * CL_PANEL, p.y[t], w->rows - i * CL_PANEL);
         }
     }
 }
@@ -341,17 +341,15 @@ static void q8_panels(const cl_matrix *w, int64_t expert, int64_t p0, int64_t p1
     const int64_t group = panel_group(w->format);
     const bool whole = x->first == 0 && x->blocks == panel_blocks(w->cols);
     const size_t skip = (size_t)(x->first / group) * panel_group_bytes(w->format);
-    q8_pass p = {.x = x, .fetch_step = LINE};
+    q8_pass p = {.x = x, .y_stride = y_stride, .fetch_step = LINE};
     for (int64_t i = p0; i < p1; i++) {
-        p.panel = w->data + (size_t)(expert * w->panels + i) * w->panel_bytes + skip;
         const int64_t rows = w->rows - i * CL_PANEL;
-        for (int t = 0; t < tokens; t++) {
-            p.y[t] = x->first == 0 ? vf_set1(0) : load_some(y + (size_t)t * y_stride + i * CL_PANEL, rows);
-        }
+        p.panel = w->data + (size_t)(expert * w->panels + i) * w->panel_bytes + skip;
+        p.y = y + i * CL_PANEL;
+        p.rows = rows < CL_PANEL ? (int)rows : CL_PANEL;
         p.fetch_from = ahead ? (uintptr_t)p.panel : UINTPTR_MAX;
         p.fetch_ahead = whole ? FETCH_AHEAD : w->panel_bytes; /* pieces: the same piece of the next panel */
         q8_passes[tokens][w->format - CL_Q8_0](&p);
-        for (int t = 0; t < tokens; t++) store_rows(w, i, y + (size_t)t * y_stride, p.y[t]);
     }
 }
 
@@ -447,12 +445,6 @@ INLINE vf lanes_exp(vf x)
     p = vf_fma(p, r, vf_set1(1));
     p = vf_fma(p, r, vf_set1(1));
     return vf_scale2(p, t);
-}
-
-INLINE void store_some(float *p, vf a, int64_t n)
-{
-    if (n >= 16) vf_store(p, a);
-    else vf_store_part(p, a, (int)n);
 }
 
 static void rmsnorm(const float *x, const float *w, int64_t n, float eps, float *y)
