@@ -11,8 +11,9 @@
  *     ascending o = fma(w, x, o); y = e + o.
  *   quantised weights, float32 x: y = 0; per block ascending: s = 0; over its columns ascending s = fma(q, x, s);
  *     y = fma(d, s, y). Q4_1 adds y = fma(m, t, y) after it, t = the block's x summed ascending with float32 adds.
- *     q is the integer (Q8_0: q; Q4_0, INT4: n - 8; Q4_1: n; MXFP4: cl_e2m1_doubled; FP8: the E4M3 number), d the block's scale
- *     (MXFP4: cl_e8m0_half; FP8: of the 128-column tile the block of 32 lies in).
+ *     q is the integer (Q8_0: q; Q4_0, INT4: n - 8; Q4_1: n; MXFP4: cl_e2m1_doubled; FP8: the E4M3 number times 2^-8), d the block's
+ *     scale (MXFP4: cl_e8m0_half; FP8: 2^8 times that of the 128-column tile the block of 32 lies in; a half-precision number gives the
+ *     first without a multiplication).
  *   quantised weights other than FP8, 8-bit x: per block isum = exact integer sum of q * xq; y = fma(d * dx, (float)isum, y). Q4_1 adds
  *     y = fma(m * dx, (float)(sum of xq), y).
  *   The same with two planes of 8-bit x: per block first y = fma(d * d1, (float)isum1, y) with the coarse one, then, where the block has a

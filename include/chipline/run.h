@@ -101,6 +101,7 @@ typedef struct cl_bench_case {
     cl_bench_run runs[CL_BENCH_MOST];
     /* medians over the runs, shares being taken run by run; spread: interquartile range of tokens_per_s by its median */
     double tokens_per_s, spread, read_gb_per_s, probe_gb_per_s, share_of_probe, gop_per_s, peak_gop_per_s, share_of_peak;
+    double others_cores; /* cores of rank 0's host that other processes used meanwhile; NaN: not known */
 } cl_bench_case;
 
 /* Local. Adds a run and computes the medians anew; true: enough, because the 95 % interval of tokens_per_s' median is within 2 % of
@@ -108,7 +109,16 @@ typedef struct cl_bench_case {
 bool cl_bench_add(cl_bench_case *c, const cl_bench_run *run);
 /* Collective, after cl_run_load, any number of times, before cl_run_finish: runs one case until it is steady or has taken
  * `seconds`, at least CL_BENCH_LEAST times. Slots and context must be enough for it, and there must be no replicas. c holds the result
- * on rank 0. */
-cl_code cl_run_bench(cl_run *r, cl_bench_case *c, double seconds, cl_err *err);
+ * on rank 0. stop (may be NULL) is asked between runs: where it is true on a rank, all return
+ * CL_E_STOPPED. */
+cl_code cl_run_bench(cl_run *r, cl_bench_case *c, double seconds, bool (*stop)(void), cl_err *err);
+
+/* What other processes use of this host's cores between two moments, those that the job's own processes on it use not counted. */
+typedef struct cl_others {
+    uint64_t at_ns, host_ns, own_ns;
+} cl_others;
+/* own_ns: CPU time of the job's processes on this host. */
+cl_others cl_others_begin(uint64_t own_ns);
+double cl_others_cores(const cl_others *begin, uint64_t own_ns); /* NaN: not known here */
 
 #endif

@@ -30,6 +30,8 @@ uint16_t cl_f32_to_f16(float f);
 /* --- clocks, nanoseconds --- */
 uint64_t cl_now_ns(void);        /* CLOCK_MONOTONIC */
 uint64_t cl_thread_cpu_ns(void); /* CPU time of the calling thread */
+uint64_t cl_process_cpu_ns(void); /* of this process */
+uint64_t cl_host_cpu_ns(void);   /* of all processes of this host and its kernel since it started, to 1/100 s; 0: not known here */
 
 /* Lets other threads run on this core; true if some did for longer than a moment: then they want it. */
 bool cl_yield(void);

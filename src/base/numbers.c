@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <strings.h>
 #include <time.h>
+#include <unistd.h>
 
 static uint32_t bits_of(float f)
 {
@@ -61,6 +62,18 @@ bool cl_yield(void)
 }
 
 uint64_t cl_thread_cpu_ns(void) { return read_clock(CLOCK_THREAD_CPUTIME_ID); }
+uint64_t cl_process_cpu_ns(void) { return read_clock(CLOCK_PROCESS_CPUTIME_ID); }
+
+/* proc(5): cpu user nice system idle iowait irq softirq ..., in clock ticks; guests' time is in user and nice. */
+uint64_t cl_host_cpu_ns(void)
+{
+    unsigned long long t[7];
+    FILE *f = fopen("/proc/stat", "r");
+    if (!f) return 0;
+    int n = fscanf(f, "cpu %llu %llu %llu %llu %llu %llu %llu", &t[0], &t[1], &t[2], &t[3], &t[4], &t[5], &t[6]);
+    fclose(f);
+    return n == 7 ? (t[0] + t[1] + t[2] + t[5] + t[6]) * (1000000000u / (unsigned long long)sysconf(_SC_CLK_TCK)) : 0;
+}
 
 bool cl_parse_int(const char *s, int64_t min, int64_t max, int64_t *out)
 {

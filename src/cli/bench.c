@@ -112,7 +112,8 @@ static const struct argp argp = {options, parse, "[MODEL.h5]",
     "read of the slices), and of the multiplies and adds that its cores can do (2 for each weight that a token is multiplied "
     "with, by the best 8-bit or float32 loop on registers). Both limits are probed before and after every run. Each case runs "
     "until its median is steady; spread is the interquartile range by the median. --kernels goes by the CPU time of the slowest "
-    "thread, all else by the clock."
+    "thread, all else by the clock. A note says so where other processes used the cores. An interrupt (SIGINT, SIGTERM) lets the "
+    "run under way end and shows the cases that are complete (exit code 75)."
     "\vExamples:\n"
     "  chipline bench model.h5\n"
     "  mpirun -n 4 chipline bench model.h5 --layout 2x2 --kind decode --sequences 1,16 --csv out.csv\n"
@@ -201,14 +202,16 @@ static cl_code measure(bench_cli *o, cl_line *line, bench_row *rows, int n, cl_e
     cl_code c = cl_run_open(&r, line, &o->run, err);
     if (c != CL_OK) return c;
     c = cl_run_load(r, err);
+    cl_cli_hold_stop();
     for (int i = 0; c == CL_OK && i < n; i++) {
-        c = cl_run_bench(r, &rows[i].c, o->seconds, err);
-        if (c == CL_OK && root) bench_tell(o, &rows[i]);
+        c = cl_run_bench(r, &rows[i].c, o->seconds, cl_cli_stop_came, err);
+        if (c == CL_E_STOPPED) n = i; /* what is done is shown */
+        else if (c == CL_OK && root) bench_tell(o, &rows[i]);
     }
-    if (c == CL_OK) c = cl_run_finish(r, &numbers, err);
+    cl_code end = c == CL_OK || c == CL_E_STOPPED ? cl_run_finish(r, &numbers, err) : c;
     const bench_report report = {.o = o, .numbers = &numbers, .n_rows = n, .rows = rows};
-    if (c == CL_OK && root) c = bench_print(&report, err);
-    c = cl_line_agree(line, c, err);
+    if (end == CL_OK && root && n) end = bench_print(&report, err);
+    c = cl_line_agree(line, end == CL_OK ? c : end, err);
     cl_run_close(r);
     return c;
 }

@@ -65,6 +65,8 @@ static void print_head(const bench_report *b, cl_err *err)
 
 static void print_table(const bench_report *b, cl_err *err)
 {
+    static const double NOTABLE = 0.1; /* cores */
+    double others = 0;
     print_head(b, err);
     if (b->numbers) printf("kind    sequences  tokens    tokens/s  spread %%     GB/s  %% of probe     Gop/s  %% of peak\n");
     else printf("format  activations  tokens  spread %%     GB/s  %% of probe     Gop/s  %% of peak\n");
@@ -75,7 +77,11 @@ static void print_table(const bench_report *b, cl_err *err)
         else printf("%-6s  %-11s  %6d", row->format, row->activations, c->tokens);
         printf("  %8.1f  %7.2f  %10.1f  %8.1f  %9.1f\n", 100 * c->spread, c->read_gb_per_s, 100 * c->share_of_probe, c->gop_per_s,
                100 * c->share_of_peak);
+        others = fmax(others, c->others_cores); /* of NaN and a number the number */
     }
+    if (others > NOTABLE)
+        printf("\nnote  other processes used up to %.1f cores%s: measure again when they have ended\n", others,
+               b->numbers && b->numbers->n_ranks > 1 ? " of rank 0's host" : "");
 }
 
 /* --- JSON --- */
@@ -101,6 +107,7 @@ static json_t *row_json(const bench_row *row)
         c->tokens_per_s, "spread", c->spread, "read_gb_per_s", c->read_gb_per_s, "probe_gb_per_s", c->probe_gb_per_s,
         "share_of_probe", c->share_of_probe, "gop_per_s", c->gop_per_s, "peak_gop_per_s", c->peak_gop_per_s,
         "share_of_peak", c->share_of_peak, "runs", runs_json(c));
+    json_object_set_new(rest, "others_cores", isnan(c->others_cores) ? json_null() : json_real(c->others_cores));
     json_object_update(j, rest);
     json_decref(rest);
     return j;
@@ -136,7 +143,7 @@ static bool write_rows(const bench_report *b, FILE *f)
 {
     const cl_run_numbers *n = b->numbers;
     fprintf(f, "%s,tokens,tokens_per_s,spread,read_gb_per_s,probe_gb_per_s,share_of_probe,gop_per_s,peak_gop_per_s,share_of_peak,"
-            "runs,layout,ranks,threads,kernels,activations\n", b->numbers ? "kind,sequences" : "format");
+            "runs,layout,ranks,threads,kernels,activations,others_cores\n", b->numbers ? "kind,sequences" : "format");
     for (int i = 0; i < b->n_rows; i++) {
         const bench_row *row = &b->rows[i];
         const cl_bench_case *c = &row->c;
@@ -145,8 +152,10 @@ static bool write_rows(const bench_report *b, FILE *f)
         fprintf(f, ",%d,%.6g,%.6g,%.6g,%.6g,%.6g,%.6g,%.6g,%.6g,%d,", c->tokens, c->tokens_per_s, c->spread,
                 c->read_gb_per_s, c->probe_gb_per_s, c->share_of_probe, c->gop_per_s, c->peak_gop_per_s,
                 c->share_of_peak, c->n_runs);
-        if (n) fprintf(f, "%s,%d,%d,%s,%s\n", n->layout, n->n_ranks, n->ranks[0].threads, n->kernels, n->activations);
-        else fprintf(f, "1x1,1,%d,%s,%s\n", b->o->run.threads, b->kernels, row->activations);
+        if (n) fprintf(f, "%s,%d,%d,%s,%s", n->layout, n->n_ranks, n->ranks[0].threads, n->kernels, n->activations);
+        else fprintf(f, "1x1,1,%d,%s,%s", b->o->run.threads, b->kernels, row->activations);
+        if (isnan(c->others_cores)) fprintf(f, ",\n");
+        else fprintf(f, ",%.3g\n", c->others_cores);
     }
     return !ferror(f);
 }

@@ -16,7 +16,8 @@ static void repeat(cl_trial *t, const cl_kernels *k, const bench_cli *o, bool q8
     uint64_t start = cl_now_ns();
     cl_trial_product(t);
     double read = bytes / cl_trial_read(t), top = peak(k, o, q8);
-    for (bool enough = false; !enough;) {
+    const cl_others others = cl_others_begin(cl_process_cpu_ns());
+    for (bool enough = false; !enough && !cl_cli_stop_came();) {
         double s = cl_trial_product(t), next_read = bytes / cl_trial_read(t), next_top = peak(k, o, q8);
         const cl_bench_run run = {.tokens_per_s = c->tokens / s, .read_gb_per_s = bytes / s, .gop_per_s = ops / s,
                                   .probe_gb_per_s = (read + next_read) / 2, .peak_gop_per_s = (top + next_top) / 2};
@@ -25,6 +26,7 @@ static void repeat(cl_trial *t, const cl_kernels *k, const bench_cli *o, bool q8
         read = next_read;
         top = next_top;
     }
+    c->others_cores = cl_others_cores(&others, cl_process_cpu_ns());
 }
 
 static cl_code measure(const cl_kernels *k, const bench_cli *o, cl_format f, bool q8, int tokens, bench_row *row, cl_err *err)
@@ -35,8 +37,9 @@ static cl_code measure(const cl_kernels *k, const bench_cli *o, cl_format f, boo
     *row = (bench_row){.format = cl_format_get(f)->name, .activations = q8 ? "q8" : "f32",
                        .c = {.sequences = 1, .tokens = tokens}};
     repeat(t, k, o, q8, row);
-    bench_tell(o, row);
     cl_trial_free(t);
+    if (cl_cli_stop_came()) return cl_fail(err, CL_E_STOPPED, "bench: stopped by a signal; what is complete was shown");
+    bench_tell(o, row);
     return CL_OK;
 }
 
@@ -54,12 +57,17 @@ cl_code bench_products(bench_cli *o, cl_err *err)
     int n = 0;
     bench_row *rows = cl_calloc(CL_NATIVE_FORMATS * BENCH_LIST, sizeof *rows, "rows", err);
     if (!rows) return CL_E_FIT;
+    cl_cli_hold_stop();
     for (int f = 0; f < CL_NATIVE_FORMATS; f++) {
         bool q8 = cl_format_integer((cl_format)f) && o->run.activations != CL_ACT_F32; /* the others always take float32 */
         if (o->one_format && o->format != (cl_format)f) continue;
-        for (int i = 0; c == CL_OK && i < tokens->n; i++) c = measure(k, o, (cl_format)f, q8, tokens->values[i], &rows[n++], err);
+        for (int i = 0; c == CL_OK && i < tokens->n; i++) {
+            c = measure(k, o, (cl_format)f, q8, tokens->values[i], &rows[n], err);
+            n += c == CL_OK;
+        }
     }
-    if (c == CL_OK) c = bench_print(&(bench_report){.o = o, .kernels = k->name, .n_rows = n, .rows = rows}, err);
+    const bench_report report = {.o = o, .kernels = k->name, .n_rows = n, .rows = rows};
+    cl_code printed = n && (c == CL_OK || c == CL_E_STOPPED) ? bench_print(&report, err) : CL_OK;
     free(rows);
-    return c;
+    return printed != CL_OK ? printed : c;
 }

@@ -57,6 +57,9 @@ int cl_cli_cores(void);
 /* From now on SIGINT, SIGTERM and SIGHUP remove the file that is being written for path (util.h: cl_tmp_name), say so and end the
  * program with CL_E_RUN. Signals that are ignored stay so. Once in a process. */
 cl_code cl_cli_drop_when_stopped(const char *path, cl_err *err);
+/* From now on a first SIGINT or SIGTERM is only noted, and cl_cli_stop_came tells of it; a second one ends the program. */
+void cl_cli_hold_stop(void);
+bool cl_cli_stop_came(void);
 
 int cl_cmd_bench(int argc, char **argv);
 int cl_cmd_collect(int argc, char **argv);

@@ -1,4 +1,4 @@
-/* stopped.c: a signal while a large file is written: the part that is there goes. */
+/* stopped.c: a signal while a large file is written: the part that is there goes. A signal between measurements: what is there stays. */
 #include <signal.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -38,3 +38,20 @@ cl_code cl_cli_drop_when_stopped(const char *path, cl_err *err)
         if (sigaction(signals[i], NULL, &was) == 0 && was.sa_handler != SIG_IGN) sigaction(signals[i], &now, NULL);
     return CL_OK;
 }
+
+/* A process has one; the threads of the MPI library would take signals that were only blocked here. */
+static struct {
+    volatile sig_atomic_t came;
+} stop;
+
+static void on_stop(int sig) { stop.came = 1; }
+
+void cl_cli_hold_stop(void)
+{
+    static const int signals[] = {SIGINT, SIGTERM};
+    struct sigaction now = {.sa_handler = on_stop, .sa_flags = SA_RESTART | (int)SA_RESETHAND}, was;
+    for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
+        if (sigaction(signals[i], NULL, &was) == 0 && was.sa_handler != SIG_IGN) sigaction(signals[i], &now, NULL);
+}
+
+bool cl_cli_stop_came(void) { return stop.came; }

@@ -2,6 +2,7 @@
  * and the arithmetic of its cores, which are probed in between. */
 #include <math.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "run_internal.h"
 
@@ -185,14 +186,37 @@ static cl_bench_run evaluate(const cl_run *r, const cl_bench_case *c, const feed
                           .gop_per_s = ops / tokens * rate * 1e-9};
 }
 
-static cl_code measure(cl_run *r, cl_bench_case *c, feed *f, double *all, double seconds, cl_err *err)
+cl_others cl_others_begin(uint64_t own_ns) { return (cl_others){cl_now_ns(), cl_host_cpu_ns(), own_ns}; }
+
+double cl_others_cores(const cl_others *begin, uint64_t own_ns)
+{
+    uint64_t host = cl_host_cpu_ns(), now = cl_now_ns();
+    if (!host || !begin->host_ns || now <= begin->at_ns) return NAN;
+    double used = (double)(host - begin->host_ns) - (double)(own_ns - begin->own_ns);
+    return used > 0 ? used / (double)(now - begin->at_ns) : 0;
+}
+
+/* CPU time of the ranks on rank 0's host, there. Collective. */
+static uint64_t own_cpu_ns(cl_run *r)
+{
+    char mine[64] = "", first[64];
+    gethostname(mine, sizeof mine - 1);
+    memcpy(first, mine, sizeof first);
+    cl_line_bcast(r->line, first, sizeof first);
+    uint64_t own = strcmp(mine, first) == 0 ? cl_process_cpu_ns() : 0;
+    cl_line_sum(r->line, &own, 1);
+    return own;
+}
+
+static cl_code measure(cl_run *r, cl_bench_case *c, feed *f, double *all, double seconds, bool (*stop)(void), cl_err *err)
 {
     bool root = cl_line_rank(r->line) == 0, decode = c->kind == CL_BENCH_DECODE, enough = false;
     double before[2], after[2];
     uint64_t first, read, start = cl_now_ns();
     cl_code code = serve(r, f, 1, &first, err); /* the traffic of first tokens, and caches and clocks are warm */
     probe(r, all, before);
-    while (code == CL_OK && !enough) {
+    const cl_others others = cl_others_begin(own_cpu_ns(r));
+    while (code == CL_OK) {
         if ((code = serve(r, f, decode ? 1 + c->tokens : 1, &read, err)) != CL_OK) break;
         probe(r, all, after);
         if (root) {
@@ -203,18 +227,22 @@ static cl_code measure(cl_run *r, cl_bench_case *c, feed *f, double *all, double
         }
         cl_line_bcast(r->line, &enough, sizeof enough);
         memcpy(before, after, sizeof before);
+        if (enough) break;
+        code = cl_line_agree(r->line, stop && stop() ? cl_fail(err, CL_E_STOPPED, "bench: stopped by a signal; what is complete was shown") : CL_OK, err);
     }
+    uint64_t own = own_cpu_ns(r);
+    c->others_cores = cl_others_cores(&others, own);
     return code;
 }
 
-cl_code cl_run_bench(cl_run *r, cl_bench_case *c, double seconds, cl_err *err)
+cl_code cl_run_bench(cl_run *r, cl_bench_case *c, double seconds, bool (*stop)(void), cl_err *err)
 {
     feed f = {.sequences = c->sequences};
     double *all = cl_calloc((size_t)cl_line_size(r->line), 2 * sizeof *all, "probes", err);
     cl_code code = !all ? CL_E_FIT : cl_line_rank(r->line) == 0 ? open_feed(r, c, &f, err) : CL_OK;
     c->n_runs = 0;
     code = cl_line_agree(r->line, code, err);
-    if (code == CL_OK) code = measure(r, c, &f, all, seconds, err);
+    if (code == CL_OK) code = measure(r, c, &f, all, seconds, stop, err);
     free(f.prompt);
     free(f.begun);
     free(all);

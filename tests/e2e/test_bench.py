@@ -2,11 +2,13 @@
 are is not looked at."""
 import csv
 import json
+import signal
 import statistics
+import subprocess
 
 import pytest
 
-from conftest import ok, refuses
+from conftest import ENV, command, ok, refuses
 
 TINY = ["--seconds", 0, "--threads", 1, "--quiet"]
 BYTES = {"f32": 4, "f16": 2, "bf16": 2, "q8_0": 34 / 32, "q4_0": 18 / 32, "q4_1": 20 / 32, "mxfp4": 17 / 32, "int4": 18 / 32,
@@ -28,6 +30,7 @@ def check_case(case):
     shares = ("share_of_probe", "read_gb_per_s", "probe_gb_per_s"), ("share_of_peak", "gop_per_s", "peak_gop_per_s")
     for share, part, whole in shares:
         assert case[share] == pytest.approx(statistics.median(run[part] / run[whole] for run in runs))
+    assert case["others_cores"] is None or 0 <= case["others_cores"] < 4096
     q1, _, q3 = statistics.quantiles([run["tokens_per_s"] for run in runs], n=4, method="inclusive")
     assert case["spread"] == pytest.approx((q3 - q1) / case["tokens_per_s"])
 
@@ -156,3 +159,18 @@ def test_refusals(demo, tmp_path):
     refuses(3, "bench", tmp_path / "none.h5", ranks=2)
     refuses(4, "bench", demo, "--tokens", 1000000, says="--tokens")
     refuses(4, "bench", demo, "--layout", "3x1", ranks=2)
+
+
+@pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM])
+def test_stopped(demo, sig):
+    """A signal ends it after the run under way; the cases that are complete are shown."""
+    args = ["bench", demo, "--seconds", 0, "--threads", 1, "--kind", "decode", "--sequences", "1,2,3,4", "--tokens", "8,16,32,64,96"]
+    p = subprocess.Popen(command(*args), env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in p.stderr:
+        if line.startswith("decode"):  # the first case is complete
+            break
+    p.send_signal(sig)
+    out, err = p.communicate(timeout=60)
+    rows = [line for line in out.splitlines() if line.startswith("decode ")]
+    assert p.returncode == 75 and "stopped by a signal" in err, err
+    assert 1 <= len(rows) < 20

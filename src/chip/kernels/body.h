@@ -123,7 +123,7 @@ INLINE vf block_scale(cl_format f, block b)
     switch (f) {
     case CL_MXFP4: return vf_load_e8m0(b.scale);
     case CL_INT4: return vf_load_bf16(b.scale);
-    case CL_FP8: return vf_set1(*(const float *)b.scale);
+    case CL_FP8: return vf_set1(*(const float *)b.scale * 256);
     default: return vf_load_f16(b.scale);
     }
 }

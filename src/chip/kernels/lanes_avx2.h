@@ -108,8 +108,7 @@ INLINE vf vf_together(vf x)
 INLINE vf from_e4m3(__m256i high)
 {
     __m256i h = _mm256_and_si256(_mm256_srai_epi16(high, 1), _mm256_set1_epi16((short)0xbf80));
-    vf x = {_mm256_cvtph_ps(_mm256_castsi256_si128(h)), _mm256_cvtph_ps(_mm256_extracti128_si256(h, 1))};
-    return vf_mul(x, vf_set1(256));
+    return (vf){_mm256_cvtph_ps(_mm256_castsi256_si128(h)), _mm256_cvtph_ps(_mm256_extracti128_si256(h, 1))};
 }
 INLINE void vf_load_e4m3(const unsigned char *p, vf *q)
 {

@@ -72,19 +72,19 @@ INLINE vf vf_bf16_odd(const unsigned char *p)
     return _mm512_castsi512_ps(_mm512_and_si512(load512(p), _mm512_set1_epi32((int)0xffff0000)));
 }
 
-/* 32 codes of two columns, each the high byte of 16 bits (the low byte is anything): moved right by one, with the bit that the sign
- * left behind cleared, they are half-precision numbers 2^8 times too small, subnormals included. */
-INLINE void from_e4m3(__m512i high, vf *first, vf *second)
+/* 16 codes, each the high byte of 16 bits (the low byte is anything): moved right by one, with the bit that the sign left behind
+ * cleared, they are half-precision numbers 2^8 times too small, subnormals included. */
+INLINE vf from_e4m3(__m256i high)
 {
-    __m512i h = _mm512_and_si512(_mm512_srai_epi16(high, 1), _mm512_set1_epi16((short)0xbf80));
-    *first = _mm512_mul_ps(_mm512_cvtph_ps(_mm512_castsi512_si256(h)), _mm512_set1_ps(256));
-    *second = _mm512_mul_ps(_mm512_cvtph_ps(_mm512_extracti64x4_epi64(h, 1)), _mm512_set1_ps(256));
+    return _mm512_cvtph_ps(_mm256_and_si256(_mm256_srai_epi16(high, 1), _mm256_set1_epi16((short)0xbf80)));
 }
 INLINE void vf_load_e4m3(const unsigned char *p, vf *q)
 {
-    __m512i pairs = load512(p);
-    from_e4m3(_mm512_slli_epi16(pairs, 8), &q[0], &q[2]);
-    from_e4m3(pairs, &q[1], &q[3]);
+    for (int k = 0; k < 2; k++) {
+        __m256i pairs = load256(p + 32 * k);
+        q[2 * k] = from_e4m3(_mm256_slli_epi16(pairs, 8));
+        q[2 * k + 1] = from_e4m3(pairs);
+    }
 }
 
 INLINE void vf_transpose(vf *x)

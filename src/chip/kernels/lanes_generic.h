@@ -105,12 +105,12 @@ INLINE vg vg_high(const unsigned char *p, const int8_t table[16])
 /* Column c (0..3) of each row. */
 INLINE vf vg_column(vg a, int c) { vf r; EACH_LANE r.v[i] = (float)a.v[4 * i + c]; return r; }
 
-/* From 2 x 16 rows x 2 columns of E4M3 codes: the four columns. NaN codes may come as
+/* From 2 x 16 rows x 2 columns of E4M3 codes: the four columns, times 2^-8. NaN codes may come as
  * numbers: the panel tells which rows have any. */
 INLINE void vf_load_e4m3(const unsigned char *p, vf *q)
 {
     for (int c = 0; c < 4; c++) {
-        EACH_LANE q[c].v[i] = cl_e4m3_to_f32(p[c / 2 * 32 + 2 * i + c % 2]);
+        EACH_LANE q[c].v[i] = cl_e4m3_to_f32(p[c / 2 * 32 + 2 * i + c % 2]) * 0x1p-8f;
     }
 }
 

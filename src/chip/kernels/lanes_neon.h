@@ -164,7 +164,7 @@ INLINE uint16x8_t half_e4m3(uint16x8_t high)
 {
     return vandq_u16(vreinterpretq_u16_s16(vshrq_n_s16(vreinterpretq_s16_u16(high), 1)), vdupq_n_u16(0xbf80));
 }
-INLINE vf from_e4m3(uint16x8_t x, uint16x8_t y) { return vf_mul(from_f16(half_e4m3(x), half_e4m3(y)), vf_set1(256)); }
+INLINE vf from_e4m3(uint16x8_t x, uint16x8_t y) { return from_f16(half_e4m3(x), half_e4m3(y)); }
 INLINE void vf_load_e4m3(const unsigned char *p, vf *q)
 {
     for (int k = 0; k < 2; k++) {

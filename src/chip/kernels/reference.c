@@ -211,8 +211,8 @@ static float dot_fp8(const unsigned char *row, int64_t cols, const float *x)
     for (int64_t b = 0; b < blocks_of(cols); b++) {
         float d, s = 0;
         memcpy(&d, row + b / 4 * (int64_t)sizeof d, sizeof d);
-        for (int64_t c = b * 32; c < b * 32 + 32; c++) s = fmaf(c < cols ? cl_e4m3_to_f32(codes[c]) : 0.0f, x[c], s);
-        y = fmaf(d, s, y);
+        for (int64_t c = b * 32; c < b * 32 + 32; c++) s = fmaf(c < cols ? cl_e4m3_to_f32(codes[c]) * 0x1p-8f : 0.0f, x[c], s);
+        y = fmaf(d * 0x1p8f, s, y);
     }
     return y;
 }
