@@ -101,6 +101,7 @@ typedef struct barrier {
     char end[60];
     _Atomic int sleepers; /* waiting threads that must be woken */
     _Atomic int crowded;  /* so many waits go to sleep soon, since others want the cores */
+    _Atomic int crowded_next; /* as many the next time that this is seen */
 } barrier;
 
 typedef struct team {

@@ -23,7 +23,8 @@ typedef char cores;
 
 #include "chip_impl.h"
 
-enum { SPINS = 1000, SPINS_CROWDED = 100, CROWDED_WAITS = 500 };
+/* So many waits sleep after a yield that took long; twice as many each time, half as many after each wait whose yields were short. */
+enum { SPINS = 1000, SPINS_CROWDED = 100, CROWDED_LEAST = 8, CROWDED_MOST = 512 };
 static const uint64_t YIELD_NS = 1000000; /* cores that nobody else wants: as long as waking a thread is far from free */
 
 static inline void spin_once(void)
@@ -45,20 +46,26 @@ static void sleep_while(_Atomic unsigned *word, unsigned value)
 #endif
 }
 
+/* Yields until the word has changed, others are seen to want the core, or it is time to sleep. */
+static void yield_while(barrier *b, _Atomic unsigned *word, unsigned value)
+{
+    const uint64_t start = cl_now_ns();
+    int next = atomic_load_explicit(&b->crowded_next, memory_order_relaxed);
+    bool crowded = false;
+    while (!crowded && atomic_load_explicit(word, memory_order_acquire) == value && cl_now_ns() - start < YIELD_NS) crowded = cl_yield();
+    if (crowded) atomic_store_explicit(&b->crowded, next, memory_order_relaxed);
+    next = crowded ? 2 * next : next / 2;
+    next = next < CROWDED_LEAST ? CROWDED_LEAST : next > CROWDED_MOST ? CROWDED_MOST : next;
+    atomic_store_explicit(&b->crowded_next, next, memory_order_relaxed);
+}
+
 /* Who waits counts itself and then looks at the word; who changes the word then looks at the count. Sequentially consistent, so one
  * of them sees the other. */
 static void wait_long(barrier *b, _Atomic unsigned *word, unsigned value)
 {
     int crowded = atomic_load_explicit(&b->crowded, memory_order_relaxed);
     if (crowded) atomic_store_explicit(&b->crowded, crowded - 1, memory_order_relaxed);
-    const uint64_t start = crowded ? 0 : cl_now_ns();
-    while (!crowded && atomic_load_explicit(word, memory_order_acquire) == value) {
-        if (cl_yield()) {
-            crowded = CROWDED_WAITS;
-            atomic_store_explicit(&b->crowded, crowded, memory_order_relaxed);
-        }
-        if (cl_now_ns() - start > YIELD_NS) break;
-    }
+    else yield_while(b, word, value);
     if (atomic_load_explicit(word, memory_order_acquire) != value) return;
     atomic_fetch_add(&b->sleepers, 1);
     while (atomic_load(word) == value) sleep_while(word, value);
