@@ -3,7 +3,7 @@
  * Boundary: no MPI here: with the other chips of its stage it exchanges numbers through a cl_group that it was given. All chips of a
  * stage must be given the same micro-batches in the same order: step and head are collective over the stage. A chip is made once from a model file and a placement, allocates everything then, and after that only
  * computes. Another chip behind this header (a cost model) turns the same program into a simulator. Several chips may live in
- * one process. All functions are local; a chip is used by one thread (it runs its own OpenMP team inside). */
+ * one process. All functions are local; a chip is used by one thread (it has further threads of its own inside). */
 #ifndef CHIPLINE_CHIP_H
 #define CHIPLINE_CHIP_H
 
@@ -19,7 +19,7 @@ typedef enum cl_activations { CL_ACT_AUTO, CL_ACT_F32, CL_ACT_Q8, CL_ACT_MIXED, 
 const char *cl_activations_name(cl_activations a);
 
 typedef struct cl_chip_options {
-    int threads;          /* OpenMP threads, >= 1 */
+    int threads;          /* that work on a step, the caller's included, >= 1 */
     cl_activations activations;
     cl_kv_format kv;
     cl_limits limits;
