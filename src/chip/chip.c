@@ -155,13 +155,14 @@ static cl_code create(cl_chip *c, const cl_model_file *file, const cl_part *part
     if ((code = exchange_create(c, err))) return code;
     if ((code = cache_create(c, err))) return code;
     if ((code = work_create(c, err))) return code;
-    if ((code = team_create(&c->crew, o->threads, err))) return code;
+    if ((code = team_try(o->threads, err))) return code;
     if ((code = slice_load(&c->slice, file, s, parts, n_parts, c->k, o->threads, o->progress, err))) return code;
     check_slice(c);
     touch(c->kv.data, c->kv.bytes, o->threads);
     touch(c->work.data, c->work.bytes, o->threads);
+    code = team_create(&c->crew, o->threads, true, err);
     team_rest_openmp();
-    return CL_OK;
+    return code;
 }
 
 cl_code cl_chip_create(cl_chip **out, const cl_model_file *file, const cl_stage *stage, const cl_part *parts, int n_parts,

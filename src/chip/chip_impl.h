@@ -113,7 +113,9 @@ typedef struct team {
  * job may wait for all (team_wait), or thread by thread for a word of the barrier that somebody changes and then wakes. */
 typedef struct crew crew;
 typedef void (*team_job)(const team *t, void *ctx);
-cl_code team_create(crew **out, int n, cl_err *err); /* what was made before a failure is in *out */
+/* placed: each thread where OpenMP would put it. What was made before a failure is in *out. */
+cl_code team_create(crew **out, int n, bool placed, cl_err *err);
+cl_code team_try(int n, cl_err *err); /* can so many be had? To be asked before OpenMP is: it ends the process where they cannot */
 void team_free(crew *c);
 void team_run(crew *c, team_job job, void *ctx);
 void team_rest_openmp(void); /* OpenMP's threads, which spin for milliseconds after a region, end; the next region makes others */

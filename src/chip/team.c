@@ -155,7 +155,7 @@ static int start(crew *c, int id, const cores *place)
     int failed = pthread_attr_init(&attr);
     if (failed) return failed;
 #if defined(__linux__)
-    pthread_attr_setaffinity_np(&attr, sizeof *place, place);
+    if (place) pthread_attr_setaffinity_np(&attr, sizeof *place, place);
 #endif
     *w = (worker){.crew = c, .team = {id, c->n, &c->barrier}};
     failed = pthread_create(&w->thread, &attr, work_on, w);
@@ -163,7 +163,7 @@ static int start(crew *c, int id, const cores *place)
     return failed;
 }
 
-cl_code team_create(crew **out, int n, cl_err *err)
+cl_code team_create(crew **out, int n, bool placed, cl_err *err)
 {
     crew *c = cl_calloc(1, sizeof *c + (size_t)n * sizeof *c->workers, "the threads", err);
     if (!c) return err->code;
@@ -171,19 +171,27 @@ cl_code team_create(crew **out, int n, cl_err *err)
     *out = c;
     cores *places = cl_malloc((size_t)n, sizeof *places, "the threads", err);
     if (!places) return err->code;
-    places_of(places, n);
+    if (placed) places_of(places, n);
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are for the caller's thread */
     int failed = 0;
     while (!failed && c->started < n - 1) {
-        failed = start(c, c->started + 1, &places[c->started + 1]);
+        failed = start(c, c->started + 1, placed ? &places[c->started + 1] : NULL);
         if (!failed) c->started++;
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     free(places);
     return failed ? cl_fail(err, CL_E_FIT, "thread %d of %d cannot be started: %s (fewer --threads)", c->started + 2, n, strerror(failed))
                   : CL_OK;
+}
+
+cl_code team_try(int n, cl_err *err)
+{
+    crew *c = NULL;
+    cl_code code = team_create(&c, n, false, err);
+    team_free(c);
+    return code;
 }
 
 static void begin(crew *c, team_job job, void *ctx)

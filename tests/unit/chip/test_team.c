@@ -43,7 +43,7 @@ static void run(int n, int jobs, int pauses_us, int between_us)
     crew *c = NULL;
     cl_err err;
     sums s = {.pauses_us = pauses_us};
-    CU_ASSERT_EQUAL_FATAL(team_create(&c, n, &err), CL_OK);
+    CU_ASSERT_EQUAL_FATAL(team_create(&c, n, true, &err), CL_OK);
     for (int j = 0; j < jobs; j++) {
         team_run(c, add_all, &s);
         if (between_us) pause_us(between_us);
@@ -70,7 +70,7 @@ static void more_threads_than_cores(void) { run(MOST, 20, 0, 0); }
 static void never_run(void)
 {
     crew *c = NULL;
-    CU_ASSERT_EQUAL_FATAL(team_create(&c, 3, NULL), CL_OK);
+    CU_ASSERT_EQUAL_FATAL(team_create(&c, 3, false, NULL), CL_OK);
     team_free(c);
     team_free(NULL);
 }
