@@ -54,6 +54,7 @@ bool cl_same_file(const char *a, const char *b)
 cl_code cl_check_new(const char *path, cl_err *err)
 {
     struct stat st;
+    if (!path[0]) return cl_fail(err, CL_E_INPUT, "the name of a file to write is empty (give one)");
     if (lstat(path, &st) == 0 && !S_ISREG(st.st_mode)) { /* renaming over a device, a folder or a link would harm */
         bool link = S_ISLNK(st.st_mode);
         const char *kind = link ? "a symbolic link" : S_ISDIR(st.st_mode) ? "a folder" : "not a file";

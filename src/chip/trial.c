@@ -79,7 +79,8 @@ cl_code cl_trial_create(cl_trial **out, const char *kernels, cl_format format, b
     t->threads = threads;
     t->m = (cl_matrix){.format = format, .experts = 1, .cols = COLS};
     t->x = (cl_acts){.n = tokens, .cols = COLS, .q8 = q8, .planes = 1, .stride = COLS};
-    cl_code c = create(t, kernels, bytes, err);
+    cl_code c = team_try(threads, err);
+    if (c == CL_OK) c = create(t, kernels, bytes, err);
     if (c == CL_OK) *out = t;
     else cl_trial_free(t);
     return c;

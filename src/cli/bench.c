@@ -113,7 +113,7 @@ static const struct argp argp = {options, parse, "[MODEL.h5]",
     "with, by the best 8-bit or float32 loop on registers). Both limits are probed before and after every run. Each case runs "
     "until its median is steady; spread is the interquartile range by the median. --kernels goes by the CPU time of the slowest "
     "thread, all else by the clock. A note says so where other processes used the cores. An interrupt (SIGINT, SIGTERM) lets the "
-    "run under way end and shows the cases that are complete (exit code 75)."
+    "run under way end and shows the cases that are complete (exit code 75); a second one ends it at once."
     "\vExamples:\n"
     "  chipline bench model.h5\n"
     "  mpirun -n 4 chipline bench model.h5 --layout 2x2 --kind decode --sequences 1,16 --csv out.csv\n"

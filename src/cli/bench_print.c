@@ -57,8 +57,8 @@ static void print_head(const bench_report *b, cl_err *err)
            plural(n->threads_total), n->kernels, n->activations, n->kv);
     printf("probe       %.2f GB/s read, %.0f Gop/s %s on registers\n", read, all_runs(b, NULL, true, err),
            strcmp(n->activations, "f32") ? "8-bit" : "float32");
-    if (n->n_ranks > 1 && here > n->cores_here)
-        printf("note        rank 0's host has %d cores for %d threads: these times are not those of parallel chips\n",
+    if (here > n->cores_here)
+        printf("note        rank 0's host has %d cores for %d threads: these times are not those of a core for each\n",
                n->cores_here, here);
     printf("\n");
 }
