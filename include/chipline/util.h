@@ -33,6 +33,15 @@ uint64_t cl_thread_cpu_ns(void); /* CPU time of the calling thread */
 uint64_t cl_process_cpu_ns(void); /* of this process */
 uint64_t cl_host_cpu_ns(void);   /* of all processes of this host and its kernel since it started, to 1/100 s; 0: not known here */
 
+/* One turn of a loop that waits without letting the core go. */
+static inline void cl_spin(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
 /* Lets other threads run on this core; true if some did for longer than a moment: then they want it. */
 bool cl_yield(void);
 

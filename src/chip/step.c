@@ -105,6 +105,8 @@ typedef struct head_group {
     int part[HEAD_ROWS], token[HEAD_ROWS];
 } head_group;
 
+static cl_role head_role(const cl_chip *c) { return c->spec.tied ? CL_T_EMBED : CL_T_HEAD; }
+
 typedef struct head_job {
     cl_chip *c;
     const cl_microbatch *mb;
@@ -131,7 +133,7 @@ static void head_rows(const team *t, void *ctx)
         c->k->rmsnorm(j->g->x[i], norm, c->spec.hidden, (float)c->spec.norm_eps, w->norm + (size_t)i * w->hidden);
     phase_prepare(c, t, &in, w->norm);
     team_wait(t);
-    product out = product_of(c, c->spec.tied ? CL_T_EMBED : CL_T_HEAD, -1, NULL, false, j->logits, w->vocab);
+    product out = product_of(c, head_role(c), -1, NULL, false, j->logits, w->vocab);
     phase_products(c, t, &out, 1, &in);
     cl_region all = columns(j->logits, n, w->vocab, c->cut_vocab);
     all.to = 0;
@@ -144,7 +146,7 @@ static void head_rows(const team *t, void *ctx)
 static void finish_group(cl_chip *c, const cl_microbatch *mb, head_group *g, const cl_head_reader *reader)
 {
     work *w = &c->work;
-    const cl_matrix *head = &slice_get(&c->slice, c->spec.tied ? CL_T_EMBED : CL_T_HEAD, -1)->m;
+    const cl_matrix *head = &slice_get(&c->slice, head_role(c), -1)->m;
     const int member = c->group.member, first = reader->whole_rows ? 0 : c->cut_vocab[member];
     const int end = reader->whole_rows ? c->spec.vocab : c->cut_vocab[member + 1];
     float *logits = w->logits + (size_t)w->logits_turn * (size_t)w->head_rows * w->vocab;

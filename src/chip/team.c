@@ -27,15 +27,6 @@ typedef char cores;
 enum { SPINS = 1000, SPINS_CROWDED = 100, CROWDED_LEAST = 8, CROWDED_MOST = 512 };
 static const uint64_t YIELD_NS = 1000000; /* cores that nobody else wants: as long as waking a thread is far from free */
 
-static inline void spin_once(void)
-{
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
-}
-
 /* Sleeps unless *word has changed; may return early. */
 static void sleep_while(_Atomic unsigned *word, unsigned value)
 {
@@ -77,7 +68,7 @@ void team_wait_while(barrier *b, _Atomic unsigned *word, unsigned value)
     const int spins = atomic_load_explicit(&b->crowded, memory_order_relaxed) ? SPINS_CROWDED : SPINS;
     for (int i = 0; i < spins; i++) {
         if (atomic_load_explicit(word, memory_order_acquire) != value) return;
-        spin_once();
+        cl_spin();
     }
     wait_long(b, word, value);
 }

@@ -13,15 +13,6 @@ static double patience(const cl_line *l)
     return l->opt.stall_timeout_s + 0.25 * (l->rank < TURNS ? l->rank : TURNS);
 }
 
-static inline void spin_once(void)
-{
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
-}
-
 /* Where yielding shows that others want the core, a short sleep gets it back sooner than another yield: who yields goes to the end of the
  * queue, who wakes up to its head. */
 static void give_way(cl_line *l)
@@ -38,7 +29,7 @@ static void give_way(cl_line *l)
 void cl_line_wait_more(cl_line *l, line_wait *w, const char *what, int peer)
 {
     if (l->yields || w->s > SPIN_S) give_way(l);
-    else spin_once();
+    else cl_spin();
     if (++w->tries & 63) return;
     cl_line_poll(l);
     uint64_t now = cl_now_ns();

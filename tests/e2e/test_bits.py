@@ -11,7 +11,7 @@ PROMPT = "Once upon a time there was a little dog who lived near the river, and 
 COMMON = ("-p", PROMPT, "-n", 24, "--ignore-eos", "--digest", "--context", 256)
 
 
-@pytest.fixture(scope="module", params=["f32", "mixed", "q16"])
+@pytest.fixture(scope="module", params=["f32", "q8", "mixed", "q16"])
 def reference(request, demo):
     row = generate(demo, *COMMON, "--activations", request.param, "--kernels", "reference", "--threads", 1)
     return request.param, row["logits_xxh3"], row["tokens"]
