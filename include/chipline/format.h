@@ -1,8 +1,8 @@
 /* format.h: number formats of weights: sizes, names, and conversion of whole rows to and from float32.
  *
- * A row of n columns is ceil(n / block) blocks; the last block is padded with zeros, so any width is allowed in any format.
- * Layouts are bit for bit those of GGUF (models.md section 5 cites them). Decoding is exact; encoding follows the GGUF
- * reference encoders. Pure and local; nothing here allocates. */
+ * A row of n columns is ceil(n / block) blocks; the last block is padded with zeros, so any width is allowed in any
+ * format. Layouts are bit for bit those of GGUF (models.md section 5 cites them). Decoding is exact; encoding follows
+ * the GGUF reference encoders. Pure and local; nothing here allocates. */
 #ifndef CHIPLINE_FORMAT_H
 #define CHIPLINE_FORMAT_H
 
@@ -19,8 +19,8 @@ typedef enum cl_format {
     CL_Q4_0,
     CL_Q4_1,
     CL_MXFP4,
-    CL_INT4,   /* 32 columns: bf16 d; 16 bytes as Q4_0: d * (n - 8) (compressed-tensors' symmetric int4, group 32) */
-    CL_FP8,    /* E4M3 codes, a float32 scale per tile of 128 rows x 128 columns (DeepSeek-V3) */
+    CL_INT4, /* 32 columns: bf16 d; 16 bytes as Q4_0: d * (n - 8) (compressed-tensors' symmetric int4, group 32) */
+    CL_FP8,  /* E4M3 codes, a float32 scale per tile of 128 rows x 128 columns (DeepSeek-V3) */
     CL_NATIVE_FORMATS,
     /* read by importers, re-encoded to Q8_0 */
     CL_Q5_0 = CL_NATIVE_FORMATS,
@@ -32,8 +32,8 @@ typedef enum cl_format {
 } cl_format;
 
 typedef struct cl_format_info {
-    const char *name;  /* "q8_0": as in options, model files and reports */
-    int block;         /* columns per block */
+    const char *name; /* "q8_0": as in options, model files and reports */
+    int block;        /* columns per block */
     int block_bytes;
 } cl_format_info;
 
@@ -43,23 +43,25 @@ bool cl_format_parse(const char *name, cl_format *out);
 static inline bool cl_format_native(cl_format f) { return f < CL_NATIVE_FORMATS; }
 
 /* Bytes of one row of `cols` columns, cols >= 0.
- * FP8: a row is complete in itself: ceil(cols / 128) float32 scales, then cols codes; the 128 rows of a tile repeat its scale. */
+ * FP8: a row is complete in itself: ceil(cols / 128) float32 scales, then cols codes; the 128 rows of a tile repeat
+ * its scale. */
 size_t cl_row_bytes(cl_format f, int64_t cols);
 /* Rows that share scales: 128 for FP8, counted from the first row of each matrix; 1 otherwise. */
 int64_t cl_format_tile_rows(cl_format f);
 /* Bytes of a matrix as stored: rows * cl_row_bytes, but FP8's scales once per tile. */
 uint64_t cl_matrix_bytes(cl_format f, int64_t rows, int64_t cols);
-/* Weights are small integers (times scales), so that products with 8-bit activations are exact integer sums; the others always
- * take float32 activations. */
+/* Weights are small integers (times scales), so that products with 8-bit activations are exact integer sums; the
+ * others always take float32 activations. */
 bool cl_format_integer(cl_format f);
 
 /* row -> out[0..cols) exactly; padding is not written. row needs no alignment. */
 void cl_decode_row(cl_format f, const void *row, int64_t cols, float *out);
-/* x[0..cols) -> row, padding encoded as zeros. Only native formats (others abort). NaN and infinity encode to whatever the
- * format gives; importers check for them first. */
+/* x[0..cols) -> row, padding encoded as zeros. Only native formats (others abort). NaN and infinity encode to
+ * whatever the format gives; importers check for them first. */
 void cl_encode_row(cl_format f, const float *x, int64_t cols, void *row);
-/* The same for n rows of x [n][cols] that begin at a multiple of cl_format_tile_rows and are a tile at most (or any number of
- * rows where that is 1): a tile's scale is its amax / 448, its codes the nearest, ties to even. cl_encode_row is one such row. */
+/* The same for n rows of x [n][cols] that begin at a multiple of cl_format_tile_rows and are a tile at most (or any
+ * number of rows where that is 1): a tile's scale is its amax / 448, its codes the nearest, ties to even.
+ * cl_encode_row is one such row. */
 void cl_encode_rows(cl_format f, const float *x, int64_t n, int64_t cols, void *rows);
 
 /* One E4M3 number (e4m3fn: no infinity; 0x7f and 0xff are NaN), exactly. */

@@ -1,15 +1,16 @@
-/* model_file.h: MODEL.h5, the one place where weights rest (HDF5, serial flavour: every rank opens the file read-only and reads
- * its own hyperslabs; nothing is collective, so MPI-IO would add a dependency and no speed).
+/* model_file.h: MODEL.h5, the one place where weights rest (HDF5, serial flavour: every rank opens the file read-only
+ * and reads its own hyperslabs; nothing is collective, so MPI-IO would add a dependency and no speed).
  *
  * Layout, format version 1 (root attribute "chipline_model" = 1):
  *   /spec            JSON text, uint8 [n]        /source_config   the checkpoint's own config, verbatim, uint8 [n]
  *   /tensors/NAME    uint8 [rows, bytes_per_row] or [experts, rows, bytes_per_row], contiguous;
- *                    (fp8: codes only, [.., rows, cols]; its scales are /scales/NAME, float32 [.., row tiles, column tiles]);
- *                    attributes format ("q8_0"), shape (int64, numbers not bytes), xxh3 (16 hex digits), role, layer
+ *                    (fp8: codes only, [.., rows, cols]; its scales are /scales/NAME, float32 [.., row tiles, column
+ *                    tiles]); attributes format ("q8_0"), shape (int64, numbers not bytes), xxh3 (16 hex digits),
+ *                    role, layer
  *   /tokenizer       tokenizer.h's arrays as datasets, its numbers as attributes; absent when the source had none
  *   root attributes  creator, source, checksum (xxh3 over the checksums of /spec and of all tensors in canonical order)
- * Everything has a description attribute, every array an xxh3 of its bytes. Written with checksummed metadata (libver 1.10, no
- * strings of variable length, whose heaps have no checksums), so that a flipped byte anywhere is found.
+ * Everything has a description attribute, every array an xxh3 of its bytes. Written with checksummed metadata (libver
+ * 1.10, no strings of variable length, whose heaps have no checksums), so that a flipped byte anywhere is found.
  *
  * Boundary: HDF5 stays behind this header. All local, no rank talks. Every size is checked before use: a lying file is
  * CL_E_INPUT. */
@@ -22,13 +23,14 @@ typedef struct cl_tokenizer_data cl_tokenizer_data; /* tokenizer.h */
 
 /* --- writing: create, tensors in any order, each in one or more row runs, then commit --- */
 typedef struct cl_model_writer cl_model_writer;
-/* Declares all tensors of m (shapes, formats). The final name appears only at commit. source_config and tok may be NULL. */
+/* Declares all tensors of m (shapes, formats). The final name appears only at commit. source_config and tok may be
+ * NULL. */
 cl_code cl_model_writer_create(cl_model_writer **out, const char *path, const cl_model *m, const char *source,
                                const char *source_config, const cl_tokenizer_data *tok, cl_err *err);
 /* Optional: the program and revision that writes, as the root attribute "creator". */
 cl_code cl_model_writer_creator(cl_model_writer *w, const char *creator, cl_err *err);
-/* Appends the next `rows` rows of tensor index `tensor` (rows of experts follow each other: expert-major), in format.h's row layout;
- * rows of one fp8 tile must repeat its scales (CL_E_INPUT). */
+/* Appends the next `rows` rows of tensor index `tensor` (rows of experts follow each other: expert-major), in
+ * format.h's row layout; rows of one fp8 tile must repeat its scales (CL_E_INPUT). */
 cl_code cl_model_writer_rows(cl_model_writer *w, int tensor, const void *rows, int64_t n_rows, cl_err *err);
 /* CL_E_INPUT if a tensor is incomplete. Ends the writer either way. */
 cl_code cl_model_writer_commit(cl_model_writer *w, cl_err *err);
@@ -43,9 +45,10 @@ const cl_model *cl_model_file_model(const cl_model_file *f);
 uint64_t cl_model_file_checksum(const cl_model_file *f); /* identifies weights and layout */
 const char *cl_model_file_source(const cl_model_file *f);
 const char *cl_model_file_path(const cl_model_file *f); /* as it was opened */
-/* Rows [row0, row0+n) of one expert (0 for a plain tensor) into dst, n * row_bytes bytes. Rows outside the tensor abort;
- * CL_E_RUN if the disk fails. May be called by several threads at once, unlike everything else here. */
-cl_code cl_model_file_read(const cl_model_file *f, int tensor, int64_t expert, int64_t row0, int64_t n, void *dst, cl_err *err);
+/* Rows [row0, row0+n) of one expert (0 for a plain tensor) into dst, n * row_bytes bytes. Rows outside the tensor
+ * abort; CL_E_RUN if the disk fails. May be called by several threads at once, unlike everything else here. */
+cl_code cl_model_file_read(const cl_model_file *f, int tensor, int64_t expert, int64_t row0, int64_t n, void *dst,
+                           cl_err *err);
 /* The verbatim config into a malloced string, NULL if there is none. */
 cl_code cl_model_file_source_config(const cl_model_file *f, char **out, cl_err *err);
 /* *out NULL when the file has no tokenizer. */

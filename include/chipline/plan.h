@@ -1,6 +1,7 @@
 /* plan.h: which chip holds which slice, and what a token costs there: pure functions of model, chips and options.
  *
- * Boundary: no MPI, no files, no weights. Same inputs give the same placement on every rank, so nobody has to send it. */
+ * Boundary: no MPI, no files, no weights. Same inputs give the same placement on every rank, so nobody has to send
+ * it. */
 #ifndef CHIPLINE_PLAN_H
 #define CHIPLINE_PLAN_H
 
@@ -10,11 +11,12 @@
 /* Bytes one number of the KV cache takes, by format of the cache. */
 typedef enum cl_kv_format { CL_KV_F32, CL_KV_BF16, CL_KV_Q8 } cl_kv_format;
 const char *cl_kv_name(cl_kv_format f);
-/* Cache bytes of `positions` positions of one layer for one sequence (key and value, or the latent vector alone; windowed and
- * chunked layers hold at most what they can still see while a micro-batch of `chunk` tokens goes through). Exactly what chip/ allocates. */
+/* Cache bytes of `positions` positions of one layer for one sequence (key and value, or the latent vector alone;
+ * windowed and chunked layers hold at most what they can still see while a micro-batch of `chunk` tokens goes
+ * through). Exactly what chip/ allocates. */
 uint64_t cl_kv_layer_bytes(const cl_attention *a, cl_kv_format f, int64_t positions, int chunk);
-/* Cache bytes read by the token at position `positions` - 1 in this layer: of the positions it sees, its own included. Latent
- * vectors count once, although all heads use them. */
+/* Cache bytes read by the token at position `positions` - 1 in this layer: of the positions it sees, its own
+ * included. Latent vectors count once, although all heads use them. */
 uint64_t cl_kv_read_bytes(const cl_attention *a, cl_kv_format f, int64_t positions);
 
 /* --- shape of the line --- */
@@ -27,12 +29,14 @@ typedef struct cl_layout {
 } cl_layout;
 /* S stages of G chips. */
 cl_code cl_layout_make(int stages, int chips, cl_layout *out, cl_err *err);
-/* {"stages": [{"chips": 3, "layers": 10}, {"chips": 2, "layers": 6}]}: layers in all stages or in none. Unknown keys are errors. */
+/* {"stages": [{"chips": 3, "layers": 10}, {"chips": 2, "layers": 6}]}: layers in all stages or in none. Unknown keys
+ * are errors. */
 cl_code cl_layout_from_json(const json_t *j, cl_layout *out, cl_err *err);
 cl_code cl_layout_copy(const cl_layout *from, cl_layout *to, cl_err *err);
 void cl_layout_free(cl_layout *l);
 int cl_layout_chips(const cl_layout *l); /* of all stages */
-/* "2x4", or "3+2" where stages differ, "3:10+2:6" with layers; at most size - 1 bytes, "..." if longer. Returns text. */
+/* "2x4", or "3+2" where stages differ, "3:10+2:6" with layers; at most size - 1 bytes, "..." if longer. Returns text.
+ * */
 char *cl_layout_name(const cl_layout *l, char *text, size_t size);
 
 typedef enum cl_expert_mode {
@@ -42,40 +46,47 @@ typedef enum cl_expert_mode {
 
 /* How often each expert was chosen, counted in a run (the trace keeps it). */
 typedef struct cl_routing {
-    int n_layers, experts;   /* of the model; experts: the most that a layer has */
-    const uint64_t *chosen;  /* [n_layers][experts]; dense layers: zeros */
+    int n_layers, experts;  /* of the model; experts: the most that a layer has */
+    const uint64_t *chosen; /* [n_layers][experts]; dense layers: zeros */
 } cl_routing;
 
 typedef struct cl_place_options {
     const cl_layout *layout; /* NULL: `ranks` stages of one chip */
     int ranks;               /* chips of the line; a layout must have as many, or ranks is 0 */
     cl_expert_mode experts;
-    const cl_routing *routing; /* whole experts: spread by it, heaviest first to the chip with the least; NULL: round-robin */
-    bool copies;             /* whole experts, with routing and chip_bytes: memory left over takes copies of the hottest */
+    /* whole experts: spread by it, heaviest first to the chip with the least; NULL: round-robin */
+    const cl_routing *routing;
+    /* whole experts, with routing and chip_bytes: memory left over takes copies of the hottest */
+    bool copies;
     cl_kv_format kv;
-    int slots;               /* sequences that can be in the line at once */
-    int context;             /* positions per slot */
-    int chunk;               /* most tokens in a micro-batch */
-    double read_context;     /* positions that a typical token sees, for balancing; 0: a quarter of context */
-    uint64_t chip_bytes;     /* memory of one chip; 0: no limit */
+    int slots;           /* sequences that can be in the line at once */
+    int context;         /* positions per slot */
+    int chunk;           /* most tokens in a micro-batch */
+    double read_context; /* positions that a typical token sees, for balancing; 0: a quarter of context */
+    uint64_t chip_bytes; /* memory of one chip; 0: no limit */
 } cl_place_options;
 
 /* --- how a stage's chips share it: pure arithmetic, the same for plan/ and chip/ --- */
 
-/* Rows are given out in runs of 16, as many as the kernels take together; those of a narrow matrix one by one, where there would not be
- * a run for every chip. */
+/* Rows are given out in runs of 16, as many as the kernels take together; those of a narrow matrix one by one, where
+ * there would not be a run for every chip. */
 enum { CL_SPLIT = 16, CL_SPLIT_NARROW = 128 };
 
-/* Run `member` of n things in `members` consecutive runs, in units (the last may be short); the first runs are the longer ones. A run
- * may be empty. */
-typedef struct cl_share { int64_t first, n; } cl_share;
+/* Run `member` of n things in `members` consecutive runs, in units (the last may be short); the first runs are the
+ * longer ones. A run may be empty. */
+typedef struct cl_share {
+    int64_t first, n;
+} cl_share;
 cl_share cl_split(int64_t n, int64_t unit, int members, int member);
 cl_share cl_split_rows(int64_t n, int members, int member);
 
 /* Query heads q0 .. q0 + q - 1, and the kv heads they read. */
-typedef struct cl_heads { int q0, q, kv0, kv; } cl_heads;
-/* By kv heads, each with all its query heads, or by query heads with the kv heads they need (held by several chips then): whichever
- * gives the busiest chip fewer heads to compute and read, kv heads first when equal. Latent: by heads, kv is 1 where q is not 0. */
+typedef struct cl_heads {
+    int q0, q, kv0, kv;
+} cl_heads;
+/* By kv heads, each with all its query heads, or by query heads with the kv heads they need (held by several chips
+ * then): whichever gives the busiest chip fewer heads to compute and read, kv heads first when equal. Latent: by
+ * heads, kv is 1 where q is not 0. */
 cl_heads cl_split_heads(const cl_attention *a, int members, int member);
 
 /* Holders of each expert of one layer, ascending; every expert has at least one. */
@@ -94,62 +105,66 @@ static inline bool cl_expert_held(const cl_expert_map *map, int expert, int memb
 /* Rows of one tensor that a member holds (of every expert or head that it holds of it), and which of the experts:
  *   embedding, head: vocabulary rows;  q, k, v: whole heads;  k_b, v_b: whole heads of the stack;
  *   q_a, kv_a, o, gate, up, down, shared ..., experts when sliced, and their biases: cl_split_rows;
- *   experts when whole: all rows of those in the map;  norms, routers and their biases, sinks, biases of q, k and v: all of it, on
- *   every chip.
- * Where a format's scales are shared by rows (fp8), q, k and v rows begin and end at multiples of CL_SPLIT: a few rows more. */
+ *   experts when whole: all rows of those in the map; norms, routers and their biases, sinks, biases of q, k and v:
+ *   all of it, on every chip.
+ * Where a format's scales are shared by rows (fp8), q, k and v rows begin and end at multiples of CL_SPLIT: a few
+ * rows more. */
 cl_share cl_tensor_rows_of(const cl_spec *s, const cl_tensor *t, bool whole_experts, int members, int member);
 
 typedef struct cl_stage {
     int first_layer, n_layers;
-    bool embed, head;       /* holds the embedding table (first stage), the final norm and head (last stage) */
+    bool embed, head;        /* holds the embedding table (first stage), the final norm and head (last stage) */
     int first_rank, n_ranks; /* its chips: ranks first_rank .. first_rank + n_ranks - 1 */
-    uint64_t weight_bytes;  /* sums over its chips, what several hold counted each time: held by the stage */
-    uint64_t kv_bytes;      /* cache at full slots and context */
-    uint64_t token_bytes;   /* weights read by one token, experts by top_k */
+    uint64_t weight_bytes;   /* sums over its chips, what several hold counted each time: held by the stage */
+    uint64_t kv_bytes;       /* cache at full slots and context */
+    uint64_t token_bytes;    /* weights read by one token, experts by top_k */
     uint64_t token_kv_bytes; /* cache read by one token at read_context */
 } cl_stage;
 
 typedef struct cl_placement {
-    int n_ranks, n_stages;  /* of one line; replicas are further lines like it */
+    int n_ranks, n_stages; /* of one line; replicas are further lines like it */
     cl_stage *stages;
     cl_expert_map *experts; /* [layers of the model] where experts are whole; NULL: sliced */
 } cl_placement;
 
-/* Contiguous layers; a layout's own numbers of layers, or balanced: the busiest chip's bytes per token (head and cache included) as
- * few as they can be among the cuts whose slices fit chip_bytes, then the sum of the stages' squares; ties go to the earlier cut.
- * CL_E_FIT, with the nearest possible layout in the message: more stages than layers, more chips in a stage than its layers have
- * rows or heads to give out (some chip would compute nothing), ranks that are not the layout's, a layout whose
- * layers are not the model's; a chip over chip_bytes (which chip, by how many bytes, what would do). */
+/* Contiguous layers; a layout's own numbers of layers, or balanced: the busiest chip's bytes per token (head and
+ * cache included) as few as they can be among the cuts whose slices fit chip_bytes, then the sum of the stages'
+ * squares; ties go to the earlier cut. CL_E_FIT, with the nearest possible layout in the message: more stages than
+ * layers, more chips in a stage than its layers have rows or heads to give out (some chip would compute nothing),
+ * ranks that are not the layout's, a layout whose layers are not the model's; a chip over chip_bytes (which chip, by
+ * how many bytes, what would do). */
 cl_code cl_place(const cl_model *m, const cl_place_options *opt, cl_placement *out, cl_err *err);
 void cl_placement_free(cl_placement *p);
-/* The S x G with the fewest chips that hold the model within opt->chip_bytes (not 0; layout and ranks are not looked at), of those the
- * one with the smallest G. CL_E_FIT if there is none. */
+/* The S x G with the fewest chips that hold the model within opt->chip_bytes (not 0; layout and ranks are not looked
+ * at), of those the one with the smallest G. CL_E_FIT if there is none. */
 cl_code cl_fewest_chips(const cl_model *m, const cl_place_options *opt, cl_layout *out, cl_err *err);
 int cl_placement_stage(const cl_placement *p, int rank); /* the stage of this chip */
 
 /* A run of rows of one tensor (of every expert, where it has experts). */
 typedef struct cl_part {
-    int tensor;           /* index in cl_model.tensors */
+    int tensor;               /* index in cl_model.tensors */
     int64_t expert0, experts; /* experts is 1 for a plain matrix */
-    int64_t row0, rows;   /* at least 1: a tensor of which nothing is here has no part */
+    int64_t row0, rows;       /* at least 1: a tensor of which nothing is here has no part */
 } cl_part;
-/* What a rank holds, in canonical order: *parts malloced, caller frees. A tensor has several parts, one after the other and their
- * experts ascending, where a chip holds experts that do not follow each other. */
+/* What a rank holds, in canonical order: *parts malloced, caller frees. A tensor has several parts, one after the
+ * other and their experts ascending, where a chip holds experts that do not follow each other. */
 cl_code cl_placement_slice(const cl_model *m, const cl_placement *p, int rank, cl_part **parts, int *n, cl_err *err);
 
 /* --- what it costs --- */
 
 /* One chip: what it holds, and what one decoded token alone in its step (its context at read_context) costs it. */
 typedef struct cl_chip_cost {
-    uint64_t weight_bytes, kv_bytes;       /* held */
-    uint64_t token_bytes, token_kv_bytes;  /* read; whole experts: of the top_k the expected share, by routing or evenly */
-    int gathers;                           /* exchanges inside the stage that it takes part in */
-    uint64_t gather_bytes;                 /* bytes it gets from the others in them; whole experts: expected */
+    uint64_t weight_bytes, kv_bytes; /* held */
+    /* read; whole experts: of the top_k the expected share, by routing or evenly */
+    uint64_t token_bytes, token_kv_bytes;
+    int gathers;           /* exchanges inside the stage that it takes part in */
+    uint64_t gather_bytes; /* bytes it gets from the others in them; whole experts: expected */
 } cl_chip_cost;
-cl_code cl_placement_cost(const cl_model *m, const cl_place_options *opt, const cl_placement *p, int rank, cl_chip_cost *out, cl_err *err);
+cl_code cl_placement_cost(const cl_model *m, const cl_place_options *opt, const cl_placement *p, int rank,
+                          cl_chip_cost *out, cl_err *err);
 
-/* Gathers per layer and what they carry (float32 numbers per token that the whole stage makes): the fewest that whole dot products
- * allow, because each product below needs all of the one before it.
+/* Gathers per layer and what they carry (float32 numbers per token that the whole stage makes): the fewest that whole
+ * dot products allow, because each product below needs all of the one before it.
  *   1 attention results, heads * v_dim                      -> o
  *   2 the layer's activations, hidden                       -> gate and up, router
  *   3 the gated products, width (experts: top_k * width, shared expert: its width too, in the same gather)  -> down
@@ -157,16 +172,18 @@ cl_code cl_placement_cost(const cl_model *m, const cl_place_options *opt, const 
  *   a norm over all heads' q and k together: one more, heads * head_dim + kv_heads * head_dim, before the rotation;
  *     keys of a kv head that several chips hold count as made by the first of them
  *   latent: one more, q_rank + kv_rank + rope_dim, -> q and the cache (without q_rank: kv_rank + rope_dim)
- *   whole experts: instead of 3 the experts' results, top_k * hidden, to the chips that add up their columns; a shared expert's gated
- *   products need one more of their own before it.
- * The embedding takes one (hidden), the head one (to the first chip of the stage: its best candidates, or the logits). A stage of
- * one chip has none. The router is held by every chip: splitting it would cost a gather to save few bytes. */
+ *   whole experts: instead of 3 the experts' results, top_k * hidden, to the chips that add up their columns; a
+ *   shared expert's gated products need one more of their own before it.
+ * The embedding takes one (hidden), the head one (to the first chip of the stage: its best candidates, or the
+ * logits). A stage of one chip has none. The router is held by every chip: splitting it would cost a gather to save
+ * few bytes. */
 
 /* Rates of chips and links, measured or from a chip file. */
 typedef struct cl_rates {
-    double read_bytes_per_s;  /* one chip */
-    double gather_s, gather_bytes_per_s; /* one gather of 2 chips: fixed part, and bytes that a chip gets; 0 bytes/s: no limit */
-    double hop_s, hop_bytes_per_s;       /* a hand-over to the next stage */
+    double read_bytes_per_s; /* one chip */
+    /* one gather of 2 chips: fixed part, and bytes that a chip gets; 0 bytes/s: no limit */
+    double gather_s, gather_bytes_per_s;
+    double hop_s, hop_bytes_per_s; /* a hand-over to the next stage */
 } cl_rates;
 
 typedef struct cl_prediction {
@@ -174,21 +191,24 @@ typedef struct cl_prediction {
     double step_s;       /* the busiest stage with its share of `slots` sequences */
     double tokens_per_s; /* of all `slots` sequences together, the line full */
 } cl_prediction;
-/* token_s: over the stages, the busiest chip's bytes / rate + gathers * (gather_s * log2(chips) + bytes / rate), plus a hop per stage (none
- * where there is one stage; the last one carries ids only). step_s
- * likewise with slots / stages tokens (at least one) in the step: weights once, experts as many as are expected to differ. */
-cl_code cl_predict(const cl_model *m, const cl_place_options *opt, const cl_placement *p, const cl_rates *r, cl_prediction *out, cl_err *err);
+/* token_s: over the stages, the busiest chip's bytes / rate + gathers * (gather_s * log2(chips) + bytes / rate), plus
+ * a hop per stage (none where there is one stage; the last one carries ids only). step_s
+ * likewise with slots / stages tokens (at least one) in the step: weights once, experts as many as are expected to
+ * differ. */
+cl_code cl_predict(const cl_model *m, const cl_place_options *opt, const cl_placement *p, const cl_rates *r,
+                   cl_prediction *out, cl_err *err);
 
 typedef enum cl_goal { CL_GOAL_LATENCY, CL_GOAL_THROUGHPUT } cl_goal;
 typedef struct cl_alternative {
-    int stages, chips;  /* per stage */
+    int stages, chips; /* per stage */
     cl_prediction predicted;
-    cl_code code;       /* not CL_OK: it cannot be, why says why */
+    cl_code code; /* not CL_OK: it cannot be, why says why */
     char why[256];
 } cl_alternative;
-/* The best S x G with S * G = opt->ranks: the least token_s, or the most tokens_per_s; fewer stages when equal. *list (may be NULL: not
- * wanted): all of them, best first, then those that cannot be; malloced, caller frees. Fails only if none can be. */
-cl_code cl_choose_layout(const cl_model *m, const cl_place_options *opt, const cl_rates *r, cl_goal goal, cl_layout *out,
-                         cl_alternative **list, int *n, cl_err *err);
+/* The best S x G with S * G = opt->ranks: the least token_s, or the most tokens_per_s; fewer stages when equal. *list
+ * (may be NULL: not wanted): all of them, best first, then those that cannot be; malloced, caller frees. Fails only
+ * if none can be. */
+cl_code cl_choose_layout(const cl_model *m, const cl_place_options *opt, const cl_rates *r, cl_goal goal,
+                         cl_layout *out, cl_alternative **list, int *n, cl_err *err);
 
 #endif

@@ -14,10 +14,10 @@
 #include "chipline/tokenizer.h"
 
 typedef struct cl_request {
-    char *id;            /* UTF-8 */
-    int32_t *prompt;     /* ids */
+    char *id;        /* UTF-8 */
+    int32_t *prompt; /* ids */
     int n_prompt;
-    int max_tokens;      /* most tokens to generate, >= 1 */
+    int max_tokens; /* most tokens to generate, >= 1 */
     bool ignore_eos;
     bool want_rows;      /* logits of every position are computed, digested (and written, with --logits) */
     bool want_digest;    /* the result row has the digest */
@@ -25,33 +25,34 @@ typedef struct cl_request {
     const cl_chat *chat; /* the prompt is a chat: its reply is taken apart; NULL: all is text. Borrowed */
     cl_sampling sampling;
     int n_stops;
-    char **stops;        /* texts that end the output; not shown */
+    char **stops; /* texts that end the output; not shown */
     uint64_t arrived_ns;
-    cl_err error;        /* code CL_OK: runnable; else why this row can't run */
+    cl_err error; /* code CL_OK: runnable; else why this row can't run */
 } cl_request;
 void cl_request_free(cl_request *r); /* r itself too; NULL is fine */
 
 typedef struct cl_result {
-    cl_buf text;         /* the answer */
-    cl_buf reasoning;    /* what came before it */
-    int32_t *tokens;     /* generated ids, the ending one included */
+    cl_buf text;      /* the answer */
+    cl_buf reasoning; /* what came before it */
+    int32_t *tokens;  /* generated ids, the ending one included */
     int n_tokens;
     const char *finish_reason; /* "stop", "length", "error" */
     uint64_t started_ns, first_token_ns, finished_ns;
-    uint64_t digest;     /* XXH3-64 of all output rows, when want_rows */
+    uint64_t digest; /* XXH3-64 of all output rows, when want_rows */
 } cl_result;
 
 /* Requests come and go while the line runs. */
 typedef struct cl_source {
     void *ctx;
-    /* The next request (ownership passes), NULL if none now. wait_ms > 0: may wait that long for one. *ended: none will come. */
+    /* The next request (ownership passes), NULL if none now. wait_ms > 0: may wait that long for one. *ended: none
+     * will come. */
     cl_request *(*next)(void *ctx, int wait_ms, bool *ended);
     /* New text of a request (whole UTF-8 characters), as it is generated. May be NULL. An error ends the run. */
     cl_code (*text)(void *ctx, const cl_request *r, const char *s, size_t n, cl_err *err);
     /* The same for reasoning. May be NULL. */
     cl_code (*reasoning)(void *ctx, const cl_request *r, const char *s, size_t n, cl_err *err);
-    /* A sampled id (and the digest so far, when rows are wanted), the last one or not, before its text. May be NULL. False: the request is no
-     * longer wanted, and ends here. */
+    /* A sampled id (and the digest so far, when rows are wanted), the last one or not, before its text. May be NULL.
+     * False: the request is no longer wanted, and ends here. */
     bool (*token)(void *ctx, const cl_request *r, int32_t id, uint64_t digest, bool last);
     /* It ended; both stay the caller's. CL_E_RUN: the result could not be kept (ends the run). */
     cl_code (*done)(void *ctx, const cl_request *r, const cl_result *result, cl_err *err);
@@ -65,11 +66,12 @@ typedef struct cl_request_defaults {
     int max_tokens;
     bool ignore_eos, want_rows, want_digest, want_reasoning;
     int n_stops;
-    char **stops;                  /* borrowed */
-    int context, vocab;            /* prompts must be shorter than context; ids below vocab */
+    char **stops;       /* borrowed */
+    int context, vocab; /* prompts must be shorter than context; ids below vocab */
 } cl_request_defaults;
 
-/* From text, from a JSON object (the request row of a batch file), from ids. Errors of the request itself are put into r->error;
+/* From text, from a JSON object (the request row of a batch file), from ids. Errors of the request itself are put
+ * into r->error;
  * NULL only when memory ran out. index names a row without an id. */
 cl_request *cl_request_from_text(const cl_request_defaults *d, const char *id, const char *text, size_t n);
 cl_request *cl_request_from_messages(const cl_request_defaults *d, const char *id, const cl_message *m, int n);

@@ -10,28 +10,30 @@
 
 typedef struct cl_run_options {
     const char *model_path;
-    const cl_layout *layout; /* of one line; NULL: one stage per rank, or the best layout where there are more ranks than layers */
-    bool layout_auto;        /* the best layout by measured rates, with the least time per token for one slot, else the most tokens/s */
+    /* of one line; NULL: one stage per rank, or the best layout where there are more ranks than layers */
+    const cl_layout *layout;
+    /* the best layout by measured rates, with the least time per token for one slot, else the most tokens/s */
+    bool layout_auto;
     cl_expert_mode experts;
     const char *routing_path; /* a trace whose routing says which experts are hot; NULL: round-robin */
-    int replicas;            /* complete lines side by side, each with its share of the ranks; 0: 1 */
+    int replicas;             /* complete lines side by side, each with its share of the ranks; 0: 1 */
     cl_carrier carrier;
     cl_wait wait;
     int slots, context, chunk; /* of each line; slots 0: 4 per stage; context 0: up to 4096 */
-    int threads;             /* 0: this rank's share of the cores it may use */
+    int threads;               /* 0: this rank's share of the cores it may use */
     cl_activations activations;
     bool kv_auto;
     cl_kv_format kv;
-    uint64_t chip_bytes;     /* 0: no budget */
+    uint64_t chip_bytes; /* 0: no budget */
     double stall_timeout_s;
-    const char *trace_path;  /* NULL: no trace */
+    const char *trace_path; /* NULL: no trace */
     cl_trace_level trace_level;
     const char *logits_path; /* NULL: none */
     bool progress;
     const char *kernels;
     const cl_tokenizer *tokenizer; /* rank 0: turns ids into text; NULL: results have ids only */
-    int allowed_vocab;       /* ids below it may be sampled; 0: all. Rank 0's value counts */
-    int n_eos;               /* further ids that end a text (chat formats); rank 0's count */
+    int allowed_vocab;             /* ids below it may be sampled; 0: all. Rank 0's value counts */
+    int n_eos;                     /* further ids that end a text (chat formats); rank 0's count */
     int eos[CL_MAX_EOS];
     const char *command, *version, *revision, *build_flags; /* for the trace */
 } cl_run_options;
@@ -42,9 +44,9 @@ typedef struct cl_rank_numbers {
     int32_t rank, replica, stage, member, threads, first_layer, n_layers;
     char host[64];
     uint64_t slice_bytes, kv_bytes, rss_bytes, baseline_bytes;
-    int64_t over_bytes;      /* peak resident memory above slice, cache and baseline; negative if untouched */
-    double busy, wait;       /* shares of the run's time */
-    double read_gb_per_s;    /* weight and cache bytes read per second of computing */
+    int64_t over_bytes;   /* peak resident memory above slice, cache and baseline; negative if untouched */
+    double busy, wait;    /* shares of the run's time */
+    double read_gb_per_s; /* weight and cache bytes read per second of computing */
     double probe_gb_per_s;
 } cl_rank_numbers;
 
@@ -52,12 +54,12 @@ typedef struct cl_run_numbers {
     double elapsed_s, load_s;
     int64_t requests, failed, prompt_tokens, generated_tokens;
     double prompt_tokens_per_s, generation_tokens_per_s; /* while prompts were pending; while any sequence decoded */
-    double ttft_s;           /* median over requests */
+    double ttft_s;                                       /* median over requests */
     uint64_t model_checksum;
     int stages, replicas, slots, context, threads_total, cores_here;
-    char layout[64];         /* of one line: "2x4" */
-    cl_rates rates;          /* by which the layout was chosen; all 0: it was not */
-    bool shared;             /* rank 0's stage exchanges through shared memory */
+    char layout[64]; /* of one line: "2x4" */
+    cl_rates rates;  /* by which the layout was chosen; all 0: it was not */
+    bool shared;     /* rank 0's stage exchanges through shared memory */
     const char *kernels, *activations, *kv;
     int n_ranks;
     const cl_rank_numbers *ranks; /* [n_ranks], the run's own */
@@ -65,10 +67,10 @@ typedef struct cl_run_numbers {
 
 enum { CL_DEFAULT_CONTEXT = 4096, CL_DEFAULT_CHUNK = 128 }; /* positions; tokens */
 
-/* All collective. open: the model's description and the plan, so that requests can be checked; load: the slices, every buffer, the
- * trace; serve: rank 0 drives the source until it ends, the
- * others follow (source is looked at on rank 0 only); returns the same code everywhere. finish: measures, gathers, writes the
- * trace; numbers are valid on rank 0 until close. */
+/* All collective. open: the model's description and the plan, so that requests can be checked; load: the slices,
+ * every buffer, the trace; serve: rank 0 drives the source until it ends, the
+ * others follow (source is looked at on rank 0 only); returns the same code everywhere. finish: measures, gathers,
+ * writes the trace; numbers are valid on rank 0 until close. */
 cl_code cl_run_open(cl_run **out, cl_line *line, const cl_run_options *opt, cl_err *err);
 cl_code cl_run_load(cl_run *r, cl_err *err);
 const cl_model *cl_run_model(const cl_run *r);
@@ -77,43 +79,47 @@ cl_code cl_run_serve(cl_run *r, cl_source *source, cl_err *err);
 cl_code cl_run_finish(cl_run *r, cl_run_numbers *numbers, cl_err *err);
 void cl_run_close(cl_run *r);
 
-/* Local, no MPI: a trace from the part files that a run left which did not end (TRACE.rankNNNN.part and TRACE.run.part). Files of
- * lost ranks may be missing: found of expected. The part files stay. */
+/* Local, no MPI: a trace from the part files that a run left which did not end (TRACE.rankNNNN.part and
+ * TRACE.run.part). Files of lost ranks may be missing: found of expected. The part files stay. */
 cl_code cl_run_recover(const char *trace_path, int *found, int *expected, uint64_t *events, cl_err *err);
 
 /* --- how fast, against what this machine can do at most (bench.c) --- */
 
 typedef enum cl_bench_kind { CL_BENCH_DECODE, CL_BENCH_PROMPT } cl_bench_kind;
 
-/* One measurement. Probe and peak are those of all ranks together, the mean of what was found just before and just after it. */
+/* One measurement. Probe and peak are those of all ranks together, the mean of what was found just before and just
+ * after it. */
 typedef struct cl_bench_run {
     double tokens_per_s, read_gb_per_s, probe_gb_per_s, gop_per_s, peak_gop_per_s;
 } cl_bench_run;
 
 enum { CL_BENCH_LEAST = 3, CL_BENCH_MOST = 15 }; /* runs of a case */
 
-/* DECODE: each of `sequences` sequences generates `tokens` tokens after its first one. PROMPT: each has a prompt of `tokens` tokens
- * and ends with its first token. */
+/* DECODE: each of `sequences` sequences generates `tokens` tokens after its first one. PROMPT: each has a prompt of
+ * `tokens` tokens and ends with its first token. */
 typedef struct cl_bench_case {
     cl_bench_kind kind;
     int sequences, tokens;
     int n_runs;
     cl_bench_run runs[CL_BENCH_MOST];
-    /* medians over the runs, shares being taken run by run; spread: interquartile range of tokens_per_s by its median */
-    double tokens_per_s, spread, read_gb_per_s, probe_gb_per_s, share_of_probe, gop_per_s, peak_gop_per_s, share_of_peak;
+    /* medians over the runs, shares being taken run by run; spread: interquartile range of tokens_per_s by its median
+     * */
+    double tokens_per_s, spread, read_gb_per_s, probe_gb_per_s, share_of_probe, gop_per_s, peak_gop_per_s,
+        share_of_peak;
     double others_cores; /* cores of rank 0's host that other processes used meanwhile; NaN: not known */
 } cl_bench_case;
 
-/* Local. Adds a run and computes the medians anew; true: enough, because the 95 % interval of tokens_per_s' median is within 2 % of
- * it either way, or because there is no room for more. */
+/* Local. Adds a run and computes the medians anew; true: enough, because the 95 % interval of tokens_per_s' median is
+ * within 2 % of it either way, or because there is no room for more. */
 bool cl_bench_add(cl_bench_case *c, const cl_bench_run *run);
-/* Collective, after cl_run_load, any number of times, before cl_run_finish: runs one case until it is steady or has taken
- * `seconds`, at least CL_BENCH_LEAST times. Slots and context must be enough for it, and there must be no replicas. c holds the result
- * on rank 0. stop (may be NULL) is asked between runs: where it is true on a rank, all return
- * CL_E_STOPPED. */
+/* Collective, after cl_run_load, any number of times, before cl_run_finish: runs one case until it is steady or has
+ * taken `seconds`, at least CL_BENCH_LEAST times. Slots and context must be enough for it, and there must be no
+ * replicas. c holds the result on rank 0. stop (may be NULL) is asked between runs: where it is true on a rank, all
+ * return CL_E_STOPPED. */
 cl_code cl_run_bench(cl_run *r, cl_bench_case *c, double seconds, bool (*stop)(void), cl_err *err);
 
-/* What other processes use of this host's cores between two moments, those that the job's own processes on it use not counted. */
+/* What other processes use of this host's cores between two moments, those that the job's own processes on it use not
+ * counted. */
 typedef struct cl_others {
     uint64_t at_ns, host_ns, own_ns;
 } cl_others;

@@ -1,8 +1,9 @@
-/* schedule.h: which sequences' next tokens travel together. Pure: no MPI, no clock, no model; the same calls give the same
- * micro-batches.
+/* schedule.h: which sequences' next tokens travel together. Pure: no MPI, no clock, no model; the same calls give the
+ * same micro-batches.
  *
- * Decoding sequences are spread over as many micro-batches as there are stages, so that every stage has one to work on; prompts fill
- * what is left of a micro-batch, oldest first, in chunks; they too are spread over the stages, at least 16 tokens at a time. A finished sequence's slot is refilled at once. */
+ * Decoding sequences are spread over as many micro-batches as there are stages, so that every stage has one to work
+ * on; prompts fill what is left of a micro-batch, oldest first, in chunks; they too are spread over the stages, at
+ * least 16 tokens at a time. A finished sequence's slot is refilled at once. */
 #ifndef CHIPLINE_SCHEDULE_H
 #define CHIPLINE_SCHEDULE_H
 
@@ -13,13 +14,13 @@
 
 /* One sequence, whatever runs it: nothing in it depends on the layout. */
 typedef struct cl_sequence {
-    int32_t *tokens;    /* [capacity]: prompt, then generated */
+    int32_t *tokens; /* [capacity]: prompt, then generated */
     int n_prompt, n_tokens, capacity;
-    int n_sent;         /* tokens already on their way or through: positions 0 .. n_sent-1 */
-    bool awaits;        /* its last token is in the line, a sample will come back */
-    bool rows;          /* logits of every position are wanted */
+    int n_sent;  /* tokens already on their way or through: positions 0 .. n_sent-1 */
+    bool awaits; /* its last token is in the line, a sample will come back */
+    bool rows;   /* logits of every position are wanted */
     cl_sampling sampling;
-    void *owner;        /* the caller's */
+    void *owner; /* the caller's */
 } cl_sequence;
 
 typedef struct cl_schedule cl_schedule;
@@ -34,8 +35,8 @@ cl_sequence *cl_schedule_sequence(const cl_schedule *s, int slot); /* NULL: free
 void cl_schedule_leave(cl_schedule *s, int slot);
 int cl_schedule_active(const cl_schedule *s); /* occupied slots */
 
-/* Fills mb (parts with room for limits.slots, ids for limits.chunk) with what should enter the line now; false if nothing is
- * ready. Marks its tokens as sent. */
+/* Fills mb (parts with room for limits.slots, ids for limits.chunk) with what should enter the line now; false if
+ * nothing is ready. Marks its tokens as sent. */
 bool cl_schedule_next(cl_schedule *s, cl_microbatch *mb);
 /* A sample came back for a slot: appends it to the sequence (room must be there) and makes it ready again. */
 void cl_schedule_sampled(cl_schedule *s, int slot, int32_t id);

@@ -1,8 +1,8 @@
 /* tokenizer.h: text to ids and back, exactly, for byte-level BPE and SentencePiece BPE vocabularies.
  *
- * Boundary: callers need not know which kind a vocabulary is. Two objects: cl_tokenizer_data is what importers fill and the
- * model file stores (plain arrays); cl_tokenizer is the compiled, read-only thing that encodes (safe to share between threads;
- * encoding keeps its scratch on the caller's side).
+ * Boundary: callers need not know which kind a vocabulary is. Two objects: cl_tokenizer_data is what importers fill
+ * and the model file stores (plain arrays); cl_tokenizer is the compiled, read-only thing that encodes (safe to share
+ * between threads; encoding keeps its scratch on the caller's side).
  *
  * Round trip: decoding the ids of any valid UTF-8 text gives that text back byte for byte (up to the vocabulary's own
  * normaliser, e.g. NFC, where it has one). Local. */
@@ -29,36 +29,39 @@ typedef enum cl_tok_type {
     CL_TOK_BYTE = 6
 } cl_tok_type;
 
-enum { CL_TOK_LSTRIP = 1, CL_TOK_RSTRIP = 2, CL_TOK_SINGLE_WORD = 4, CL_TOK_NORMALIZED = 8 }; /* added tokens' flags (tokenizers' meaning) */
+/* added tokens' flags (tokenizers' meaning) */
+enum { CL_TOK_LSTRIP = 1, CL_TOK_RSTRIP = 2, CL_TOK_SINGLE_WORD = 4, CL_TOK_NORMALIZED = 8 };
 
-/* One isolating split: every match is a piece, every gap is a piece. Applied one after the other, each piece alone (it sees
- * nothing of its neighbours). Text with PCRE2 syntax, e.g. "\\p{N}", read as tokenizers' Oniguruma reads it: \s is Unicode's
- * White_Space, ^ and $ match at lines. */
-typedef struct cl_tok_split { char *regex; } cl_tok_split;
+/* One isolating split: every match is a piece, every gap is a piece. Applied one after the other, each piece alone
+ * (it sees nothing of its neighbours). Text with PCRE2 syntax, e.g. "\\p{N}", read as tokenizers' Oniguruma reads it:
+ * \s is Unicode's White_Space, ^ and $ match at lines. */
+typedef struct cl_tok_split {
+    char *regex;
+} cl_tok_split;
 
 struct cl_tokenizer_data {
     cl_tok_kind kind;
-    int n_tokens;        /* ids are 0 .. n_tokens-1 */
-    char *bytes;         /* all tokens' bytes, one after the other: real bytes (byte-level alphabets are undone by importers;
+    int n_tokens; /* ids are 0 .. n_tokens-1 */
+    char *bytes;  /* all tokens' bytes, one after the other: real bytes (byte-level alphabets are undone by importers;
                             SPM tokens keep U+2581; byte tokens hold their one byte) */
-    uint32_t *offset;    /* [n_tokens + 1] into bytes */
-    uint8_t *type;       /* [n_tokens], cl_tok_type */
-    uint8_t *flags;      /* [n_tokens], CL_TOK_* flags of added tokens */
-    float *score;        /* [n_tokens] or NULL (SPM: higher merges first) */
-    int n_merges;        /* 0: merges follow from score (SPM) or from the ids' order (tiktoken) */
-    int32_t *merge;      /* [n_merges][3]: left id, right id, result id; index is the rank */
+    uint32_t *offset; /* [n_tokens + 1] into bytes */
+    uint8_t *type;    /* [n_tokens], cl_tok_type */
+    uint8_t *flags;   /* [n_tokens], CL_TOK_* flags of added tokens */
+    float *score;     /* [n_tokens] or NULL (SPM: higher merges first) */
+    int n_merges;     /* 0: merges follow from score (SPM) or from the ids' order (tiktoken) */
+    int32_t *merge;   /* [n_merges][3]: left id, right id, result id; index is the rank */
     int n_splits;
     cl_tok_split *splits;
-    bool ignore_merges;  /* a piece that is a token is that token */
-    bool nfc;            /* text is normalised to NFC first */
-    bool add_prefix_space; /* SPM dummy prefix, or ByteLevel's add_prefix_space */
+    bool ignore_merges;       /* a piece that is a token is that token */
+    bool nfc;                 /* text is normalised to NFC first */
+    bool add_prefix_space;    /* SPM dummy prefix, or ByteLevel's add_prefix_space */
     bool prefix_start_only;   /* the prefix goes in front of the whole text only, not after every added token */
     bool prefix_unless_space; /* no prefix where the text begins with a space already (ByteLevel, Metaspace) */
     bool byte_fallback;
-    bool add_bos, add_eos; /* what encode does when asked for the usual wrapping */
+    bool add_bos, add_eos;  /* what encode does when asked for the usual wrapping */
     int bos, eos, unk, pad; /* ids or -1 */
-    char *chat_template; /* the checkpoint's Jinja text, or NULL */
-    char *source;        /* for people: "tokenizer.json", "gguf: smollm", ... */
+    char *chat_template;    /* the checkpoint's Jinja text, or NULL */
+    char *source;           /* for people: "tokenizer.json", "gguf: smollm", ... */
 };
 typedef struct cl_tokenizer_data cl_tokenizer_data;
 void cl_tokenizer_data_free(cl_tokenizer_data *d); /* frees d itself too; NULL is fine */
@@ -76,13 +79,14 @@ const cl_tokenizer_data *cl_tokenizer_get_data(const cl_tokenizer *t);
  * (a BOS that the text already begins with is not doubled). */
 cl_code cl_tokenizer_encode(const cl_tokenizer *t, const char *text, size_t n, bool specials, bool wrap, int32_t **ids,
                             int *n_ids, cl_err *err);
-/* Bytes of one token as they appear in text (SPM's U+2581 as a space); control tokens give nothing unless show_control. */
+/* Bytes of one token as they appear in text (SPM's U+2581 as a space); control tokens give nothing unless
+ * show_control. */
 void cl_tokenizer_piece(const cl_tokenizer *t, int32_t id, bool show_control, const char **bytes, size_t *n);
 /* id of a token given its exact bytes ("<|im_end|>"), or -1. */
 int32_t cl_tokenizer_find(const cl_tokenizer *t, const char *bytes);
 
-/* Streaming decode: feed ids one by one; out gets only whole UTF-8 characters, the rest waits. finish gives what is left
- * (incomplete sequences as U+FFFD). SPM's leading dummy space is dropped once, at the start, if strip_prefix. */
+/* Streaming decode: feed ids one by one; out gets only whole UTF-8 characters, the rest waits. finish gives what is
+ * left (incomplete sequences as U+FFFD). SPM's leading dummy space is dropped once, at the start, if strip_prefix. */
 typedef struct cl_detok {
     const cl_tokenizer *t;
     bool show_control, at_start;

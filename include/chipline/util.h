@@ -1,4 +1,5 @@
-/* util.h: small things every room needs: half-precision numbers, clocks, text, whole files. All local (no rank talks here). */
+/* util.h: small things every room needs: half-precision numbers, clocks, text, whole files. All local (no rank talks
+ * here). */
 #ifndef CHIPLINE_UTIL_H
 #define CHIPLINE_UTIL_H
 
@@ -28,10 +29,11 @@ float cl_f16_to_f32(uint16_t h);
 uint16_t cl_f32_to_f16(float f);
 
 /* --- clocks, nanoseconds --- */
-uint64_t cl_now_ns(void);        /* CLOCK_MONOTONIC */
-uint64_t cl_thread_cpu_ns(void); /* CPU time of the calling thread */
+uint64_t cl_now_ns(void);         /* CLOCK_MONOTONIC */
+uint64_t cl_thread_cpu_ns(void);  /* CPU time of the calling thread */
 uint64_t cl_process_cpu_ns(void); /* of this process */
-uint64_t cl_host_cpu_ns(void);   /* of all processes of this host and its kernel since it started, to 1/100 s; 0: not known here */
+/* of all processes of this host and its kernel since it started, to 1/100 s; 0: not known here */
+uint64_t cl_host_cpu_ns(void);
 
 /* One turn of a loop that waits without letting the core go. */
 static inline void cl_spin(void)
@@ -50,7 +52,8 @@ bool cl_yield(void);
 double cl_median(double *values, int n);
 
 /* --- text --- */
-/* True if s[0..n) is valid UTF-8 (no surrogates, no overlong forms); else *bad is the offset of the first wrong byte. */
+/* True if s[0..n) is valid UTF-8 (no surrogates, no overlong forms); else *bad is the offset of the first wrong byte.
+ * */
 bool cl_utf8_valid(const char *s, size_t n, size_t *bad);
 /* Replaces every byte that makes s invalid UTF-8 by '?'. */
 void cl_utf8_repair(char *s);
@@ -78,8 +81,8 @@ void cl_buf_free(cl_buf *b);
 /* --- files --- */
 /* Reads a whole file of at most max bytes into *b (appended); CL_E_INPUT names the path and the cause. "-" is stdin. */
 cl_code cl_read_file(const char *path, size_t max, cl_buf *b, cl_err *err);
-/* A file that appears under its final name only when complete: open gives a FILE on a temporary name in the same folder,
- * commit flushes, syncs and renames (CL_E_RUN on failure), drop closes and removes. Either ends the object. */
+/* A file that appears under its final name only when complete: open gives a FILE on a temporary name in the same
+ * folder, commit flushes, syncs and renames (CL_E_RUN on failure), drop closes and removes. Either ends the object. */
 typedef struct cl_newfile {
     FILE *f;
     char *path, *tmp;
@@ -87,7 +90,8 @@ typedef struct cl_newfile {
 cl_code cl_newfile_open(cl_newfile *nf, const char *path, cl_err *err);
 cl_code cl_newfile_commit(cl_newfile *nf, cl_err *err);
 void cl_newfile_drop(cl_newfile *nf);
-/* The temporary name that cl_newfile_open would use, for libraries that open by name: malloced. cl_rename_new moves it. */
+/* The temporary name that cl_newfile_open would use, for libraries that open by name: malloced. cl_rename_new moves
+ * it. */
 char *cl_tmp_name(const char *path, cl_err *err);
 cl_code cl_rename_new(const char *tmp, const char *path, cl_err *err);
 

@@ -58,7 +58,8 @@ cl_code cl_check_new(const char *path, cl_err *err)
     if (lstat(path, &st) == 0 && !S_ISREG(st.st_mode)) { /* renaming over a device, a folder or a link would harm */
         bool link = S_ISLNK(st.st_mode);
         const char *kind = link ? "a symbolic link" : S_ISDIR(st.st_mode) ? "a folder" : "not a file";
-        return cl_fail(err, CL_E_INPUT, "%s: is %s (give %s)", path, kind, link ? "the name that it points to" : "a file name");
+        return cl_fail(err, CL_E_INPUT, "%s: is %s (give %s)", path, kind,
+                       link ? "the name that it points to" : "a file name");
     }
     const char *slash = strrchr(path, '/');
     size_t n = slash == path ? 1 : slash ? (size_t)(slash - path) : 0;
@@ -93,7 +94,8 @@ cl_code cl_newfile_commit(cl_newfile *nf, cl_err *err)
     int cause = errno;
     bad = fclose(nf->f) != 0 || bad;
     nf->f = NULL;
-    cl_code c = bad ? cl_fail(err, CL_E_RUN, "%s: write failed: %s", nf->path, strerror(cause)) : cl_rename_new(nf->tmp, nf->path, err);
+    cl_code c = bad ? cl_fail(err, CL_E_RUN, "%s: write failed: %s", nf->path, strerror(cause))
+                    : cl_rename_new(nf->tmp, nf->path, err);
     if (c == CL_OK) {
         free(nf->tmp);
         nf->tmp = NULL;

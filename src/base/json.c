@@ -40,7 +40,8 @@ cl_code cl_json_load(const char *path, json_t **out, cl_err *err)
 
 static const char *type_name(const json_t *v)
 {
-    static const char *const names[] = {"an object", "a list", "a text", "an integer", "a number", "true", "false", "null"};
+    static const char *const names[] = {"an object", "a list", "a text", "an integer",
+                                        "a number",  "true",   "false",  "null"};
     return names[json_typeof(v)];
 }
 
@@ -54,22 +55,26 @@ static const json_t *member(const json_t *obj, const char *key, bool required, c
     return NULL;
 }
 
-cl_code cl_json_int(const json_t *obj, const char *key, bool required, int64_t min, int64_t max, int64_t *out, cl_err *err)
+cl_code cl_json_int(const json_t *obj, const char *key, bool required, int64_t min, int64_t max, int64_t *out,
+                    cl_err *err)
 {
     cl_code c;
     const json_t *v = member(obj, key, required, &c, err);
     if (!v) return c;
     int64_t n;
     if (json_is_integer(v)) n = json_integer_value(v);
-    else if (json_is_real(v) && json_real_value(v) == floor(json_real_value(v)) && fabs(json_real_value(v)) < 0x1p53) n = (int64_t)json_real_value(v);
+    else if (json_is_real(v) && json_real_value(v) == floor(json_real_value(v)) && fabs(json_real_value(v)) < 0x1p53)
+        n = (int64_t)json_real_value(v);
     else return cl_fail(err, CL_E_INPUT, "%s: is %s, must be an integer", key, type_name(v));
     if (n < min || n > max)
-        return cl_fail(err, CL_E_INPUT, "%s: is %lld, must be from %lld to %lld", key, (long long)n, (long long)min, (long long)max);
+        return cl_fail(err, CL_E_INPUT, "%s: is %lld, must be from %lld to %lld", key, (long long)n, (long long)min,
+                       (long long)max);
     *out = n;
     return CL_OK;
 }
 
-cl_code cl_json_double(const json_t *obj, const char *key, bool required, double min, double max, double *out, cl_err *err)
+cl_code cl_json_double(const json_t *obj, const char *key, bool required, double min, double max, double *out,
+                       cl_err *err)
 {
     cl_code c;
     const json_t *v = member(obj, key, required, &c, err);
@@ -97,7 +102,8 @@ cl_code cl_json_str(const json_t *obj, const char *key, bool required, const cha
     const json_t *v = member(obj, key, required, &c, err);
     if (!v) return c;
     if (!json_is_string(v)) return cl_fail(err, CL_E_INPUT, "%s: is %s, must be a text", key, type_name(v));
-    if (strlen(json_string_value(v)) != json_string_length(v)) return cl_fail(err, CL_E_INPUT, "%s: holds a zero byte", key);
+    if (strlen(json_string_value(v)) != json_string_length(v))
+        return cl_fail(err, CL_E_INPUT, "%s: holds a zero byte", key);
     *out = json_string_value(v);
     return CL_OK;
 }

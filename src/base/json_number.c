@@ -1,5 +1,5 @@
-/* json_number.c: the number that made parsing fail, and the key it belongs to: Python writes NaN, Infinity and integers of any
- * length, which are no JSON. */
+/* json_number.c: the number that made parsing fail, and the key it belongs to: Python writes NaN, Infinity and
+ * integers of any length, which are no JSON. */
 #include "json_number.h"
 
 #include <errno.h>
@@ -41,14 +41,16 @@ static void down(place *p, bool object)
 
 static bool is_word(char c)
 {
-    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '+' || c == '-' || c == '.';
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '+' || c == '-' ||
+           c == '.';
 }
 
 /* What is wrong with the number, NULL if nothing is. */
 static const char *fault(const char *word, bool reals)
 {
     const char *digits = word + (*word == '-');
-    if (strcmp(word, "NaN") == 0 || strcmp(digits, "Infinity") == 0) return "is not a number that JSON has (give a finite one)";
+    if (strcmp(word, "NaN") == 0 || strcmp(digits, "Infinity") == 0)
+        return "is not a number that JSON has (give a finite one)";
     if (*digits < '0' || *digits > '9') return NULL;
     errno = 0;
     if (!reals && digits[strspn(digits, "0123456789")] == 0) {

@@ -59,7 +59,8 @@ bool cl_yield(void)
     const uint64_t moment = 50000, start = cl_now_ns(), own = cl_thread_cpu_ns();
     sched_yield();
     uint64_t away = cl_now_ns() - start;
-    return away > moment && away > moment + (cl_thread_cpu_ns() - own); /* the clock goes on where a hypervisor stops the core, both do */
+    /* the clock goes on where a hypervisor stops the core, both do */
+    return away > moment && away > moment + (cl_thread_cpu_ns() - own);
 }
 
 uint64_t cl_thread_cpu_ns(void) { return read_clock(CLOCK_THREAD_CPUTIME_ID); }

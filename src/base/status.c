@@ -20,7 +20,8 @@ cl_code cl_fail(cl_err *err, cl_code code, const char *fmt, ...)
         err->code = code;
         for (char *p = err->msg; *p; p++)
             if ((unsigned char)*p < 0x20) *p = ' ';
-        /* Messages go into JSON rows: text quoted from bad input, or cut in the middle of a character, must not spoil them. */
+        /* Messages go into JSON rows: text quoted from bad input, or cut in the middle of a character, must not spoil
+         * them. */
         cl_utf8_repair(err->msg);
     }
     return code;
@@ -46,7 +47,9 @@ static bool too_big(size_t n, size_t size) { return size && n > (size_t)PTRDIFF_
 
 static void *refuse(size_t n, size_t size, const char *what, cl_err *err)
 {
-    cl_fail(err, CL_E_FIT, "%s: cannot have %zu x %zu bytes of memory (use fewer slots, a shorter context or more ranks)", what, n, size);
+    cl_fail(err, CL_E_FIT,
+            "%s: cannot have %zu x %zu bytes of memory (use fewer slots, a shorter context or more ranks)", what, n,
+            size);
     return NULL;
 }
 

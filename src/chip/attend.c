@@ -27,8 +27,10 @@ void attend_rotate(const cl_chip *c, const cl_attention *a, int tok, float *x)
 {
     if (a->rope < 0) return;
     const cl_rope *rope = &c->spec.ropes[a->rope];
-    const float *cs = c->work.cos_sin + ((size_t)a->rope * (size_t)c->opt.limits.chunk + (size_t)tok) * c->work.rope_stride;
-    int half = rope->dims / 2, step = rope->pairing == CL_ROPE_HALF ? 1 : 2, other = rope->pairing == CL_ROPE_HALF ? half : 1;
+    const float *cs = c->work.cos_sin +
+                      ((size_t)a->rope * (size_t)c->opt.limits.chunk + (size_t)tok) * c->work.rope_stride;
+    int half = rope->dims / 2, step = rope->pairing == CL_ROPE_HALF ? 1 : 2,
+        other = rope->pairing == CL_ROPE_HALF ? half : 1;
     for (int j = 0; j < half; j++) {
         float p = x[j * step], q = x[j * step + other];
         x[j * step] = p * cs[j] - q * cs[half + j];
@@ -49,13 +51,13 @@ static void clip(float *x, int n, float limit)
     for (int i = 0; i < n; i++) x[i] = x[i] > limit ? limit : x[i] < -limit ? -limit : x[i];
 }
 
-/* What happens to `heads` heads of queries or keys of token tok after their product: norm (one over all heads has been done), clip,
- * rotation. */
+/* What happens to `heads` heads of queries or keys of token tok after their product: norm (one over all heads has
+ * been done), clip, rotation. */
 static void finish_heads(const cl_chip *c, const cl_attention *a, float *x, int heads, const float *norm, int tok)
 {
     int d = a->head_dim;
-    if (a->qk_norm == CL_QK_NORM_HEAD || a->qk_norm == CL_QK_NORM_UNIT)
-        for (int h = 0; h < heads; h++) c->k->rmsnorm(x + h * d, norm, d, (float)c->spec.norm_eps, x + h * d); /* unit: norm is NULL */
+    if (a->qk_norm == CL_QK_NORM_HEAD || a->qk_norm == CL_QK_NORM_UNIT) /* unit: norm is NULL */
+        for (int h = 0; h < heads; h++) c->k->rmsnorm(x + h * d, norm, d, (float)c->spec.norm_eps, x + h * d);
     if (a->clip > 0) clip(x, heads * d, (float)a->clip);
     for (int h = 0; h < heads; h++) attend_rotate(c, a, tok, x + h * d);
 }
@@ -93,8 +95,8 @@ static void finish_keys(const cl_chip *c, int layer, int first, int tok)
     }
 }
 
-/* From x to queries in work.qs and the cache; weight bytes read. A unit of the second half is all heads of one token's queries, or of
- * its keys and values: a norm may span them. */
+/* From x to queries in work.qs and the cache; weight bytes read. A unit of the second half is all heads of one
+ * token's queries, or of its keys and values: a norm may span them. */
 static uint64_t grouped_in(cl_chip *c, const team *t, cl_event *e, int layer, int first, int n, const float *x)
 {
     const work *w = &c->work;
@@ -106,11 +108,16 @@ static uint64_t grouped_in(cl_chip *c, const team *t, cl_event *e, int layer, in
     cl_acts in = phase_normed_acts(c, w->norm, w->hidden, n, c->spec.hidden, (const cl_matrix *[]){q, k, v}, 3);
     phase_norm(c, t, &in, x, slice_get(s, CL_T_ATTN_NORM, layer)->vec);
     team_wait(t);
-    phase_products(c, t, (product[]){
-        product_of(c, CL_T_Q, layer, slice_get(s, CL_T_Q_BIAS, layer)->vec, true, full ? w->all_q : w->qs, w->q),
-        product_of(c, CL_T_K, layer, slice_get(s, CL_T_K_BIAS, layer)->vec, true, full ? w->all_k : w->ks, w->kv),
-        product_of(c, CL_T_V, layer, slice_get(s, CL_T_V_BIAS, layer)->vec, true, w->vs, w->kv)}, 3, &in);
-    if (full) team_gather(c, t, e, (cl_region[]){columns(w->all_q, n, w->q, share->q), columns(w->all_k, n, w->kv, share->k)}, 2);
+    phase_products(c, t,
+                   (product[]){product_of(c, CL_T_Q, layer, slice_get(s, CL_T_Q_BIAS, layer)->vec, true,
+                                          full ? w->all_q : w->qs, w->q),
+                               product_of(c, CL_T_K, layer, slice_get(s, CL_T_K_BIAS, layer)->vec, true,
+                                          full ? w->all_k : w->ks, w->kv),
+                               product_of(c, CL_T_V, layer, slice_get(s, CL_T_V_BIAS, layer)->vec, true, w->vs, w->kv)},
+                   3, &in);
+    if (full)
+        team_gather(c, t, e, (cl_region[]){columns(w->all_q, n, w->q, share->q), columns(w->all_k, n, w->kv, share->k)},
+                    2);
     else team_wait(t);
     for (int u = t->id; u < 2 * n; u += t->n) {
         if (u % 2) finish_keys(c, layer, first, u / 2);
@@ -120,8 +127,8 @@ static uint64_t grouped_in(cl_chip *c, const team *t, cl_event *e, int layer, in
     return slice_expert_bytes(q) + slice_expert_bytes(k) + slice_expert_bytes(v);
 }
 
-/* Queries of `heads` query heads from `head` on, which share a kv head, counted token by token: those from number u on, before
- * number `end`, that go through the cache together because their sequence is the same. Returns how many. */
+/* Queries of `heads` query heads from `head` on, which share a kv head, counted token by token: those from number u
+ * on, before number `end`, that go through the cache together because their sequence is the same. Returns how many. */
 static int look_together(cl_chip *c, int layer, int first, int head, int heads, int64_t u, int64_t end, float *scratch)
 {
     const cl_attention *a = &c->spec.layers[layer].attn;
@@ -143,8 +150,8 @@ static int look_together(cl_chip *c, int layer, int first, int head, int heads, 
     return n;
 }
 
-/* Units are queries, by kv heads, then tokens, then heads: neighbours go through the same cache, and equal numbers of units are
- * nearly equal work. */
+/* Units are queries, by kv heads, then tokens, then heads: neighbours go through the same cache, and equal numbers of
+ * units are nearly equal work. */
 static void grouped_look(cl_chip *c, const team *t, int layer, int first, int n)
 {
     const cl_attention *a = &c->spec.layers[layer].attn;
@@ -197,7 +204,8 @@ void attend_layer(cl_chip *c, const team *t, cl_event *e, int layer, int first, 
         m = record(c, m, e, CL_EV_ATTEND, 0, kv_bytes, 0);
     }
 
-    cl_acts seen = phase_acts(c, w->att, w->seen, n, (int64_t)a->heads * cl_attention_v_dim(a), (const cl_matrix *[]){o}, 1);
+    cl_acts seen =
+        phase_acts(c, w->att, w->seen, n, (int64_t)a->heads * cl_attention_v_dim(a), (const cl_matrix *[]){o}, 1);
     phase_prepare(c, t, &seen, w->att);
     team_wait(t);
     finish_half(c, t, e, CL_T_O, CL_T_O_BIAS, layer, &seen, x);

@@ -1,11 +1,14 @@
-/* attend_latent.c: latent attention (model.h), absorbed: the cache is asked in its own low-rank numbers and never expanded.
+/* attend_latent.c: latent attention (model.h), absorbed: the cache is asked in its own low-rank numbers and never
+ * expanded.
  *
- * Rows are one per own head and token, a head's tokens together, so that a head's part of K_B or V_B meets all its tokens at once. */
+ * Rows are one per own head and token, a head's tokens together, so that a head's part of K_B or V_B meets all its
+ * tokens at once. */
 #include <string.h>
 
 #include "chip_impl.h"
 
-/* Norm and rotation of what this thread's share of the tokens will have in the cache; stored, where there are heads that will look. */
+/* Norm and rotation of what this thread's share of the tokens will have in the cache; stored, where there are heads
+ * that will look. */
 static void store(cl_chip *c, const team *t, int layer, int first, int n)
 {
     const cl_attention *a = &c->spec.layers[layer].attn;
@@ -26,7 +29,8 @@ static void store(cl_chip *c, const team *t, int layer, int first, int n)
     }
 }
 
-/* Products of the normed input: queries, or their low-rank form, which is normed and goes through Q; and the cache's vector. */
+/* Products of the normed input: queries, or their low-rank form, which is normed and goes through Q; and the cache's
+ * vector. */
 static uint64_t project(cl_chip *c, const team *t, cl_event *e, int layer, int first, int n, const float *x)
 {
     const cl_attention *a = &c->spec.layers[layer].attn;
@@ -41,10 +45,13 @@ static uint64_t project(cl_chip *c, const team *t, cl_event *e, int layer, int f
     cl_acts in = phase_normed_acts(c, w->norm, w->hidden, n, c->spec.hidden, (const cl_matrix *[]){begin, kv_a}, 2);
     phase_norm(c, t, &in, x, slice_get(s, CL_T_ATTN_NORM, layer)->vec);
     team_wait(t);
-    phase_products(c, t, (product[]){
-        product_of(c, begin_role, layer, NULL, false, a->q_rank ? w->all_low : w->qs, a->q_rank ? w->q_a : w->q),
-        product_of(c, CL_T_KV_A, layer, NULL, false, w->all_kv, w->kv)}, 2, &in);
-    team_gather(c, t, e, (cl_region[]){columns(w->all_kv, n, w->kv, share->kv_a), columns(w->all_low, n, w->q_a, share->q_a)},
+    phase_products(c, t,
+                   (product[]){product_of(c, begin_role, layer, NULL, false, a->q_rank ? w->all_low : w->qs,
+                                          a->q_rank ? w->q_a : w->q),
+                               product_of(c, CL_T_KV_A, layer, NULL, false, w->all_kv, w->kv)},
+                   2, &in);
+    team_gather(c, t, e,
+                (cl_region[]){columns(w->all_kv, n, w->kv, share->kv_a), columns(w->all_low, n, w->q_a, share->q_a)},
                 a->q_rank ? 2 : 1);
     store(c, t, layer, first, n);
     if (!a->q_rank) return bytes; /* others may still store: they are waited for after the queries are spread */
@@ -54,7 +61,8 @@ static uint64_t project(cl_chip *c, const team *t, cl_event *e, int layer, int f
     int64_t from, to;
     team_share(t, n, &from, &to);
     for (int64_t tok = from; tok < to; tok++)
-        c->k->rmsnorm(w->all_low + (size_t)tok * w->q_a, norm, a->q_rank, (float)a->latent_eps, w->q_low + (size_t)tok * w->q_a);
+        c->k->rmsnorm(w->all_low + (size_t)tok * w->q_a, norm, a->q_rank, (float)a->latent_eps,
+                      w->q_low + (size_t)tok * w->q_a);
     phase_prepare_tokens(c, &low, w->q_low, from, to);
     team_wait(t);
     product queries = product_of(c, CL_T_Q, layer, NULL, false, w->qs, w->q);
@@ -84,8 +92,8 @@ static void spread(cl_chip *c, const team *t, int layer, int first, int n, cl_ac
     phase_prepare_tokens(c, plain, w->plain, from, to);
 }
 
-/* Each head's rows times its matrix of a stack; y of (head, token) is at head * head_stride + token * stride. Threads share
- * (head, panel). */
+/* Each head's rows times its matrix of a stack; y of (head, token) is at head * head_stride + token * stride. Threads
+ * share (head, panel). */
 static void stack_product(const cl_chip *c, const team *t, const cl_matrix *m, const cl_acts *rows, int n, float *y,
                           size_t head_stride, size_t stride)
 {
@@ -94,7 +102,8 @@ static void stack_product(const cl_chip *c, const team *t, const cl_matrix *m, c
     for (int64_t end; a < b; a = end) {
         int64_t head = a / m->panels, first = head * m->panels;
         end = b < first + m->panels ? b : first + m->panels;
-        c->k->matmul(m, head, a - first, end - first, rows, c->work.row_self + head * n, n, y + (size_t)head * head_stride, stride);
+        c->k->matmul(m, head, a - first, end - first, rows, c->work.row_self + head * n, n,
+                     y + (size_t)head * head_stride, stride);
     }
 }
 
@@ -121,7 +130,8 @@ static cl_acts found_acts(const cl_chip *c, int layer, int n)
     return phase_acts(c, c->work.found, padded(a->kv_rank), n * share_of(c, layer)->heads.q, a->kv_rank, &v_b, 1);
 }
 
-/* Heads that look together read a key once. Fewer of them at a time where there would not be enough work for all threads. */
+/* Heads that look together read a key once. Fewer of them at a time where there would not be enough work for all
+ * threads. */
 static int heads_together(int heads, const team *t, int n)
 {
     enum { LEAST = 4 };
@@ -147,10 +157,12 @@ void latent_look(cl_chip *c, const team *t, int layer, int first, int n)
         size_t row = (size_t)head * (size_t)n + (size_t)tok;
         token_ref ref = w->tokens[first + tok];
         cl_kv_head kv = kv_head(&c->kv, layer - c->stage.first_layer, ref.slot, 0);
-        c->k->attend_latent(&kv, heads, w->lookup + row * stride, (size_t)n * stride, a->kv_rank, cl_attention_first(a, ref.pos),
-                            ref.pos, (float)a->scale, sinks ? sinks + own.q0 + head : NULL, w->found + row * out, (size_t)n * out,
+        c->k->attend_latent(&kv, heads, w->lookup + row * stride, (size_t)n * stride, a->kv_rank,
+                            cl_attention_first(a, ref.pos), ref.pos, (float)a->scale,
+                            sinks ? sinks + own.q0 + head : NULL, w->found + row * out, (size_t)n * out,
                             w->scratch + (size_t)t->id * w->scratch_stride);
-        for (int64_t h = 0, r = (int64_t)row; h < heads; h++, r += n) phase_prepare_tokens(c, &found, w->found, r, r + 1);
+        for (int64_t h = 0, r = (int64_t)row; h < heads; h++, r += n)
+            phase_prepare_tokens(c, &found, w->found, r, r + 1);
     }
 }
 

@@ -34,7 +34,8 @@ static void check_latent(const cl_chip *c, int layer)
     int64_t hidden = c->spec.hidden;
     if (a->q_rank) check_rows(c, CL_T_Q_A, layer, a->q_rank, hidden);
     if (a->q_rank) check_whole(c, CL_T_Q_A_NORM, layer, a->q_rank, 1);
-    check_tensor(c, CL_T_Q, layer, 1, (cl_share){(int64_t)h.q0 * a->head_dim, (int64_t)h.q * a->head_dim}, a->q_rank ? a->q_rank : hidden);
+    check_tensor(c, CL_T_Q, layer, 1, (cl_share){(int64_t)h.q0 * a->head_dim, (int64_t)h.q * a->head_dim},
+                 a->q_rank ? a->q_rank : hidden);
     check_rows(c, CL_T_KV_A, layer, (int64_t)a->kv_rank + a->rope_dim, hidden);
     check_whole(c, CL_T_KV_A_NORM, layer, a->kv_rank, 1);
     check_tensor(c, CL_T_K_B, layer, h.q, (cl_share){0, a->kv_rank}, a->head_dim - a->rope_dim);
@@ -73,8 +74,10 @@ static void check_attention(const cl_chip *c, int layer)
     if (a->sinks) check_whole(c, CL_T_SINKS, layer, a->heads, 1);
 }
 
-/* Gate, up and down of the dense MLP, of the experts that are here, or of the shared expert: their roles follow each other, biases too. */
-static void check_mlp(const cl_chip *c, int layer, cl_role gate, cl_role gate_bias, bool bias, int64_t experts, bool whole, int64_t width)
+/* Gate, up and down of the dense MLP, of the experts that are here, or of the shared expert: their roles follow each
+ * other, biases too. */
+static void check_mlp(const cl_chip *c, int layer, cl_role gate, cl_role gate_bias, bool bias, int64_t experts,
+                      bool whole, int64_t width)
 {
     int64_t hidden = c->spec.hidden, rows[] = {width, width, hidden}, cols[] = {hidden, hidden, width};
     for (int i = 0; i < 3; i++) {
@@ -165,13 +168,14 @@ static cl_code create(cl_chip *c, const cl_model_file *file, const cl_part *part
     return code;
 }
 
-cl_code cl_chip_create(cl_chip **out, const cl_model_file *file, const cl_stage *stage, const cl_part *parts, int n_parts,
-                       const cl_chip_options *opt, cl_trace *trace, cl_err *err)
+cl_code cl_chip_create(cl_chip **out, const cl_model_file *file, const cl_stage *stage, const cl_part *parts,
+                       int n_parts, const cl_chip_options *opt, cl_trace *trace, cl_err *err)
 {
     cl_err local;
     if (!err) err = &local;
     if (opt->threads < 1 || opt->limits.slots < 1 || opt->limits.context < 1 || opt->limits.chunk < 1)
-        CL_BUG("threads %d, slots %d, context %d, chunk %d", opt->threads, opt->limits.slots, opt->limits.context, opt->limits.chunk);
+        CL_BUG("threads %d, slots %d, context %d, chunk %d", opt->threads, opt->limits.slots, opt->limits.context,
+               opt->limits.chunk);
     cl_chip *c = cl_calloc(1, sizeof *c, "the chip", err);
     if (!c) return err->code;
     c->stage = *stage;
@@ -195,20 +199,11 @@ void cl_chip_free(cl_chip *c)
     free(c);
 }
 
-uint64_t cl_chip_slice_bytes(const cl_chip *c)
-{
-    return c->slice.bytes;
-}
+uint64_t cl_chip_slice_bytes(const cl_chip *c) { return c->slice.bytes; }
 
-uint64_t cl_chip_kv_bytes(const cl_chip *c)
-{
-    return c->kv.bytes;
-}
+uint64_t cl_chip_kv_bytes(const cl_chip *c) { return c->kv.bytes; }
 
-const char *cl_chip_kernels(const cl_chip *c)
-{
-    return c->k->name;
-}
+const char *cl_chip_kernels(const cl_chip *c) { return c->k->name; }
 
 void cl_chip_traffic(const cl_chip *c, uint64_t *weight_bytes, uint64_t *kv_bytes)
 {
@@ -216,10 +211,7 @@ void cl_chip_traffic(const cl_chip *c, uint64_t *weight_bytes, uint64_t *kv_byte
     *kv_bytes = c->kv_bytes;
 }
 
-const uint64_t *cl_chip_routing(const cl_chip *c, int layer)
-{
-    return share_of(c, layer)->chosen;
-}
+const uint64_t *cl_chip_routing(const cl_chip *c, int layer) { return share_of(c, layer)->chosen; }
 
 /* --- probe --- */
 

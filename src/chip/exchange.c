@@ -63,7 +63,8 @@ static int32_t *cut_rows(cutter *k, int64_t n)
     return cut;
 }
 
-/* By heads of `dim` numbers. Keys and values that several chips need are made by each; the first of them counts as the maker. */
+/* By heads of `dim` numbers. Keys and values that several chips need are made by each; the first of them counts as
+ * the maker. */
 static int32_t *cut_heads(cutter *k, const cl_attention *a, bool kv, int dim)
 {
     int32_t *cut = take(k, (size_t)k->members + 1);

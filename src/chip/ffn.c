@@ -11,20 +11,22 @@ typedef struct gate_up {
     size_t stride; /* of their results, which have all columns */
 } gate_up;
 
-static gate_up gate_up_of(const cl_chip *c, int layer, int width, cl_role gate, cl_role up, bool bias, cl_role gate_bias, cl_role up_bias)
+static gate_up gate_up_of(const cl_chip *c, int layer, int width, cl_role gate, cl_role up, bool bias,
+                          cl_role gate_bias, cl_role up_bias)
 {
     const slice *s = &c->slice;
-    gate_up gu = {.w = {&slice_get(s, gate, layer)->m, &slice_get(s, up, layer)->m}, .row0 = slice_get(s, gate, layer)->row0};
+    gate_up gu = {.w = {&slice_get(s, gate, layer)->m, &slice_get(s, up, layer)->m},
+                  .row0 = slice_get(s, gate, layer)->row0};
     if (bias) gu.bias[0] = slice_get(s, gate_bias, layer)->vec;
     if (bias) gu.bias[1] = slice_get(s, up_bias, layer)->vec;
     gu.stride = padded(width);
     return gu;
 }
 
-/* gate, up and their product for panels p0 .. p1 - 1 of one expert. rows of x: index[0 .. n_index), or all of acts if index is
- * NULL. */
-static void gated(const cl_chip *c, const cl_ffn *f, const gate_up *gu, int64_t expert, int64_t p0, int64_t p1, const cl_acts *in,
-                  const int32_t *index, int n_index, float *gate, float *up)
+/* gate, up and their product for panels p0 .. p1 - 1 of one expert. rows of x: index[0 .. n_index), or all of acts if
+ * index is NULL. */
+static void gated(const cl_chip *c, const cl_ffn *f, const gate_up *gu, int64_t expert, int64_t p0, int64_t p1,
+                  const cl_acts *in, const int32_t *index, int n_index, float *gate, float *up)
 {
     gate += gu->row0;
     up += gu->row0;
@@ -82,18 +84,24 @@ static moe_weights moe_weights_of(const cl_chip *c, int layer)
 {
     const slice *s = &c->slice;
     const cl_ffn *f = &c->spec.layers[layer].ffn;
-    const slice_tensor *down = slice_get(s, CL_T_EXPERT_DOWN, layer), *shared_down = slice_get(s, CL_T_SHARED_DOWN, layer);
-    return (moe_weights){.router = &slice_get(s, CL_T_ROUTER, layer)->m, .down = &down->m, .down0 = down->row0,
-                         .shared_down = &shared_down->m, .shared_down0 = shared_down->row0,
+    const slice_tensor *down = slice_get(s, CL_T_EXPERT_DOWN, layer),
+                       *shared_down = slice_get(s, CL_T_SHARED_DOWN, layer);
+    return (moe_weights){.router = &slice_get(s, CL_T_ROUTER, layer)->m,
+                         .down = &down->m,
+                         .down0 = down->row0,
+                         .shared_down = &shared_down->m,
+                         .shared_down0 = shared_down->row0,
                          .router_bias = slice_get(s, CL_T_ROUTER_BIAS, layer)->vec,
                          .select_bias = slice_get(s, CL_T_SELECT_BIAS, layer)->vec,
                          .down_bias = slice_get(s, CL_T_EXPERT_DOWN_BIAS, layer)->vec,
-                         .gu = gate_up_of(c, layer, f->width, CL_T_EXPERT_GATE, CL_T_EXPERT_UP, f->bias, CL_T_EXPERT_GATE_BIAS,
-                                          CL_T_EXPERT_UP_BIAS),
-                         .shared = gate_up_of(c, layer, f->shared_width, CL_T_SHARED_GATE, CL_T_SHARED_UP, false, CL_ROLES, CL_ROLES)};
+                         .gu = gate_up_of(c, layer, f->width, CL_T_EXPERT_GATE, CL_T_EXPERT_UP, f->bias,
+                                          CL_T_EXPERT_GATE_BIAS, CL_T_EXPERT_UP_BIAS),
+                         .shared = gate_up_of(c, layer, f->shared_width, CL_T_SHARED_GATE, CL_T_SHARED_UP, false,
+                                              CL_ROLES, CL_ROLES)};
 }
 
-/* Gives every (token, choice) its row, rows of one expert together and in order of tokens. chosen: counts of the run. One thread. */
+/* Gives every (token, choice) its row, rows of one expert together and in order of tokens. chosen: counts of the run.
+ * One thread. */
 static void group(work *w, const cl_ffn *f, int n, uint64_t *chosen)
 {
     memset(w->first_row, 0, ((size_t)f->experts + 1) * sizeof *w->first_row);
@@ -106,7 +114,8 @@ static void group(work *w, const cl_ffn *f, int n, uint64_t *chosen)
         if (w->first_row[e + 1]) w->touched[w->n_touched++] = e;
         w->first_row[e + 1] += w->first_row[e];
     }
-    /* first_row[e] moves to the end of e's rows while they are given out, then one place on gives the beginnings back */
+    /* first_row[e] moves to the end of e's rows while they are given out, then one place on gives the beginnings back
+     * */
     for (int i = 0; i < n * f->top_k; i++) {
         choice *ch = &w->choices[i];
         ch->row = w->first_row[ch->expert]++;
@@ -118,8 +127,9 @@ static void group(work *w, const cl_ffn *f, int n, uint64_t *chosen)
     w->n_own_rows = n * f->top_k;
 }
 
-/* Whole experts: who computes which of the touched ones. One that several chips hold goes to the one that has least to do so far; all
- * chips see the same choices and come to the same end. Only this chip's own stay in `touched`. One thread. */
+/* Whole experts: who computes which of the touched ones. One that several chips hold goes to the one that has least
+ * to do so far; all chips see the same choices and come to the same end. Only this chip's own stay in `touched`. One
+ * thread. */
 static void deal(work *w, const cl_expert_map *map, int member, int members)
 {
     int mine = 0;
@@ -140,8 +150,8 @@ static void deal(work *w, const cl_expert_map *map, int member, int members)
     w->n_touched = mine;
 }
 
-/* The next run of panels of one touched expert that is this thread's: shares are equal in estimated time, a panel costing its
- * bytes once and some arithmetic per row. *i: place in touched, begin with -1. */
+/* The next run of panels of one touched expert that is this thread's: shares are equal in estimated time, a panel
+ * costing its bytes once and some arithmetic per row. *i: place in touched, begin with -1. */
 static bool next_run(const work *w, const team *t, int64_t panels, int *i, int64_t *cum, int64_t *p0, int64_t *p1)
 {
     int64_t total = panels * ((int64_t)READ * w->n_touched + w->n_own_rows), a, b;
@@ -182,15 +192,16 @@ static cl_acts shared_acts(const cl_chip *c, const moe_weights *mw, int width, i
     return a;
 }
 
-/* From x to choices and rows. The shared expert's gate and up, if there is one, are computed in the same phase as the router. */
+/* From x to choices and rows. The shared expert's gate and up, if there is one, are computed in the same phase as the
+ * router. */
 static void route(cl_chip *c, const team *t, const moe_weights *mw, int layer, const cl_acts *in)
 {
     work *w = &c->work;
     const cl_ffn *f = &c->spec.layers[layer].ffn;
     const cl_expert_map *map = share_of(c, layer)->map;
     const size_t stride = w->router_stride, mine = 2 * (size_t)t->id * stride;
-    const route_scratch scratch = {w->select + mine, w->select + mine + stride,
-                                   w->select_list + mine, w->select_list + mine + stride};
+    const route_scratch scratch = {w->select + mine, w->select + mine + stride, w->select_list + mine,
+                                   w->select_list + mine + stride};
     int64_t a, b;
     phase_products(c, t, &(product){mw->router, mw->router_bias, w->router, stride, NULL, 0}, 1, in);
     if (f->shared_width) {
@@ -207,7 +218,8 @@ static void route(cl_chip *c, const team *t, const moe_weights *mw, int layer, c
     team_wait(t);
 }
 
-/* The input of every row of gate and up, times its weight. They lie where the rows of down will: nothing is there yet. */
+/* The input of every row of gate and up, times its weight. They lie where the rows of down will: nothing is there
+ * yet. */
 static cl_acts weighted_input(cl_chip *c, const team *t, const moe_weights *mw, int rows, bool whole)
 {
     const work *w = &c->work;
@@ -266,21 +278,27 @@ static void experts(cl_chip *c, const team *t, cl_event *ev, const moe_weights *
             c->k->add(y + (size_t)r * w->hidden + r0, mw->down_bias + here * rows + r0, width);
     }
     if (f->shared_width)
-        phase_products(c, t, &(product){mw->shared_down, NULL, w->out + mw->shared_down0, w->hidden, NULL, 0}, 1, &shared);
-    const cl_region all = {.data = w->results, .rows = n * f->top_k, .stride = w->hidden, .cut = c->cut_hidden, .owner = w->row_owner,
+        phase_products(c, t, &(product){mw->shared_down, NULL, w->out + mw->shared_down0, w->hidden, NULL, 0}, 1,
+                       &shared);
+    const cl_region all = {.data = w->results,
+                           .rows = n * f->top_k,
+                           .stride = w->hidden,
+                           .cut = c->cut_hidden,
+                           .owner = w->row_owner,
                            .to = -1};
     if (whole) team_gather(c, t, ev, &all, 1);
     else team_wait(t);
 }
 
-/* x += the shared expert's result + the sum over a token's choices, in order of choice, in this chip's columns; this thread's share of
- * them. */
+/* x += the shared expert's result + the sum over a token's choices, in order of choice, in this chip's columns; this
+ * thread's share of them. */
 static void combine(const cl_chip *c, const team *t, int layer, int n, float *x)
 {
     const work *w = &c->work;
     const cl_ffn *f = &c->spec.layers[layer].ffn;
     const float *from = outputs(c, layer);
-    int64_t hidden = c->spec.hidden, first = c->cut_hidden[c->group.member], end = c->cut_hidden[c->group.member + 1], a, b;
+    int64_t hidden = c->spec.hidden, first = c->cut_hidden[c->group.member], end = c->cut_hidden[c->group.member + 1],
+            a, b;
     team_share(t, (end - first + CL_PANEL - 1) / CL_PANEL, &a, &b);
     a = first + a * CL_PANEL;
     b = first + b * CL_PANEL < end ? first + b * CL_PANEL : end;

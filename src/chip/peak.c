@@ -9,8 +9,8 @@
 #include "chipline/kernels.h"
 #include "chipline/util.h"
 
-/* One call does `rounds` rounds of the loop and returns a number that depends on all of them; ops: multiplies and adds in a
- * round. */
+/* One call does `rounds` rounds of the loop and returns a number that depends on all of them; ops: multiplies and
+ * adds in a round. */
 typedef struct peak_loop {
     const char *set;
     double int8_ops, float_ops;
@@ -83,7 +83,8 @@ __attribute__((target("avx512f"))) static int32_t avx512_float(int64_t rounds)
     return (int32_t)_mm512_reduce_add_ps(sum);
 }
 
-/* Tiles, blocks of 32 bytes: 16 tokens by 16 rows with four sums under way, as many as the products of the amx set have. */
+/* Tiles, blocks of 32 bytes: 16 tokens by 16 rows with four sums under way, as many as the products of the amx set
+ * have. */
 enum { TILES = 4 };
 
 static int32_t amx_int8(int64_t rounds)
@@ -116,7 +117,8 @@ __attribute__((target("avx2"))) static int32_t first_of(__m256i v)
 
 __attribute__((target("avx2"))) static int32_t avx2_int8(int64_t rounds)
 {
-    __m256i a = _mm256_set1_epi8(3), ones = _mm256_set1_epi16(1), b[CHAINS_INT8], acc[CHAINS_INT8], sum = _mm256_setzero_si256();
+    __m256i a = _mm256_set1_epi8(3), ones = _mm256_set1_epi16(1), b[CHAINS_INT8], acc[CHAINS_INT8],
+            sum = _mm256_setzero_si256();
     for (int i = 0; i < CHAINS_INT8; i++) {
         b[i] = _mm256_set1_epi8((char)(i + 1));
         OPAQUE("x", b[i]);

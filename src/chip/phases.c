@@ -3,7 +3,8 @@
 
 #include "chip_impl.h"
 
-cl_acts phase_acts(const cl_chip *c, const float *x, size_t stride, int tokens, int64_t cols, const cl_matrix *const *w, int n)
+cl_acts phase_acts(const cl_chip *c, const float *x, size_t stride, int tokens, int64_t cols, const cl_matrix *const *w,
+                   int n)
 {
     bool quantised = false, sums = false;
     for (int i = 0; i < n; i++) {
@@ -12,12 +13,20 @@ cl_acts phase_acts(const cl_chip *c, const float *x, size_t stride, int tokens, 
     }
     bool q8 = quantised && c->opt.activations != CL_ACT_F32;
     const work *wk = &c->work;
-    return (cl_acts){.n = tokens, .cols = cols, .q8 = q8, .planes = c->opt.activations == CL_ACT_Q16 ? 2 : 1, .f32 = x, .stride = stride,
-                     .q = q8 ? wk->x8 : NULL, .d = q8 ? wk->x8_scale : NULL, .sum = q8 ? wk->x8_sum : NULL,
+    return (cl_acts){.n = tokens,
+                     .cols = cols,
+                     .q8 = q8,
+                     .planes = c->opt.activations == CL_ACT_Q16 ? 2 : 1,
+                     .f32 = x,
+                     .stride = stride,
+                     .q = q8 ? wk->x8 : NULL,
+                     .d = q8 ? wk->x8_scale : NULL,
+                     .sum = q8 ? wk->x8_sum : NULL,
                      .fsum = sums && !q8 ? wk->x_sum : NULL};
 }
 
-cl_acts phase_normed_acts(const cl_chip *c, const float *x, size_t stride, int tokens, int64_t cols, const cl_matrix *const *w, int n)
+cl_acts phase_normed_acts(const cl_chip *c, const float *x, size_t stride, int tokens, int64_t cols,
+                          const cl_matrix *const *w, int n)
 {
     cl_acts acts = phase_acts(c, x, stride, tokens, cols, w, n);
     acts.mixed = acts.q8 && c->opt.activations == CL_ACT_MIXED;
@@ -45,7 +54,8 @@ void phase_norm(const cl_chip *c, const team *t, cl_acts *acts, const float *x, 
     int64_t a, b;
     team_share(t, acts->n, &a, &b);
     for (int64_t i = a; i < b; i++)
-        c->k->rmsnorm(x + i * acts->cols, weight, acts->cols, (float)c->spec.norm_eps, c->work.norm + (size_t)i * acts->stride);
+        c->k->rmsnorm(x + i * acts->cols, weight, acts->cols, (float)c->spec.norm_eps,
+                      c->work.norm + (size_t)i * acts->stride);
     phase_prepare(c, t, acts, c->work.norm);
 }
 
@@ -70,7 +80,8 @@ void phase_products(const cl_chip *c, const team *t, const product *p, int n, co
     }
 }
 
-void finish_half(cl_chip *c, const team *t, cl_event *e, cl_role role, cl_role bias, int layer, const cl_acts *acts, float *x)
+void finish_half(cl_chip *c, const team *t, cl_event *e, cl_role role, cl_role bias, int layer, const cl_acts *acts,
+                 float *x)
 {
     const work *w = &c->work;
     product out = product_of(c, role, layer, slice_get(&c->slice, bias, layer)->vec, false, w->out, w->hidden);

@@ -4,10 +4,7 @@
 #include "chipline/kernels.h"
 
 /* The order of choice. NaN comes before nothing. */
-static bool before(const float *v, int i, int j)
-{
-    return v[i] > v[j] || (v[i] == v[j] && i < j);
-}
+static bool before(const float *v, int i, int j) { return v[i] > v[j] || (v[i] == v[j] && i < j); }
 
 /* Puts a .. b - 1 into the list of the k best, which holds n; returns how many it holds then. */
 static int keep_best(const float *v, int a, int b, int k, int n, int32_t *list)

@@ -9,19 +9,19 @@
 /* A token's share of one expert's work. */
 typedef struct choice {
     int32_t expert;
-    int32_t row;  /* its row in gate, up and down: rows are grouped by expert */
+    int32_t row; /* its row in gate, up and down: rows are grouped by expert */
     float weight;
 } choice;
 
 /* What a choice needs besides its result; each array has one place per expert. */
 typedef struct route_scratch {
-    float *select;       /* what experts are chosen by */
-    float *runs;         /* what runs of experts are chosen by */
+    float *select; /* what experts are chosen by */
+    float *runs;   /* what runs of experts are chosen by */
     int32_t *list, *run_list;
 } route_scratch;
 
-/* score [experts]: the router's outputs, bias included; overwritten. select_bias [experts] or NULL. out [top_k]: different experts,
- * the best first, whatever the numbers are; rows are left alone. */
+/* score [experts]: the router's outputs, bias included; overwritten. select_bias [experts] or NULL. out [top_k]:
+ * different experts, the best first, whatever the numbers are; rows are left alone. */
 void route_choose(const cl_ffn *f, float *score, const float *select_bias, const route_scratch *s, choice *out);
 
 #endif

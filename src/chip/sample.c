@@ -1,8 +1,8 @@
 /* sample.c: one id from one row of logits.
  *
- * The candidates are a heap ordered by (logit descending, id ascending); the best are taken off only as far as top-k, top-p and
- * min-p need, so a vocabulary is never sorted as a whole unless its distribution is flat. Weights come from cl_exp and are added
- * in double in one fixed order: the same id everywhere. */
+ * The candidates are a heap ordered by (logit descending, id ascending); the best are taken off only as far as top-k,
+ * top-p and min-p need, so a vocabulary is never sorted as a whole unless its distribution is flat. Weights come from
+ * cl_exp and are added in double in one fixed order: the same id everywhere. */
 #include "chipline/sample.h"
 
 #include <math.h>
@@ -46,8 +46,10 @@ void cl_sampler_free(cl_sampler *s)
     free(s);
 }
 
-/* Takes the logits of ids first .. first + n - 1 over: NaN is the worst; each of the last ids is penalised once, however often it came. */
-static void take_logits(cl_sampler *s, const float *logits, int first, int count, float penalty, const int32_t *recent, int n)
+/* Takes the logits of ids first .. first + n - 1 over: NaN is the worst; each of the last ids is penalised once,
+ * however often it came. */
+static void take_logits(cl_sampler *s, const float *logits, int first, int count, float penalty, const int32_t *recent,
+                        int n)
 {
     for (int i = 0; i < count; i++) s->logits[i] = isnan(logits[i]) ? -INFINITY : logits[i];
     if (penalty == 1) return;
@@ -161,8 +163,8 @@ static int32_t draw_best(cl_sampler *s, int n, const cl_sampling *o, double max,
     return s->ids[n - 1 - pick(s->sum, kept, u)];
 }
 
-int32_t cl_sample(cl_sampler *s, const float *logits, int allowed, const cl_sampling *opt, const int32_t *recent, int n_recent,
-                  int64_t position)
+int32_t cl_sample(cl_sampler *s, const float *logits, int allowed, const cl_sampling *opt, const int32_t *recent,
+                  int n_recent, int64_t position)
 {
     if (allowed < 1 || allowed > s->vocab) CL_BUG("%d ids allowed of %d", allowed, s->vocab);
     take_logits(s, logits, 0, allowed, opt->repeat_penalty, recent, n_recent);
@@ -171,7 +173,8 @@ int32_t cl_sample(cl_sampler *s, const float *logits, int allowed, const cl_samp
     if (!(opt->temperature > 0) || !isfinite(max)) return best;
     int top_k = opt->top_k > 0 && opt->top_k < allowed ? opt->top_k : allowed;
     double u = uniform(opt->seed, position);
-    if (top_k == allowed && !(opt->top_p < 1) && !(opt->min_p > 0)) return draw_any(s, allowed, max, opt->temperature, u);
+    if (top_k == allowed && !(opt->top_p < 1) && !(opt->min_p > 0))
+        return draw_any(s, allowed, max, opt->temperature, u);
     return draw_best(s, allowed, opt, max, top_k, u);
 }
 

@@ -1,4 +1,5 @@
-/* slice.c: from the model file into panels, by all threads, in bounded pieces: no more than a few rows are held twice. */
+/* slice.c: from the model file into panels, by all threads, in bounded pieces: no more than a few rows are held
+ * twice. */
 #include "slice.h"
 
 #include <omp.h>
@@ -40,15 +41,16 @@ static int same_tensor(const cl_part *parts, int n, int64_t *experts)
 {
     int i = 0;
     for (*experts = 0; i < n && parts[i].tensor == parts[0].tensor; i++) {
-        if (parts[i].row0 != parts[0].row0 || parts[i].rows != parts[0].rows) CL_BUG("tensor %d: parts of other rows", parts[0].tensor);
+        if (parts[i].row0 != parts[0].row0 || parts[i].rows != parts[0].rows)
+            CL_BUG("tensor %d: parts of other rows", parts[0].tensor);
         *experts += parts[i].experts;
     }
     return i;
 }
 
 /* Fills shape and size of one tensor and adds its bytes, rounded up to a cache line, to *total. */
-static cl_code measure(slice_tensor *st, const cl_tensor *t, const cl_part *p, int64_t experts, const cl_kernels *k, size_t *total,
-                       cl_err *err)
+static cl_code measure(slice_tensor *st, const cl_tensor *t, const cl_part *p, int64_t experts, const cl_kernels *k,
+                       size_t *total, cl_err *err)
 {
     st->at = *total;
     st->row0 = p->row0;
@@ -56,7 +58,8 @@ static cl_code measure(slice_tensor *st, const cl_tensor *t, const cl_part *p, i
     size_t bytes;
     bool ok;
     if (cl_role_is_vector(t->role)) {
-        if (t->format != CL_F32) return cl_fail(err, CL_E_INPUT, "tensor %s: it must be f32 (convert the model again)", t->name);
+        if (t->format != CL_F32)
+            return cl_fail(err, CL_E_INPUT, "tensor %s: it must be f32 (convert the model again)", t->name);
         ok = !__builtin_mul_overflow((size_t)p->rows, sizeof(float), &bytes) &&
              !__builtin_mul_overflow(bytes, (size_t)experts, &bytes);
     } else {
@@ -151,12 +154,14 @@ static cl_code read_part(const slice *s, reader *r, const cl_part *parts, int i,
     cl_code code = st->vec ? read_vector(r, st, &parts[i], done, err) : read_matrix(r, st, &parts[i], done, err);
     if (code) return code;
     if (is_whole(&parts[i], t) && XXH3_64bits_digest(r->hash) != t->xxh3)
-        return cl_fail(err, CL_E_INPUT, "%s: tensor %s: its checksum is wrong (the file is damaged: copy or convert it again)",
+        return cl_fail(err, CL_E_INPUT,
+                       "%s: tensor %s: its checksum is wrong (the file is damaged: copy or convert it again)",
                        cl_model_file_path(r->l->file), t->name);
     return CL_OK;
 }
 
-/* Every thread touches its share of each matrix's panels first, the share it will compute with: their memory is then near it. */
+/* Every thread touches its share of each matrix's panels first, the share it will compute with: their memory is then
+ * near it. */
 static void touch(const slice *s)
 {
     int id = omp_get_thread_num(), n = omp_get_num_threads();
@@ -164,7 +169,8 @@ static void touch(const slice *s)
         const cl_matrix *m = &s->tensors[i].m;
         for (int64_t e = 0; m->data && e < m->experts; e++) {
             unsigned char *first = m->data + (size_t)e * slice_expert_bytes(m);
-            size_t from = (size_t)(m->panels * id / n) * m->panel_bytes, to = (size_t)(m->panels * (id + 1) / n) * m->panel_bytes;
+            size_t from = (size_t)(m->panels * id / n) * m->panel_bytes,
+                   to = (size_t)(m->panels * (id + 1) / n) * m->panel_bytes;
             for (; from < to; from += PAGE) first[from] = 0;
         }
     }
@@ -180,7 +186,8 @@ static void point(slice *s, const cl_model *model, const cl_part *parts, int n_p
     }
 }
 
-/* Threads take parts one after the other; each reads, checks and packs its own. Of several failures the first part's is told. */
+/* Threads take parts one after the other; each reads, checks and packs its own. Of several failures the first part's
+ * is told. */
 static void read_parts(slice *s, loader *l, const cl_part *parts, int n_parts)
 {
 #pragma omp parallel num_threads(l->threads)

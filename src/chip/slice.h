@@ -1,19 +1,21 @@
 /* slice.h: the weights that this chip holds, in one block of memory that is filled once and only read afterwards.
  *
- * Inside chip/. Matrices and routers are kept in the kernel set's panels, norms, biases and sinks as float32. The embedding
- * table is kept in panels too, so that a chip with a tied head holds it once; rows are decoded by cl_kernels.unpack. */
+ * Inside chip/. Matrices and routers are kept in the kernel set's panels, norms, biases and sinks as float32. The
+ * embedding table is kept in panels too, so that a chip with a tied head holds it once; rows are decoded by
+ * cl_kernels.unpack. */
 #ifndef CHIPLINE_CHIP_SLICE_H
 #define CHIPLINE_CHIP_SLICE_H
 
 #include "chipline/kernels.h"
 #include "chipline/model_file.h"
 
-/* What is here of one tensor: rows row0 .. row0 + m.rows - 1 of m.experts experts (or heads), in ascending order. All zeros: nothing. */
+/* What is here of one tensor: rows row0 .. row0 + m.rows - 1 of m.experts experts (or heads), in ascending order. All
+ * zeros: nothing. */
 typedef struct slice_tensor {
     int64_t row0;
-    size_t at;    /* offset in the slice's block */
-    cl_matrix m;  /* m.data is NULL when nothing is here, or for a vector */
-    float *vec;   /* m.experts x m.rows numbers; NULL for a matrix */
+    size_t at;   /* offset in the slice's block */
+    cl_matrix m; /* m.data is NULL when nothing is here, or for a vector */
+    float *vec;  /* m.experts x m.rows numbers; NULL for a matrix */
 } slice_tensor;
 
 typedef struct slice {
@@ -35,9 +37,6 @@ static inline slice_tensor *slice_get(const slice *s, cl_role role, int layer)
 }
 
 /* Bytes of one expert (or of the whole matrix) as kept. */
-static inline uint64_t slice_expert_bytes(const cl_matrix *m)
-{
-    return (uint64_t)m->panels * m->panel_bytes;
-}
+static inline uint64_t slice_expert_bytes(const cl_matrix *m) { return (uint64_t)m->panels * m->panel_bytes; }
 
 #endif

@@ -12,7 +12,8 @@ static void check(const cl_chip *c, const cl_microbatch *mb)
             CL_BUG("part %d: slot %d, positions %d + %d of %d", p, s->slot, s->pos, s->n_tokens, l->context);
         n += s->n_tokens;
     }
-    if (n != mb->n_tokens || n > l->chunk) CL_BUG("%d tokens in the parts, %d in the micro-batch of %d", n, mb->n_tokens, l->chunk);
+    if (n != mb->n_tokens || n > l->chunk)
+        CL_BUG("%d tokens in the parts, %d in the micro-batch of %d", n, mb->n_tokens, l->chunk);
     for (int i = 0; c->stage.embed && i < n; i++)
         if (mb->ids[i] < 0 || mb->ids[i] >= c->spec.vocab) CL_BUG("id %d of %d", mb->ids[i], c->spec.vocab);
 }
@@ -31,9 +32,15 @@ static void embed(cl_chip *c, const team *t, cl_event *e, const cl_microbatch *m
         c->work.token_owner[i] = owner;
         if (owner != c->group.member) continue;
         int64_t row = mb->ids[i] - table->row0;
-        c->k->unpack(m->format, hidden, m->data + (size_t)(row / CL_PANEL) * m->panel_bytes, (int)(row % CL_PANEL), x + i * hidden);
+        c->k->unpack(m->format, hidden, m->data + (size_t)(row / CL_PANEL) * m->panel_bytes, (int)(row % CL_PANEL),
+                     x + i * hidden);
     }
-    cl_region all = {.data = x, .rows = mb->n_tokens, .stride = (size_t)hidden, .owner = c->work.token_owner, .width = (int)hidden, .to = -1};
+    cl_region all = {.data = x,
+                     .rows = mb->n_tokens,
+                     .stride = (size_t)hidden,
+                     .owner = c->work.token_owner,
+                     .width = (int)hidden,
+                     .to = -1};
     team_gather(c, t, e, &all, 1);
 }
 
@@ -72,7 +79,8 @@ static void step(const team *t, void *ctx)
     const step_job *j = ctx;
     cl_chip *c = j->c;
     const cl_microbatch *mb = j->mb;
-    cl_event e = {.microbatch = mb->id, .layer = -1, .tokens = mb->n_tokens, .parts = mb->n_parts, .peer = -1, .waits_for = -1};
+    cl_event e =
+        {.microbatch = mb->id, .layer = -1, .tokens = mb->n_tokens, .parts = mb->n_parts, .peer = -1, .waits_for = -1};
     cl_mark m = mark(c, t, CL_TRACE_LAYER);
     attend_angles(c, t, mb->n_tokens);
     if (c->stage.embed) embed(c, t, &e, mb, j->x);
@@ -125,7 +133,8 @@ static void head_rows(const team *t, void *ctx)
     const float *norm = slice_get(&c->slice, CL_T_FINAL_NORM, -1)->vec;
     const int n = j->g->n;
     int64_t a, b;
-    cl_event e = {.microbatch = j->mb->id, .layer = -1, .tokens = n, .parts = j->mb->n_parts, .peer = -1, .waits_for = -1};
+    cl_event e =
+        {.microbatch = j->mb->id, .layer = -1, .tokens = n, .parts = j->mb->n_parts, .peer = -1, .waits_for = -1};
     cl_mark m = mark(c, t, CL_TRACE_LAYER);
     cl_acts in = phase_normed_acts(c, w->norm, w->hidden, n, c->spec.hidden, &j->head, 1);
     team_share(t, n, &a, &b);
@@ -155,7 +164,8 @@ static void finish_group(cl_chip *c, const cl_microbatch *mb, head_group *g, con
     c->weight_bytes += slice_expert_bytes(head);
     for (int i = 0; i < g->n; i++) {
         const int part = g->part[i];
-        float *numbers = w->merge + ((size_t)part * (size_t)c->group.members + (size_t)member) * (size_t)reader->numbers;
+        float *numbers = w->merge +
+                         ((size_t)part * (size_t)c->group.members + (size_t)member) * (size_t)reader->numbers;
         const float *row = logits + (size_t)i * w->vocab + first;
         if (!reader->whole_rows) reader->row(reader->ctx, part, g->token[i], row, first, end - first, numbers);
         else if (member == 0) reader->row(reader->ctx, part, g->token[i], row, 0, end, NULL);
@@ -169,7 +179,8 @@ static void merge(cl_chip *c, const cl_microbatch *mb, const cl_head_reader *rea
     const work *w = &c->work;
     const int members = c->group.members;
     const size_t stride = (size_t)members * (size_t)reader->numbers;
-    cl_event e = {.microbatch = mb->id, .layer = -1, .tokens = mb->n_tokens, .parts = mb->n_parts, .peer = -1, .waits_for = -1};
+    cl_event e =
+        {.microbatch = mb->id, .layer = -1, .tokens = mb->n_tokens, .parts = mb->n_parts, .peer = -1, .waits_for = -1};
     barrier nobody = {0};
     const team alone = {0, 1, &nobody};
     cl_mark m = mark(c, &alone, CL_TRACE_STAGE);
@@ -186,7 +197,8 @@ void cl_chip_head(cl_chip *c, const cl_microbatch *mb, const float *x, const cl_
 {
     head_group g = {.n = 0};
     bool samples = false;
-    if (reader->numbers < 0 || reader->numbers > CL_HEAD_NUMBERS) CL_BUG("%d numbers for a candidate list", reader->numbers);
+    if (reader->numbers < 0 || reader->numbers > CL_HEAD_NUMBERS)
+        CL_BUG("%d numbers for a candidate list", reader->numbers);
     for (int p = 0; p < mb->n_parts; p++) {
         const cl_seq_part *s = &mb->parts[p];
         int from = s->flags & CL_PART_ROWS ? 0 : s->flags & CL_PART_SAMPLE ? s->n_tokens - 1 : s->n_tokens;

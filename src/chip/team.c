@@ -1,8 +1,9 @@
 /* team.c: the threads of a chip, and how they wait for each other.
  *
- * OpenMP's own threads spin for milliseconds after a region, and yielding on a core that others want can cost as long. So a chip has
- * threads of its own, each where OpenMP would put it, and a wait has three parts: it spins for some microseconds, then yields,
- * then sleeps until it is woken; where a yield shows that others want the core, the next waits go to sleep without yielding. */
+ * OpenMP's own threads spin for milliseconds after a region, and yielding on a core that others want can cost as
+ * long. So a chip has threads of its own, each where OpenMP would put it, and a wait has three parts: it spins for
+ * some microseconds, then yields, then sleeps until it is woken; where a yield shows that others want the core, the
+ * next waits go to sleep without yielding. */
 #include <errno.h>
 #include <omp.h>
 #include <pthread.h>
@@ -23,9 +24,11 @@ typedef char cores;
 
 #include "chip_impl.h"
 
-/* So many waits sleep after a yield that took long; twice as many each time, half as many after each wait whose yields were short. */
+/* So many waits sleep after a yield that took long; twice as many each time, half as many after each wait whose
+ * yields were short. */
 enum { SPINS = 1000, SPINS_CROWDED = 100, CROWDED_LEAST = 8, CROWDED_MOST = 512 };
-static const uint64_t YIELD_NS = 1000000; /* cores that nobody else wants: as long as waking a thread is far from free */
+/* cores that nobody else wants: as long as waking a thread is far from free */
+static const uint64_t YIELD_NS = 1000000;
 
 /* Sleeps unless *word has changed; may return early. */
 static void sleep_while(_Atomic unsigned *word, unsigned value)
@@ -43,15 +46,16 @@ static void yield_while(barrier *b, _Atomic unsigned *word, unsigned value)
     const uint64_t start = cl_now_ns();
     int next = atomic_load_explicit(&b->crowded_next, memory_order_relaxed);
     bool crowded = false;
-    while (!crowded && atomic_load_explicit(word, memory_order_acquire) == value && cl_now_ns() - start < YIELD_NS) crowded = cl_yield();
+    while (!crowded && atomic_load_explicit(word, memory_order_acquire) == value && cl_now_ns() - start < YIELD_NS)
+        crowded = cl_yield();
     if (crowded) atomic_store_explicit(&b->crowded, next, memory_order_relaxed);
     next = crowded ? 2 * next : next / 2;
     next = next < CROWDED_LEAST ? CROWDED_LEAST : next > CROWDED_MOST ? CROWDED_MOST : next;
     atomic_store_explicit(&b->crowded_next, next, memory_order_relaxed);
 }
 
-/* Who waits counts itself and then looks at the word; who changes the word then looks at the count. Sequentially consistent, so one
- * of them sees the other. */
+/* Who waits counts itself and then looks at the word; who changes the word then looks at the count. Sequentially
+ * consistent, so one of them sees the other. */
 static void wait_long(barrier *b, _Atomic unsigned *word, unsigned value)
 {
     int crowded = atomic_load_explicit(&b->crowded, memory_order_relaxed);
@@ -107,9 +111,9 @@ struct crew {
     _Atomic unsigned turn; /* jobs begun */
     team_job job;          /* NULL: the end */
     void *ctx;
-    int n;                 /* threads, the caller's included */
-    int started;           /* workers: threads 1 .. started */
-    worker workers[];      /* [n] */
+    int n;            /* threads, the caller's included */
+    int started;      /* workers: threads 1 .. started */
+    worker workers[]; /* [n] */
 };
 
 static void *work_on(void *arg)
@@ -124,7 +128,8 @@ static void *work_on(void *arg)
     }
 }
 
-/* The cores that each thread of OpenMP's team may use: what OMP_PLACES and OMP_PROC_BIND say, and where the slice's pages are. */
+/* The cores that each thread of OpenMP's team may use: what OMP_PLACES and OMP_PROC_BIND say, and where the slice's
+ * pages are. */
 static void places_of(cores *places, int n)
 {
 #if defined(__linux__)
@@ -134,10 +139,7 @@ static void places_of(cores *places, int n)
 #endif
 }
 
-void team_rest_openmp(void)
-{
-    omp_pause_resource_all(omp_pause_soft);
-}
+void team_rest_openmp(void) { omp_pause_resource_all(omp_pause_soft); }
 
 static int start(crew *c, int id, const cores *place)
 {
@@ -173,7 +175,8 @@ cl_code team_create(crew **out, int n, bool placed, cl_err *err)
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     free(places);
-    return failed ? cl_fail(err, CL_E_FIT, "thread %d of %d cannot be started: %s (fewer --threads)", c->started + 2, n, strerror(failed))
+    return failed ? cl_fail(err, CL_E_FIT, "thread %d of %d cannot be started: %s (fewer --threads)", c->started + 2, n,
+                            strerror(failed))
                   : CL_OK;
 }
 

@@ -6,14 +6,13 @@
 #include "chip_impl.h"
 #include "chipline/util.h"
 
-enum { COLS = 2048,
-       BLOCK = 64 /* panels per call: results of so many rows stay in a cache, as a layer's do */ };
+enum { COLS = 2048, BLOCK = 64 /* panels per call: results of so many rows stay in a cache, as a layer's do */ };
 
 struct cl_trial {
     const cl_kernels *k;
     cl_matrix m;
     cl_acts x;
-    float *y;     /* [threads][tokens][BLOCK * CL_PANEL] */
+    float *y; /* [threads][tokens][BLOCK * CL_PANEL] */
     int threads;
     size_t bytes; /* of the matrix */
 };
@@ -44,7 +43,8 @@ static cl_code fill_matrix(cl_trial *t, cl_err *err)
     if (!rows) return CL_E_FIT;
     fill_rows(m->format, rows, bytes);
 #pragma omp parallel for num_threads(t->threads) schedule(static)
-    for (int64_t p = 0; p < m->panels; p++) t->k->pack(m->format, COLS, rows, CL_PANEL, m->data + (size_t)p * m->panel_bytes);
+    for (int64_t p = 0; p < m->panels; p++)
+        t->k->pack(m->format, COLS, rows, CL_PANEL, m->data + (size_t)p * m->panel_bytes);
     cl_free_aligned(rows, bytes);
     return CL_OK;
 }
@@ -63,16 +63,17 @@ static cl_code create(cl_trial *t, const char *kernels, size_t bytes, cl_err *er
     float *f = NULL;
     if (!(m->data = cl_malloc_aligned(t->bytes, "the matrix of a trial", err)) ||
         !(t->y = cl_malloc_aligned(y_numbers(t) * (size_t)t->threads * sizeof *t->y, "results of a trial", err)) ||
-        !(x->f32 = f = cl_malloc_aligned(n * sizeof *f, "a trial", err)) || !(x->q = cl_malloc_aligned(n, "a trial", err)) ||
-        !(x->d = cl_malloc_aligned(n / 8, "a trial", err)) || !(x->sum = cl_malloc_aligned(n / 8, "a trial", err)) ||
-        !(x->fsum = cl_malloc_aligned(n / 8, "a trial", err))) return CL_E_FIT;
+        !(x->f32 = f = cl_malloc_aligned(n * sizeof *f, "a trial", err)) ||
+        !(x->q = cl_malloc_aligned(n, "a trial", err)) || !(x->d = cl_malloc_aligned(n / 8, "a trial", err)) ||
+        !(x->sum = cl_malloc_aligned(n / 8, "a trial", err)) || !(x->fsum = cl_malloc_aligned(n / 8, "a trial", err)))
+        return CL_E_FIT;
     for (size_t i = 0; i < n; i++) f[i] = (float)(int)(i * 2654435761u % 2001) * 1e-3f - 1.0f;
     t->k->prepare(x, 0, x->n);
     return fill_matrix(t, err);
 }
 
-cl_code cl_trial_create(cl_trial **out, const char *kernels, cl_format format, bool q8, int tokens, size_t bytes, int threads,
-                        cl_err *err)
+cl_code cl_trial_create(cl_trial **out, const char *kernels, cl_format format, bool q8, int tokens, size_t bytes,
+                        int threads, cl_err *err)
 {
     cl_trial *t = cl_calloc(1, sizeof *t, "a trial", err);
     if (!t) return CL_E_FIT;

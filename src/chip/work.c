@@ -9,29 +9,21 @@ enum {
 
 /* The most that a layer of this stage needs, per token unless said otherwise. */
 typedef struct widths {
-    size_t rows, gate, down, shared;              /* rows of the feed-forward half; floats */
-    size_t heads, plain, lookup, found;           /* own rows of latent attention; floats */
-    size_t all_q, all_k, all_kv, all_low;         /* what is exchanged before its norm; floats */
-    size_t x8, x8_normed;                         /* numbers in 8-bit form that live at once, the shared expert's apart; what norms made */
-    size_t experts, top_k, rope;                  /* not per token */
-    bool weighted;                                /* the inputs of experts lie where the results of down will */
-    int grouped;                                  /* numbers of a head of grouped attention; 0: there is none */
+    size_t rows, gate, down, shared;      /* rows of the feed-forward half; floats */
+    size_t heads, plain, lookup, found;   /* own rows of latent attention; floats */
+    size_t all_q, all_k, all_kv, all_low; /* what is exchanged before its norm; floats */
+    /* numbers in 8-bit form that live at once, the shared expert's apart; what norms made */
+    size_t x8, x8_normed;
+    size_t experts, top_k, rope; /* not per token */
+    bool weighted;               /* the inputs of experts lie where the results of down will */
+    int grouped;                 /* numbers of a head of grouped attention; 0: there is none */
 } widths;
 
-static size_t max_size(size_t a, size_t b)
-{
-    return a > b ? a : b;
-}
+static size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
 
-static size_t round_up(size_t n, size_t to)
-{
-    return (n + to - 1) / to * to;
-}
+static size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
-static void grow(size_t *to, size_t n)
-{
-    *to = max_size(*to, n);
-}
+static void grow(size_t *to, size_t n) { *to = max_size(*to, n); }
 
 /* Sizes are those of the whole layer, not of this chip's part: they must be the same for all chips of the stage. */
 static void measure_attention(const cl_attention *a, work *w, widths *m)
@@ -103,7 +95,10 @@ static size_t x8_numbers(const widths *m, cl_activations a)
     return max_size(normed, a == CL_ACT_Q16 ? 2 * m->x8 : m->x8);
 }
 
-static size_t shared_x8_numbers(const widths *m, cl_activations a) { return a == CL_ACT_Q16 ? 2 * m->shared : m->shared; }
+static size_t shared_x8_numbers(const widths *m, cl_activations a)
+{
+    return a == CL_ACT_Q16 ? 2 * m->shared : m->shared;
+}
 
 /* Bytes of the buffers that grow with the tile, for one token of it. */
 static size_t token_bytes(const work *w, const widths *m, cl_activations a)
@@ -154,7 +149,8 @@ static void lay_out(const cl_chip *c, work *w, const widths *m, arena *a)
 {
     size_t tile = (size_t)w->tile, rows = tile * m->rows, chunk = (size_t)c->opt.limits.chunk, f = sizeof(float);
     size_t threads = (size_t)c->opt.threads, tile8 = round_up(tile, CL_X_TOKENS);
-    size_t own8 = tile8 * x8_numbers(m, c->opt.activations), x8 = own8 + tile8 * shared_x8_numbers(m, c->opt.activations);
+    size_t own8 = tile8 * x8_numbers(m, c->opt.activations),
+           x8 = own8 + tile8 * shared_x8_numbers(m, c->opt.activations);
     size_t members = (size_t)c->group.members;
     w->tokens = take(a, chunk, sizeof *w->tokens);
     w->cos_sin = take(a, (size_t)c->spec.n_ropes * chunk * w->rope_stride, f);
@@ -208,7 +204,8 @@ static void lay_out_exchange(work *w, const widths *m, int members, const cl_chi
 static widths plan_work(work *w, const cl_spec *spec, const cl_stage *stage, const cl_chip_options *o)
 {
     widths m = measure(spec, stage, w);
-    size_t chunk = (size_t)o->limits.chunk, tile = TILE_BYTES / token_bytes(w, &m, o->activations) / CL_X_TOKENS * CL_X_TOKENS;
+    size_t chunk = (size_t)o->limits.chunk,
+           tile = TILE_BYTES / token_bytes(w, &m, o->activations) / CL_X_TOKENS * CL_X_TOKENS;
     tile = tile < TILE_MIN ? TILE_MIN : tile;
     w->tile = (int)(tile < chunk ? tile : chunk);
     if (stage->head) {

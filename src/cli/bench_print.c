@@ -14,7 +14,8 @@ static double all_runs(const bench_report *b, const char *activations, bool peak
     double *v = cl_malloc((size_t)b->n_rows * CL_BENCH_MOST, sizeof *v, "a table", err);
     if (!v) return 0;
     for (int i = 0; i < b->n_rows; i++)
-        for (int k = 0; k < b->rows[i].c.n_runs && (!activations || strcmp(activations, b->rows[i].activations) == 0); k++)
+        for (int k = 0; k < b->rows[i].c.n_runs && (!activations || strcmp(activations, b->rows[i].activations) == 0);
+             k++)
             v[n++] = peak ? b->rows[i].c.runs[k].peak_gop_per_s : b->rows[i].c.runs[k].probe_gb_per_s;
     double median = n ? cl_median(v, n) : 0;
     free(v);
@@ -27,8 +28,11 @@ void bench_tell(const bench_cli *o, const bench_row *row)
 {
     const cl_bench_case *c = &row->c;
     if (o->quiet) return;
-    if (row->format) fprintf(stderr, "%-6s %s  %4d token%s  ", row->format, row->activations, c->tokens, plural(c->tokens));
-    else fprintf(stderr, "%s  %d x %d tokens  %.1f tokens/s  ", kind_name(row), c->sequences, c->tokens, c->tokens_per_s);
+    if (row->format)
+        fprintf(stderr, "%-6s %s  %4d token%s  ", row->format, row->activations, c->tokens, plural(c->tokens));
+    else
+        fprintf(stderr, "%s  %d x %d tokens  %.1f tokens/s  ", kind_name(row), c->sequences, c->tokens,
+                c->tokens_per_s);
     fprintf(stderr, "%.2f GB/s  (%d runs)\n", c->read_gb_per_s, c->n_runs);
 }
 
@@ -39,8 +43,8 @@ static void print_head(const bench_report *b, cl_err *err)
     const cl_run_numbers *n = b->numbers;
     double read = all_runs(b, NULL, false, err);
     if (!n) {
-        printf("kernels     %s, %d thread%s, matrices of %d MB\n", b->kernels, b->o->run.threads, plural(b->o->run.threads),
-               b->o->megabytes);
+        printf("kernels     %s, %d thread%s, matrices of %d MB\n", b->kernels, b->o->run.threads,
+               plural(b->o->run.threads), b->o->megabytes);
         double q8 = all_runs(b, "q8", true, err), f32 = all_runs(b, "f32", true, err);
         printf("probe       %.2f GB/s read", read);
         if (q8 > 0) printf(", %.0f Gop/s 8-bit", q8);
@@ -52,9 +56,10 @@ static void print_head(const bench_report *b, cl_err *err)
     for (int i = 0; i < n->n_ranks; i++)
         if (strcmp(n->ranks[i].host, n->ranks[0].host) == 0) here += n->ranks[i].threads;
     printf("model       %s\n", b->o->run.model_path);
-    printf("line        %s (stages x chips)%s, %d rank%s, %d thread%s in all, kernels %s, activations %s, KV cache %s\n",
-           n->layout, n->shared ? " by shared memory" : "", n->n_ranks, plural(n->n_ranks), n->threads_total,
-           plural(n->threads_total), n->kernels, n->activations, n->kv);
+    printf(
+        "line        %s (stages x chips)%s, %d rank%s, %d thread%s in all, kernels %s, activations %s, KV cache %s\n",
+        n->layout, n->shared ? " by shared memory" : "", n->n_ranks, plural(n->n_ranks), n->threads_total,
+        plural(n->threads_total), n->kernels, n->activations, n->kv);
     printf("probe       %.2f GB/s read, %.0f Gop/s %s on registers\n", read, all_runs(b, NULL, true, err),
            strcmp(n->activations, "f32") ? "8-bit" : "float32");
     if (here > n->cores_here)
@@ -68,15 +73,16 @@ static void print_table(const bench_report *b, cl_err *err)
     static const double NOTABLE = 0.1; /* cores */
     double others = 0;
     print_head(b, err);
-    if (b->numbers) printf("kind    sequences  tokens    tokens/s  spread %%     GB/s  %% of probe     Gop/s  %% of peak\n");
+    if (b->numbers)
+        printf("kind    sequences  tokens    tokens/s  spread %%     GB/s  %% of probe     Gop/s  %% of peak\n");
     else printf("format  activations  tokens  spread %%     GB/s  %% of probe     Gop/s  %% of peak\n");
     for (int i = 0; i < b->n_rows; i++) {
         const bench_row *row = &b->rows[i];
         const cl_bench_case *c = &row->c;
         if (b->numbers) printf("%-6s  %9d  %6d  %10.2f", kind_name(row), c->sequences, c->tokens, c->tokens_per_s);
         else printf("%-6s  %-11s  %6d", row->format, row->activations, c->tokens);
-        printf("  %8.1f  %7.2f  %10.1f  %8.1f  %9.1f\n", 100 * c->spread, c->read_gb_per_s, 100 * c->share_of_probe, c->gop_per_s,
-               100 * c->share_of_peak);
+        printf("  %8.1f  %7.2f  %10.1f  %8.1f  %9.1f\n", 100 * c->spread, c->read_gb_per_s, 100 * c->share_of_probe,
+               c->gop_per_s, 100 * c->share_of_peak);
         others = fmax(others, c->others_cores); /* of NaN and a number the number */
     }
     if (others > NOTABLE)
@@ -91,9 +97,9 @@ static json_t *runs_json(const cl_bench_case *c)
     json_t *all = json_array();
     for (int i = 0; i < c->n_runs; i++) {
         const cl_bench_run *k = &c->runs[i];
-        json_array_append_new(all, json_pack("{s:f, s:f, s:f, s:f, s:f}", "tokens_per_s", k->tokens_per_s, "read_gb_per_s",
-            k->read_gb_per_s, "probe_gb_per_s", k->probe_gb_per_s, "gop_per_s", k->gop_per_s,
-            "peak_gop_per_s", k->peak_gop_per_s));
+        json_array_append_new(all, json_pack("{s:f, s:f, s:f, s:f, s:f}", "tokens_per_s", k->tokens_per_s,
+                                             "read_gb_per_s", k->read_gb_per_s, "probe_gb_per_s", k->probe_gb_per_s,
+                                             "gop_per_s", k->gop_per_s, "peak_gop_per_s", k->peak_gop_per_s));
     }
     return all;
 }
@@ -104,9 +110,10 @@ static json_t *row_json(const bench_row *row)
     json_t *j = row->format ? json_pack("{s:s, s:s}", "format", row->format, "activations", row->activations)
                             : json_pack("{s:s, s:i}", "kind", kind_name(row), "sequences", c->sequences);
     json_t *rest = json_pack("{s:i, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "tokens", c->tokens, "tokens_per_s",
-        c->tokens_per_s, "spread", c->spread, "read_gb_per_s", c->read_gb_per_s, "probe_gb_per_s", c->probe_gb_per_s,
-        "share_of_probe", c->share_of_probe, "gop_per_s", c->gop_per_s, "peak_gop_per_s", c->peak_gop_per_s,
-        "share_of_peak", c->share_of_peak, "runs", runs_json(c));
+                             c->tokens_per_s, "spread", c->spread, "read_gb_per_s", c->read_gb_per_s, "probe_gb_per_s",
+                             c->probe_gb_per_s, "share_of_probe", c->share_of_probe, "gop_per_s", c->gop_per_s,
+                             "peak_gop_per_s", c->peak_gop_per_s, "share_of_peak", c->share_of_peak, "runs",
+                             runs_json(c));
     json_object_set_new(rest, "others_cores", isnan(c->others_cores) ? json_null() : json_real(c->others_cores));
     json_object_update(j, rest);
     json_decref(rest);
@@ -122,16 +129,17 @@ static json_t *report_json(const bench_report *b, cl_err *err)
     for (int i = 0; i < b->n_rows; i++) json_array_append_new(cases, row_json(&b->rows[i]));
     if (!n) {
         j = json_pack("{s:f, s:{s:f, s:f}, s:i, s:i, s:s, s:i}", "probe_gb_per_s", read, "peak_gop_per_s", "q8",
-            all_runs(b, "q8", true, err), "f32", all_runs(b, "f32", true, err), "threads", b->o->run.threads, "ranks", 1,
-            "kernels", b->kernels, "megabytes", b->o->megabytes);
+                      all_runs(b, "q8", true, err), "f32", all_runs(b, "f32", true, err), "threads", b->o->run.threads,
+                      "ranks", 1, "kernels", b->kernels, "megabytes", b->o->megabytes);
     } else {
         char path[4096];
         snprintf(path, sizeof path, "%s", b->o->run.model_path);
         cl_utf8_repair(path);
         j = json_pack("{s:f, s:f, s:i, s:i, s:i, s:s, s:s, s:s, s:s, s:s, s:i, s:i, s:i}", "probe_gb_per_s", read,
-            "peak_gop_per_s", all_runs(b, NULL, true, err), "threads", n->ranks[0].threads, "threads_total", n->threads_total,
-            "ranks", n->n_ranks, "model", path, "layout", n->layout, "kernels", n->kernels, "activations", n->activations,
-            "kv", n->kv, "slots", n->slots, "context", n->context, "cores", n->cores_here);
+                      "peak_gop_per_s", all_runs(b, NULL, true, err), "threads", n->ranks[0].threads, "threads_total",
+                      n->threads_total, "ranks", n->n_ranks, "model", path, "layout", n->layout, "kernels", n->kernels,
+                      "activations", n->activations, "kv", n->kv, "slots", n->slots, "context", n->context, "cores",
+                      n->cores_here);
     }
     json_object_set_new(j, "cases", cases);
     return j;
@@ -142,8 +150,11 @@ static json_t *report_json(const bench_report *b, cl_err *err)
 static bool write_rows(const bench_report *b, FILE *f)
 {
     const cl_run_numbers *n = b->numbers;
-    fprintf(f, "%s,tokens,tokens_per_s,spread,read_gb_per_s,probe_gb_per_s,share_of_probe,gop_per_s,peak_gop_per_s,share_of_peak,"
-            "runs,layout,ranks,threads,kernels,activations,others_cores\n", b->numbers ? "kind,sequences" : "format");
+    fprintf(f,
+            "%s,tokens,tokens_per_s,spread,read_gb_per_s,probe_gb_per_s,share_of_probe,gop_per_s,peak_gop_per_s,share_"
+            "of_peak,"
+            "runs,layout,ranks,threads,kernels,activations,others_cores\n",
+            b->numbers ? "kind,sequences" : "format");
     for (int i = 0; i < b->n_rows; i++) {
         const bench_row *row = &b->rows[i];
         const cl_bench_case *c = &row->c;

@@ -19,8 +19,11 @@ static void repeat(cl_trial *t, const cl_kernels *k, const bench_cli *o, bool q8
     const cl_others others = cl_others_begin(cl_process_cpu_ns());
     for (bool enough = false; !enough && !cl_cli_stop_came();) {
         double s = cl_trial_product(t), next_read = bytes / cl_trial_read(t), next_top = peak(k, o, q8);
-        const cl_bench_run run = {.tokens_per_s = c->tokens / s, .read_gb_per_s = bytes / s, .gop_per_s = ops / s,
-                                  .probe_gb_per_s = (read + next_read) / 2, .peak_gop_per_s = (top + next_top) / 2};
+        const cl_bench_run run = {.tokens_per_s = c->tokens / s,
+                                  .read_gb_per_s = bytes / s,
+                                  .gop_per_s = ops / s,
+                                  .probe_gb_per_s = (read + next_read) / 2,
+                                  .peak_gop_per_s = (top + next_top) / 2};
         enough = cl_bench_add(c, &run);
         enough |= c->n_runs >= CL_BENCH_LEAST && (double)(cl_now_ns() - start) * 1e-9 >= o->seconds;
         read = next_read;
@@ -29,12 +32,14 @@ static void repeat(cl_trial *t, const cl_kernels *k, const bench_cli *o, bool q8
     c->others_cores = cl_others_cores(&others, cl_process_cpu_ns());
 }
 
-static cl_code measure(const cl_kernels *k, const bench_cli *o, cl_format f, bool q8, int tokens, bench_row *row, cl_err *err)
+static cl_code measure(const cl_kernels *k, const bench_cli *o, cl_format f, bool q8, int tokens, bench_row *row,
+                       cl_err *err)
 {
     cl_trial *t;
     cl_code c = cl_trial_create(&t, k->name, f, q8, tokens, (size_t)o->megabytes * 1000000, o->run.threads, err);
     if (c != CL_OK) return c;
-    *row = (bench_row){.format = cl_format_get(f)->name, .activations = q8 ? "q8" : "f32",
+    *row = (bench_row){.format = cl_format_get(f)->name,
+                       .activations = q8 ? "q8" : "f32",
                        .c = {.sequences = 1, .tokens = tokens}};
     repeat(t, k, o, q8, row);
     cl_trial_free(t);
@@ -59,7 +64,8 @@ cl_code bench_products(bench_cli *o, cl_err *err)
     if (!rows) return CL_E_FIT;
     cl_cli_hold_stop();
     for (int f = 0; f < CL_NATIVE_FORMATS; f++) {
-        bool q8 = cl_format_integer((cl_format)f) && o->run.activations != CL_ACT_F32; /* the others always take float32 */
+        /* the others always take float32 */
+        bool q8 = cl_format_integer((cl_format)f) && o->run.activations != CL_ACT_F32;
         if (o->one_format && o->format != (cl_format)f) continue;
         for (int i = 0; c == CL_OK && i < tokens->n; i++) {
             c = measure(k, o, (cl_format)f, q8, tokens->values[i], &rows[n], err);

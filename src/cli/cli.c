@@ -35,7 +35,8 @@ static cl_code unknown(const struct argp *a, const char *word, size_t n, const c
         if (o->name) words[count++] = o->name;
     snprintf(name, sizeof name, "%.*s", (int)(n < 63 ? n : 63), word);
     const char *near = n > 1 ? cl_nearest(name, words, count) : NULL;
-    if (near) return cl_fail(err, CL_E_USAGE, "%s%s: unknown option (did you mean --%s?)", n > 1 ? "--" : "-", name, near);
+    if (near)
+        return cl_fail(err, CL_E_USAGE, "%s%s: unknown option (did you mean --%s?)", n > 1 ? "--" : "-", name, near);
     return cl_fail(err, CL_E_USAGE, "%s%s: unknown option (%s --help lists them)", n > 1 ? "--" : "-", name, tool);
 }
 
@@ -58,9 +59,11 @@ static cl_code look(const struct argp *a, int argc, char **argv, bool *help, cl_
             has_value = s[2 + n] == '=';
             if (has_value && !o->arg) return cl_fail(err, CL_E_USAGE, "--%s: takes no value", o->name);
         } else {
-            if (!(o = find_short(a, s[1]))) return unknown(a, s + 1, strlen(s + 1) > 1 ? strlen(s + 1) : 1, argv[0], err);
+            if (!(o = find_short(a, s[1])))
+                return unknown(a, s + 1, strlen(s + 1) > 1 ? strlen(s + 1) : 1, argv[0], err);
             has_value = s[2] != 0;
-            if (has_value && !o->arg) return cl_fail(err, CL_E_USAGE, "%s: -%c takes no value (write options one by one)", s, s[1]);
+            if (has_value && !o->arg)
+                return cl_fail(err, CL_E_USAGE, "%s: -%c takes no value (write options one by one)", s, s[1]);
         }
         if (!o->arg || has_value) continue;
         if (++i >= argc) return cl_fail(err, CL_E_USAGE, "%s: needs a value: %s", s, o->arg);
@@ -79,7 +82,10 @@ cl_code cl_cli_parse(const struct argp *argp, int argc, char **argv, void *input
     return cl_fail(err, CL_E_USAGE, "%s: wrong arguments (%s --help shows them)", argv[0], argv[0]);
 }
 
-void cl_cli_help(const struct argp *argp, const char *name) { argp_help(argp, stdout, ARGP_HELP_STD_HELP & ~(ARGP_HELP_EXIT_OK | ARGP_HELP_EXIT_ERR), (char *)name); }
+void cl_cli_help(const struct argp *argp, const char *name)
+{
+    argp_help(argp, stdout, ARGP_HELP_STD_HELP & ~(ARGP_HELP_EXIT_OK | ARGP_HELP_EXIT_ERR), (char *)name);
+}
 
 error_t cl_cli_int(cl_err *err, const char *option, const char *arg, int min, int max, int *out)
 {
@@ -88,7 +94,8 @@ error_t cl_cli_int(cl_err *err, const char *option, const char *arg, int min, in
         *out = (int)v;
         return 0;
     }
-    if (cl_parse_int(arg, INT64_MIN, INT64_MAX, &v)) cl_fail(err, CL_E_USAGE, "%s: %s is not from %d to %d", option, arg, min, max);
+    if (cl_parse_int(arg, INT64_MIN, INT64_MAX, &v))
+        cl_fail(err, CL_E_USAGE, "%s: %s is not from %d to %d", option, arg, min, max);
     else cl_fail(err, CL_E_USAGE, "%s: '%s' is not a whole number", option, arg);
     return EINVAL;
 }
@@ -97,7 +104,8 @@ error_t cl_cli_double(cl_err *err, const char *option, const char *arg, double m
 {
     double v;
     if (cl_parse_double(arg, min, max, out)) return 0;
-    if (cl_parse_double(arg, -1e300, 1e300, &v)) cl_fail(err, CL_E_USAGE, "%s: %s is not from %g to %g", option, arg, min, max);
+    if (cl_parse_double(arg, -1e300, 1e300, &v))
+        cl_fail(err, CL_E_USAGE, "%s: %s is not from %g to %g", option, arg, min, max);
     else cl_fail(err, CL_E_USAGE, "%s: '%s' is not a number", option, arg);
     return EINVAL;
 }
@@ -121,7 +129,8 @@ error_t cl_cli_word(cl_err *err, const char *option, const char *arg, const char
         snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", n ? ", " : "", words[n]);
     }
     const char *near = cl_nearest(arg, words, n);
-    cl_fail(err, CL_E_USAGE, "%s: '%s' is none of %s%s%s%s", option, arg, list, near ? " (did you mean " : "", near ? near : "", near ? "?)" : "");
+    cl_fail(err, CL_E_USAGE, "%s: '%s' is none of %s%s%s%s", option, arg, list, near ? " (did you mean " : "",
+            near ? near : "", near ? "?)" : "");
     return EINVAL;
 }
 
@@ -138,7 +147,8 @@ error_t cl_cli_layout(cl_err *err, const char *arg, cl_layout *out, bool *is_aut
         return EINVAL;
     }
     if (access(arg, R_OK) != 0) {
-        cl_fail(err, CL_E_USAGE, "--layout: '%s' is neither SxG (stages x chips, for example 4x2) nor auto nor a readable file: %s", arg,
+        cl_fail(err, CL_E_USAGE,
+                "--layout: '%s' is neither SxG (stages x chips, for example 4x2) nor auto nor a readable file: %s", arg,
                 strerror(errno));
         return EINVAL;
     }
@@ -200,7 +210,8 @@ cl_code cl_cli_chip(const char *arg, uint64_t *bytes, cl_rates *rates, cl_err *e
         return cl_fail(err, CL_E_USAGE, "--chip: a chip of 0 bytes holds nothing");
     }
     if (access(arg, R_OK) != 0)
-        return cl_fail(err, CL_E_USAGE, "--chip: '%s' is neither a size (230MB, 1.5GiB) nor a readable file: %s", arg, strerror(errno));
+        return cl_fail(err, CL_E_USAGE, "--chip: '%s' is neither a size (230MB, 1.5GiB) nor a readable file: %s", arg,
+                       strerror(errno));
     cl_code c = cl_json_load(arg, &j, err);
     if (c != CL_OK) return cl_fail_prefix(err, "--chip");
     c = read_chip(j, &n, &r, err);

@@ -17,9 +17,16 @@ static error_t parse(int key, char *arg, struct argp_state *st)
 }
 
 static const struct argp_option options[] = {{0}};
-static const struct argp argp = {options, parse, "TRACE.h5",
-    "Makes TRACE.h5 from the files that a traced run left when a rank or the job was killed: TRACE.h5.run.part and TRACE.h5.rankNNNN.part. "
-    "Requests that had ended are in the results file, not in this trace. The part files stay.", NULL, NULL, NULL};
+static const struct argp argp =
+    {options,
+     parse,
+     "TRACE.h5",
+     "Makes TRACE.h5 from the files that a traced run left when a rank or the job was killed: TRACE.h5.run.part and "
+     "TRACE.h5.rankNNNN.part. "
+     "Requests that had ended are in the results file, not in this trace. The part files stay.",
+     NULL,
+     NULL,
+     NULL};
 
 int cl_cmd_collect(int argc, char **argv)
 {
@@ -33,10 +40,12 @@ int cl_cmd_collect(int argc, char **argv)
         cl_cli_help(&argp, argv[0]);
         return CL_OK;
     }
-    if (c == CL_OK && !o.trace) c = cl_fail(&err, CL_E_USAGE, "collect: needs the trace's name (chipline collect TRACE.h5)");
+    if (c == CL_OK && !o.trace)
+        c = cl_fail(&err, CL_E_USAGE, "collect: needs the trace's name (chipline collect TRACE.h5)");
     if (c == CL_OK) c = cl_check_new(o.trace, &err);
     if (c == CL_OK) c = cl_run_recover(o.trace, &found, &expected, &events, &err);
     if (c != CL_OK) return cl_cli_fail(&err);
-    printf("%s: %llu events of %d of %d ranks (the run did not end: requests and totals are unknown)\n", o.trace, (unsigned long long)events, found, expected);
+    printf("%s: %llu events of %d of %d ranks (the run did not end: requests and totals are unknown)\n", o.trace,
+           (unsigned long long)events, found, expected);
     return CL_OK;
 }

@@ -7,10 +7,12 @@
 
 enum { JSON = 256 };
 
-static const struct argp_option options[] = {
-    {"json", JSON, NULL, 0, "{\"parameters\": {\"total\", \"active\"}, \"bytes\": {FORMAT: n}, \"read_bytes_per_token\", "
-                            "\"kv_bytes_per_token\", \"layers\": [...], ...}", 0},
-    {0}};
+static const struct argp_option options[] =
+    {{"json", JSON, NULL, 0,
+      "{\"parameters\": {\"total\", \"active\"}, \"bytes\": {FORMAT: n}, \"read_bytes_per_token\", "
+      "\"kv_bytes_per_token\", \"layers\": [...], ...}",
+      0},
+     {0}};
 
 typedef struct inspect_cli {
     cl_err *err;
@@ -31,15 +33,24 @@ static error_t parse(int key, char *arg, struct argp_state *st)
     return 0;
 }
 
-static const struct argp argp = {options, parse, "MODEL.h5|CONFIG.json",
-    "What a model is: its layers, parameters (total, and active in one token's pass, with the whole embedding table: "
-    "most model cards count so, some without the table), stored bytes by number format, weight bytes that a token reads, bytes it adds to the KV cache (bf16)."
-    "\vA config.json (or a folder with one) is taken in its own number formats (dtype, bf16 where it names none, and "
-    "quantization_config).\n", NULL, NULL, NULL};
+static const struct argp argp =
+    {options,
+     parse,
+     "MODEL.h5|CONFIG.json",
+     "What a model is: its layers, parameters (total, and active in one token's pass, with the whole embedding table: "
+     "most model cards count so, some without the table), stored bytes by number format, weight bytes that a token "
+     "reads, bytes it adds to the KV cache (bf16)."
+     "\vA config.json (or a folder with one) is taken in its own number formats (dtype, bf16 where it names none, and "
+     "quantization_config).\n",
+     NULL,
+     NULL,
+     NULL};
 
 enum { KV_BYTES = 2 }; /* per number of the cache, as published figures count: bf16 */
 
-typedef struct layer_numbers { uint64_t parameters, bytes, read, kv; } layer_numbers;
+typedef struct layer_numbers {
+    uint64_t parameters, bytes, read, kv;
+} layer_numbers;
 
 /* One layer's share; malloced. */
 static layer_numbers *count_layers(const cl_model *m, cl_err *err)
@@ -62,9 +73,13 @@ static layer_numbers *count_layers(const cl_model *m, cl_err *err)
 
 /* --- JSON: the spec's own keys, and the numbers beside them --- */
 
-static void set_int(json_t *j, const char *key, uint64_t n) { json_object_set_new(j, key, json_integer((json_int_t)n)); }
+static void set_int(json_t *j, const char *key, uint64_t n)
+{
+    json_object_set_new(j, key, json_integer((json_int_t)n));
+}
 
-static cl_code to_json(const model_arg *a, const cl_model_counts *n, const layer_numbers *layers, json_t **out, cl_err *err)
+static cl_code to_json(const model_arg *a, const cl_model_counts *n, const layer_numbers *layers, json_t **out,
+                       cl_err *err)
 {
     const cl_model *m = &a->model;
     cl_code c = cl_spec_to_json(&m->spec, out, err);
@@ -121,7 +136,8 @@ static void describe_attention(const cl_spec *s, const cl_attention *a, char buf
 {
     static const char *const norms[] = {"", ", q/k norm", ", q/k norm (whole)", ", q/k norm (no weights)"};
     buf[0] = 0;
-    if (a->kind == CL_ATTN_LATENT) append(buf, "%d heads x %d on latent %d + %d", a->heads, a->head_dim, a->kv_rank, a->rope_dim);
+    if (a->kind == CL_ATTN_LATENT)
+        append(buf, "%d heads x %d on latent %d + %d", a->heads, a->head_dim, a->kv_rank, a->rope_dim);
     else append(buf, "%d heads on %d kv x %d", a->heads, a->kv_heads, a->head_dim);
     if (a->window) append(buf, ", %s %d", a->chunked ? "chunk" : "window", a->window);
     append(buf, "%s%s%s", norms[a->qk_norm], a->qkv_bias || a->o_bias ? ", bias" : "", a->sinks ? ", sinks" : "");
@@ -186,8 +202,8 @@ static cl_code print_layers(const cl_model *m, const layer_numbers *n, cl_err *e
                  human_count((double)n[i].parameters, a), cl_human_bytes((double)n[i].bytes, b),
                  cl_human_bytes((double)n[i].read, c), cl_human_bytes((double)n[i].kv, d));
     }
-    printf("\n%-20s %-*s  %-*s  %10s %9s %11s %9s\n", "layers", wide_a, "attention", wide_f, "feed-forward", "parameters",
-           "bytes", "read/token", "kv/token");
+    printf("\n%-20s %-*s  %-*s  %10s %9s %11s %9s\n", "layers", wide_a, "attention", wide_f, "feed-forward",
+           "parameters", "bytes", "read/token", "kv/token");
     for (int i = 0; i < count; i++) {
         if (done[i]) continue;
         like(i, count, lines, done, ranges);
@@ -205,8 +221,8 @@ static cl_code print_model(const char *path, const model_arg *a, const cl_model_
     char x[32], y[32];
     uint64_t all = 0;
     for (int f = 0; f < CL_FORMATS; f++) all += n->bytes[f];
-    printf("%s: %s, %d layers, hidden width %d, vocabulary of %d%s, %d positions\n", path, s->family, s->n_layers, s->hidden,
-           s->vocab, s->tied ? " (head and embedding are one table)" : "", s->context);
+    printf("%s: %s, %d layers, hidden width %d, vocabulary of %d%s, %d positions\n", path, s->family, s->n_layers,
+           s->hidden, s->vocab, s->tied ? " (head and embedding are one table)" : "", s->context);
     if (a->file)
         printf("  from          %s\n  checksum      %016llx\n", cl_model_file_source(a->file),
                (unsigned long long)cl_model_file_checksum(a->file));
@@ -215,9 +231,10 @@ static cl_code print_model(const char *path, const model_arg *a, const cl_model_
     printf("  weights       %s in %d tensors:", cl_human_bytes((double)all, x), a->model.n_tensors);
     for (int f = 0, k = 0; f < CL_FORMATS; f++)
         if (n->bytes[f])
-            printf("%s %s %s", k++ ? "," : "", cl_format_get((cl_format)f)->name, cl_human_bytes((double)n->bytes[f], y));
-    printf("\n  each token    reads %s of weights, adds %s to the KV cache (bf16)\n", cl_human_bytes((double)n->read_bytes, x),
-           cl_human_bytes((double)n->kv_values * KV_BYTES, y));
+            printf("%s %s %s", k++ ? "," : "", cl_format_get((cl_format)f)->name,
+                   cl_human_bytes((double)n->bytes[f], y));
+    printf("\n  each token    reads %s of weights, adds %s to the KV cache (bf16)\n",
+           cl_human_bytes((double)n->read_bytes, x), cl_human_bytes((double)n->kv_values * KV_BYTES, y));
     return print_layers(&a->model, layers, err);
 }
 

@@ -35,7 +35,8 @@ static void help(void)
            "       mpirun -n N chipline run MODEL.h5 -p TEXT\n\n"
            "An assembly line of chips for language models: every MPI rank holds a fixed slice of the model in its own\n"
            "memory; tokens move from rank to rank, weights do not.\n\nCommands:\n");
-    for (int i = 0; i < COMMANDS; i++) printf("  %-9s %-21s %s\n", commands[i].name, commands[i].args, commands[i].what);
+    for (int i = 0; i < COMMANDS; i++)
+        printf("  %-9s %-21s %s\n", commands[i].name, commands[i].args, commands[i].what);
     printf("\n`chipline COMMAND --help` says more; `chipline --version` names the libraries.\n\n"
            "Exit codes: 0 done, 1 a failure while running, 2 wrong command line, 3 bad input, 4 does not fit,\n"
            "75 stopped on request.\n");
@@ -79,14 +80,16 @@ static int command_line(int argc, char **argv)
         return commands[i].run(argc - 1, argv + 1);
     }
     const char *near = cl_nearest(word, names, COMMANDS);
-    cl_fail(&err, CL_E_USAGE, "%s: unknown command%s%s%s", word, near ? " (did you mean " : " (chipline --help lists them", near ? near : "", near ? "?)" : ")");
+    cl_fail(&err, CL_E_USAGE, "%s: unknown command%s%s%s", word,
+            near ? " (did you mean " : " (chipline --help lists them", near ? near : "", near ? "?)" : ")");
     return cl_cli_fail(&err);
 }
 
 int main(int argc, char **argv)
 {
     open_missing();
-    signal(SIGPIPE, SIG_IGN); /* a reader that went away is an error like a full disk, so that files are left in order */
+    /* a reader that went away is an error like a full disk, so that files are left in order */
+    signal(SIGPIPE, SIG_IGN);
     int code = command_line(argc, argv);
     if ((fflush(stdout) != 0 || ferror(stdout)) && code == CL_OK) {
         cl_err err;

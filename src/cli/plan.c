@@ -6,41 +6,61 @@
 #include "model_arg.h"
 #include "plan_cli.h"
 
-enum { RANKS = 'n', CONTEXT = 'c', LAYOUT = 256, EXPERTS, ROUTING, REPLICAS, CHIP, CLUSTER, SLOTS, KV, GOAL, EXPLAIN, JSON };
+enum {
+    RANKS = 'n',
+    CONTEXT = 'c',
+    LAYOUT = 256,
+    EXPERTS,
+    ROUTING,
+    REPLICAS,
+    CHIP,
+    CLUSTER,
+    SLOTS,
+    KV,
+    GOAL,
+    EXPLAIN,
+    JSON
+};
 
-static const struct argp_option options[] = {
-    {"ranks", RANKS, "N", 0,
-     "chips in all (1; with --chip the fewest that hold the model; with --cluster all that can have work)", 0},
-    {"layout", LAYOUT, "SxG|auto|FILE", 0,
-     "S stages of G chips; auto: whichever is predicted best; FILE: {\"stages\": [{\"chips\": 3, \"layers\": 10}, ...]}, layers "
-     "in all or none (default: stages of one chip, auto where there are more chips than layers)", 0},
-    {"experts", EXPERTS, "MODE", 0, "sliced (every chip of a stage holds rows of every expert) or whole (some experts each)", 0},
-    {"routing", ROUTING, "TRACE.h5", 0,
-     "whole experts are placed by how often they were chosen in that run, and the hottest copied where --chip leaves memory (round-robin)", 0},
-    {"replicas", REPLICAS, "R", 0, "lines like this one, each with all of the model (1)", 0},
-    {"chip", CHIP, "FILE|BYTES", 0,
-     "memory of one chip: 230MB, 1.5GiB, or a configs/chips/NAME.json, whose rates predictions use", 0},
-    {"cluster", CLUSTER, "FILE", 0, "a configs/clusters/NAME.json: how many chips there are, and which", 0},
-    {"context", CONTEXT, "C", 0, "positions per sequence (the model's, at most 4096)", 0},
-    {"slots", SLOTS, "B", 0, "sequences in the line at once (1)", 0},
-    {"kv", KV, "FORMAT", 0, "auto, f32, bf16 or q8: numbers of the KV cache (auto: bf16 for quantised models, else f32)", 0},
-    {"goal", GOAL, "GOAL", 0, "latency or throughput: what auto looks for (latency for one slot, else throughput)", 0},
-    {"explain", EXPLAIN, NULL, 0, "all layouts of as many chips: what they are predicted to do, or why they cannot be", 0},
-    {"json", JSON, NULL, 0,
-     "{\"ranks\", \"layout\", \"context\", \"slots\", \"kv\", \"chips\": [...], \"predicted\": {...}, ...}", 0},
-    {0}};
+static const struct argp_option options[] =
+    {{"ranks", RANKS, "N", 0,
+      "chips in all (1; with --chip the fewest that hold the model; with --cluster all that can have work)", 0},
+     {"layout", LAYOUT, "SxG|auto|FILE", 0,
+      "S stages of G chips; auto: whichever is predicted best; FILE: {\"stages\": [{\"chips\": 3, \"layers\": 10}, "
+      "...]}, layers "
+      "in all or none (default: stages of one chip, auto where there are more chips than layers)",
+      0},
+     {"experts", EXPERTS, "MODE", 0,
+      "sliced (every chip of a stage holds rows of every expert) or whole (some experts each)", 0},
+     {"routing", ROUTING, "TRACE.h5", 0,
+      "whole experts are placed by how often they were chosen in that run, and the hottest copied where --chip leaves "
+      "memory (round-robin)",
+      0},
+     {"replicas", REPLICAS, "R", 0, "lines like this one, each with all of the model (1)", 0},
+     {"chip", CHIP, "FILE|BYTES", 0,
+      "memory of one chip: 230MB, 1.5GiB, or a configs/chips/NAME.json, whose rates predictions use", 0},
+     {"cluster", CLUSTER, "FILE", 0, "a configs/clusters/NAME.json: how many chips there are, and which", 0},
+     {"context", CONTEXT, "C", 0, "positions per sequence (the model's, at most 4096)", 0},
+     {"slots", SLOTS, "B", 0, "sequences in the line at once (1)", 0},
+     {"kv", KV, "FORMAT", 0,
+      "auto, f32, bf16 or q8: numbers of the KV cache (auto: bf16 for quantised models, else f32)", 0},
+     {"goal", GOAL, "GOAL", 0, "latency or throughput: what auto looks for (latency for one slot, else throughput)", 0},
+     {"explain", EXPLAIN, NULL, 0, "all layouts of as many chips: what they are predicted to do, or why they cannot be",
+      0},
+     {"json", JSON, NULL, 0,
+      "{\"ranks\", \"layout\", \"context\", \"slots\", \"kv\", \"chips\": [...], \"predicted\": {...}, ...}", 0},
+     {0}};
 
 static error_t parse(int key, char *arg, struct argp_state *st)
 {
-    static const char *const kv_words[] = {"auto", "f32", "bf16", "q8", NULL}, *const expert_words[] = {"sliced", "whole", NULL},
-                            *const goal_words[] = {"latency", "throughput", NULL};
+    static const char *const kv_words[] = {"auto", "f32", "bf16", "q8", NULL},
+                             *const expert_words[] = {"sliced", "whole", NULL},
+                             *const goal_words[] = {"latency", "throughput", NULL};
     plan_cli *o = st->input;
     error_t e;
     switch (key) {
     case RANKS: return cl_cli_int(o->err, "--ranks", arg, 1, 1 << 20, &o->ranks);
-    case LAYOUT:
-        cl_layout_free(&o->layout);
-        return cl_cli_layout(o->err, arg, &o->layout, &o->is_auto);
+    case LAYOUT: cl_layout_free(&o->layout); return cl_cli_layout(o->err, arg, &o->layout, &o->is_auto);
     case ROUTING: o->routing = arg; break;
     case EXPERTS: return cl_cli_word(o->err, "--experts", arg, expert_words, &o->experts);
     case REPLICAS: return cl_cli_int(o->err, "--replicas", arg, 1, 1 << 20, &o->replicas);
@@ -64,18 +84,26 @@ static error_t parse(int key, char *arg, struct argp_state *st)
     return 0;
 }
 
-static const struct argp argp = {options, parse, "MODEL.h5|CONFIG.json",
-    "Which chip (MPI rank) would hold what: stages of whole layers, each on one chip or shared by a set of chips, balanced by "
-    "the bytes that a token touches, the output head and the KV cache read included."
-    "\vExamples:\n"
-    "  chipline plan model.h5 --ranks 4\n"
-    "  chipline plan model.h5 --layout 2x3 --experts whole\n"
-    "  chipline plan model.h5 --ranks 8 --layout auto --explain\n"
-    "  chipline plan config.json --chip configs/chips/groq-lpu-v1.json\n"
-    "  chipline plan model.h5 --chip 512MB --context 2048 --slots 8 --json\n", NULL, NULL, NULL};
+static const struct argp argp = {options,
+                                 parse,
+                                 "MODEL.h5|CONFIG.json",
+                                 "Which chip (MPI rank) would hold what: stages of whole layers, each on one chip or "
+                                 "shared by a set of chips, balanced by "
+                                 "the bytes that a token touches, the output head and the KV cache read included."
+                                 "\vExamples:\n"
+                                 "  chipline plan model.h5 --ranks 4\n"
+                                 "  chipline plan model.h5 --layout 2x3 --experts whole\n"
+                                 "  chipline plan model.h5 --ranks 8 --layout auto --explain\n"
+                                 "  chipline plan config.json --chip configs/chips/groq-lpu-v1.json\n"
+                                 "  chipline plan model.h5 --chip 512MB --context 2048 --slots 8 --json\n",
+                                 NULL,
+                                 NULL,
+                                 NULL};
 
-/* --cluster: number of chips, and their memory unless --chip says otherwise. "chip" is a path beside the cluster's file. */
-static cl_code read_cluster(const char *path, bool want_chip, int *chips, uint64_t *chip_bytes, cl_rates *rates, cl_err *err)
+/* --cluster: number of chips, and their memory unless --chip says otherwise. "chip" is a path beside the cluster's
+ * file. */
+static cl_code read_cluster(const char *path, bool want_chip, int *chips, uint64_t *chip_bytes, cl_rates *rates,
+                            cl_err *err)
 {
     json_t *j = NULL;
     int64_t nodes = 0, per_node = 0;
@@ -105,7 +133,8 @@ static cl_code read_chips(const plan_cli *o, plan_found *f, int *available, cl_e
     cl_code c = CL_OK;
     *available = 0;
     if (o->chip) c = cl_cli_chip(o->chip, &f->options.chip_bytes, &f->rates, err);
-    if (c == CL_OK && o->cluster) c = read_cluster(o->cluster, !o->chip, available, &f->options.chip_bytes, &f->rates, err);
+    if (c == CL_OK && o->cluster)
+        c = read_cluster(o->cluster, !o->chip, available, &f->options.chip_bytes, &f->rates, err);
     f->read_assumed = f->rates.read_bytes_per_s == 0;
     f->gather_assumed = f->rates.gather_s == 0;
     f->links_assumed = f->rates.hop_bytes_per_s == 0;
@@ -122,8 +151,8 @@ static cl_code line_chips(const plan_cli *o, int *available, int *chips, cl_err 
 {
     *chips = o->ranks / o->replicas;
     if (o->ranks % o->replicas)
-        return cl_fail(err, CL_E_USAGE, "--replicas: %d ranks are not %d lines alike (use a multiple of %d ranks)", o->ranks,
-                       o->replicas, o->replicas);
+        return cl_fail(err, CL_E_USAGE, "--replicas: %d ranks are not %d lines alike (use a multiple of %d ranks)",
+                       o->ranks, o->replicas, o->replicas);
     if (*available && (o->ranks ? o->ranks : o->replicas) > *available)
         return cl_fail(err, CL_E_FIT, "plan: %d ranks, and the cluster has %d chips (use at most that)",
                        o->ranks ? o->ranks : o->replicas, *available);
@@ -170,15 +199,17 @@ static cl_code find_limits(const plan_cli *o, const cl_model *m, plan_found *f, 
     cl_place_options *p = &f->options;
     f->hidden = m->spec.hidden;
     if (o->context > longest)
-        return cl_fail(err, CL_E_FIT, "--context: %d is over the %d positions the model was made for (use at most that)",
-                       o->context, longest);
+        return cl_fail(err, CL_E_FIT,
+                       "--context: %d is over the %d positions the model was made for (use at most that)", o->context,
+                       longest);
     p->context = o->context ? o->context : longest < CL_DEFAULT_CONTEXT ? longest : CL_DEFAULT_CONTEXT;
     p->chunk = p->context < CL_DEFAULT_CHUNK ? p->context : CL_DEFAULT_CHUNK;
     p->slots = o->slots ? o->slots : 1;
     p->kv = o->kv ? (cl_kv_format)(o->kv - 1) : cl_model_quantised(m) ? CL_KV_BF16 : CL_KV_F32;
     p->experts = (cl_expert_mode)o->experts;
     if (o->routing) {
-        if (p->experts != CL_EXPERTS_WHOLE) return cl_fail(err, CL_E_USAGE, "--routing: places whole experts (give --experts whole too)");
+        if (p->experts != CL_EXPERTS_WHOLE)
+            return cl_fail(err, CL_E_USAGE, "--routing: places whole experts (give --experts whole too)");
         cl_code c = cl_trace_routing_read(o->routing, &f->chosen, &f->routing.n_layers, &f->routing.experts, err);
         if (c != CL_OK) return cl_fail_prefix(err, "--routing");
         f->routing.chosen = f->chosen;

@@ -16,16 +16,16 @@ typedef struct plan_found {
     cl_place_options options;
     cl_layout layout;
     cl_placement placement;
-    cl_routing routing;        /* --routing; its table is `chosen` */
+    cl_routing routing; /* --routing; its table is `chosen` */
     uint64_t *chosen;
-    cl_chip_cost *chips;       /* [placement.n_ranks] */
-    int hidden;                /* numbers of an activation */
-    uint64_t touched;          /* by a token, all chips together */
+    cl_chip_cost *chips; /* [placement.n_ranks] */
+    int hidden;          /* numbers of an activation */
+    uint64_t touched;    /* by a token, all chips together */
     cl_rates rates;
     bool read_assumed, gather_assumed, links_assumed;
     cl_goal goal;
     cl_prediction predicted;
-    cl_alternative *list;      /* with --explain */
+    cl_alternative *list; /* with --explain */
     int n_list;
 } plan_found;
 

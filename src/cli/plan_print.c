@@ -20,7 +20,8 @@ static char *layout_name(const cl_layout *l)
 static size_t send_bytes(const plan_found *f, int stage)
 {
     if (f->placement.n_stages == 1) return 0;
-    return stage + 1 < f->placement.n_stages ? cl_line_hop_bytes(&(cl_limits){.hidden = f->hidden}, 1, 1) : cl_line_result_bytes(1);
+    return stage + 1 < f->placement.n_stages ? cl_line_hop_bytes(&(cl_limits){.hidden = f->hidden}, 1, 1)
+                                             : cl_line_result_bytes(1);
 }
 
 static json_t *chips_json(const plan_found *f)
@@ -32,12 +33,13 @@ static json_t *chips_json(const plan_found *f)
             const cl_chip_cost *c = &f->chips[s->first_rank + k];
             const size_t sent = k ? 0 : send_bytes(f, i);
             json_array_append_new(
-                chips, json_pack("{s:i, s:i, s:i, s:i, s:i, s:b, s:b, s:I, s:I, s:I, s:I, s:i, s:I, s:i, s:I, s:f}", "rank",
-                                 s->first_rank + k, "stage", i, "member", k, "first_layer", s->first_layer, "layers", s->n_layers,
-                                 "embed", (int)s->embed, "head", (int)s->head, "weight_bytes", (json_int_t)c->weight_bytes,
-                                 "kv_bytes", (json_int_t)c->kv_bytes, "token_bytes", (json_int_t)c->token_bytes, "token_kv_bytes",
-                                 (json_int_t)c->token_kv_bytes, "gathers", c->gathers, "gather_bytes",
-                                 (json_int_t)c->gather_bytes, "sends", sent ? 1 : 0, "send_bytes", (json_int_t)sent, "share", (double)touched(c) / (double)f->touched));
+                chips, json_pack("{s:i, s:i, s:i, s:i, s:i, s:b, s:b, s:I, s:I, s:I, s:I, s:i, s:I, s:i, s:I, s:f}",
+                                 "rank", s->first_rank + k, "stage", i, "member", k, "first_layer", s->first_layer,
+                                 "layers", s->n_layers, "embed", (int)s->embed, "head", (int)s->head, "weight_bytes",
+                                 (json_int_t)c->weight_bytes, "kv_bytes", (json_int_t)c->kv_bytes, "token_bytes",
+                                 (json_int_t)c->token_bytes, "token_kv_bytes", (json_int_t)c->token_kv_bytes, "gathers",
+                                 c->gathers, "gather_bytes", (json_int_t)c->gather_bytes, "sends", sent ? 1 : 0,
+                                 "send_bytes", (json_int_t)sent, "share", (double)touched(c) / (double)f->touched));
         }
     }
     return chips;
@@ -66,16 +68,16 @@ void plan_print_json(const plan_cli *o, const plan_found *f)
     const cl_place_options *p = &f->options;
     const cl_rates *r = &f->rates;
     char *name = layout_name(&f->layout);
-    json_t *j =
-        json_pack("{s:i, s:i, s:i, s:s, s:s, s:i, s:i, s:s, s:o, s:o, s:o}", "ranks", f->placement.n_ranks * o->replicas,
-                  "replicas", o->replicas, "stages", f->placement.n_stages, "layout", name ? name : "", "experts",
-                  p->experts == CL_EXPERTS_WHOLE ? "whole" : "sliced", "context", p->context, "slots", p->slots, "kv",
-                  cl_kv_name(p->kv), "chip_memory_bytes", p->chip_bytes ? json_integer((json_int_t)p->chip_bytes) : json_null(),
-                  "chips", chips_json(f), "predicted", predicted_json(&f->predicted));
+    json_t *j = json_pack("{s:i, s:i, s:i, s:s, s:s, s:i, s:i, s:s, s:o, s:o, s:o}", "ranks",
+                          f->placement.n_ranks * o->replicas, "replicas", o->replicas, "stages", f->placement.n_stages,
+                          "layout", name ? name : "", "experts", p->experts == CL_EXPERTS_WHOLE ? "whole" : "sliced",
+                          "context", p->context, "slots", p->slots, "kv", cl_kv_name(p->kv), "chip_memory_bytes",
+                          p->chip_bytes ? json_integer((json_int_t)p->chip_bytes) : json_null(), "chips", chips_json(f),
+                          "predicted", predicted_json(&f->predicted));
     json_object_set_new(j, "rates",
-                        json_pack("{s:f, s:f, s:f, s:f, s:f}", "read_bytes_per_s", r->read_bytes_per_s, "gather_s", r->gather_s,
-                                  "gather_bytes_per_s", r->gather_bytes_per_s, "hop_s", r->hop_s, "hop_bytes_per_s",
-                                  r->hop_bytes_per_s));
+                        json_pack("{s:f, s:f, s:f, s:f, s:f}", "read_bytes_per_s", r->read_bytes_per_s, "gather_s",
+                                  r->gather_s, "gather_bytes_per_s", r->gather_bytes_per_s, "hop_s", r->hop_s,
+                                  "hop_bytes_per_s", r->hop_bytes_per_s));
     if (o->explain) json_object_set_new(j, "alternatives", alternatives_json(f));
     json_dumpf(j, stdout, JSON_COMPACT);
     putchar('\n');
@@ -110,7 +112,8 @@ static void print_chip(const plan_found *f, int stage, int rank, bool grouped)
     const cl_chip_cost *c = &f->chips[rank];
     char a[32], b[32], d[32], e[32], g[32], run[24], layers[48], full[16] = "";
     uint64_t chip_bytes = f->options.chip_bytes;
-    if (chip_bytes) snprintf(full, sizeof full, "%.0f %%", 100 * (double)(c->weight_bytes + c->kv_bytes) / (double)chip_bytes);
+    if (chip_bytes)
+        snprintf(full, sizeof full, "%.0f %%", 100 * (double)(c->weight_bytes + c->kv_bytes) / (double)chip_bytes);
     snprintf(run, sizeof run, s->n_layers > 1 ? "%d-%d" : "%d", s->first_layer, s->first_layer + s->n_layers - 1);
     snprintf(layers, sizeof layers, "%s%s%s", s->embed ? "embed, " : "", run, s->head ? ", head" : "");
     printf("%5d  ", rank);
@@ -132,7 +135,8 @@ static void print_chips(const plan_found *f, bool grouped)
            "read/token", "KV/token", "share");
     printf(grouped ? " %8s %10s\n" : "\n", "gathers", "got/token");
     for (int i = 0; i < pl->n_stages; i++)
-        for (int k = 0; k < (each ? pl->stages[i].n_ranks : 1); k++) print_chip(f, i, pl->stages[i].first_rank + k, grouped);
+        for (int k = 0; k < (each ? pl->stages[i].n_ranks : 1); k++)
+            print_chip(f, i, pl->stages[i].first_rank + k, grouped);
     if (!each) printf("\nOf each stage the first of its chips.\n");
 }
 
@@ -183,8 +187,9 @@ void plan_print_text(const plan_cli *o, const plan_found *f)
     for (int i = 0; i < pl->n_ranks; i++) largest = touched(&f->chips[i]) > largest ? touched(&f->chips[i]) : largest;
     print_head(o, f, grouped);
     print_chips(f, grouped);
-    printf("\nA token touches %s; the busiest chip has %.2f times the average (KV/token: at a quarter of the context).\n",
-           cl_human_bytes((double)f->touched, a), (double)largest * pl->n_ranks / (double)f->touched);
+    printf(
+        "\nA token touches %s; the busiest chip has %.2f times the average (KV/token: at a quarter of the context).\n",
+        cl_human_bytes((double)f->touched, a), (double)largest * pl->n_ranks / (double)f->touched);
     print_predicted(o, f);
     if (o->explain) print_alternatives(f);
 }

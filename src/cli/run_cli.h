@@ -17,7 +17,7 @@ typedef struct run_cli {
     int64_t seed;
     char *stops[MAX_STOPS];
     cl_sampling sampling;
-    cl_layout layout;  /* --layout SxG or a file */
+    cl_layout layout; /* --layout SxG or a file */
     cl_run_options run;
 
     /* rank 0, made by cl_cli_open_texts */
@@ -31,7 +31,8 @@ typedef struct run_cli {
 /* Rank 0: tokenizer and chat format of the model file, before anything is loaded. */
 cl_code cl_cli_open_texts(run_cli *o);
 void cl_cli_close_texts(run_cli *o);
-/* Rank 0: prompt, batch file or terminal as a source. Errors of a single prompt are found here, before weights are read. */
+/* Rank 0: prompt, batch file or terminal as a source. Errors of a single prompt are found here, before weights are
+ * read. */
 cl_code cl_cli_open_source(run_cli *o, const cl_model *m, cl_limits limits, cl_source *source);
 /* Rank 0, at the end: requests that failed, as an error. */
 cl_code cl_cli_outcome(run_cli *o, cl_err *err);

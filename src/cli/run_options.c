@@ -3,9 +3,10 @@
 
 error_t cl_cli_run_option(int key, const char *arg, cl_run_options *run, cl_layout *layout, cl_err *err)
 {
-    static const char *const activations[] = {"auto", "f32", "q8", "mixed", "q16", NULL}, *const kvs[] = {"auto", "f32", "bf16", "q8", NULL},
-                      *const modes[] = {"sliced", "whole", NULL}, *const carriers[] = {"auto", "shared", "messages", NULL},
-                      *const waits[] = {"auto", "spin", "yield", NULL};
+    static const char *const
+        activations[] = {"auto", "f32", "q8", "mixed", "q16", NULL},
+        *const kvs[] = {"auto", "f32", "bf16", "q8", NULL}, *const modes[] = {"sliced", "whole", NULL},
+        *const carriers[] = {"auto", "shared", "messages", NULL}, *const waits[] = {"auto", "spin", "yield", NULL};
     int word = 0;
     error_t e = 0;
     switch (key) {
@@ -19,9 +20,7 @@ error_t cl_cli_run_option(int key, const char *arg, cl_run_options *run, cl_layo
         run->kv_auto = word == 0;
         if (word) run->kv = (cl_kv_format)(word - 1);
         return e;
-    case OPT_LAYOUT:
-        cl_layout_free(layout);
-        return cl_cli_layout(err, arg, layout, &run->layout_auto);
+    case OPT_LAYOUT: cl_layout_free(layout); return cl_cli_layout(err, arg, layout, &run->layout_auto);
     case OPT_EXPERTS:
         e = cl_cli_word(err, "--experts", arg, modes, &word);
         run->experts = (cl_expert_mode)word;

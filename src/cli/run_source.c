@@ -14,17 +14,18 @@ enum { MAX_PROMPT = 64 << 20, MAX_LINE = 64 << 20 };
 
 typedef struct source_state {
     run_cli *o;
-    cl_request *single;      /* one prompt: not handed out yet */
+    cl_request *single; /* one prompt: not handed out yet */
     /* batch */
-    int out;                 /* results, -1: none */
+    int out; /* results, -1: none */
     int64_t row, failed;
     uint64_t opened_ns;
-    bool waits;              /* rows may come later: a pipe or a terminal */
-    cl_err broken;           /* why reading ended early */
-    cl_lines lines;          /* batch and conversation */
-    enum { NOTHING, REASONING, ANSWER } shown; /* what was printed last of the reply at hand, where reasoning is shown */
+    bool waits;     /* rows may come later: a pipe or a terminal */
+    cl_err broken;  /* why reading ended early */
+    cl_lines lines; /* batch and conversation */
+    /* what was printed last of the reply at hand, where reasoning is shown */
+    enum { NOTHING, REASONING, ANSWER } shown;
     /* conversation */
-    bool asked, waiting;     /* the prompt sign is shown; an answer is on its way */
+    bool asked, waiting; /* the prompt sign is shown; an answer is on its way */
     cl_message *turns;
     int n_turns, cap_turns;
 } source_state;
@@ -41,7 +42,9 @@ static cl_code find_chat(run_cli *o)
     if (!asked) return CL_OK; /* rows with messages will say so */
     if (!o->chat) return c;
     if (c != CL_OK) return c;
-    return o->format ? CL_OK : cl_fail(err, CL_E_INPUT, "--chat: %s has no chat template (name a format: --chat-format)", o->run.model_path);
+    return o->format ? CL_OK
+                     : cl_fail(err, CL_E_INPUT, "--chat: %s has no chat template (name a format: --chat-format)",
+                               o->run.model_path);
 }
 
 /* Texts that end a turn are ends as good as the model's own. */
@@ -64,7 +67,8 @@ cl_code cl_cli_open_texts(run_cli *o)
     if (c == CL_OK) c = find_chat(o);
     if (c != CL_OK) return c;
     if (!o->tokenizer && !o->tokens && !o->batch)
-        return cl_fail(o->err, CL_E_INPUT, "%s: has no tokenizer, so it can't read text (give ids: --tokens 5,17,9)", o->run.model_path);
+        return cl_fail(o->err, CL_E_INPUT, "%s: has no tokenizer, so it can't read text (give ids: --tokens 5,17,9)",
+                       o->run.model_path);
     add_chat_ends(o);
     o->run.tokenizer = o->tokenizer;
     o->run.allowed_vocab = o->tok_data ? o->tok_data->n_tokens : 0;
@@ -102,7 +106,8 @@ static cl_request *next_single(void *ctx, int wait_ms, bool *ended)
 static void put_mark(source_state *s, const cl_request *r, bool reasoning)
 {
     if (!r->want_reasoning || (int)s->shown == (reasoning ? REASONING : ANSWER)) return;
-    if (reasoning || s->shown == REASONING) printf("%s[%s]\n", s->shown == NOTHING ? "" : "\n", reasoning ? "reasoning" : "answer");
+    if (reasoning || s->shown == REASONING)
+        printf("%s[%s]\n", s->shown == NOTHING ? "" : "\n", reasoning ? "reasoning" : "answer");
     s->shown = reasoning ? REASONING : ANSWER;
 }
 
@@ -177,7 +182,8 @@ static cl_code parse_ids(const char *text, int32_t **ids, int *n, cl_err *err)
         size_t len = strcspn(p, ",");
         int64_t v;
         snprintf(word, sizeof word, "%.*s", (int)(len < 31 ? len : 31), p);
-        if (len > 31 || !cl_parse_int(word, 0, INT32_MAX, &v)) return cl_fail(err, CL_E_USAGE, "--tokens: '%s' is not a token id (write them as 5,17,9)", word);
+        if (len > 31 || !cl_parse_int(word, 0, INT32_MAX, &v))
+            return cl_fail(err, CL_E_USAGE, "--tokens: '%s' is not a token id (write them as 5,17,9)", word);
         (*ids)[(*n)++] = (int32_t)v;
         p += len;
         if (*p == ',' && !*++p) return cl_fail(err, CL_E_USAGE, "--tokens: ends with a comma");
@@ -185,7 +191,8 @@ static cl_code parse_ids(const char *text, int32_t **ids, int *n, cl_err *err)
     return CL_OK;
 }
 
-/* Is there a person at the other end of standard input? mpirun passes a terminal on as a pipe, so its own standard input counts. */
+/* Is there a person at the other end of standard input? mpirun passes a terminal on as a pipe, so its own standard
+ * input counts. */
 static bool at_terminal(void)
 {
     if (isatty(0)) return true;
@@ -200,7 +207,8 @@ static bool at_terminal(void)
 static cl_code read_prompt(run_cli *o, cl_buf *text)
 {
     if (o->prompt) return cl_buf_str(text, o->prompt, o->err);
-    cl_note(!o->quiet && !o->prompt_file && at_terminal(), "reading the prompt from the terminal, end it with Ctrl-D (or give -p TEXT)");
+    cl_note(!o->quiet && !o->prompt_file && at_terminal(),
+            "reading the prompt from the terminal, end it with Ctrl-D (or give -p TEXT)");
     cl_code c = cl_read_file(o->prompt_file ? o->prompt_file : "-", MAX_PROMPT, text, o->err);
     return c == CL_OK ? CL_OK : cl_fail_prefix(o->err, "prompt");
 }
@@ -211,15 +219,18 @@ static cl_code open_single(run_cli *o, source_state *s)
     if (o->tokens) {
         int32_t *ids = NULL;
         int n;
-        if ((c = parse_ids(o->tokens, &ids, &n, o->err)) == CL_OK) s->single = cl_request_from_ids(&o->defaults, "0", ids, n);
+        if ((c = parse_ids(o->tokens, &ids, &n, o->err)) == CL_OK)
+            s->single = cl_request_from_ids(&o->defaults, "0", ids, n);
         free(ids);
     } else {
         cl_buf text = {0};
-        if ((c = read_prompt(o, &text)) == CL_OK && !o->chat) s->single = cl_request_from_text(&o->defaults, "0", text.data, text.len);
+        if ((c = read_prompt(o, &text)) == CL_OK && !o->chat)
+            s->single = cl_request_from_text(&o->defaults, "0", text.data, text.len);
         else if (c == CL_OK) {
             if (strlen(text.data) != text.len) c = cl_fail(o->err, CL_E_INPUT, "prompt: holds a zero byte");
             cl_message m[2] = {{"system", o->system}, {"user", text.data}};
-            if (c == CL_OK) s->single = cl_request_from_messages(&o->defaults, "0", o->system ? m : m + 1, o->system ? 2 : 1);
+            if (c == CL_OK)
+                s->single = cl_request_from_messages(&o->defaults, "0", o->system ? m : m + 1, o->system ? 2 : 1);
         }
         cl_buf_free(&text);
     }
@@ -324,7 +335,8 @@ static cl_code done_turn(void *ctx, const cl_request *r, const cl_result *result
         free((char *)s->turns[--s->n_turns].content);
         return CL_OK;
     }
-    if (!s->o->json && (putchar('\n') == EOF || fflush(stdout) != 0)) return cl_fail(err, CL_E_RUN, "stdout: write failed: %s", strerror(errno));
+    if (!s->o->json && (putchar('\n') == EOF || fflush(stdout) != 0))
+        return cl_fail(err, CL_E_RUN, "stdout: write failed: %s", strerror(errno));
     cl_code c = s->o->json ? put_row(STDOUT_FILENO, "stdout", r, result, err) : CL_OK;
     if (c != CL_OK) return c;
     end_reply(s, result);
@@ -335,7 +347,8 @@ static cl_code done_turn(void *ctx, const cl_request *r, const cl_result *result
 static cl_code open_chat(run_cli *o, source_state *s)
 {
     cl_lines_open(&s->lines, STDIN_FILENO, "stdin");
-    if (o->run.logits_path) return cl_fail(o->err, CL_E_USAGE, "--logits: is for one request, not for a conversation (give -p TEXT)");
+    if (o->run.logits_path)
+        return cl_fail(o->err, CL_E_USAGE, "--logits: is for one request, not for a conversation (give -p TEXT)");
     fprintf(stderr, "(a conversation: end it with Ctrl-D, /reset forgets it)\n");
     return o->system ? add_turn(s, "system", o->system, o->err) : CL_OK;
 }
@@ -348,19 +361,37 @@ cl_code cl_cli_open_source(run_cli *o, const cl_model *m, cl_limits limits, cl_s
     if (!s) return CL_E_FIT;
     s->o = o;
     s->out = -1;
-    o->defaults = (cl_request_defaults){.tokenizer = o->tokenizer, .chat = o->format, .sampling = o->sampling, .max_tokens = o->max_tokens,
-        .ignore_eos = o->ignore_eos, .want_rows = o->digest || o->run.logits_path, .want_digest = o->digest, .want_reasoning = o->reasoning == 1, .n_stops = o->n_stops, .stops = o->stops, .context = limits.context,
-        .vocab = limits.vocab};
+    o->defaults = (cl_request_defaults){.tokenizer = o->tokenizer,
+                                        .chat = o->format,
+                                        .sampling = o->sampling,
+                                        .max_tokens = o->max_tokens,
+                                        .ignore_eos = o->ignore_eos,
+                                        .want_rows = o->digest || o->run.logits_path,
+                                        .want_digest = o->digest,
+                                        .want_reasoning = o->reasoning == 1,
+                                        .n_stops = o->n_stops,
+                                        .stops = o->stops,
+                                        .context = limits.context,
+                                        .vocab = limits.vocab};
     if (o->batch) {
         *source = (cl_source){.ctx = s, .next = next_row, .done = done_row};
         return open_batch(o, s);
     }
-    cl_code (*thoughts)(void *, const cl_request *, const char *, size_t, cl_err *) = o->json || o->reasoning != 1 ? NULL : put_reasoning;
+    cl_code (*thoughts)(void *, const cl_request *, const char *, size_t, cl_err *) =
+        o->json || o->reasoning != 1 ? NULL : put_reasoning;
     if (o->chat && !o->prompt && !o->prompt_file && at_terminal()) {
-        *source = (cl_source){.ctx = s, .next = next_turn, .text = o->json ? NULL : put_text, .reasoning = thoughts, .done = done_turn};
+        *source = (cl_source){.ctx = s,
+                              .next = next_turn,
+                              .text = o->json ? NULL : put_text,
+                              .reasoning = thoughts,
+                              .done = done_turn};
         return open_chat(o, s);
     }
-    *source = (cl_source){.ctx = s, .next = next_single, .text = o->json ? NULL : put_text, .reasoning = thoughts, .done = done_single};
+    *source = (cl_source){.ctx = s,
+                          .next = next_single,
+                          .text = o->json ? NULL : put_text,
+                          .reasoning = thoughts,
+                          .done = done_single};
     return open_single(o, s);
 }
 
@@ -370,6 +401,6 @@ cl_code cl_cli_outcome(run_cli *o, cl_err *err)
     if (s->broken.code != CL_OK) *err = s->broken;
     if (s->broken.code != CL_OK) return err->code;
     if (!s->failed) return CL_OK;
-    return cl_fail(err, CL_E_RUN, "%s: %lld of %lld rows could not run (their result rows in %s say why)", o->batch, (long long)s->failed,
-                   (long long)s->row, o->out);
+    return cl_fail(err, CL_E_RUN, "%s: %lld of %lld rows could not run (their result rows in %s say why)", o->batch,
+                   (long long)s->failed, (long long)s->row, o->out);
 }

@@ -6,10 +6,13 @@
 
 static json_t *rank_json(const cl_rank_numbers *k)
 {
-    return json_pack("{s:i, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:o}", "rank", k->rank, "host", k->host, "replica", k->replica, "stage", k->stage,
-        "member", k->member, "threads", k->threads, "first_layer", k->first_layer, "layers", k->n_layers, "slice_bytes", (json_int_t)k->slice_bytes,
-        "kv_bytes", (json_int_t)k->kv_bytes, "rss_bytes", (json_int_t)k->rss_bytes, "baseline_bytes", (json_int_t)k->baseline_bytes, "over_bytes",
-        (json_int_t)k->over_bytes, "busy", k->busy, "wait", k->wait, "read_gb_per_s", k->read_gb_per_s, "probe_gb_per_s", k->probe_gb_per_s > 0 ? json_real(k->probe_gb_per_s) : json_null());
+    return json_pack("{s:i, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:o}", "rank",
+                     k->rank, "host", k->host, "replica", k->replica, "stage", k->stage, "member", k->member, "threads",
+                     k->threads, "first_layer", k->first_layer, "layers", k->n_layers, "slice_bytes",
+                     (json_int_t)k->slice_bytes, "kv_bytes", (json_int_t)k->kv_bytes, "rss_bytes",
+                     (json_int_t)k->rss_bytes, "baseline_bytes", (json_int_t)k->baseline_bytes, "over_bytes",
+                     (json_int_t)k->over_bytes, "busy", k->busy, "wait", k->wait, "read_gb_per_s", k->read_gb_per_s,
+                     "probe_gb_per_s", k->probe_gb_per_s > 0 ? json_real(k->probe_gb_per_s) : json_null());
 }
 
 static json_t *summary_json(const run_cli *o, const cl_run_numbers *n)
@@ -20,12 +23,16 @@ static json_t *summary_json(const run_cli *o, const cl_run_numbers *n)
     snprintf(sum, sizeof sum, "%016llx", (unsigned long long)n->model_checksum);
     json_t *ranks = json_array();
     for (int i = 0; i < n->n_ranks; i++) json_array_append_new(ranks, rank_json(&n->ranks[i]));
-    return json_pack("{s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:f, s:f, s:s, s:i, s:i, s:i, s:s, s:s, s:s, s:o, s:{s:s, s:s}, s:{s:s, s:s, s:s}}", "prompt_tokens_per_s",
-        n->prompt_tokens_per_s, "generation_tokens_per_s", n->generation_tokens_per_s, "ttft_s", n->ttft_s, "requests", (json_int_t)n->requests,
-        "failed_requests", (json_int_t)n->failed, "prompt_tokens", (json_int_t)n->prompt_tokens, "generated_tokens", (json_int_t)n->generated_tokens,
-        "elapsed_s", n->elapsed_s, "load_s", n->load_s, "layout", n->layout, "replicas", n->replicas, "slots", n->slots, "context", n->context, "kernels", n->kernels, "activations",
-        n->activations, "kv", n->kv, "ranks", ranks, "model", "checksum", sum, "path", path, "version", "chipline", o->run.version,
-        "revision", o->run.revision, "build_flags", o->run.build_flags);
+    return json_pack("{s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:f, s:f, s:s, s:i, s:i, s:i, s:s, s:s, s:s, s:o, s:{s:s, "
+                     "s:s}, s:{s:s, s:s, s:s}}",
+                     "prompt_tokens_per_s", n->prompt_tokens_per_s, "generation_tokens_per_s",
+                     n->generation_tokens_per_s, "ttft_s", n->ttft_s, "requests", (json_int_t)n->requests,
+                     "failed_requests", (json_int_t)n->failed, "prompt_tokens", (json_int_t)n->prompt_tokens,
+                     "generated_tokens", (json_int_t)n->generated_tokens, "elapsed_s", n->elapsed_s, "load_s",
+                     n->load_s, "layout", n->layout, "replicas", n->replicas, "slots", n->slots, "context", n->context,
+                     "kernels", n->kernels, "activations", n->activations, "kv", n->kv, "ranks", ranks, "model",
+                     "checksum", sum, "path", path, "version", "chipline", o->run.version, "revision", o->run.revision,
+                     "build_flags", o->run.build_flags);
 }
 
 static cl_code write_json(const run_cli *o, const cl_run_numbers *n, cl_err *err)
@@ -55,24 +62,31 @@ static void print_lines(const cl_run_numbers *n)
     }
     char a[32], b[32];
     if (!n->prompt_tokens) return;
-    fprintf(stderr, "\nprompt      %lld tokens, %.1f tokens/s, first token after %.3f s%s\n", (long long)n->prompt_tokens, n->prompt_tokens_per_s, n->ttft_s,
-            n->requests > 1 ? " (median)" : "");
+    fprintf(stderr, "\nprompt      %lld tokens, %.1f tokens/s, first token after %.3f s%s\n",
+            (long long)n->prompt_tokens, n->prompt_tokens_per_s, n->ttft_s, n->requests > 1 ? " (median)" : "");
     fprintf(stderr, "generation  %lld tokens", (long long)n->generated_tokens);
     if (n->generation_tokens_per_s > 0) fprintf(stderr, ", %.1f tokens/s", n->generation_tokens_per_s);
     if (n->requests > 1) fprintf(stderr, " over %lld requests in %.2f s", (long long)n->requests, n->elapsed_s);
-    fprintf(stderr, "\nline        %s (stages x chips)%s, %d thread%s, kernels %s, activations %s, KV cache %s\n", n->layout, n->shared ? " by shared memory" : "",
-            n->threads_total, n->threads_total > 1 ? "s" : "", n->kernels, n->activations, n->kv);
+    fprintf(stderr, "\nline        %s (stages x chips)%s, %d thread%s, kernels %s, activations %s, KV cache %s\n",
+            n->layout, n->shared ? " by shared memory" : "", n->threads_total, n->threads_total > 1 ? "s" : "",
+            n->kernels, n->activations, n->kv);
     if (n->rates.read_bytes_per_s > 0)
-        fprintf(stderr, "chosen by   reading %.3g GB/s per rank, a gather of two %.2g us, a hand-over %.2g us, as measured at the start\n",
+        fprintf(stderr,
+                "chosen by   reading %.3g GB/s per rank, a gather of two %.2g us, a hand-over %.2g us, as measured at "
+                "the start\n",
                 n->rates.read_bytes_per_s * 1e-9, n->rates.gather_s * 1e6, n->rates.hop_s * 1e6);
     if (n->replicas > 1) fprintf(stderr, "replicas    %d lines side by side\n", n->replicas);
     if (n->n_ranks == 1) fprintf(stderr, "reading     %.2f GB/s while computing\n", fastest);
     else fprintf(stderr, "reading     %.2f to %.2f GB/s per rank while computing\n", slowest, fastest);
-    fprintf(stderr, "memory      rank %d is the largest: %s resident", most->rank, cl_human_bytes((double)most->rss_bytes, a));
-    if (most->over_bytes > 0) fprintf(stderr, ", %s over its slice, KV cache and start", cl_human_bytes((double)most->over_bytes, b));
+    fprintf(stderr, "memory      rank %d is the largest: %s resident", most->rank,
+            cl_human_bytes((double)most->rss_bytes, a));
+    if (most->over_bytes > 0)
+        fprintf(stderr, ", %s over its slice, KV cache and start", cl_human_bytes((double)most->over_bytes, b));
     fprintf(stderr, "\n");
     if (n->n_ranks > 1 && here > n->cores_here)
-        fprintf(stderr, "note        rank 0's host has %d cores for %d threads: these times are not those of parallel chips\n", n->cores_here, here);
+        fprintf(stderr,
+                "note        rank 0's host has %d cores for %d threads: these times are not those of parallel chips\n",
+                n->cores_here, here);
 }
 
 cl_code cl_cli_summary(run_cli *o, const cl_run_numbers *n, cl_err *err)

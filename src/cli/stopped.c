@@ -1,4 +1,5 @@
-/* stopped.c: a signal while a large file is written: the part that is there goes. A signal between measurements: what is there stays. */
+/* stopped.c: a signal while a large file is written: the part that is there goes. A signal between measurements: what
+ * is there stays. */
 #include <signal.h>
 #include <stdlib.h>
 #include <unistd.h>

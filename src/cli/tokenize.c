@@ -8,14 +8,14 @@
 
 enum { CHAT = 256, JSON, DECODE, CHAT_FORMAT, DATE, MAX_TEXT = 1 << 30 };
 
-static const struct argp_option options[] = {
-    {"prompt", 'p', "TEXT", 0, "the text (or standard input)", 0},
-    {"chat", CHAT, NULL, 0, "the text is a user's message, or a JSON list of messages {\"role\", \"content\"}", 0},
-    {"chat-format", CHAT_FORMAT, "NAME", 0, "instead of the one found in the model file", 0},
-    {"date", DATE, "YYYY-MM-DD", 0, "the day in prompts that hold one (today)", 0},
-    {"decode", DECODE, "ID,ID,...", 0, "ids back to text", 0},
-    {"json", JSON, NULL, 0, "{\"tokens\": [ids], \"pieces\": [texts]}, with --chat also \"rendered\"", 0},
-    {0}};
+static const struct argp_option options[] =
+    {{"prompt", 'p', "TEXT", 0, "the text (or standard input)", 0},
+     {"chat", CHAT, NULL, 0, "the text is a user's message, or a JSON list of messages {\"role\", \"content\"}", 0},
+     {"chat-format", CHAT_FORMAT, "NAME", 0, "instead of the one found in the model file", 0},
+     {"date", DATE, "YYYY-MM-DD", 0, "the day in prompts that hold one (today)", 0},
+     {"decode", DECODE, "ID,ID,...", 0, "ids back to text", 0},
+     {"json", JSON, NULL, 0, "{\"tokens\": [ids], \"pieces\": [texts]}, with --chat also \"rendered\"", 0},
+     {0}};
 
 typedef struct tokenize_cli {
     cl_err *err;
@@ -41,12 +41,17 @@ static error_t parse(int key, char *arg, struct argp_state *st)
     return 0;
 }
 
-static const struct argp argp = {options, parse, "MODEL.h5",
-    "Text to token ids as the model would read it, one per line with its text, and back."
-    "\vExamples:\n"
-    "  chipline tokenize model.h5 -p 'Hello world'\n"
-    "  chipline tokenize model.h5 --chat -p 'What is a chip?'\n"
-    "  chipline tokenize model.h5 --decode 19556,905\n", NULL, NULL, NULL};
+static const struct argp argp = {options,
+                                 parse,
+                                 "MODEL.h5",
+                                 "Text to token ids as the model would read it, one per line with its text, and back."
+                                 "\vExamples:\n"
+                                 "  chipline tokenize model.h5 -p 'Hello world'\n"
+                                 "  chipline tokenize model.h5 --chat -p 'What is a chip?'\n"
+                                 "  chipline tokenize model.h5 --decode 19556,905\n",
+                                 NULL,
+                                 NULL,
+                                 NULL};
 
 static cl_code decode(const tokenize_cli *o, const cl_tokenizer *t, cl_err *err)
 {
@@ -60,7 +65,8 @@ static cl_code decode(const tokenize_cli *o, const cl_tokenizer *t, cl_err *err)
         size_t len = strcspn(p, ", \n");
         int64_t id;
         snprintf(word, sizeof word, "%.*s", (int)(len < 31 ? len : 31), p);
-        if (!cl_parse_int(word, 0, vocab - 1, &id)) c = cl_fail(err, CL_E_INPUT, "--decode: '%s' is not a token id below %d", word, vocab);
+        if (!cl_parse_int(word, 0, vocab - 1, &id))
+            c = cl_fail(err, CL_E_INPUT, "--decode: '%s' is not a token id below %d", word, vocab);
         if (c == CL_OK) c = cl_detok_add(&d, (int32_t)id, &text, err);
         p += len;
         p += strspn(p, ", \n");
@@ -77,7 +83,8 @@ static cl_code render(const tokenize_cli *o, const cl_tokenizer *t, const cl_buf
     cl_chat *format;
     cl_code c = cl_cli_chat(o->chat_format, o->date, cl_tokenizer_get_data(t)->chat_template, &format, err);
     if (c != CL_OK) return c;
-    if (!format) return cl_fail(err, CL_E_INPUT, "--chat: %s has no chat template (name a format: --chat-format)", o->model);
+    if (!format)
+        return cl_fail(err, CL_E_INPUT, "--chat: %s has no chat template (name a format: --chat-format)", o->model);
     if (o->chat_format && (c = cl_chat_check(format, t, err)) != CL_OK) {
         cl_chat_free(format);
         return c;
@@ -101,7 +108,8 @@ static cl_code render(const tokenize_cli *o, const cl_tokenizer *t, const cl_buf
     return c;
 }
 
-static cl_code show(const tokenize_cli *o, const cl_tokenizer *t, const int32_t *ids, int n, const cl_buf *rendered, cl_err *err)
+static cl_code show(const tokenize_cli *o, const cl_tokenizer *t, const int32_t *ids, int n, const cl_buf *rendered,
+                    cl_err *err)
 {
     json_t *jids = json_array(), *pieces = json_array();
     for (int i = 0; i < n; i++) {
@@ -146,7 +154,9 @@ static cl_code encode(const tokenize_cli *o, const cl_tokenizer *t, cl_err *err)
     cl_code c = o->prompt ? cl_buf_str(&text, o->prompt, err) : cl_read_file("-", MAX_TEXT, &text, err);
     if (c == CL_OK && o->chat) c = render(o, t, &text, &rendered, err);
     const cl_buf *source = o->chat ? &rendered : &text;
-    if (c == CL_OK) c = cl_tokenizer_encode(t, source->data ? source->data : "", source->len, true, !o->chat, &ids, &n, err); /* a rendered prompt is complete */
+    /* a rendered prompt is complete */
+    if (c == CL_OK)
+        c = cl_tokenizer_encode(t, source->data ? source->data : "", source->len, true, !o->chat, &ids, &n, err);
     if (c == CL_OK) c = show(o, t, ids, n, o->chat ? &rendered : NULL, err);
     free(ids);
     cl_buf_free(&text);
@@ -184,7 +194,8 @@ int cl_cmd_tokenize(int argc, char **argv)
     if (c == CL_OK) c = cl_model_file_open(&f, o.model, &err);
     if (c == CL_OK) c = cl_model_file_tokenizer(f, &data, &err);
     cl_model_file_close(f);
-    if (c == CL_OK && !data) c = cl_fail(&err, CL_E_INPUT, "%s: has no tokenizer (convert from a source that has one)", o.model);
+    if (c == CL_OK && !data)
+        c = cl_fail(&err, CL_E_INPUT, "%s: has no tokenizer (convert from a source that has one)", o.model);
     if (c == CL_OK) c = cl_tokenizer_create(&t, data, &err);
     if (c == CL_OK) c = o.decode ? decode(&o, t, &err) : encode(&o, t, &err);
     cl_tokenizer_free(t);

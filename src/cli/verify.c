@@ -4,7 +4,9 @@
 
 enum { QUIET = 'q' };
 
-static const struct argp_option options[] = {{"quiet", QUIET, NULL, 0, "no progress and no words, only the exit code", 0}, {0}};
+static const struct argp_option options[] = {{"quiet", QUIET, NULL, 0, "no progress and no words, only the exit code",
+                                              0},
+                                             {0}};
 
 typedef struct verify_cli {
     cl_err *err;
@@ -25,9 +27,15 @@ static error_t parse(int key, char *arg, struct argp_state *st)
     return 0;
 }
 
-static const struct argp argp = {options, parse, "MODEL.h5",
-    "Reads the whole model file and compares every checksum. Exit code 3 and the name of the damaged part if one "
-    "does not match.", NULL, NULL, NULL};
+static const struct argp argp =
+    {options,
+     parse,
+     "MODEL.h5",
+     "Reads the whole model file and compares every checksum. Exit code 3 and the name of the damaged part if one "
+     "does not match.",
+     NULL,
+     NULL,
+     NULL};
 
 int cl_cmd_verify(int argc, char **argv)
 {
@@ -44,8 +52,8 @@ int cl_cmd_verify(int argc, char **argv)
     if (c == CL_OK) c = cl_model_file_open(&f, o.model, &err);
     if (c == CL_OK) c = cl_model_file_verify(f, !o.quiet, &err);
     if (c == CL_OK && !o.quiet)
-        printf("%s: all checksums match (%d tensors, model checksum %016llx)\n", o.model, cl_model_file_model(f)->n_tensors,
-               (unsigned long long)cl_model_file_checksum(f));
+        printf("%s: all checksums match (%d tensors, model checksum %016llx)\n", o.model,
+               cl_model_file_model(f)->n_tensors, (unsigned long long)cl_model_file_checksum(f));
     cl_model_file_close(f);
     return c == CL_OK ? CL_OK : cl_cli_fail(&err);
 }

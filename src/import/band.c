@@ -1,5 +1,5 @@
-/* band.c: reading rectangles of source tensors, and putting codes and scales together as rows (band.h). No code is changed:
- * only their order, and where scales are. */
+/* band.c: reading rectangles of source tensors, and putting codes and scales together as rows (band.h). No code is
+ * changed: only their order, and where scales are. */
 #include "band.h"
 
 #include <stdlib.h>
@@ -46,7 +46,8 @@ cl_code cl_band_make(cl_band *b, const cl_src_tensor *src, int64_t width, int64_
     *b = (cl_band){.src = src, .width = width};
     b->codes = cl_malloc((size_t)n, code_span(src, cols), "rows", err);
     if (!b->codes) return CL_E_FIT;
-    b->scales = cl_malloc((size_t)n, 2 * scale_span(src, cols), "rows", err); /* another part's scales may be twice as wide */
+    /* another part's scales may be twice as wide */
+    b->scales = cl_malloc((size_t)n, 2 * scale_span(src, cols), "rows", err);
     if (!b->scales) {
         cl_band_free(b);
         return CL_E_FIT;
@@ -72,8 +73,8 @@ static cl_code read_pieces(const cl_source *s, int file, uint64_t offset, int64_
     return c;
 }
 
-cl_code cl_band_read(cl_band *b, const cl_source *s, const cl_src_tensor *src, int64_t row, int64_t n, int64_t col, int64_t cols,
-                     cl_err *err)
+cl_code cl_band_read(cl_band *b, const cl_source *s, const cl_src_tensor *src, int64_t row, int64_t n, int64_t col,
+                     int64_t cols, cl_err *err)
 {
     b->src = src;
     b->row = row;
@@ -83,13 +84,13 @@ cl_code cl_band_read(cl_band *b, const cl_source *s, const cl_src_tensor *src, i
     b->code_bytes = code_span(src, cols);
     b->scale_bytes = scale_span(src, cols);
     size_t pitch = code_span(src, b->width);
-    cl_code c = read_pieces(s, src->file, src->offset + (uint64_t)row * pitch + code_span(src, col), n, b->code_bytes, pitch,
-                            b->codes, err);
+    cl_code c = read_pieces(s, src->file, src->offset + (uint64_t)row * pitch + code_span(src, col), n, b->code_bytes,
+                            pitch, b->codes, err);
     if (c != CL_OK || b->scale_bytes == 0) return c;
     int64_t first = scale_row(src, row), end = scale_row(src, row + n - 1) + 1;
     pitch = scale_span(src, b->width);
-    return read_pieces(s, src->scale_file, src->scale_offset + (uint64_t)first * pitch + scale_span(src, col), end - first,
-                       b->scale_bytes, pitch, b->scales, err);
+    return read_pieces(s, src->scale_file, src->scale_offset + (uint64_t)first * pitch + scale_span(src, col),
+                       end - first, b->scale_bytes, pitch, b->scales, err);
 }
 
 /* --- rows --- */

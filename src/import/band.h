@@ -1,5 +1,5 @@
-/* band.h: a rectangle of a source tensor in memory, and its rows in the form that a model file has (format.h), whatever their
- * layout in the source. */
+/* band.h: a rectangle of a source tensor in memory, and its rows in the form that a model file has (format.h),
+ * whatever their layout in the source. */
 #ifndef CHIPLINE_IMPORT_BAND_H
 #define CHIPLINE_IMPORT_BAND_H
 
@@ -20,9 +20,10 @@ typedef struct cl_band {
 cl_code cl_band_make(cl_band *b, const cl_src_tensor *src, int64_t width, int64_t n, int64_t cols, cl_err *err);
 void cl_band_free(cl_band *b);
 /* Reads rows [row, row + n), columns [col, col + cols) of src (of the layout it was made for). */
-cl_code cl_band_read(cl_band *b, const cl_source *s, const cl_src_tensor *src, int64_t row, int64_t n, int64_t col, int64_t cols,
-                     cl_err *err);
-/* Row i of the rectangle in the source's format: in place, or in out [cl_row_bytes]. NULL: a scale the format cannot hold. */
+cl_code cl_band_read(cl_band *b, const cl_source *s, const cl_src_tensor *src, int64_t row, int64_t n, int64_t col,
+                     int64_t cols, cl_err *err);
+/* Row i of the rectangle in the source's format: in place, or in out [cl_row_bytes]. NULL: a scale the format cannot
+ * hold. */
 const unsigned char *cl_band_row(const cl_band *b, int64_t i, unsigned char *out);
 /* FP8: code and scale at row i, column c of the rectangle. */
 uint8_t cl_band_code(const cl_band *b, int64_t i, int64_t c);

@@ -1,5 +1,5 @@
-/* config.c: config.json to cl_spec: the keys that families share. The hub's dialect and transformers 5's; a multimodal model's
- * text_config is what counts. Defaults and precedence follow transformers' configuration classes. */
+/* config.c: config.json to cl_spec: the keys that families share. The hub's dialect and transformers 5's; a
+ * multimodal model's text_config is what counts. Defaults and precedence follow transformers' configuration classes. */
 #include <limits.h>
 #include <math.h>
 #include <stdlib.h>
@@ -63,7 +63,9 @@ cl_code cl_spec_layers(cl_spec *s, int64_t heads, int64_t kv_heads, int64_t head
     s->layers = cl_calloc((size_t)s->n_layers, sizeof *s->layers, "layers", err);
     if (!s->layers) return CL_E_FIT;
     for (int i = 0; i < s->n_layers; i++) {
-        s->layers[i].attn = (cl_attention){.heads = (int)heads, .kv_heads = (int)kv_heads, .head_dim = (int)head_dim,
+        s->layers[i].attn = (cl_attention){.heads = (int)heads,
+                                           .kv_heads = (int)kv_heads,
+                                           .head_dim = (int)head_dim,
                                            .scale = 1 / sqrt((double)head_dim)};
         s->layers[i].ffn = (cl_ffn){.kind = CL_FFN_DENSE, .width = (int)width};
     }
@@ -71,10 +73,12 @@ cl_code cl_spec_layers(cl_spec *s, int64_t heads, int64_t kv_heads, int64_t head
 }
 
 /* Grouped attention: kv_heads and head_dim, and the rotary table. */
-static cl_code config_heads(const json_t *config, const cl_family *f, int64_t heads, int64_t width, cl_spec *s, cl_err *err)
+static cl_code config_heads(const json_t *config, const cl_family *f, int64_t heads, int64_t width, cl_spec *s,
+                            cl_err *err)
 {
     const cl_defaults *d = &f->defaults;
-    int64_t kv_heads = d->kv_heads && !json_object_get(config, "num_key_value_heads") ? d->kv_heads : heads, head_dim = 0, dims;
+    int64_t kv_heads = d->kv_heads && !json_object_get(config, "num_key_value_heads") ? d->kv_heads : heads,
+            head_dim = 0, dims;
     cl_code c = cl_json_int(config, "num_key_value_heads", false, 1, CL_MAX_HEADS, &kv_heads, err);
     if (c == CL_OK) c = cl_json_int(config, "head_dim", false, 1, CL_MAX_HEADS, &head_dim, err);
     if (c != CL_OK) return c;
@@ -85,8 +89,8 @@ static cl_code config_heads(const json_t *config, const cl_family *f, int64_t he
     if (head_dim == 0) {
         if (s->hidden % heads)
             return cl_fail(err, CL_E_INPUT,
-                           "hidden_size: %d is not a multiple of num_attention_heads, %lld, and there is no head_dim", s->hidden,
-                           (long long)heads);
+                           "hidden_size: %d is not a multiple of num_attention_heads, %lld, and there is no head_dim",
+                           s->hidden, (long long)heads);
         head_dim = s->hidden / heads;
     }
     c = cl_spec_layers(s, heads, kv_heads, head_dim, width, err);
@@ -111,7 +115,8 @@ static cl_code config_sizes(const json_t *config, const cl_family *f, cl_spec *s
     s->hidden = (int)hidden;
     s->n_layers = (int)layers;
     s->context = (int)context;
-    return f->own_attention ? cl_spec_layers(s, heads, 1, 1, width, err) : config_heads(config, f, heads, width, s, err);
+    return f->own_attention ? cl_spec_layers(s, heads, 1, 1, width, err)
+                            : config_heads(config, f, heads, width, s, err);
 }
 
 static cl_code config_activation(const json_t *config, cl_err *err)
@@ -124,8 +129,8 @@ static cl_code config_activation(const json_t *config, cl_err *err)
 }
 
 /* text is config, or the text_config inside. */
-static cl_code config_parts(const json_t *config, const json_t *text, const json_t *generation, cl_spec *s, const cl_family *f,
-                            cl_err *err)
+static cl_code config_parts(const json_t *config, const json_t *text, const json_t *generation, cl_spec *s,
+                            const cl_family *f, cl_err *err)
 {
     cl_code c = config_activation(text, err);
     if (c == CL_OK) c = cl_json_bool(config, "tie_word_embeddings", false, &s->tied, err);
@@ -186,7 +191,8 @@ cl_code cl_config_layer_windows(const json_t *config, const char *kind, int64_t 
                 return cl_fail(err, CL_E_INPUT, "layer_types: %.60s is not supported (known: full_attention, %s)",
                                t ? t : "what is not a text", kind);
             if (narrow && window == 0)
-                return cl_fail(err, CL_E_INPUT, "layer_types: layer %d is %s, but the configuration has no window", i, kind);
+                return cl_fail(err, CL_E_INPUT, "layer_types: layer %d is %s, but the configuration has no window", i,
+                               kind);
         }
         s->layers[i].attn.window = narrow ? (int)window : 0;
     }
@@ -251,12 +257,14 @@ static cl_code config_groups(const json_t *config, cl_ffn *f, cl_err *err)
     cl_code c = cl_json_int(config, "n_group", false, 1, CL_MAX_EXPERTS, &groups, err);
     if (c != CL_OK || groups <= 1) return c;
     if (f->experts % groups)
-        return cl_fail(err, CL_E_INPUT, "n_group: %lld does not divide n_routed_experts, %d", (long long)groups, f->experts);
+        return cl_fail(err, CL_E_INPUT, "n_group: %lld does not divide n_routed_experts, %d", (long long)groups,
+                       f->experts);
     int64_t each = f->experts / groups;
     if (top == 0) top = groups;
     c = cl_json_int(config, "topk_group", false, 1, groups, &top, err);
     if (c == CL_OK && top > groups)
-        c = cl_fail(err, CL_E_INPUT, "topk_group: is %lld where the configuration has none, must be from 1 to n_group, %lld",
+        c = cl_fail(err, CL_E_INPUT,
+                    "topk_group: is %lld where the configuration has none, must be from 1 to n_group, %lld",
                     (long long)top, (long long)groups);
     if (c == CL_OK && (best > each || f->top_k > top * each))
         c = cl_fail(err, CL_E_INPUT,

@@ -51,7 +51,8 @@ cl_code cl_config_load(const char *path, char **text, json_t **config, cl_spec *
     if (c == CL_OK) c = cl_read_file(file.data, MAX_CONFIG, &b, err);
     if (c == CL_OK) c = cl_json_parse(b.data, b.len, file.data, config, err);
     if (c == CL_OK && folder) c = load_generation(path, &generation, err);
-    if (c == CL_OK && (c = cl_config_spec(*config, generation, s, f, err)) != CL_OK) cl_fail_prefix(err, "%s", file.data);
+    if (c == CL_OK && (c = cl_config_spec(*config, generation, s, f, err)) != CL_OK)
+        cl_fail_prefix(err, "%s", file.data);
     json_decref(generation);
     cl_buf_free(&file);
     if (c == CL_OK) {

@@ -1,6 +1,7 @@
-/* config_quant.c: what a config.json says about the number formats of its weights: dtype, and quantization_config in the three
- * forms that importers read: "mxfp4" (gpt-oss: the experts), "fp8" in tiles of 128 x 128 (DeepSeek-V3: everything linear), and
- * compressed-tensors' "pack-quantized" int4 in groups of 32 (Kimi-K2-Thinking: what its ignore list leaves, the experts). */
+/* config_quant.c: what a config.json says about the number formats of its weights: dtype, and quantization_config in
+ * the three forms that importers read: "mxfp4" (gpt-oss: the experts), "fp8" in tiles of 128 x 128 (DeepSeek-V3:
+ * everything linear), and compressed-tensors' "pack-quantized" int4 in groups of 32 (Kimi-K2-Thinking: what its
+ * ignore list leaves, the experts). */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 #include <string.h>
@@ -19,27 +20,32 @@ static cl_code quant_object(const json_t *config, const json_t **q, cl_err *err)
 
 static cl_code refuse(const char *what, const char *detail, cl_err *err)
 {
-    return cl_fail(err, CL_E_INPUT, "%s: %.60s%s%.60s is not supported (convert the unquantised checkpoint, or a GGUF)", key,
-                   what, *detail ? ", " : "", detail);
+    return cl_fail(err, CL_E_INPUT, "%s: %.60s%s%.60s is not supported (convert the unquantised checkpoint, or a GGUF)",
+                   key, what, *detail ? ", " : "", detail);
 }
 
 static bool is_int(const json_t *j, json_int_t n) { return json_is_integer(j) && json_integer_value(j) == n; }
-static bool is_text(const json_t *j, const char *s) { return json_is_string(j) && strcmp(json_string_value(j), s) == 0; }
+static bool is_text(const json_t *j, const char *s)
+{
+    return json_is_string(j) && strcmp(json_string_value(j), s) == 0;
+}
 
 static bool fp8_tiles(const json_t *q)
 {
     const json_t *block = json_object_get(q, "weight_block_size"), *fmt = json_object_get(q, "fmt");
-    return json_array_size(block) == 2 && is_int(json_array_get(block, 0), 128) && is_int(json_array_get(block, 1), 128) &&
-           (!fmt || is_text(fmt, "e4m3") || is_text(fmt, "float8_e4m3fn"));
+    return json_array_size(block) == 2 && is_int(json_array_get(block, 0), 128) &&
+           is_int(json_array_get(block, 1), 128) && (!fmt || is_text(fmt, "e4m3") || is_text(fmt, "float8_e4m3fn"));
 }
 
-/* Every group of layers: symmetric int4 weights in groups of 32 along a row, activations as they are, all linear layers. */
+/* Every group of layers: symmetric int4 weights in groups of 32 along a row, activations as they are, all linear
+ * layers. */
 static bool packed_int4(const json_t *q)
 {
     const char *name;
     json_t *g;
     const json_t *groups = json_object_get(q, "config_groups");
-    json_object_foreach((json_t *)groups, name, g) {
+    json_object_foreach((json_t *)groups, name, g)
+    {
         const json_t *w = json_object_get(g, "weights"), *in = json_object_get(g, "input_activations"),
                      *type = json_object_get(w, "type"), *strategy = json_object_get(w, "strategy"),
                      *symmetric = json_object_get(w, "symmetric"), *targets = json_object_get(g, "targets");
@@ -64,7 +70,8 @@ static cl_code quant_of(const json_t *q, quant *out, cl_err *err)
     if (!method) return refuse("this way of quantising", "", err);
     if (strcmp(method, "mxfp4") == 0) *out = MXFP4;
     else if (strcmp(method, "fp8") == 0 && fp8_tiles(q)) *out = FP8;
-    else if (strcmp(method, "fp8") == 0) return refuse(method, "other than e4m3 with a weight_block_size of [128, 128]", err);
+    else if (strcmp(method, "fp8") == 0)
+        return refuse(method, "other than e4m3 with a weight_block_size of [128, 128]", err);
     else if (strcmp(method, "compressed-tensors") != 0 || strcmp(format, "pack-quantized") != 0)
         return refuse(method, format, err);
     else if (packed_int4(q)) *out = INT4;
@@ -80,7 +87,8 @@ cl_code cl_config_quant_known(const json_t *config, cl_err *err)
     return c == CL_OK ? quant_of(q, &kind, err) : c;
 }
 
-/* --- compressed-tensors' ignore list: names of modules, or "re:" and an expression that must match from a name's start --- */
+/* --- compressed-tensors' ignore list: names of modules, or "re:" and an expression that must match from a name's
+ * start --- */
 
 static cl_code expression_matches(const char *re, const char *name, bool *yes, cl_err *err)
 {
@@ -109,7 +117,8 @@ static cl_code ignored(const json_t *list, const char *name, bool *yes, cl_err *
     return CL_OK;
 }
 
-/* One module of each kind stands for its kind; the linear ones must go together, as cl_formats has one format for them. */
+/* One module of each kind stands for its kind; the linear ones must go together, as cl_formats has one format for
+ * them. */
 static cl_code int4_formats(const json_t *q, cl_formats *f, cl_err *err)
 {
     static const char *const linear[] = {"model.layers.1.self_attn.o_proj", "model.layers.1.mlp.shared_experts.up_proj",
@@ -137,13 +146,20 @@ static cl_code int4_formats(const json_t *q, cl_formats *f, cl_err *err)
 static cl_code dtype_of(const json_t *config, cl_format *out, cl_err *err)
 {
     /* "auto" says nothing; of a checkpoint in FP8 it is quantization_config that says which weights are. */
-    static const struct { const char *name; cl_format format; } known[] = {
-        {"float32", CL_F32}, {"float16", CL_F16}, {"bfloat16", CL_BF16}, {"float8_e4m3fn", CL_BF16}, {"auto", CL_BF16}};
+    static const struct {
+        const char *name;
+        cl_format format;
+    } known[] = {{"float32", CL_F32},
+                 {"float16", CL_F16},
+                 {"bfloat16", CL_BF16},
+                 {"float8_e4m3fn", CL_BF16},
+                 {"auto", CL_BF16}};
     static const char *const keys[] = {"dtype", "torch_dtype"}; /* the first is transformers 5's */
     const json_t *const places[] = {cl_config_text(config), config};
     const char *name = NULL, *said = "";
     cl_code c = CL_OK;
-    for (int i = 0; i < 4 && c == CL_OK && !name; i++) c = cl_json_str(places[i / 2], said = keys[i % 2], false, &name, err);
+    for (int i = 0; i < 4 && c == CL_OK && !name; i++)
+        c = cl_json_str(places[i / 2], said = keys[i % 2], false, &name, err);
     *out = CL_BF16;
     if (c != CL_OK || !name) return c;
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
@@ -151,8 +167,8 @@ static cl_code dtype_of(const json_t *config, cl_format *out, cl_err *err)
         *out = known[i].format;
         return CL_OK;
     }
-    return cl_fail(err, CL_E_INPUT, "%s: %.60s is not supported (known: float32, float16, bfloat16, float8_e4m3fn, auto)", said,
-                   name);
+    return cl_fail(err, CL_E_INPUT,
+                   "%s: %.60s is not supported (known: float32, float16, bfloat16, float8_e4m3fn, auto)", said, name);
 }
 
 cl_code cl_config_formats(const json_t *config, cl_formats *out, cl_err *err)

@@ -1,6 +1,6 @@
-/* config_rope.c: the rotary table of a config.json. Two dialects: the hub's (rope_theta, rope_scaling with type or rope_type,
- * partial_rotary_factor or rotary_dim beside them) and transformers 5's (all of it in rope_parameters). Defaults and precedence
- * follow transformers' modeling_rope_utils.py (convert_rope_params_to_dict). */
+/* config_rope.c: the rotary table of a config.json. Two dialects: the hub's (rope_theta, rope_scaling with type or
+ * rope_type, partial_rotary_factor or rotary_dim beside them) and transformers 5's (all of it in rope_parameters).
+ * Defaults and precedence follow transformers' modeling_rope_utils.py (convert_rope_params_to_dict). */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,16 +15,25 @@ static cl_code untyped(const json_t *params, cl_err *err)
 {
     const char *name;
     json_t *v;
-    json_object_foreach((json_t *)params, name, v)
-        if (!json_is_null(v) && strcmp(name, "rope_theta") != 0 && strcmp(name, "partial_rotary_factor") != 0)
-            return cl_fail(err, CL_E_INPUT, "has %.60s, but no rope_type or type (one of default, linear, llama3, yarn)", name);
+    json_object_foreach(
+        (json_t *)params, name,
+        v) if (!json_is_null(v) && strcmp(name, "rope_theta") != 0 &&
+               strcmp(name, "partial_rotary_factor") !=
+                   0) return cl_fail(err, CL_E_INPUT,
+                                     "has %.60s, but no rope_type or type (one of default, linear, llama3, yarn)",
+                                     name);
     return CL_OK;
 }
 
 static cl_code rope_kind(const json_t *params, cl_rope_kind *kind, cl_err *err)
 {
-    static const struct { const char *name; cl_rope_kind kind; } kinds[] = {
-        {"default", CL_ROPE_PLAIN}, {"linear", CL_ROPE_LINEAR}, {"llama3", CL_ROPE_LLAMA3}, {"yarn", CL_ROPE_YARN}};
+    static const struct {
+        const char *name;
+        cl_rope_kind kind;
+    } kinds[] = {{"default", CL_ROPE_PLAIN},
+                 {"linear", CL_ROPE_LINEAR},
+                 {"llama3", CL_ROPE_LLAMA3},
+                 {"yarn", CL_ROPE_YARN}};
     const json_t *newer = json_object_get(params, "rope_type");
     const char *key = newer && !json_is_null(newer) ? "rope_type" : "type", *name = NULL;
     cl_code c = cl_json_str(params, key, false, &name, err);
@@ -48,7 +57,8 @@ static cl_code rope_object(const json_t *config, const char **key, const json_t 
     *key = "rope_scaling"; /* the hub's; where both are there, it counts */
     *params = NULL;
     cl_code c = cl_json_object(config, *key, false, params, err);
-    if (c == CL_OK && json_object_size(*params) == 0) c = cl_json_object(config, *key = "rope_parameters", false, params, err);
+    if (c == CL_OK && json_object_size(*params) == 0)
+        c = cl_json_object(config, *key = "rope_parameters", false, params, err);
     return c;
 }
 
@@ -72,8 +82,8 @@ static cl_code rope_params(const json_t *config, const json_t *params, int64_t c
     const char *name;
     json_t *v;
     double original = (double)context, implied = 0;
-    json_object_foreach((json_t *)params, name, v)
-        if (json_is_object(v)) return cl_fail(err, CL_E_INPUT, "%.60s: a rotary table per kind of layer is not supported", name);
+    json_object_foreach((json_t *)params, name, v) if (json_is_object(v)) return cl_fail(
+        err, CL_E_INPUT, "%.60s: a rotary table per kind of layer is not supported", name);
     cl_code c = rope_kind(params, &p->kind, err);
     if (c == CL_OK) c = cl_json_double(params, "rope_theta", false, 1, max, &p->theta, err);
     if (c != CL_OK || p->kind == CL_ROPE_PLAIN) return c;
@@ -114,7 +124,8 @@ cl_code cl_config_rotary_dims(const json_t *config, const cl_family *f, int64_t 
     return CL_OK;
 }
 
-cl_code cl_config_rope(const json_t *config, const cl_family *f, int64_t dims, cl_spec *s, cl_rope_params *said, cl_err *err)
+cl_code cl_config_rope(const json_t *config, const cl_family *f, int64_t dims, cl_spec *s, cl_rope_params *said,
+                       cl_err *err)
 {
     const char *key;
     const json_t *params;
@@ -133,7 +144,8 @@ cl_code cl_config_rope(const json_t *config, const cl_family *f, int64_t dims, c
     }
     if (said) *said = p;
     c = cl_spec_rope(s, &p, f->defaults.pairing, err);
-    bool scaling = params && p.kind != CL_ROPE_PLAIN && p.dims % 2 == 0 && p.theta > 1; /* else the object is not at fault */
+    /* else the object is not at fault */
+    bool scaling = params && p.kind != CL_ROPE_PLAIN && p.dims % 2 == 0 && p.theta > 1;
     return c == CL_E_INPUT && scaling ? cl_fail_prefix(err, "%s", key) : c;
 }
 

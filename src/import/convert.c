@@ -22,15 +22,15 @@ typedef struct conversion {
     cl_gguf *gguf;    /* or NULL: a folder */
     cl_source folder; /* its weights */
     const cl_source *source;
-    char *config_text;   /* for the model file */
-    json_t *config;      /* NULL for GGUF */
+    char *config_text; /* for the model file */
+    json_t *config;    /* NULL for GGUF */
     const cl_family *family;
     cl_spec spec;
-    const char *skip;    /* a source tensor that is a copy of another one */
-    int dropped;         /* tensors of other modalities */
-    int extra;           /* tensors of layers past the last one */
+    const char *skip; /* a source tensor that is a copy of another one */
+    int dropped;      /* tensors of other modalities */
+    int extra;        /* tensors of layers past the last one */
     cl_model model;
-    cl_origin *origins;  /* [model.n_tensors] */
+    cl_origin *origins; /* [model.n_tensors] */
     cl_tokenizer_data *tokenizer;
 } conversion;
 
@@ -120,18 +120,21 @@ static cl_code same_bytes(const conversion *v, const cl_src_tensor *a, const cl_
     return c;
 }
 
-/* As transformers does: tied tensors that are both there and differ are not tied. And a configuration that says nothing is tied
- * when there is no head. (For GGUF the head's presence is all there is to know.) */
+/* As transformers does: tied tensors that are both there and differ are not tied. And a configuration that says
+ * nothing is tied when there is no head. (For GGUF the head's presence is all there is to know.) */
 static cl_code settle_tied(conversion *v, cl_err *err)
 {
     const cl_src_tensor *head = tensor_of(v, CL_T_HEAD), *embed = tensor_of(v, CL_T_EMBED);
     bool same = true;
     if (v->gguf) return CL_OK;
-    if (!head && !json_is_boolean(json_object_get(cl_config_text(v->config), "tie_word_embeddings"))) v->spec.tied = true;
+    if (!head && !json_is_boolean(json_object_get(cl_config_text(v->config), "tie_word_embeddings")))
+        v->spec.tied = true;
     if (!v->spec.tied || !head || !embed) return CL_OK;
     cl_code c = same_bytes(v, head, embed, &same, err);
     if (same) v->skip = head->name;
-    else cl_note(!v->quiet, "%s differs from %s although tie_word_embeddings is true: both are kept", head->name, embed->name);
+    else
+        cl_note(!v->quiet, "%s differs from %s although tie_word_embeddings is true: both are kept", head->name,
+                embed->name);
     v->spec.tied = same;
     return c;
 }
@@ -155,9 +158,9 @@ static void count(tally *t, cl_format f)
 
 static const char *plural(int n) { return n == 1 ? "" : "s"; }
 
-/* A matrix that is kept, in its own format where that can be. Blocks that are to be transposed become bf16: exact for MXFP4, and
- * finer than their own steps for the others. FP8 that is cut across its tiles becomes f32, the only format that holds it exactly;
- * released models have heads and experts of whole tiles. */
+/* A matrix that is kept, in its own format where that can be. Blocks that are to be transposed become bf16: exact for
+ * MXFP4, and finer than their own steps for the others. FP8 that is cut across its tiles becomes f32, the only format
+ * that holds it exactly; released models have heads and experts of whole tiles. */
 static cl_format keep_format(const conversion *v, int i, tally *recoded, tally *turned, tally *cut)
 {
     const cl_src_tensor *src = &v->source->tensors[v->origins[i].parts[0]];
@@ -188,18 +191,20 @@ static void choose_formats(conversion *v, const cl_convert_options *opt)
     for (int i = 0; i < v->model.n_tensors; i++) {
         cl_tensor *t = &v->model.tensors[i];
         if (t->role == CL_T_ROUTER) t->format = router_format(v, i, opt, &routers);
-        else if (cl_role_is_matrix(t->role)) t->format = opt->keep ? keep_format(v, i, &recoded, &turned, &cut) : opt->format;
+        else if (cl_role_is_matrix(t->role))
+            t->format = opt->keep ? keep_format(v, i, &recoded, &turned, &cut) : opt->format;
     }
     bool say = !v->quiet;
     if (recoded.n) cl_note(say, "%d tensor%s (%s) re-encoded to q8_0", recoded.n, plural(recoded.n), recoded.names);
     if (turned.n)
-        cl_note(say, "%d tensor%s (%s) became bf16: the model needs them transposed, which their blocks do not allow", turned.n,
-                plural(turned.n), turned.names);
+        cl_note(say, "%d tensor%s (%s) became bf16: the model needs them transposed, which their blocks do not allow",
+                turned.n, plural(turned.n), turned.names);
     if (cut.n)
         cl_note(say, "%d tensor%s (%s) became f32: the model needs parts of them that are cut across tiles", cut.n,
                 plural(cut.n), cut.names);
     if (routers.n)
-        cl_note(say, "%d router%s (%s) became f32: routers have float formats", routers.n, plural(routers.n), routers.names);
+        cl_note(say, "%d router%s (%s) became f32: routers have float formats", routers.n, plural(routers.n),
+                routers.names);
 }
 
 /* --- all of it --- */
@@ -215,12 +220,14 @@ static cl_code prepare(conversion *v, const char *out_path, const cl_convert_opt
     if (c == CL_OK) c = cl_spec_settle(&v->spec, err);
     cl_formats unknown = cl_formats_all(CL_F32);
     if (c == CL_OK) c = cl_model_from_spec(&v->spec, &unknown, &v->model, err);
-    if (c == CL_OK) c = cl_match(v->source, v->family, v->gguf != NULL, &v->model, v->skip, &v->origins, &v->extra, err);
+    if (c == CL_OK)
+        c = cl_match(v->source, v->family, v->gguf != NULL, &v->model, v->skip, &v->origins, &v->extra, err);
     if (c != CL_OK) return cl_fail_prefix(err, "%s", v->path);
     int dropped = v->dropped, extra = v->extra;
     if (dropped) cl_note(!v->quiet, "%d vision tensor%s skipped", dropped, plural(dropped));
     if (extra)
-        cl_note(!v->quiet, "%d tensor%s of layers past the last one (multi-token prediction) skipped", extra, plural(extra));
+        cl_note(!v->quiet, "%d tensor%s of layers past the last one (multi-token prediction) skipped", extra,
+                plural(extra));
     choose_formats(v, opt);
     c = v->gguf ? cl_tok_from_gguf(v->gguf, &v->tokenizer, err) : cl_tok_from_hf_folder(v->path, &v->tokenizer, err);
     if (c == CL_OK && !v->tokenizer)

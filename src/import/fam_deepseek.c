@@ -1,6 +1,6 @@
-/* fam_deepseek.c: DeepSeek-V2, V3 and R1, and Kimi K2, which is a V3 (models.md F): latent attention, shared experts, routers
- * that choose groups first. Sources: transformers' configuration_deepseek_v2.py, configuration_deepseek_v3.py and their modeling
- * files; gguf-py's constants for both generations of GGUF. */
+/* fam_deepseek.c: DeepSeek-V2, V3 and R1, and Kimi K2, which is a V3 (models.md F): latent attention, shared experts,
+ * routers that choose groups first. Sources: transformers' configuration_deepseek_v2.py, configuration_deepseek_v3.py
+ * and their modeling files; gguf-py's constants for both generations of GGUF. */
 #include <math.h>
 #include <string.h>
 
@@ -34,7 +34,8 @@ static cl_code config_refuse(const json_t *config, const cl_spec *s, cl_err *err
     if (c == CL_OK && bias) c = cl_fail(err, CL_E_INPUT, "attention_bias: true is not supported with latent attention");
     if (c == CL_OK) c = cl_json_int(config, "num_key_value_heads", false, 1, CL_MAX_HEADS, &kv_heads, err);
     if (c == CL_OK && kv_heads != heads)
-        c = cl_fail(err, CL_E_INPUT, "num_key_value_heads: %lld is not supported (only as many as num_attention_heads, %lld)",
+        c = cl_fail(err, CL_E_INPUT,
+                    "num_key_value_heads: %lld is not supported (only as many as num_attention_heads, %lld)",
                     (long long)kv_heads, (long long)heads);
     return c == CL_OK ? cl_config_only(config, "moe_layer_freq", 1, err) : c;
 }
@@ -50,17 +51,21 @@ static cl_code config_attention(const json_t *config, const cl_family *f, cl_spe
     if (c == CL_OK) c = cl_json_int(config, "v_head_dim", false, 1, CL_MAX_HEADS, &value, err);
     if (c == CL_OK) c = cl_json_int(config, "kv_lora_rank", false, 1, CL_MAX_SIZE, &kv_rank, err);
     if (c == CL_OK) c = cl_json_int(config, "q_lora_rank", false, 1, CL_MAX_SIZE, &q_rank, err);
-    if (c == CL_OK && rope % 2) c = cl_fail(err, CL_E_INPUT, "qk_rope_head_dim: is %lld, must be even", (long long)rope);
+    if (c == CL_OK && rope % 2)
+        c = cl_fail(err, CL_E_INPUT, "qk_rope_head_dim: is %lld, must be even", (long long)rope);
     if (c == CL_OK) c = cl_config_rope(config, f, rope, s, &p, err);
     if (c != CL_OK) return c;
-    cl_attention a = {.head_dim = (int)(nope + rope), .q_rank = (int)q_rank, .kv_rank = (int)kv_rank, .rope_dim = (int)rope,
+    cl_attention a = {.head_dim = (int)(nope + rope),
+                      .q_rank = (int)q_rank,
+                      .kv_rank = (int)kv_rank,
+                      .rope_dim = (int)rope,
                       .v_dim = (int)value};
     latent_layers(s, a, &p);
     return CL_OK;
 }
 
-/* Files from before 2025 give a head's sizes as those of keys and values; newer ones, whose keys and values are the latent's, in
- * keys of their own. */
+/* Files from before 2025 give a head's sizes as those of keys and values; newer ones, whose keys and values are the
+ * latent's, in keys of their own. */
 static cl_code metadata_attention(const cl_gguf *g, const char *arch, const cl_family *f, cl_spec *s, cl_err *err)
 {
     int64_t head = 0, value = 0, kv_rank, q_rank = 0, rope, kv_heads = 0;
@@ -69,10 +74,12 @@ static cl_code metadata_attention(const cl_gguf *g, const char *arch, const cl_f
     if (c == CL_OK) c = cl_metadata_int(g, arch, "attention.q_lora_rank", -1, false, 0, CL_MAX_SIZE, &q_rank, err);
     if (c == CL_OK) c = cl_metadata_int(g, arch, "rope.dimension_count", -1, true, 2, CL_MAX_HEADS, &rope, err);
     if (c == CL_OK) c = cl_metadata_int(g, arch, "attention.key_length_mla", -1, false, 1, CL_MAX_HEADS, &head, err);
-    if (c == CL_OK) c = cl_metadata_int(g, arch, "attention.value_length_mla", -1, head != 0, 1, CL_MAX_HEADS, &value, err);
+    if (c == CL_OK)
+        c = cl_metadata_int(g, arch, "attention.value_length_mla", -1, head != 0, 1, CL_MAX_HEADS, &value, err);
     if (c == CL_OK) c = cl_metadata_int(g, arch, "attention.head_count_kv", 0, false, 1, CL_MAX_HEADS, &kv_heads, err);
     if (c == CL_OK && head == 0 && kv_heads == 1 && s->layers[0].attn.heads > 1)
-        c = cl_fail(err, CL_E_INPUT, "%s.attention.key_length_mla: missing (files with a head_count_kv of 1 have it)", arch);
+        c = cl_fail(err, CL_E_INPUT, "%s.attention.key_length_mla: missing (files with a head_count_kv of 1 have it)",
+                    arch);
     if (c == CL_OK && head == 0) {
         c = cl_metadata_int(g, arch, "attention.key_length", -1, true, 1, CL_MAX_HEADS, &head, err);
         if (c == CL_OK) c = cl_metadata_int(g, arch, "attention.value_length", -1, true, 1, CL_MAX_HEADS, &value, err);
@@ -82,7 +89,10 @@ static cl_code metadata_attention(const cl_gguf *g, const char *arch, const cl_f
                     (long long)rope, (long long)head);
     if (c == CL_OK) c = cl_metadata_rope(g, f, rope, s, &p, err);
     if (c != CL_OK) return c;
-    cl_attention a = {.head_dim = (int)head, .q_rank = (int)q_rank, .kv_rank = (int)kv_rank, .rope_dim = (int)rope,
+    cl_attention a = {.head_dim = (int)head,
+                      .q_rank = (int)q_rank,
+                      .kv_rank = (int)kv_rank,
+                      .rope_dim = (int)rope,
                       .v_dim = (int)value};
     latent_layers(s, a, &p);
     return CL_OK;
@@ -91,12 +101,25 @@ static cl_code metadata_attention(const cl_gguf *g, const char *arch, const cl_f
 /* --- experts --- */
 
 static const cl_ffn v2_expert = {
-    .width = 1407, .experts = 64, .scoring = CL_SCORE_SOFTMAX, .weight_scale = 1, .shared_width = 2,
+    .width = 1407,
+    .experts = 64,
+    .scoring = CL_SCORE_SOFTMAX,
+    .weight_scale = 1,
+    .shared_width = 2,
 };
 
 static const cl_ffn v3_expert = {
-    .width = 2048, .experts = 256, .top_k = 8, .scoring = CL_SCORE_SIGMOID, .select_bias = true, .groups = 8, .top_groups = 4,
-    .group_best = 2, .renormalise = true, .weight_scale = 2.5, .shared_width = 1,
+    .width = 2048,
+    .experts = 256,
+    .top_k = 8,
+    .scoring = CL_SCORE_SIGMOID,
+    .select_bias = true,
+    .groups = 8,
+    .top_groups = 4,
+    .group_best = 2,
+    .renormalise = true,
+    .weight_scale = 2.5,
+    .shared_width = 1,
 };
 
 /* Groups count only where the method says so; a run of experts is then as good as its best one. */
@@ -115,7 +138,8 @@ static cl_code v2_config(const json_t *config, cl_spec *s, cl_err *err)
     else if (strcmp(method, "greedy") != 0)
         return cl_fail(err, CL_E_INPUT, "topk_method: %.60s is not supported (known: greedy, %s)", method, limited);
     if (renormalise)
-        return cl_fail(err, CL_E_INPUT, "norm_topk_prob: true is not supported for deepseek_v2 (implementations disagree on it)");
+        return cl_fail(err, CL_E_INPUT,
+                       "norm_topk_prob: true is not supported for deepseek_v2 (implementations disagree on it)");
     return cl_config_routed(config, f, 0, s, err);
 }
 
@@ -173,7 +197,10 @@ static const cl_name gguf[] = {
 };
 
 const cl_family cl_fam_deepseek_v2 = {
-    .name = "deepseek_v2", .architectures = {"DeepseekV2ForCausalLM"}, .experts = true, .own_attention = true,
+    .name = "deepseek_v2",
+    .architectures = {"DeepseekV2ForCausalLM"},
+    .experts = true,
+    .own_attention = true,
     .extra_layers = true,
     .defaults = {.eps = 1e-6, .theta = 10000, .pairing = CL_ROPE_INTERLEAVED},
     .hf_names = hf,
@@ -181,10 +208,16 @@ const cl_family cl_fam_deepseek_v2 = {
 };
 
 const cl_family cl_fam_deepseek_v3 = {
-    .name = "deepseek_v3", .types = {"kimi_k2", "kimi_k25"},
-    .architectures = {"DeepseekV3ForCausalLM", "KimiK25ForConditionalGeneration", "Kimi_K25ForConditionalGeneration"}, .gguf_arch = "deepseek2", .experts = true,
-    .own_attention = true, .extra_layers = true,
+    .name = "deepseek_v3",
+    .types = {"kimi_k2", "kimi_k25"},
+    .architectures = {"DeepseekV3ForCausalLM", "KimiK25ForConditionalGeneration", "Kimi_K25ForConditionalGeneration"},
+    .gguf_arch = "deepseek2",
+    .experts = true,
+    .own_attention = true,
+    .extra_layers = true,
     .defaults = {.eps = 1e-6, .theta = 10000, .pairing = CL_ROPE_INTERLEAVED},
-    .hf_names = hf, .gguf_names = gguf,
-    .config = v3_config, .metadata = metadata,
+    .hf_names = hf,
+    .gguf_names = gguf,
+    .config = v3_config,
+    .metadata = metadata,
 };

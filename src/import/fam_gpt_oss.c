@@ -1,5 +1,5 @@
-/* fam_gpt_oss.c: gpt-oss: every second layer sees a window, attention has sinks, everything has biases, experts clamp their
- * activations and are chosen by the router's outputs before the softmax.
+/* fam_gpt_oss.c: gpt-oss: every second layer sees a window, attention has sinks, everything has biases, experts clamp
+ * their activations and are chosen by the router's outputs before the softmax.
  * Sources: transformers' configuration_gpt_oss.py, modeling_gpt_oss.py; gguf-py's constants. */
 #include <limits.h>
 #include <stdlib.h>
@@ -8,8 +8,16 @@
 #include "family.h"
 
 static const cl_ffn expert = {
-    .kind = CL_FFN_MOE, .bias = true, .glu = CL_GLU_CLAMPED, .glu_limit = 7, .glu_alpha = 1.702, .experts = 128, .top_k = 4,
-    .scoring = CL_SCORE_CHOSEN_SOFTMAX, .router_bias = true, .weight_scale = 1,
+    .kind = CL_FFN_MOE,
+    .bias = true,
+    .glu = CL_GLU_CLAMPED,
+    .glu_limit = 7,
+    .glu_alpha = 1.702,
+    .experts = 128,
+    .top_k = 4,
+    .scoring = CL_SCORE_CHOSEN_SOFTMAX,
+    .router_bias = true,
+    .weight_scale = 1,
 };
 
 static cl_code windows(const json_t *config, cl_spec *s, cl_err *err)
@@ -68,12 +76,17 @@ static const cl_name gguf[] = {
     {CL_ROLES, NULL},
 };
 
-static const cl_rope_params rope = {.kind = CL_ROPE_YARN, .factor = 32, .original_context = 4096, .beta_fast = 32, .beta_slow = 1,
-                                    .truncate = false};
+static const cl_rope_params rope =
+    {.kind = CL_ROPE_YARN, .factor = 32, .original_context = 4096, .beta_fast = 32, .beta_slow = 1, .truncate = false};
 
 const cl_family cl_fam_gpt_oss = {
-    .name = "gpt_oss", .architectures = {"GptOssForCausalLM"}, .gguf_arch = "gpt-oss", .experts = true,
+    .name = "gpt_oss",
+    .architectures = {"GptOssForCausalLM"},
+    .gguf_arch = "gpt-oss",
+    .experts = true,
     .defaults = {.kv_heads = 8, .head_dim = 64, .eps = 1e-5, .theta = 150000, .rope = &rope},
-    .hf_names = hf, .gguf_names = gguf,
-    .config = gpt_oss_config, .metadata = gpt_oss_metadata,
+    .hf_names = hf,
+    .gguf_names = gguf,
+    .config = gpt_oss_config,
+    .metadata = gpt_oss_metadata,
 };

@@ -14,7 +14,10 @@ static cl_code llama_config(const json_t *config, cl_spec *s, cl_err *err)
 }
 
 const cl_family cl_fam_llama = {
-    .name = "llama", .architectures = {"LlamaForCausalLM"}, .gguf_arch = "llama", .gguf_pairs = true,
+    .name = "llama",
+    .architectures = {"LlamaForCausalLM"},
+    .gguf_arch = "llama",
+    .gguf_pairs = true,
     .defaults = {.eps = 1e-6, .theta = 10000},
     .config = llama_config,
 };
@@ -29,7 +32,8 @@ static cl_code mistral_config(const json_t *config, cl_spec *s, cl_err *err)
 }
 
 const cl_family cl_fam_mistral = {
-    .name = "mistral", .architectures = {"MistralForCausalLM"},
+    .name = "mistral",
+    .architectures = {"MistralForCausalLM"},
     .defaults = {.kv_heads = 8, .eps = 1e-6, .theta = 10000},
     .config = mistral_config,
 };

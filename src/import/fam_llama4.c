@@ -1,7 +1,8 @@
-/* fam_llama4.c: Llama 4's language model, alone or inside the multimodal checkpoint. Layers with positions see their own chunk
- * and may normalise q and k without weights; every fourth layer has no positions, sees everything, and sharpens its queries with
- * the distance. A router's sigmoid scales an expert's input; a shared expert is always added.
- * Sources: transformers' configuration_llama4.py, modeling_llama4.py; what GGUF files leave to their readers: models.md G. */
+/* fam_llama4.c: Llama 4's language model, alone or inside the multimodal checkpoint. Layers with positions see their
+ * own chunk and may normalise q and k without weights; every fourth layer has no positions, sees everything, and
+ * sharpens its queries with the distance. A router's sigmoid scales an expert's input; a shared expert is always added.
+ * Sources: transformers' configuration_llama4.py, modeling_llama4.py; what GGUF files leave to their readers:
+ * models.md G. */
 #include <limits.h>
 #include <stdlib.h>
 
@@ -12,10 +13,16 @@
 enum { CHUNK = 8192, INTERVAL = 4, NO_NORM_EXPERTS = 128 };
 static const double temperature = 0.1, temperature_floor = 8192;
 static const cl_ffn expert = {
-    .kind = CL_FFN_MOE, .experts = 16, .top_k = 1, .scoring = CL_SCORE_SIGMOID, .weight_scale = 1, .weight_input = true,
+    .kind = CL_FFN_MOE,
+    .experts = 16,
+    .top_k = 1,
+    .scoring = CL_SCORE_SIGMOID,
+    .weight_scale = 1,
+    .weight_input = true,
 };
 
-/* no_rope_layers: 1 where positions are encoded, despite its name; empty or absent: all but every no_rope_layer_interval-th. */
+/* no_rope_layers: 1 where positions are encoded, despite its name; empty or absent: all but every
+ * no_rope_layer_interval-th. */
 static cl_code encoded_layers(const json_t *config, cl_spec *s, bool *encoded, cl_err *err)
 {
     const json_t *list = NULL;
@@ -106,7 +113,8 @@ static cl_code llama4_config(const json_t *config, cl_spec *s, cl_err *err)
     return c == CL_OK ? mixtures(config, s, err) : c;
 }
 
-/* Files do not say which layers have no positions, nor whether q and k are normalised (all are but those of 128 experts). */
+/* Files do not say which layers have no positions, nor whether q and k are normalised (all are but those of 128
+ * experts). */
 static cl_code llama4_metadata(const cl_gguf *g, const char *arch, cl_spec *s, cl_err *err)
 {
     double t = temperature, floor = temperature_floor;
@@ -141,9 +149,13 @@ static const cl_name names[] = {
 };
 
 const cl_family cl_fam_llama4 = {
-    .name = "llama4", .types = {"llama4_text"}, .architectures = {"Llama4ForCausalLM", "Llama4ForConditionalGeneration"},
-    .gguf_arch = "llama4", .experts = true,
+    .name = "llama4",
+    .types = {"llama4_text"},
+    .architectures = {"Llama4ForCausalLM", "Llama4ForConditionalGeneration"},
+    .gguf_arch = "llama4",
+    .experts = true,
     .defaults = {.kv_heads = 8, .head_dim = 128, .eps = 1e-5, .theta = 500000, .pairing = CL_ROPE_INTERLEAVED},
     .hf_names = names,
-    .config = llama4_config, .metadata = llama4_metadata,
+    .config = llama4_config,
+    .metadata = llama4_metadata,
 };

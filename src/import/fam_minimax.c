@@ -1,9 +1,15 @@
-/* fam_minimax.c: MiniMax-M2: a part of each head is rotated, q and k are normalised over all heads at once, experts are chosen by
- * sigmoid and a bias, weights renormalised. Sources: transformers' configuration_minimax_m2.py, modeling_minimax_m2.py. */
+/* fam_minimax.c: MiniMax-M2: a part of each head is rotated, q and k are normalised over all heads at once, experts
+ * are chosen by sigmoid and a bias, weights renormalised. Sources: transformers' configuration_minimax_m2.py,
+ * modeling_minimax_m2.py. */
 #include "family.h"
 
 static const cl_ffn expert = {
-    .kind = CL_FFN_MOE, .experts = 256, .top_k = 8, .scoring = CL_SCORE_SIGMOID, .select_bias = true, .renormalise = true,
+    .kind = CL_FFN_MOE,
+    .experts = 256,
+    .top_k = 8,
+    .scoring = CL_SCORE_SIGMOID,
+    .select_bias = true,
+    .renormalise = true,
     .weight_scale = 1,
 };
 
@@ -54,9 +60,13 @@ static const cl_name names[] = {
 };
 
 const cl_family cl_fam_minimax_m2 = {
-    .name = "minimax_m2", .architectures = {"MiniMaxM2ForCausalLM"}, .gguf_arch = "minimax-m2", .experts = true,
+    .name = "minimax_m2",
+    .architectures = {"MiniMaxM2ForCausalLM"},
+    .gguf_arch = "minimax-m2",
+    .experts = true,
     .extra_layers = true,
     .defaults = {.kv_heads = 8, .head_dim = 128, .eps = 1e-6, .theta = 5e6, .rotary = 1},
     .hf_names = names,
-    .config = minimax_config, .metadata = minimax_metadata,
+    .config = minimax_config,
+    .metadata = minimax_metadata,
 };

@@ -32,8 +32,13 @@ static const cl_name names[] = {
 };
 
 const cl_family cl_fam_mixtral = {
-    .name = "mixtral", .architectures = {"MixtralForCausalLM"}, .gguf_arch = "llama", .experts = true, .gguf_pairs = true,
+    .name = "mixtral",
+    .architectures = {"MixtralForCausalLM"},
+    .gguf_arch = "llama",
+    .experts = true,
+    .gguf_pairs = true,
     .defaults = {.kv_heads = 8, .eps = 1e-5, .theta = 1e6},
     .hf_names = names,
-    .config = mixtral_config, .metadata = mixtral_metadata,
+    .config = mixtral_config,
+    .metadata = mixtral_metadata,
 };

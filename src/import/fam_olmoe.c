@@ -1,5 +1,5 @@
-/* fam_olmoe.c: OLMoE: q and k are normalised over all heads at once, then clipped; router weights are not renormalised unless
- * the configuration asks. Sources: transformers' configuration_olmoe.py, modeling_olmoe.py. */
+/* fam_olmoe.c: OLMoE: q and k are normalised over all heads at once, then clipped; router weights are not
+ * renormalised unless the configuration asks. Sources: transformers' configuration_olmoe.py, modeling_olmoe.py. */
 #include "family.h"
 
 static const cl_ffn expert = {.kind = CL_FFN_MOE, .experts = 64, .top_k = 8, .weight_scale = 1};
@@ -25,7 +25,11 @@ static cl_code olmoe_metadata(const cl_gguf *g, const char *arch, cl_spec *s, cl
 }
 
 const cl_family cl_fam_olmoe = {
-    .name = "olmoe", .architectures = {"OlmoeForCausalLM"}, .gguf_arch = "olmoe", .experts = true,
+    .name = "olmoe",
+    .architectures = {"OlmoeForCausalLM"},
+    .gguf_arch = "olmoe",
+    .experts = true,
     .defaults = {.eps = 1e-5, .theta = 10000},
-    .config = olmoe_config, .metadata = olmoe_metadata,
+    .config = olmoe_config,
+    .metadata = olmoe_metadata,
 };

@@ -1,5 +1,6 @@
 /* fam_qwen.c: Qwen2 and 2.5 (biases on q, k, v), Qwen3 (q and k normalised per head) and Qwen3-MoE.
- * Sources: transformers' configuration_qwen2.py, configuration_qwen3.py, configuration_qwen3_moe.py and their modeling files. */
+ * Sources: transformers' configuration_qwen2.py, configuration_qwen3.py, configuration_qwen3_moe.py and their
+ * modeling files. */
 #include <limits.h>
 
 #include "family.h"
@@ -29,7 +30,9 @@ static cl_code qwen2_config(const json_t *config, cl_spec *s, cl_err *err)
 }
 
 const cl_family cl_fam_qwen2 = {
-    .name = "qwen2", .architectures = {"Qwen2ForCausalLM"}, .gguf_arch = "qwen2",
+    .name = "qwen2",
+    .architectures = {"Qwen2ForCausalLM"},
+    .gguf_arch = "qwen2",
     .defaults = {.kv_heads = 32, .eps = 1e-6, .theta = 10000},
     .config = qwen2_config,
 };
@@ -48,9 +51,12 @@ static cl_code qwen3_metadata(const cl_gguf *g, const char *arch, cl_spec *s, cl
 }
 
 const cl_family cl_fam_qwen3 = {
-    .name = "qwen3", .architectures = {"Qwen3ForCausalLM"}, .gguf_arch = "qwen3",
+    .name = "qwen3",
+    .architectures = {"Qwen3ForCausalLM"},
+    .gguf_arch = "qwen3",
     .defaults = {.kv_heads = 32, .head_dim = 128, .eps = 1e-6, .theta = 10000},
-    .config = qwen3_config, .metadata = qwen3_metadata,
+    .config = qwen3_config,
+    .metadata = qwen3_metadata,
 };
 
 static const cl_ffn expert = {.kind = CL_FFN_MOE, .width = 768, .experts = 128, .top_k = 8, .weight_scale = 1};
@@ -96,7 +102,11 @@ static cl_code qwen3_moe_metadata(const cl_gguf *g, const char *arch, cl_spec *s
 }
 
 const cl_family cl_fam_qwen3_moe = {
-    .name = "qwen3_moe", .architectures = {"Qwen3MoeForCausalLM"}, .gguf_arch = "qwen3moe", .experts = true,
+    .name = "qwen3_moe",
+    .architectures = {"Qwen3MoeForCausalLM"},
+    .gguf_arch = "qwen3moe",
+    .experts = true,
     .defaults = {.kv_heads = 4, .eps = 1e-6, .theta = 10000},
-    .config = qwen3_moe_config, .metadata = qwen3_moe_metadata,
+    .config = qwen3_moe_config,
+    .metadata = qwen3_moe_metadata,
 };

@@ -7,8 +7,9 @@
 #include "chipline/util.h"
 
 static const cl_family *const families[] = {
-    &cl_fam_llama,   &cl_fam_mistral, &cl_fam_mixtral,  &cl_fam_olmoe,      &cl_fam_qwen2, &cl_fam_qwen3, &cl_fam_qwen3_moe,
-    &cl_fam_gpt_oss, &cl_fam_llama4,  &cl_fam_glm4_moe, &cl_fam_minimax_m2, &cl_fam_deepseek_v2, &cl_fam_deepseek_v3,
+    &cl_fam_llama,      &cl_fam_mistral,     &cl_fam_mixtral,     &cl_fam_olmoe,  &cl_fam_qwen2,
+    &cl_fam_qwen3,      &cl_fam_qwen3_moe,   &cl_fam_gpt_oss,     &cl_fam_llama4, &cl_fam_glm4_moe,
+    &cl_fam_minimax_m2, &cl_fam_deepseek_v2, &cl_fam_deepseek_v3,
 };
 enum { N_FAMILIES = sizeof families / sizeof *families };
 
@@ -105,7 +106,8 @@ static void known(bool gguf, char *out, size_t room)
         const cl_family *f = families[i];
         const char *name = gguf ? f->gguf_arch : f->name;
         bool again = !name;
-        for (int j = 0; j < i && !again; j++) again = gguf && families[j]->gguf_arch && strcmp(families[j]->gguf_arch, name) == 0;
+        for (int j = 0; j < i && !again; j++)
+            again = gguf && families[j]->gguf_arch && strcmp(families[j]->gguf_arch, name) == 0;
         if (!again) append(out, room, name);
         for (int k = 0; !gguf && k < CL_FAM_TYPES && f->types[k]; k++) append(out, room, f->types[k]);
     }
@@ -173,7 +175,8 @@ cl_code cl_family_of_gguf(const cl_gguf *g, const cl_family **out, cl_err *err)
         return CL_OK;
     }
     known(true, list, sizeof list);
-    if (!cl_readable_name(arch, n, 100)) return cl_fail(err, CL_E_INPUT, "general.architecture: is not a name (known: %s)", list);
+    if (!cl_readable_name(arch, n, 100))
+        return cl_fail(err, CL_E_INPUT, "general.architecture: is not a name (known: %s)", list);
     return cl_fail(err, CL_E_INPUT, "general.architecture: %.*s is not a known family (known: %s)", (int)n, arch, list);
 }
 

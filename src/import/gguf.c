@@ -25,8 +25,8 @@ static cl_code read_tensor(cl_head_reader *r, cl_source *s, uint64_t alignment)
     if (c != CL_OK) return c;
     int shown = (int)len;
     if (n_dims < 1 || n_dims > 4)
-        return cl_fail(r->err, CL_E_INPUT, "tensor %.*s has %u dimensions, 1 to 4 are allowed", shown, (char *)r->h->bytes + at,
-                       n_dims);
+        return cl_fail(r->err, CL_E_INPUT, "tensor %.*s has %u dimensions, 1 to 4 are allowed", shown,
+                       (char *)r->h->bytes + at, n_dims);
     if ((c = cl_head_get(r, ne, 8 * n_dims, "a tensor's shape")) != CL_OK ||
         (c = cl_head_get(r, &type, 4, "a tensor's type")) != CL_OK ||
         (c = cl_head_get(r, &t.offset, 8, "a tensor's offset")) != CL_OK)
@@ -41,12 +41,13 @@ static cl_code read_tensor(cl_head_reader *r, cl_source *s, uint64_t alignment)
         t.dims[n_dims - 1 - i] = (int64_t)ne[i];
     }
     if (ne[0] % k->block)
-        return cl_fail(r->err, CL_E_INPUT, "tensor %.*s has rows of %llu numbers, no multiple of the %d that a block of %s holds",
-                       shown, name, (unsigned long long)ne[0], k->block, k->name);
+        return cl_fail(r->err, CL_E_INPUT,
+                       "tensor %.*s has rows of %llu numbers, no multiple of the %d that a block of %s holds", shown,
+                       name, (unsigned long long)ne[0], k->block, k->name);
     if (__builtin_mul_overflow((uint64_t)numbers / k->block, k->bytes, &t.bytes)) t.bytes = UINT64_MAX;
     if (t.offset % alignment)
-        return cl_fail(r->err, CL_E_INPUT, "tensor %.*s begins at byte %llu of the data, no multiple of %llu", shown, name,
-                       (unsigned long long)t.offset, (unsigned long long)alignment);
+        return cl_fail(r->err, CL_E_INPUT, "tensor %.*s begins at byte %llu of the data, no multiple of %llu", shown,
+                       name, (unsigned long long)t.offset, (unsigned long long)alignment);
     t.n_dims = (int)n_dims;
     t.format = k->format;
     memcpy(t.type, k->name, sizeof t.type);
@@ -65,8 +66,9 @@ static cl_code read_head(cl_source *s, cl_head *h, cl_err *err)
     if (c == CL_OK) c = cl_head_get(&r, &version, 4, "the version");
     if (c == CL_OK && version != 2 && version != 3)
         c = cl_fail(err, CL_E_INPUT, "is GGUF version %u; 2 and 3 are known%s", version,
-                    version == 0x02000000u || version == 0x03000000u ? " (it is big-endian: only little-endian files are read)"
-                                                                     : "");
+                    version == 0x02000000u || version == 0x03000000u
+                        ? " (it is big-endian: only little-endian files are read)"
+                        : "");
     if (c == CL_OK) c = cl_head_get(&r, &n_tensors, 8, "the number of tensors");
     if (c == CL_OK) c = cl_head_get(&r, &n_kv, 8, "the number of metadata values");
     if (c == CL_OK) c = cl_head_get_metadata(&r, n_kv);
@@ -76,7 +78,8 @@ static cl_code read_head(cl_source *s, cl_head *h, cl_err *err)
         return cl_fail(err, CL_E_INPUT, "general.alignment is not a power of two up to %d", MAX_ALIGNMENT);
     /* A tensor's entry takes 32 bytes or more. */
     if (n_tensors > (size - h->pos) / 32)
-        return cl_fail(err, CL_E_INPUT, "the file is too short for %llu tensors (it is damaged)", (unsigned long long)n_tensors);
+        return cl_fail(err, CL_E_INPUT, "the file is too short for %llu tensors (it is damaged)",
+                       (unsigned long long)n_tensors);
     int first = s->n_tensors;
     for (uint64_t i = 0; i < n_tensors; i++)
         if ((c = read_tensor(&r, s, alignment)) != CL_OK) return c;
@@ -84,8 +87,9 @@ static cl_code read_head(cl_source *s, cl_head *h, cl_err *err)
     for (int i = first; i < s->n_tensors; i++) {
         cl_src_tensor *t = &s->tensors[i];
         if (t->bytes > room || t->offset > room - t->bytes)
-            return cl_fail(err, CL_E_INPUT, "tensor %s ends after the file's %llu bytes (the file is truncated: copy it again)",
-                           t->name, (unsigned long long)size);
+            return cl_fail(err, CL_E_INPUT,
+                           "tensor %s ends after the file's %llu bytes (the file is truncated: copy it again)", t->name,
+                           (unsigned long long)size);
         t->offset += data;
     }
     return CL_OK;
@@ -112,7 +116,8 @@ static cl_code read_part(cl_source *s, const char *path, cl_head *h, uint64_t no
     c = read_head(s, h, err);
     uint64_t is_no = 0, is_count = 1;
     if (c == CL_OK && count > 1) {
-        if (!cl_head_u64(h, "split.no", &is_no) || !cl_head_u64(h, "split.count", &is_count) || is_no != no || is_count != count)
+        if (!cl_head_u64(h, "split.no", &is_no) || !cl_head_u64(h, "split.count", &is_count) || is_no != no ||
+            is_count != count)
             c = cl_fail(err, CL_E_INPUT, "split.no and split.count do not say that it is file %llu of %llu",
                         (unsigned long long)no + 1, (unsigned long long)count);
     }
@@ -123,9 +128,10 @@ static cl_code read_others(cl_gguf *g, const char *path, uint64_t count, cl_err 
 {
     const char *suffix = split_suffix(path);
     if (!suffix)
-        return cl_fail(err, CL_E_INPUT,
-                       "%s: is one of %llu files, but its name does not end in -00001-of-%05llu.gguf (restore the name)", path,
-                       (unsigned long long)count, (unsigned long long)count);
+        return cl_fail(
+            err, CL_E_INPUT,
+            "%s: is one of %llu files, but its name does not end in -00001-of-%05llu.gguf (restore the name)", path,
+            (unsigned long long)count, (unsigned long long)count);
     size_t stem = (size_t)(suffix - path), room = strlen(path) + 64;
     char *other = cl_malloc(room, 1, "path", err);
     if (!other) return CL_E_FIT;
@@ -153,11 +159,12 @@ cl_code cl_gguf_open(cl_gguf **out, const char *path, cl_err *err)
     uint64_t no = 0, count = 1;
     if (c == CL_OK && cl_head_u64(&g->head, "split.count", &count) && count > 1) {
         if (count > CL_SRC_FILES)
-            c = cl_fail(err, CL_E_INPUT, "%s: split.count is %llu, at most %d files are read", path, (unsigned long long)count,
-                        CL_SRC_FILES);
+            c = cl_fail(err, CL_E_INPUT, "%s: split.count is %llu, at most %d files are read", path,
+                        (unsigned long long)count, CL_SRC_FILES);
         else if (!cl_head_u64(&g->head, "split.no", &no) || no != 0)
-            c = cl_fail(err, CL_E_INPUT, "%s: is not the first of %llu files (give the one that ends in -00001-of-%05llu.gguf)",
-                        path, (unsigned long long)count, (unsigned long long)count);
+            c = cl_fail(err, CL_E_INPUT,
+                        "%s: is not the first of %llu files (give the one that ends in -00001-of-%05llu.gguf)", path,
+                        (unsigned long long)count, (unsigned long long)count);
         else c = read_others(g, path, count, err);
     }
     if (c == CL_OK && (c = cl_source_finish(&g->source, err)) != CL_OK) cl_fail_prefix(err, "%s", path);

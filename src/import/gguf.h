@@ -1,9 +1,9 @@
 /* gguf.h: a checked reader of GGUF v2 and v3, one file or several (split) files seen as one.
  *
- * Boundary: callers need not know where in which file a thing lies. Everything a file says about itself (counts, lengths,
- * offsets, types, alignment, names) is checked at open against the file's real size; what the getters return afterwards is
- * inside the files. Files are read, not mapped (a file that shrinks while it is read is an error, not a signal).
- * Layout: ggml's docs/gguf.md (models.md 0.2). Local. */
+ * Boundary: callers need not know where in which file a thing lies. Everything a file says about itself (counts,
+ * lengths, offsets, types, alignment, names) is checked at open against the file's real size; what the getters return
+ * afterwards is inside the files. Files are read, not mapped (a file that shrinks while it is read is an error, not a
+ * signal). Layout: ggml's docs/gguf.md (models.md 0.2). Local. */
 #ifndef CHIPLINE_IMPORT_GGUF_H
 #define CHIPLINE_IMPORT_GGUF_H
 
@@ -17,15 +17,16 @@
 
 typedef struct cl_gguf cl_gguf;
 
-/* Opens path and, when it is one of several files (NAME-00001-of-00003.gguf), the others too. CL_E_INPUT with the file's name. */
+/* Opens path and, when it is one of several files (NAME-00001-of-00003.gguf), the others too. CL_E_INPUT with the
+ * file's name. */
 cl_code cl_gguf_open(cl_gguf **out, const char *path, cl_err *err);
-void cl_gguf_close(cl_gguf *g); /* NULL is fine */
+void cl_gguf_close(cl_gguf *g);                    /* NULL is fine */
 const cl_source *cl_gguf_source(const cl_gguf *g); /* tensors of all files; file 0 is the first one */
 
 /* --- metadata of the first file; false when the key is missing or its value is of another kind --- */
 bool cl_gguf_has(const cl_gguf *g, const char *key);
-bool cl_gguf_u64(const cl_gguf *g, const char *key, uint64_t *out);  /* any integer type, not negative */
-bool cl_gguf_f64(const cl_gguf *g, const char *key, double *out);    /* f32, f64 and integers */
+bool cl_gguf_u64(const cl_gguf *g, const char *key, uint64_t *out); /* any integer type, not negative */
+bool cl_gguf_f64(const cl_gguf *g, const char *key, double *out);   /* f32, f64 and integers */
 bool cl_gguf_bool(const cl_gguf *g, const char *key, bool *out);
 bool cl_gguf_str(const cl_gguf *g, const char *key, const char **s, size_t *n); /* borrowed, no NUL at the end */
 /* An array's element type (enum cl_gguf_type) and length. */
@@ -38,8 +39,20 @@ bool cl_gguf_array_f64(const cl_gguf *g, const char *key, uint64_t i, double *v)
 cl_code cl_gguf_metadata_json(const cl_gguf *g, json_t **out, cl_err *err);
 
 enum cl_gguf_type { /* of metadata values, the file's own numbers */
-    CL_GGUF_U8, CL_GGUF_I8, CL_GGUF_U16, CL_GGUF_I16, CL_GGUF_U32, CL_GGUF_I32, CL_GGUF_F32, CL_GGUF_BOOL, CL_GGUF_STR,
-    CL_GGUF_ARRAY, CL_GGUF_U64, CL_GGUF_I64, CL_GGUF_F64, CL_GGUF_TYPES
+                    CL_GGUF_U8,
+                    CL_GGUF_I8,
+                    CL_GGUF_U16,
+                    CL_GGUF_I16,
+                    CL_GGUF_U32,
+                    CL_GGUF_I32,
+                    CL_GGUF_F32,
+                    CL_GGUF_BOOL,
+                    CL_GGUF_STR,
+                    CL_GGUF_ARRAY,
+                    CL_GGUF_U64,
+                    CL_GGUF_I64,
+                    CL_GGUF_F64,
+                    CL_GGUF_TYPES
 };
 
 #endif

@@ -1,5 +1,5 @@
-/* gguf_head.c: reads a GGUF header forward (gguf_head.h). Nothing is believed before it is compared with what is left of the
- * file. */
+/* gguf_head.c: reads a GGUF header forward (gguf_head.h). Nothing is believed before it is compared with what is left
+ * of the file. */
 #include "gguf_head.h"
 
 #include <stdlib.h>
@@ -16,12 +16,12 @@ static cl_code need(cl_head_reader *r, uint64_t n, const char *what)
     uint64_t size = r->s->files[r->file].size;
     if (n > size - h->pos)
         return cl_fail(r->err, CL_E_INPUT,
-                       "%s at byte %zu wants %llu bytes, the file has %llu (it is truncated or damaged: copy it again)", what,
-                       h->pos, (unsigned long long)n, (unsigned long long)size);
+                       "%s at byte %zu wants %llu bytes, the file has %llu (it is truncated or damaged: copy it again)",
+                       what, h->pos, (unsigned long long)n, (unsigned long long)size);
     if (n <= h->have - h->pos) return CL_OK;
     if (n > MAX_HEADER - h->pos)
-        return cl_fail(r->err, CL_E_INPUT, "%s at byte %zu: the header is over %d MiB (the file is damaged)", what, h->pos,
-                       MAX_HEADER >> 20);
+        return cl_fail(r->err, CL_E_INPUT, "%s at byte %zu: the header is over %d MiB (the file is damaged)", what,
+                       h->pos, MAX_HEADER >> 20);
     uint64_t want = h->pos + n, ahead = 2 * (uint64_t)h->have + READ_AHEAD;
     if (want < ahead) want = ahead;
     if (want > size) want = size;
@@ -47,7 +47,8 @@ cl_code cl_head_get_str(cl_head_reader *r, const char *what, uint64_t max, size_
     uint64_t len;
     cl_code c = cl_head_get(r, &len, 8, what);
     if (c == CL_OK && len > max)
-        c = cl_fail(r->err, CL_E_INPUT, "%s at byte %zu is %llu bytes long, at most %llu are allowed (the file is damaged)", what,
+        c = cl_fail(r->err, CL_E_INPUT,
+                    "%s at byte %zu is %llu bytes long, at most %llu are allowed (the file is damaged)", what,
                     r->h->pos, (unsigned long long)len, (unsigned long long)max);
     if (c == CL_OK) c = need(r, len, what);
     if (c != CL_OK) return c;

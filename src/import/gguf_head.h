@@ -17,7 +17,7 @@ typedef struct cl_head {
     size_t have, pos; /* bytes read from the file, bytes understood */
     cl_kv *kv;        /* by key */
     size_t n_kv;
-    size_t *strings;  /* where each string of the string arrays begins (its length, then its bytes) */
+    size_t *strings; /* where each string of the string arrays begins (its length, then its bytes) */
     size_t n_strings, cap_strings;
 } cl_head;
 

@@ -11,11 +11,36 @@ static bool as_i64(const unsigned char *p, uint32_t type, int64_t *v)
     case CL_GGUF_U8: *v = p[0]; return true;
     case CL_GGUF_BOOL: *v = p[0] != 0; return true;
     case CL_GGUF_I8: *v = (int8_t)p[0]; return true;
-    case CL_GGUF_U16: { uint16_t x; memcpy(&x, p, 2); *v = x; return true; }
-    case CL_GGUF_I16: { int16_t x; memcpy(&x, p, 2); *v = x; return true; }
-    case CL_GGUF_U32: { uint32_t x; memcpy(&x, p, 4); *v = x; return true; }
-    case CL_GGUF_I32: { int32_t x; memcpy(&x, p, 4); *v = x; return true; }
-    case CL_GGUF_U64: { uint64_t x; memcpy(&x, p, 8); *v = (int64_t)x; return x <= INT64_MAX; }
+    case CL_GGUF_U16: {
+        uint16_t x;
+        memcpy(&x, p, 2);
+        *v = x;
+        return true;
+    }
+    case CL_GGUF_I16: {
+        int16_t x;
+        memcpy(&x, p, 2);
+        *v = x;
+        return true;
+    }
+    case CL_GGUF_U32: {
+        uint32_t x;
+        memcpy(&x, p, 4);
+        *v = x;
+        return true;
+    }
+    case CL_GGUF_I32: {
+        int32_t x;
+        memcpy(&x, p, 4);
+        *v = x;
+        return true;
+    }
+    case CL_GGUF_U64: {
+        uint64_t x;
+        memcpy(&x, p, 8);
+        *v = (int64_t)x;
+        return x <= INT64_MAX;
+    }
     case CL_GGUF_I64: memcpy(v, p, 8); return true;
     default: return false;
     }

@@ -6,8 +6,8 @@
 
 enum { CL_JOBS_MAX = 256 };
 
-/* work(share) for each of n <= CL_JOBS_MAX shares of `size` bytes, in threads of their own, the first in the caller's; returns when
- * all are done. A share whose thread cannot be started is done by the caller too. */
+/* work(share) for each of n <= CL_JOBS_MAX shares of `size` bytes, in threads of their own, the first in the
+ * caller's; returns when all are done. A share whose thread cannot be started is done by the caller too. */
 void cl_jobs_run(void *shares, size_t size, int n, void *(*work)(void *share));
 
 #endif

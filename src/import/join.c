@@ -1,6 +1,6 @@
-/* join.c: quantised checkpoints keep a matrix in several tensors, multimodal ones keep other modalities beside the text; what
- * the importers see afterwards is one tensor per matrix under its plain name (source.h). Formats: models.md E.2 (gpt-oss),
- * F.2 (DeepSeek's FP8 tiles, compressed-tensors' int4). */
+/* join.c: quantised checkpoints keep a matrix in several tensors, multimodal ones keep other modalities beside the
+ * text; what the importers see afterwards is one tensor per matrix under its plain name (source.h). Formats:
+ * models.md E.2 (gpt-oss), F.2 (DeepSeek's FP8 tiles, compressed-tensors' int4). */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,7 +35,8 @@ static cl_code bad_shape(const joiner *j, const cl_src_tensor *t, const cl_src_t
 {
     char a[CL_SHAPE_TEXT], b[CL_SHAPE_TEXT];
     return cl_fail(j->err, CL_E_INPUT, "tensor %s has the shape %s, which does not fit %s, %s (%s)", t->name,
-                   cl_shape_text(t->dims, t->n_dims, a), beside->name, cl_shape_text(beside->dims, beside->n_dims, b), must);
+                   cl_shape_text(t->dims, t->n_dims, a), beside->name, cl_shape_text(beside->dims, beside->n_dims, b),
+                   must);
 }
 
 static cl_code sane_dims(const joiner *j, const cl_src_tensor *t)
@@ -61,9 +62,10 @@ static cl_code wrong_type(const joiner *j, const cl_src_tensor *t, const char *m
     return cl_fail(j->err, CL_E_INPUT, "tensor %s is %s, must be %s", t->name, t->type, must);
 }
 
-/* t is one tensor of this format now, with the scales of tensor `scale`, which is no tensor of its own any more. Its name ends
- * after n bytes. */
-static void become(joiner *j, cl_src_tensor *t, cl_format f, cl_src_layout layout, const char *type, int scale, size_t n)
+/* t is one tensor of this format now, with the scales of tensor `scale`, which is no tensor of its own any more. Its
+ * name ends after n bytes. */
+static void become(joiner *j, cl_src_tensor *t, cl_format f, cl_src_layout layout, const char *type, int scale,
+                   size_t n)
 {
     t->format = (int)f;
     t->layout = layout;
@@ -96,7 +98,8 @@ static cl_code join_blocks(joiner *j, cl_src_tensor *t, size_t n)
     return CL_OK;
 }
 
-/* X [.., rows, cols] and X_scale_inv [.., ceil(rows / 128), ceil(cols / 128)]; the scales multiply despite their name. */
+/* X [.., rows, cols] and X_scale_inv [.., ceil(rows / 128), ceil(cols / 128)]; the scales multiply despite their
+ * name. */
 static cl_code join_tiles(joiner *j, cl_src_tensor *t)
 {
     int scale;
@@ -123,13 +126,14 @@ static cl_code check_packed_shape(const joiner *j, const cl_src_tensor *t, const
     bool is64 = strcmp(shape->type, "I64") == 0;
     if (!is_type(shape, "I32", "I64")) return wrong_type(j, shape, "I32 or I64");
     if (shape->n_dims != 1 || shape->dims[0] != 2) return bad_shape(j, shape, t, "two numbers");
-    cl_code c = cl_source_read(j->s, shape->file, shape->offset, is64 ? sizeof wide : sizeof narrow, is64 ? (void *)wide : narrow,
-                               j->err);
+    cl_code c = cl_source_read(j->s, shape->file, shape->offset, is64 ? sizeof wide : sizeof narrow,
+                               is64 ? (void *)wide : narrow, j->err);
     if (c != CL_OK) return c;
     for (int i = 0; !is64 && i < 2; i++) wide[i] = narrow[i];
     if (wide[0] != t->dims[0] || wide[1] != t->dims[1] * WORD)
-        return cl_fail(j->err, CL_E_INPUT, "tensor %s says [%lld, %lld], %s holds [%lld, %lld]", shape->name, (long long)wide[0],
-                       (long long)wide[1], t->name, (long long)t->dims[0], (long long)t->dims[1] * WORD);
+        return cl_fail(j->err, CL_E_INPUT, "tensor %s says [%lld, %lld], %s holds [%lld, %lld]", shape->name,
+                       (long long)wide[0], (long long)wide[1], t->name, (long long)t->dims[0],
+                       (long long)t->dims[1] * WORD);
     return CL_OK;
 }
 
@@ -202,8 +206,8 @@ static void sweep(cl_source *s, const bool *gone)
 /* Drops other modalities and the prefix of the language model. */
 static int keep_text(cl_source *s, bool *gone)
 {
-    static const char *const others[] = {"vision_model.", "vision_tower.", "visual.", "multi_modal_projector.", "mm_projector.",
-                                         "audio_tower."};
+    static const char *const others[] = {"vision_model.",          "vision_tower.", "visual.",
+                                         "multi_modal_projector.", "mm_projector.", "audio_tower."};
     static const char prefix[] = "language_model.";
     int dropped = 0;
     for (int i = 0; i < s->n_tensors; i++) {

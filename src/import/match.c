@@ -57,9 +57,10 @@ static void set_view(const matcher *m, const cl_tensor *t, const cl_name *name, 
     o->width = cl_role_is_vector(t->role) ? 1 : up ? a->kv_rank : o->turned ? outputs : t->cols;
 }
 
-/* The shape that a part must have: of the view's matrices a stack, one of them, or (kv_b, k_b, v_b) heads one below the other. */
-static bool part_fits(const cl_tensor *t, const cl_src_tensor *src, const cl_name *name, const cl_origin *o, bool stacked,
-                      int64_t want[3], int *n)
+/* The shape that a part must have: of the view's matrices a stack, one of them, or (kv_b, k_b, v_b) heads one below
+ * the other. */
+static bool part_fits(const cl_tensor *t, const cl_src_tensor *src, const cl_name *name, const cl_origin *o,
+                      bool stacked, int64_t want[3], int *n)
 {
     bool heads = t->role == CL_T_K_B || t->role == CL_T_V_B;
     bool up = name->take == CL_TAKE_K_UP || name->take == CL_TAKE_V_UP;
@@ -71,7 +72,8 @@ static bool part_fits(const cl_tensor *t, const cl_src_tensor *src, const cl_nam
     return same_shape(src, want, *n) || (heads && same_shape(src, flat, 2));
 }
 
-static cl_code check_part(matcher *m, const cl_tensor *t, int part, bool stacked, const cl_name *name, const cl_origin *o)
+static cl_code check_part(matcher *m, const cl_tensor *t, int part, bool stacked, const cl_name *name,
+                          const cl_origin *o)
 {
     const cl_src_tensor *src = &m->s->tensors[part];
     int64_t want[3];
@@ -79,8 +81,8 @@ static cl_code check_part(matcher *m, const cl_tensor *t, int part, bool stacked
     char a[CL_SHAPE_TEXT], b[CL_SHAPE_TEXT];
     if (!part_fits(t, src, name, o, stacked, want, &n))
         return cl_fail(m->err, CL_E_INPUT,
-                       "tensor %s has the shape %s, the configuration makes it %s (they are of different models)", src->name,
-                       cl_shape_text(src->dims, src->n_dims, a), cl_shape_text(want, n, b));
+                       "tensor %s has the shape %s, the configuration makes it %s (they are of different models)",
+                       src->name, cl_shape_text(src->dims, src->n_dims, a), cl_shape_text(want, n, b));
     if (src->format < 0)
         return cl_fail(m->err, CL_E_INPUT,
                        "tensor %s is %s, which cannot be read (use a checkpoint in F32, F16, BF16, Q8_0, Q4_0, Q4_1, "
@@ -98,8 +100,8 @@ static int find(const matcher *m, const char *pattern, int layer, int64_t expert
     return cl_source_find(m->s, name);
 }
 
-/* The first of the role's names that is there, or the first at all. Files that hold kv_b as a whole beside its two parts repeat
- * themselves: the whole is not looked at. */
+/* The first of the role's names that is there, or the first at all. Files that hold kv_b as a whole beside its two
+ * parts repeat themselves: the whole is not looked at. */
 static const cl_name *choose_name(matcher *m, const cl_tensor *t)
 {
     char name[CL_SRC_NAME + 1];
@@ -133,7 +135,8 @@ static cl_code match_one(matcher *m, const cl_tensor *t, cl_origin *o)
         o->parts[o->n_parts] = at;
         const cl_src_tensor *first = o->parts[0] < 0 ? NULL : &m->s->tensors[o->parts[0]];
         if (src && first && (src->format != first->format || src->layout != first->layout))
-            return cl_fail(m->err, CL_E_INPUT, "tensor %s is %s, the first expert is %s (experts of a layer must be alike)", name,
+            return cl_fail(m->err, CL_E_INPUT,
+                           "tensor %s is %s, the first expert is %s (experts of a layer must be alike)", name,
                            src->type, first->type);
     }
     return CL_OK;
@@ -157,7 +160,8 @@ static bool extra_layer(const matcher *m, const char *name)
     return false;
 }
 
-/* Missing tensors first; those that nobody expects beside them, as they often are the missing ones under another name. */
+/* Missing tensors first; those that nobody expects beside them, as they often are the missing ones under another
+ * name. */
 static cl_code report(matcher *m, const char *skip, int *past)
 {
     cl_buf extra = {0};
@@ -171,10 +175,10 @@ static cl_code report(matcher *m, const char *skip, int *past)
     }
     const char *family = m->f->name;
     if (c == CL_OK && m->n_missing)
-        c = cl_fail(m->err, CL_E_INPUT, "%s%d tensor%s missing for a %s model: %s%s%s%s%s", m->n_missing < MANY ? "" : "over ",
-                    m->n_missing, m->n_missing == 1 ? " is" : "s are", family, m->missing.data,
-                    m->n_missing > SHOWN ? ", ..." : "", n_extra ? "; not expected: " : "", n_extra ? extra.data : "",
-                    n_extra > SHOWN ? ", ..." : "");
+        c = cl_fail(m->err, CL_E_INPUT, "%s%d tensor%s missing for a %s model: %s%s%s%s%s",
+                    m->n_missing < MANY ? "" : "over ", m->n_missing, m->n_missing == 1 ? " is" : "s are", family,
+                    m->missing.data, m->n_missing > SHOWN ? ", ..." : "", n_extra ? "; not expected: " : "",
+                    n_extra ? extra.data : "", n_extra > SHOWN ? ", ..." : "");
     else if (c == CL_OK && n_extra)
         c = cl_fail(m->err, CL_E_INPUT, "%d tensor%s no place in a %s model with this configuration: %s%s", n_extra,
                     n_extra == 1 ? " has" : "s have", family, extra.data, n_extra > SHOWN ? ", ..." : "");
@@ -182,8 +186,8 @@ static cl_code report(matcher *m, const char *skip, int *past)
     return c;
 }
 
-cl_code cl_match(const cl_source *s, const cl_family *f, bool gguf, const cl_model *model, const char *skip, cl_origin **out,
-                 int *extra, cl_err *err)
+cl_code cl_match(const cl_source *s, const cl_family *f, bool gguf, const cl_model *model, const char *skip,
+                 cl_origin **out, int *extra, cl_err *err)
 {
     matcher m = {.s = s, .f = f, .model = model, .gguf = gguf, .err = err};
     *extra = 0;
@@ -216,7 +220,8 @@ bool cl_origin_keeps(const cl_source *s, const cl_tensor *t, const cl_origin *o)
     cl_format f = (cl_format)src->format;
     int64_t tile = cl_format_tile_rows(f);
     if (tile == 1) return !o->turned || cl_format_get(f)->block == 1;
-    /* Tiles are as wide as they are high: they may be transposed, but not cut. Those of a stack begin with each matrix. */
+    /* Tiles are as wide as they are high: they may be transposed, but not cut. Those of a stack begin with each
+     * matrix. */
     bool begins = o->stride % tile == 0 || src->n_dims == 3 || o->n_parts > 1 || t->experts <= 1;
     return o->head_dim == 0 && o->step == 1 && o->first % tile == 0 && begins;
 }

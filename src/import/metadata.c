@@ -1,4 +1,5 @@
-/* metadata.c: GGUF metadata to cl_spec: the keys that families share (models.md 0.2; key names as in gguf-py's constants). What
+/* metadata.c: GGUF metadata to cl_spec: the keys that families share (models.md 0.2; key names as in gguf-py's
+ * constants). What
  * GGUF does not say (biases, dense layers among mixtures) follows from the tensors that are there. */
 #include <limits.h>
 #include <math.h>
@@ -17,8 +18,8 @@ static const char *full_key(const char *arch, const char *key, char out[KEY])
     return out;
 }
 
-cl_code cl_metadata_int(const cl_gguf *g, const char *arch, const char *key, int layer, bool required, int64_t min, int64_t max,
-                        int64_t *out, cl_err *err)
+cl_code cl_metadata_int(const cl_gguf *g, const char *arch, const char *key, int layer, bool required, int64_t min,
+                        int64_t max, int64_t *out, cl_err *err)
 {
     char k[KEY];
     uint32_t type;
@@ -53,7 +54,10 @@ cl_code cl_metadata_double(const cl_gguf *g, const char *arch, const char *key, 
 static cl_code refuse(const cl_gguf *g, const cl_family *f, cl_err *err)
 {
     enum reader { NOBODY, WITH_EXPERTS, OWN_ATTENTION }; /* families that read the key themselves */
-    static const struct { const char *key; double plain, also; enum reader reader;
+    static const struct {
+        const char *key;
+        double plain, also;
+        enum reader reader;
     } keys[] = {
         {"attention.scale", 0, 0},
         {"attention.value_scale", 1, 0},
@@ -79,7 +83,8 @@ static cl_code refuse(const cl_gguf *g, const cl_family *f, cl_err *err)
     const char *arch = f->gguf_arch;
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         double v = keys[i].plain;
-        if ((keys[i].reader == WITH_EXPERTS && f->experts) || (keys[i].reader == OWN_ATTENTION && f->own_attention)) continue;
+        if ((keys[i].reader == WITH_EXPERTS && f->experts) || (keys[i].reader == OWN_ATTENTION && f->own_attention))
+            continue;
         cl_code c = cl_metadata_double(g, arch, keys[i].key, false, -INFINITY, INFINITY, &v, err);
         if (c != CL_OK) return c;
         if (v != keys[i].plain && v != keys[i].also)
@@ -133,11 +138,15 @@ static cl_code rope_scaling(const cl_gguf *g, const cl_family *f, int context, c
     cl_code c = cl_metadata_double(g, arch, "rope.scale_linear", false, 1e-6, 1e6, &p->factor, err);
     if (c == CL_OK) c = cl_metadata_double(g, arch, "rope.scaling.factor", false, 1e-6, 1e6, &p->factor, err);
     if (c == CL_OK)
-        c = cl_metadata_double(g, arch, "rope.scaling.original_context_length", false, 1, 1e12, &p->original_context, err);
-    if (c == CL_OK) c = cl_metadata_double(g, arch, "rope.scaling.yarn_beta_fast", false, 1e-6, 1e6, &p->beta_fast, err);
-    if (c == CL_OK) c = cl_metadata_double(g, arch, "rope.scaling.yarn_beta_slow", false, 1e-6, 1e6, &p->beta_slow, err);
+        c = cl_metadata_double(g, arch, "rope.scaling.original_context_length", false, 1, 1e12, &p->original_context,
+                               err);
+    if (c == CL_OK)
+        c = cl_metadata_double(g, arch, "rope.scaling.yarn_beta_fast", false, 1e-6, 1e6, &p->beta_fast, err);
+    if (c == CL_OK)
+        c = cl_metadata_double(g, arch, "rope.scaling.yarn_beta_slow", false, 1e-6, 1e6, &p->beta_slow, err);
     double log_multiplier = 0;
-    if (c == CL_OK) c = cl_metadata_double(g, arch, "rope.scaling.yarn_log_multiplier", false, 0, 1e3, &log_multiplier, err);
+    if (c == CL_OK)
+        c = cl_metadata_double(g, arch, "rope.scaling.yarn_log_multiplier", false, 0, 1e3, &log_multiplier, err);
     p->mscale = p->mscale_all = 10 * log_multiplier;
     if (c != CL_OK) return c;
     full_key(arch, "rope.scaling.type", k);
@@ -145,12 +154,14 @@ static cl_code rope_scaling(const cl_gguf *g, const cl_family *f, int context, c
     if (n == 4 && memcmp(type, "none", 4) == 0) p->kind = CL_ROPE_PLAIN;
     else if (n == 6 && memcmp(type, "linear", 6) == 0) p->kind = p->factor == 1 ? CL_ROPE_PLAIN : CL_ROPE_LINEAR;
     else if (n == 4 && memcmp(type, "yarn", 4) == 0) p->kind = CL_ROPE_YARN;
-    else return cl_fail(err, CL_E_INPUT, "%s: %.*s is not supported (known: none, linear, yarn)", k,
-                        cl_readable_name(type, n, 60) ? (int)n : 0, type);
+    else
+        return cl_fail(err, CL_E_INPUT, "%s: %.*s is not supported (known: none, linear, yarn)", k,
+                       cl_readable_name(type, n, 60) ? (int)n : 0, type);
     return CL_OK;
 }
 
-cl_code cl_metadata_rope(const cl_gguf *g, const cl_family *f, int64_t dims, cl_spec *s, cl_rope_params *said, cl_err *err)
+cl_code cl_metadata_rope(const cl_gguf *g, const cl_family *f, int64_t dims, cl_spec *s, cl_rope_params *said,
+                         cl_err *err)
 {
     cl_rope_params p = {.dims = (int)dims, .theta = 10000};
     cl_code c = cl_metadata_double(g, f->gguf_arch, "rope.freq_base", false, 1, 1e12, &p.theta, err);
@@ -167,8 +178,9 @@ static cl_code rotary_dims(const cl_gguf *g, const cl_family *f, int64_t head_di
     cl_code c = cl_metadata_int(g, f->gguf_arch, "rope.dimension_count", -1, false, 1, INT_MAX, dims, err);
     bool part = f->defaults.rotary != 0 && *dims < head_dim && *dims % 2 == 0;
     if (c == CL_OK && *dims != head_dim && !part)
-        c = cl_fail(err, CL_E_INPUT, "%s.rope.dimension_count: %lld of the %lld numbers of a head is not supported (%s)",
-                    f->gguf_arch, (long long)*dims, (long long)head_dim,
+        c = cl_fail(err, CL_E_INPUT,
+                    "%s.rope.dimension_count: %lld of the %lld numbers of a head is not supported (%s)", f->gguf_arch,
+                    (long long)*dims, (long long)head_dim,
                     f->defaults.rotary != 0 ? "an even part, or all" : "only all");
     return c;
 }
@@ -187,8 +199,9 @@ static cl_code metadata_layer(const cl_gguf *g, const cl_family *f, int i, int64
     if (c == CL_OK) c = cl_metadata_int(g, arch, "feed_forward_length", i, !f->experts, 1, CL_MAX_SIZE, &width, err);
     if (c != CL_OK) return c;
     if (heads % kv_heads)
-        return cl_fail(err, CL_E_INPUT, "%s.attention.head_count: %lld is not a multiple of %s.attention.head_count_kv, %lld",
-                       arch, (long long)heads, arch, (long long)kv_heads);
+        return cl_fail(err, CL_E_INPUT,
+                       "%s.attention.head_count: %lld is not a multiple of %s.attention.head_count_kv, %lld", arch,
+                       (long long)heads, arch, (long long)kv_heads);
     l->attn.heads = (int)heads;
     l->attn.kv_heads = (int)kv_heads;
     l->attn.window = (int)window;
@@ -209,8 +222,8 @@ static cl_code metadata_heads(const cl_gguf *g, const cl_family *f, int64_t head
     value_dim = head_dim;
     if (c == CL_OK) c = cl_metadata_int(g, arch, "attention.value_length", -1, false, 1, CL_MAX_HEADS, &value_dim, err);
     if (c == CL_OK && value_dim != head_dim)
-        c = cl_fail(err, CL_E_INPUT, "%s.attention.value_length: %lld is not supported beside a key_length of %lld", arch,
-                    (long long)value_dim, (long long)head_dim);
+        c = cl_fail(err, CL_E_INPUT, "%s.attention.value_length: %lld is not supported beside a key_length of %lld",
+                    arch, (long long)value_dim, (long long)head_dim);
     if (c == CL_OK) c = rotary_dims(g, f, head_dim, &dims, err);
     if (c != CL_OK) return c;
     for (int i = 0; i < s->n_layers; i++) {

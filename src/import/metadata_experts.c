@@ -9,8 +9,10 @@ static cl_code scoring(const cl_gguf *g, const char *arch, cl_scoring *out, cl_e
     cl_code c = cl_metadata_int(g, arch, "expert_gating_func", -1, false, 0, INT32_MAX, &f, err);
     if (c != CL_OK || f == 0) return c;
     if (f > 3)
-        return cl_fail(err, CL_E_INPUT, "%s.expert_gating_func: %lld is not supported (only 1, 2 and 3: softmax, sigmoid, "
-                       "softmax over the chosen)", arch, (long long)f);
+        return cl_fail(err, CL_E_INPUT,
+                       "%s.expert_gating_func: %lld is not supported (only 1, 2 and 3: softmax, sigmoid, "
+                       "softmax over the chosen)",
+                       arch, (long long)f);
     *out = f == 1 ? CL_SCORE_SOFTMAX : f == 2 ? CL_SCORE_SIGMOID : CL_SCORE_CHOSEN_SOFTMAX;
     return CL_OK;
 }
@@ -21,14 +23,15 @@ static cl_code groups(const cl_gguf *g, const char *arch, cl_ffn *f, cl_err *err
     f->groups = f->top_groups = f->group_best = 0;
     cl_code c = cl_metadata_int(g, arch, "expert_group_count", -1, false, 0, f->experts, &n, err);
     if (c != CL_OK || n <= 1) return c;
-    if (best == 0) return cl_fail(err, CL_E_INPUT, "%s.expert_group_count: %lld is not supported (only 1)", arch, (long long)n);
+    if (best == 0)
+        return cl_fail(err, CL_E_INPUT, "%s.expert_group_count: %lld is not supported (only 1)", arch, (long long)n);
     if (f->experts % n)
-        return cl_fail(err, CL_E_INPUT, "%s.expert_group_count: %lld does not divide %s.expert_count, %d", arch, (long long)n,
-                       arch, f->experts);
+        return cl_fail(err, CL_E_INPUT, "%s.expert_group_count: %lld does not divide %s.expert_count, %d", arch,
+                       (long long)n, arch, f->experts);
     c = cl_metadata_int(g, arch, "expert_group_used_count", -1, true, 1, n, &top, err);
     if (c == CL_OK && (best > f->experts / n || f->top_k > top * (f->experts / n)))
-        c = cl_fail(err, CL_E_INPUT, "%s.expert_group_count: %lld groups of %lld experts are too small", arch, (long long)n,
-                    (long long)(f->experts / n));
+        c = cl_fail(err, CL_E_INPUT, "%s.expert_group_count: %lld groups of %lld experts are too small", arch,
+                    (long long)n, (long long)(f->experts / n));
     f->groups = (int)n;
     f->top_groups = (int)top;
     f->group_best = (int)best;
@@ -64,7 +67,8 @@ static int64_t outputs(const cl_gguf *g, const char *pattern, int layer)
     return i >= 0 && s->tensors[i].n_dims == 2 ? s->tensors[i].dims[0] : 0;
 }
 
-/* The shared expert's width: its own key, or as many experts' widths as there are shared ones, or what its tensor has. */
+/* The shared expert's width: its own key, or as many experts' widths as there are shared ones, or what its tensor
+ * has. */
 static cl_code shared_width(const cl_gguf *g, const char *arch, int layer, int64_t width, int64_t *out, cl_err *err)
 {
     int64_t count = 0;
@@ -72,7 +76,9 @@ static cl_code shared_width(const cl_gguf *g, const char *arch, int layer, int64
     if (*out > CL_MAX_SIZE) return cl_fail(err, CL_E_INPUT, "tensor blk.%d.ffn_gate_shexp.weight is too large", layer);
     cl_code c = cl_metadata_int(g, arch, "expert_shared_count", -1, false, 0, CL_MAX_SIZE / width, &count, err);
     if (count) *out = count * width;
-    return c == CL_OK ? cl_metadata_int(g, arch, "expert_shared_feed_forward_length", layer, false, 0, CL_MAX_SIZE, out, err) : c;
+    return c == CL_OK
+               ? cl_metadata_int(g, arch, "expert_shared_feed_forward_length", layer, false, 0, CL_MAX_SIZE, out, err)
+               : c;
 }
 
 cl_code cl_metadata_experts(const cl_gguf *g, const char *arch, const cl_ffn *like, cl_spec *s, cl_err *err)

@@ -10,7 +10,7 @@ static const double pi = 3.14159265358979323846;
 static double llama3(const cl_rope_params *p, double f)
 {
     double turns = p->original_context * f / (2 * pi); /* original context / wave length */
-    if (turns >= p->high_freq) return f; /* also where both ends are one: no ramp */
+    if (turns >= p->high_freq) return f;               /* also where both ends are one: no ramp */
     if (turns < p->low_freq) return f / p->factor;
     double s = (turns - p->low_freq) / (p->high_freq - p->low_freq);
     return (1 - s) * f / p->factor + s * f;
@@ -50,17 +50,19 @@ cl_code cl_rope_make(const cl_rope_params *p, cl_rope *out, cl_err *err)
 {
     if (p->dims < 2 || p->dims % 2)
         return cl_fail(err, CL_E_INPUT, "head_dim is %d: rotary embedding needs an even number", p->dims);
-    if (!positive(p->theta) || p->theta <= 1) return cl_fail(err, CL_E_INPUT, "rope_theta is %g, must be over 1", p->theta);
+    if (!positive(p->theta) || p->theta <= 1)
+        return cl_fail(err, CL_E_INPUT, "rope_theta is %g, must be over 1", p->theta);
     if (p->kind != CL_ROPE_PLAIN && !positive(p->factor))
         return cl_fail(err, CL_E_INPUT, "rope factor is %g, must be over 0", p->factor);
     if ((p->kind == CL_ROPE_LLAMA3 || p->kind == CL_ROPE_YARN) && !positive(p->original_context))
         return cl_fail(err, CL_E_INPUT, "original_max_position_embeddings is %g, must be over 0", p->original_context);
     if (p->kind == CL_ROPE_LLAMA3 && !(positive(p->low_freq) && positive(p->high_freq) && p->high_freq >= p->low_freq))
-        return cl_fail(err, CL_E_INPUT, "low_freq_factor %g and high_freq_factor %g: the second must not be smaller, both over 0",
+        return cl_fail(err, CL_E_INPUT,
+                       "low_freq_factor %g and high_freq_factor %g: the second must not be smaller, both over 0",
                        p->low_freq, p->high_freq);
     if (p->kind == CL_ROPE_YARN && !(positive(p->beta_fast) && positive(p->beta_slow) && p->beta_fast >= p->beta_slow))
-        return cl_fail(err, CL_E_INPUT, "beta_fast %g and beta_slow %g: the first must not be smaller, both over 0", p->beta_fast,
-                       p->beta_slow);
+        return cl_fail(err, CL_E_INPUT, "beta_fast %g and beta_slow %g: the first must not be smaller, both over 0",
+                       p->beta_fast, p->beta_slow);
     *out = (cl_rope){.dims = p->dims, .pairing = CL_ROPE_HALF, .scale = 1};
     out->inv_freq = cl_malloc((size_t)p->dims / 2, sizeof *out->inv_freq, "rotary table", err);
     if (!out->inv_freq) return CL_E_FIT;

@@ -1,4 +1,5 @@
-/* rope.h: rotary tables: inv_freq from base and scaling. Formulas: models.md 0.5, which is transformers' modeling_rope_utils.py.
+/* rope.h: rotary tables: inv_freq from base and scaling. Formulas: models.md 0.5, which is transformers'
+ * modeling_rope_utils.py.
  */
 #ifndef CHIPLINE_IMPORT_ROPE_H
 #define CHIPLINE_IMPORT_ROPE_H
@@ -11,13 +12,13 @@ typedef struct cl_rope_params {
     cl_rope_kind kind;
     int dims;
     double theta;
-    double factor;                /* all but plain */
-    double original_context;      /* llama3, yarn */
-    double low_freq, high_freq;   /* llama3 */
-    double beta_fast, beta_slow;  /* yarn */
-    double attention_factor;      /* yarn; 0: from factor and mscale */
-    double mscale, mscale_all;    /* yarn; 0: absent */
-    bool truncate;                /* yarn */
+    double factor;               /* all but plain */
+    double original_context;     /* llama3, yarn */
+    double low_freq, high_freq;  /* llama3 */
+    double beta_fast, beta_slow; /* yarn */
+    double attention_factor;     /* yarn; 0: from factor and mscale */
+    double mscale, mscale_all;   /* yarn; 0: absent */
+    bool truncate;               /* yarn */
 } cl_rope_params;
 
 /* YaRN's factor for amplitudes: 1 + 0.1 m ln(factor), 1 where factor is at most 1. */

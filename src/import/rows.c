@@ -1,5 +1,5 @@
-/* rows.c: read, check, put in order, encode and write rows (rows.h). Every number is decoded once, also where the bytes are kept:
- * that is how NaN and infinity are found, in scales of blocks too. */
+/* rows.c: read, check, put in order, encode and write rows (rows.h). Every number is decoded once, also where the
+ * bytes are kept: that is how NaN and infinity are found, in scales of blocks too. */
 #include "rows.h"
 
 #include <stdlib.h>
@@ -14,14 +14,14 @@ enum { RUN_BYTES = 4 << 20, TURN_BYTES = 128 << 20, TURN_ROWS = 16 };
 typedef struct run {
     const cl_origin *o;
     cl_format from, to;
-    bool copy;           /* codes and scales stay as they are */
+    bool copy; /* codes and scales stay as they are */
     cl_band band;
     int64_t first, rows, cols;
-    int64_t unit;        /* rows that are encoded together */
+    int64_t unit;                   /* rows that are encoded together */
     size_t packed_bytes, out_bytes; /* a whole row of the source as a model file has it, and one of the result */
-    float *turned;       /* [band rows][band columns], or NULL */
+    float *turned;                  /* [band rows][band columns], or NULL */
     unsigned char *out;
-    float *scratch;      /* [jobs][scratch_len]: numbers, and a packed row in the last packed_len */
+    float *scratch; /* [jobs][scratch_len]: numbers, and a packed row in the last packed_len */
     size_t scratch_len, packed_len;
 } run;
 
@@ -30,8 +30,8 @@ typedef struct share {
     void (*work)(struct share *s, int64_t i);
     int64_t first, end;
     float *x;
-    int64_t bad;     /* first row of the band that cannot be used, or -1 */
-    bool coarse;     /* because of a scale */
+    int64_t bad; /* first row of the band that cannot be used, or -1 */
+    bool coarse; /* because of a scale */
 } share;
 
 /* --- one thread's work --- */
@@ -65,7 +65,10 @@ static const unsigned char *decode(share *s, int64_t i, float *x, unsigned char 
     return NULL;
 }
 
-static unsigned char *packed_row(const share *s) { return (unsigned char *)(s->x + s->r->scratch_len - s->r->packed_len); }
+static unsigned char *packed_row(const share *s)
+{
+    return (unsigned char *)(s->x + s->r->scratch_len - s->r->packed_len);
+}
 
 /* Rows of unit u, from rows of the band. */
 static void work_rows(share *s, int64_t u)
@@ -74,8 +77,8 @@ static void work_rows(share *s, int64_t u)
     int64_t row = u * r->unit, n = r->rows - row < r->unit ? r->rows - row : r->unit;
     unsigned char *out = r->out + (size_t)row * r->out_bytes;
     for (int64_t k = 0; k < n; k++) {
-        const unsigned char *in = decode(s, source_row(row + k, r->o->head_dim) * r->o->step, s->x + k * r->cols,
-                                         packed_row(s));
+        const unsigned char *in =
+            decode(s, source_row(row + k, r->o->head_dim) * r->o->step, s->x + k * r->cols, packed_row(s));
         if (!in) return;
         if (r->copy) memcpy(out + (size_t)k * r->out_bytes, in, r->out_bytes);
     }
@@ -129,15 +132,19 @@ static cl_code run_all(run *r, void (*work)(share *, int64_t), int64_t n, int jo
     share shares[CL_JOBS_MAX];
     if (jobs > n) jobs = (int)n;
     for (int i = 0; i < jobs; i++)
-        shares[i] = (share){.r = r, .work = work, .first = n * i / jobs, .end = n * (i + 1) / jobs,
-                            .x = r->scratch + (size_t)i * r->scratch_len, .bad = -1};
+        shares[i] = (share){.r = r,
+                            .work = work,
+                            .first = n * i / jobs,
+                            .end = n * (i + 1) / jobs,
+                            .x = r->scratch + (size_t)i * r->scratch_len,
+                            .bad = -1};
     cl_jobs_run(shares, sizeof *shares, jobs, run_share);
     const share *bad = NULL;
     for (int i = 0; i < jobs && !bad; i++)
         if (shares[i].bad >= 0) bad = &shares[i];
     if (!bad) return CL_OK;
-    return cl_fail(err, CL_E_INPUT, "tensor %s: a %s in row %lld is %s", r->band.src->name, bad->coarse ? "scale" : "number",
-                   (long long)(r->band.row + bad->bad),
+    return cl_fail(err, CL_E_INPUT, "tensor %s: a %s in row %lld is %s", r->band.src->name,
+                   bad->coarse ? "scale" : "number", (long long)(r->band.row + bad->bad),
                    bad->coarse ? "no bf16 number (int4 is read with scales that bf16 holds exactly)"
                                : "NaN or infinite (the checkpoint is damaged)");
 }
@@ -183,7 +190,8 @@ static shape plan_turned(const cl_stream *st, const cl_tensor *t, const run *r)
 {
     shape p = {.matrices = t->experts ? t->experts : 1, .rows = t->rows, .band_rows = t->cols};
     const cl_origin *o = r->o;
-    int64_t wide = (int64_t)((st->room ? st->room : TURN_BYTES) / sizeof(float)) / t->cols / CL_BAND_COLS * CL_BAND_COLS;
+    int64_t wide = (int64_t)((st->room ? st->room : TURN_BYTES) / sizeof(float)) / t->cols / CL_BAND_COLS *
+                   CL_BAND_COLS;
     int64_t need = CL_BAND_COLS + r->unit * o->step; /* a unit wherever it begins */
     p.band_cols = least(wide < need ? round_up(need, CL_BAND_COLS) : wide, o->width);
     p.per_run = least(p.rows, p.band_cols / o->step + 1);
@@ -201,14 +209,15 @@ static void choose_columns(run *r, const shape *p, int64_t rows, int64_t *col, i
     *cols = least(round_up(at + (r->rows - 1) * o->step + 1 - *col, CL_BAND_COLS), o->width - *col);
 }
 
-static cl_code one_run(cl_stream *st, run *r, const shape *p, const cl_src_tensor *src, int64_t base, int64_t left, cl_err *err)
+static cl_code one_run(cl_stream *st, run *r, const shape *p, const cl_src_tensor *src, int64_t base, int64_t left,
+                       cl_err *err)
 {
     const cl_origin *o = r->o;
     cl_code c;
     if (!o->turned) {
         r->rows = least(left, p->per_run);
-        c = cl_band_read(&r->band, st->source, src, base + o->first + r->first * o->step, (r->rows - 1) * o->step + 1, 0, r->cols,
-                         err);
+        c = cl_band_read(&r->band, st->source, src, base + o->first + r->first * o->step, (r->rows - 1) * o->step + 1,
+                         0, r->cols, err);
         return c == CL_OK ? run_all(r, work_rows, (r->rows + r->unit - 1) / r->unit, p->jobs, err) : c;
     }
     int64_t col, cols;
@@ -253,7 +262,10 @@ cl_code cl_stream_tensor(cl_stream *st, int index, const cl_origin *o, cl_err *e
 {
     const cl_tensor *t = &st->model->tensors[index];
     const cl_src_tensor *src = &st->source->tensors[o->parts[0]];
-    run r = {.o = o, .from = (cl_format)src->format, .to = t->format, .cols = t->cols,
+    run r = {.o = o,
+             .from = (cl_format)src->format,
+             .to = t->format,
+             .cols = t->cols,
              .out_bytes = cl_row_bytes(t->format, t->cols)};
     bool blocks = cl_format_get(r.from)->block > 1;
     r.copy = r.from == r.to && cl_origin_keeps(st->source, t, o) && (!o->turned || blocks);

@@ -1,5 +1,5 @@
-/* rows.h: the bytes of one tensor, from its source to the model file, in runs of a few MB (of a hundred where the source is
- * transposed). */
+/* rows.h: the bytes of one tensor, from its source to the model file, in runs of a few MB (of a hundred where the
+ * source is transposed). */
 #ifndef CHIPLINE_IMPORT_ROWS_H
 #define CHIPLINE_IMPORT_ROWS_H
 
@@ -17,7 +17,8 @@ typedef struct cl_stream {
     size_t room;           /* bytes for numbers under way; 0: as much as is sensible */
 } cl_stream;
 
-/* Tensor `index` of the model, made of o, in the model's format. NaN and infinity are CL_E_INPUT with the source tensor's name.
+/* Tensor `index` of the model, made of o, in the model's format. NaN and infinity are CL_E_INPUT with the source
+ * tensor's name.
  */
 cl_code cl_stream_tensor(cl_stream *st, int index, const cl_origin *o, cl_err *err);
 

@@ -11,10 +11,13 @@
 
 enum { MAX_HEADER = 100000000 }; /* the format's own limit */
 
-static const struct { const char *name; int bytes, format; } dtypes[] = {
-    {"F32", 4, CL_F32}, {"F16", 2, CL_F16}, {"BF16", 2, CL_BF16}, {"F64", 8, -1}, {"I64", 8, -1}, {"I32", 4, -1}, {"I16", 2, -1},
-    {"I8", 1, -1}, {"U64", 8, -1}, {"U32", 4, -1}, {"U16", 2, -1}, {"U8", 1, -1}, {"BOOL", 1, -1}, {"F8_E4M3", 1, -1},
-    {"F8_E5M2", 1, -1}, {"F8_E8M0", 1, -1}, {"C64", 8, -1},
+static const struct {
+    const char *name;
+    int bytes, format;
+} dtypes[] = {
+    {"F32", 4, CL_F32}, {"F16", 2, CL_F16}, {"BF16", 2, CL_BF16}, {"F64", 8, -1},     {"I64", 8, -1}, {"I32", 4, -1},
+    {"I16", 2, -1},     {"I8", 1, -1},      {"U64", 8, -1},       {"U32", 4, -1},     {"U16", 2, -1}, {"U8", 1, -1},
+    {"BOOL", 1, -1},    {"F8_E4M3", 1, -1}, {"F8_E5M2", 1, -1},   {"F8_E8M0", 1, -1}, {"C64", 8, -1},
 };
 
 /* One entry of the header, checked against `room` data bytes that begin at `data` in the file. */
@@ -31,7 +34,8 @@ static cl_code read_entry(cl_source *s, const char *name, const json_t *v, uint6
     size_t k = 0, kinds = sizeof dtypes / sizeof *dtypes;
     while (k < kinds && strcmp(dtypes[k].name, dtype) != 0) k++;
     if (k == kinds) return cl_fail(err, CL_E_INPUT, "dtype %.40s is unknown", dtype);
-    if (json_array_size(shape) > CL_SRC_DIMS) return cl_fail(err, CL_E_INPUT, "has more than %d dimensions", CL_SRC_DIMS);
+    if (json_array_size(shape) > CL_SRC_DIMS)
+        return cl_fail(err, CL_E_INPUT, "has more than %d dimensions", CL_SRC_DIMS);
     t.n_dims = (int)json_array_size(shape);
     int64_t bytes = dtypes[k].bytes;
     for (int i = 0; i < t.n_dims; i++) {
@@ -69,9 +73,10 @@ static cl_code read_header(cl_source *s, cl_err *err)
     n = 0;
     for (int i = 7; i >= 0; i--) n = n << 8 | le[i];
     if (n > MAX_HEADER || n > size - 8)
-        return cl_fail(err, CL_E_INPUT,
-                       "its header of %llu bytes does not fit the file of %llu (it is truncated, or not a safetensors file)",
-                       (unsigned long long)n, (unsigned long long)size);
+        return cl_fail(
+            err, CL_E_INPUT,
+            "its header of %llu bytes does not fit the file of %llu (it is truncated, or not a safetensors file)",
+            (unsigned long long)n, (unsigned long long)size);
     char *text = cl_malloc(n, 1, "safetensors header", err);
     if (!text) return CL_E_FIT;
     json_t *head = NULL;
@@ -83,7 +88,8 @@ static cl_code read_header(cl_source *s, cl_err *err)
     json_t *v;
     int first = s->n_tensors;
     if (c == CL_OK) {
-        json_object_foreach(head, name, v) {
+        json_object_foreach(head, name, v)
+        {
             if (strcmp(name, "__metadata__") == 0) continue;
             c = read_entry(s, name, v, 8 + n, size - 8 - n, err);
             if (c != CL_OK) {
@@ -131,14 +137,16 @@ static cl_code open_shards(cl_source *s, const char *dir, const json_t *index, c
     if (c != CL_OK) return c;
     const char *name;
     json_t *v;
-    json_object_foreach((json_t *)map, name, v) {
+    json_object_foreach((json_t *)map, name, v)
+    {
         const char *file = json_string_value(v);
         if (!file || !cl_readable_name(file, json_string_length(v), 255) || strchr(file, '/') || file[0] == '.')
             return cl_fail(err, CL_E_INPUT, "weight_map: %.200s: is not the name of a file in this folder", name);
         if (file_by_name(s, dir, file) < 0 && (c = open_one(s, dir, file, err)) != CL_OK) return c;
     }
     if ((c = cl_source_finish(s, err)) != CL_OK) return c;
-    json_object_foreach((json_t *)map, name, v) {
+    json_object_foreach((json_t *)map, name, v)
+    {
         int t = cl_source_find(s, name);
         if (t < 0 || s->tensors[t].file != file_by_name(s, dir, json_string_value(v)))
             return cl_fail(err, CL_E_INPUT, "weight_map: tensor %.200s is not in %s", name, json_string_value(v));

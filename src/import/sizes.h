@@ -1,5 +1,5 @@
-/* sizes.h: bounds of what a configuration may say, far above any real model and far below what would exhaust memory before
- * the first tensor is looked at. */
+/* sizes.h: bounds of what a configuration may say, far above any real model and far below what would exhaust memory
+ * before the first tensor is looked at. */
 #ifndef CHIPLINE_IMPORT_SIZES_H
 #define CHIPLINE_IMPORT_SIZES_H
 

@@ -67,8 +67,8 @@ bool cl_readable_name(const char *name, size_t len, size_t max)
 cl_code cl_source_add(cl_source *s, const cl_src_tensor *t, const char *name, size_t len, cl_err *err)
 {
     if (!cl_readable_name(name, len, CL_SRC_NAME))
-        return cl_fail(err, CL_E_INPUT, "tensor %d has no readable name of 1 to %d bytes (the file is damaged)", s->n_tensors,
-                       CL_SRC_NAME);
+        return cl_fail(err, CL_E_INPUT, "tensor %d has no readable name of 1 to %d bytes (the file is damaged)",
+                       s->n_tensors, CL_SRC_NAME);
     if (s->n_tensors == s->cap_tensors) {
         if (s->cap_tensors > INT_MAX / 2) return cl_fail(err, CL_E_INPUT, "too many tensors");
         int cap = s->cap_tensors ? 2 * s->cap_tensors : 64;

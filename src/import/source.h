@@ -1,7 +1,7 @@
 /* source.h: the tensors of a checkpoint, whatever its container: names, shapes, types, and where their bytes lie.
  *
- * Boundary: containers (gguf.c, safetensors.c) fill a cl_source and check it with cl_source_finish; afterwards every tensor's
- * bytes lie inside its file, names are unique and readable, and no two tensors share a byte. Local. */
+ * Boundary: containers (gguf.c, safetensors.c) fill a cl_source and check it with cl_source_finish; afterwards every
+ * tensor's bytes lie inside its file, names are unique and readable, and no two tensors share a byte. Local. */
 #ifndef CHIPLINE_IMPORT_SOURCE_H
 #define CHIPLINE_IMPORT_SOURCE_H
 
@@ -24,10 +24,12 @@ enum { CL_SRC_GROUP = 32, CL_SRC_TILE = 128 };
 
 /* How the numbers of a tensor lie in its file. */
 typedef enum cl_src_layout {
-    CL_SRC_ROWS,       /* rows of `format`, as in a model file */
-    CL_SRC_MXFP4_PAIRS,/* codes [rows, cols / 32, 16], byte b holds elements 2b (low) and 2b + 1; scale bytes [rows, cols / 32] */
-    CL_SRC_FP8_TILES,  /* codes [rows, cols]; scales float32 (or bf16) [row tiles, column tiles] of 128 x 128 */
-    CL_SRC_INT4_WORDS  /* int32 words [rows, cols / 8], element c in bits 4 (c % 8), biased by 8; scales [rows, cols / 32] */
+    CL_SRC_ROWS, /* rows of `format`, as in a model file */
+    /* codes [rows, cols / 32, 16], byte b holds elements 2b (low) and 2b + 1; scale bytes [rows, cols / 32] */
+    CL_SRC_MXFP4_PAIRS,
+    CL_SRC_FP8_TILES, /* codes [rows, cols]; scales float32 (or bf16) [row tiles, column tiles] of 128 x 128 */
+    /* int32 words [rows, cols / 8], element c in bits 4 (c % 8), biased by 8; scales [rows, cols / 32] */
+    CL_SRC_INT4_WORDS
 } cl_src_layout;
 
 typedef struct cl_src_tensor {
@@ -36,12 +38,12 @@ typedef struct cl_src_tensor {
     int64_t dims[CL_SRC_DIMS]; /* outermost first; numbers along the last one follow each other */
     int format;                /* cl_format, or -1: none of ours */
     cl_src_layout layout;
-    char type[16];             /* as the container calls it */
+    char type[16]; /* as the container calls it */
     int file;
-    uint64_t offset, bytes;    /* in that file */
-    int scale_file;            /* where a joined tensor's scales are (cl_source_join) */
+    uint64_t offset, bytes; /* in that file */
+    int scale_file;         /* where a joined tensor's scales are (cl_source_join) */
     uint64_t scale_offset, scale_bytes;
-    int scale_format;          /* CL_F32 or CL_BF16; MXFP4's are bytes */
+    int scale_format; /* CL_F32 or CL_BF16; MXFP4's are bytes */
 } cl_src_tensor;
 
 typedef struct cl_source {
@@ -60,10 +62,10 @@ cl_code cl_source_read(const cl_source *s, int file, uint64_t offset, size_t n, 
 cl_code cl_source_add(cl_source *s, const cl_src_tensor *t, const char *name, size_t len, cl_err *err);
 /* Sorts by name, rejects duplicate names and tensors that overlap. */
 cl_code cl_source_finish(cl_source *s, cl_err *err);
-/* Joins what checkpoints store in several tensors (X_blocks + X_scales; X.weight + X.weight_scale_inv; X.weight_packed + _scale +
- * _shape) into one, named as if it were not quantised, with its real shape and one of our formats; drops the prefix
- * "language_model." of multimodal checkpoints and the tensors of other modalities (*dropped counts them). After
- * cl_source_finish; names are unique and sorted again. */
+/* Joins what checkpoints store in several tensors (X_blocks + X_scales; X.weight + X.weight_scale_inv;
+ * X.weight_packed + _scale + _shape) into one, named as if it were not quantised, with its real shape and one of our
+ * formats; drops the prefix "language_model." of multimodal checkpoints and the tensors of other modalities (*dropped
+ * counts them). After cl_source_finish; names are unique and sorted again. */
 cl_code cl_source_join(cl_source *s, int *dropped, cl_err *err);
 /* Index by name, or -1. */
 int cl_source_find(const cl_source *s, const char *name);

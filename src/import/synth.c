@@ -1,8 +1,10 @@
-/* synth.c: random weights of a real geometry (import.h), so that real sizes can be run and measured without a checkpoint.
+/* synth.c: random weights of a real geometry (import.h), so that real sizes can be run and measured without a
+ * checkpoint.
  *
- * Every row is drawn from its own seed (seed, tensor, row), so that threads and run lengths change nothing. Numbers are uniform
- * with the standard deviation that keeps activations near unit variance: 1 / sqrt(fan-in), more where a nonlinearity takes some
- * away, less where a layer adds to the residual stream. Routers get 2 / sqrt(fan-in): clear choices that differ from token to token. */
+ * Every row is drawn from its own seed (seed, tensor, row), so that threads and run lengths change nothing. Numbers
+ * are uniform with the standard deviation that keeps activations near unit variance: 1 / sqrt(fan-in), more where a
+ * nonlinearity takes some away, less where a layer adds to the residual stream. Routers get 2 / sqrt(fan-in): clear
+ * choices that differ from token to token. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,9 +27,13 @@ static recipe recipe_of(const cl_spec *s, const cl_tensor *t)
     double fan_in = 1 / sqrt((double)t->cols), branch = 1 / sqrt(2.0 * s->n_layers);
     switch (t->role) {
     case CL_T_EMBED: return (recipe){0, s->tied ? 2 / sqrt((double)s->hidden) : 1};
-    case CL_T_HEAD: case CL_T_ROUTER: return (recipe){0, 2 * fan_in};
+    case CL_T_HEAD:
+    case CL_T_ROUTER: return (recipe){0, 2 * fan_in};
     case CL_T_O: return (recipe){0, fan_in * branch};
-    case CL_T_DOWN: case CL_T_EXPERT_DOWN: case CL_T_SHARED_DOWN: return (recipe){0, 1.6 * fan_in * branch}; /* silu(g) u: 0.6 */
+    /* silu(g) u: 0.6 */
+    case CL_T_DOWN:
+    case CL_T_EXPERT_DOWN:
+    case CL_T_SHARED_DOWN: return (recipe){0, 1.6 * fan_in * branch};
     case CL_T_K_B: return (recipe){0, 1 / sqrt((double)t->rows)}; /* held the other way round: see model.h */
     case CL_T_SINKS: return (recipe){0, 1};
     case CL_T_SELECT_BIAS: return (recipe){0, 0.01};
@@ -78,7 +84,8 @@ static void *work(void *arg)
     for (int64_t r = 0; r < s->rows; r += s->tile) {
         int64_t n = s->rows - r < s->tile ? s->rows - r : s->tile;
         for (int64_t i = 0; i < n; i++)
-            draw_row(s->seed, s->tensor, s->first + r + i, s->recipe, s->t->cols, s->x + (size_t)i * (size_t)s->t->cols);
+            draw_row(s->seed, s->tensor, s->first + r + i, s->recipe, s->t->cols,
+                     s->x + (size_t)i * (size_t)s->t->cols);
         cl_encode_rows(s->t->format, s->x, n, s->t->cols, s->out + (size_t)r * bytes);
     }
     return NULL;
@@ -120,7 +127,12 @@ static cl_code write_tensor(synth *s, int index, cl_err *err)
     float *x = cl_malloc((size_t)unit, (size_t)t->cols * sizeof *x, "rows", err);
     unsigned char *out = x ? cl_malloc((size_t)per_run, bytes, "rows", err) : NULL;
     cl_code c = out ? CL_OK : CL_E_FIT;
-    share base = {.t = t, .tensor = index, .seed = s->opt->seed, .recipe = recipe_of(&s->model.spec, t), .tile = tile, .out = out};
+    share base = {.t = t,
+                  .tensor = index,
+                  .seed = s->opt->seed,
+                  .recipe = recipe_of(&s->model.spec, t),
+                  .tile = tile,
+                  .out = out};
     for (int64_t m = 0; c == CL_OK && m < matrices; m++) {
         for (int64_t row = 0; c == CL_OK && row < t->rows; row += per_run) {
             int64_t n = t->rows - row < per_run ? t->rows - row : per_run;
@@ -139,8 +151,10 @@ static cl_code write_all(synth *s, const char *out_path, const char *config, cl_
 {
     uint64_t total = 0;
     for (int i = 0; i < s->model.n_tensors; i++)
-        total += (uint64_t)cl_tensor_rows(&s->model.tensors[i]) * cl_row_bytes(s->model.tensors[i].format, s->model.tensors[i].cols);
-    cl_code c = cl_model_writer_create(&s->writer, out_path, &s->model, "random weights (chipline synth)", config, NULL, err);
+        total += (uint64_t)cl_tensor_rows(&s->model.tensors[i]) *
+                 cl_row_bytes(s->model.tensors[i].format, s->model.tensors[i].cols);
+    cl_code c =
+        cl_model_writer_create(&s->writer, out_path, &s->model, "random weights (chipline synth)", config, NULL, err);
     if (c != CL_OK) return c;
     if (s->opt->creator) c = cl_model_writer_creator(s->writer, s->opt->creator, err);
     cl_progress_start(&s->progress, s->opt->progress && !s->opt->quiet, "synth", total);

@@ -62,7 +62,8 @@ bool cl_tok_byte_name(const char *s, size_t n, unsigned char *byte)
     return true;
 }
 
-/* GPT-2's alphabet: bytes that print stand for themselves, the other 68, in order, are written as U+0100, U+0101, ... */
+/* GPT-2's alphabet: bytes that print stand for themselves, the other 68, in order, are written as U+0100, U+0101, ...
+ * */
 static void make_alphabet(uint8_t byte_of[0x144], bool known[0x144])
 {
     int next = 0x100;
@@ -76,7 +77,8 @@ static void make_alphabet(uint8_t byte_of[0x144], bool known[0x144])
 }
 
 /* Appends the bytes that s[0..n) writes; false if a character is not of the alphabet. */
-static bool unmap(const uint8_t byte_of[0x144], const bool known[0x144], const char *s, size_t n, char *out, size_t *n_out)
+static bool unmap(const uint8_t byte_of[0x144], const bool known[0x144], const char *s, size_t n, char *out,
+                  size_t *n_out)
 {
     *n_out = 0;
     for (size_t i = 0; i < n;) {
@@ -107,7 +109,8 @@ static cl_code store_bytes(const cl_tok_list *l, cl_tokenizer_data *d, cl_err *e
         d->offset[id] = at;
         if (e->type == CL_TOK_BYTE) {
             if (!cl_tok_byte_name(e->s, e->n, (unsigned char *)out))
-                return cl_fail(err, CL_E_INPUT, "token %d: %.*s is no byte (<0x00> to <0xFF>)", id, (int)(n < 40 ? n : 40), e->s);
+                return cl_fail(err, CL_E_INPUT, "token %d: %.*s is no byte (<0x00> to <0xFF>)", id,
+                               (int)(n < 40 ? n : 40), e->s);
             n = 1;
         } else if (e->type == CL_TOK_NORMAL && d->kind == CL_TOK_BPE_BYTES && !l->raw) {
             if (!unmap(byte_of, known, e->s, e->n, out, &n))

@@ -1,4 +1,5 @@
-/* tok_gguf.c: the tokenizer in a GGUF file's metadata (tokenizer.ggml.*). The defaults of missing keys are llama.cpp's. */
+/* tok_gguf.c: the tokenizer in a GGUF file's metadata (tokenizer.ggml.*). The defaults of missing keys are
+ * llama.cpp's. */
 #include "tok_import.h"
 
 #include <stdlib.h>
@@ -9,12 +10,12 @@
 
 enum { MAX_SPLITS = 8 };
 
-/* What a GGUF has no key for: pieces that are tokens; a BOS unless a key says otherwise; text in form C; merges that, where there
- * are none, follow from the ids' order. */
+/* What a GGUF has no key for: pieces that are tokens; a BOS unless a key says otherwise; text in form C; merges that,
+ * where there are none, follow from the ids' order. */
 enum { WHOLE = 1, BOS = 2, NFC = 4, BY_RANK = 8 };
 
-/* The split regexes behind each name of tokenizer.ggml.pre. Where llama.cpp's approximate a tokenizer.json, these are the
- * file's own. */
+/* The split regexes behind each name of tokenizer.ggml.pre. Where llama.cpp's approximate a tokenizer.json, these are
+ * the file's own. */
 typedef struct pre_kind {
     const char *name;
     const char *regex[MAX_SPLITS];
@@ -23,8 +24,9 @@ typedef struct pre_kind {
 
 #define CJK "[\\x{4e00}-\\x{9fa5}\\x{800}-\\x{4e00}\\x{ac00}-\\x{d7ff}]+"
 #define PUNCTUATION "\\s?[!-/:-~\\x{ff01}-\\x{ff0f}\\x{ff1a}-\\x{ff5e}\\x{2018}-\\x{201f}\\x{3000}-\\x{3002}]+"
-#define WORDS_AND_SIGNS                                                                                                 \
-    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\\r\\n]*|" CL_TOK_SPACES
+#define WORDS_AND_SIGNS                                                                                   \
+    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| " \
+    "?[\\p{P}\\p{S}]+[\\r\\n]*|" CL_TOK_SPACES
 #define GPT4 CL_TOK_GPT4_REGEX("\\p{N}{1,3}")
 #define QWEN CL_TOK_GPT4_REGEX("\\p{N}")
 
@@ -50,8 +52,8 @@ static const pre_kind kinds[] = {
     {"kimi-k2", {CL_TOK_HAN_REGEX}, WHOLE | BY_RANK},
     /* the expressions of llama.cpp's own default, which no family was trained with */
     {"default",
-     {"[\\p{P}\\$\\+<=>\\^~\\|]+", "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)", "\\p{N}+",
-      "[0-9][0-9][0-9]"},
+     {"[\\p{P}\\$\\+<=>\\^~\\|]+", "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)",
+      "\\p{N}+", "[0-9][0-9][0-9]"},
      0},
 };
 
@@ -60,16 +62,17 @@ static cl_code find_kind(const cl_gguf *g, const pre_kind **out, cl_err *err)
     const char *s;
     size_t n;
     if (!cl_gguf_str(g, "tokenizer.ggml.pre", &s, &n))
-        return cl_fail(
-            err, CL_E_INPUT,
-            "tokenizer.ggml.pre: missing, so that nothing says how text is split (convert the checkpoint's folder instead)");
+        return cl_fail(err, CL_E_INPUT,
+                       "tokenizer.ggml.pre: missing, so that nothing says how text is split (convert the checkpoint's "
+                       "folder instead)");
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         *out = &kinds[i];
         if (strlen(kinds[i].name) == n && memcmp(kinds[i].name, s, n) == 0) return CL_OK;
     }
-    return cl_fail(err, CL_E_INPUT,
-                   "tokenizer.ggml.pre: %.*s is not known (convert the checkpoint's folder with its tokenizer.json instead)",
-                   (int)(n < 60 ? n : 60), s);
+    return cl_fail(
+        err, CL_E_INPUT,
+        "tokenizer.ggml.pre: %.*s is not known (convert the checkpoint's folder with its tokenizer.json instead)",
+        (int)(n < 60 ? n : 60), s);
 }
 
 /* tokens, token_type and scores; ids: text -> id of normal tokens, for the merges. */
@@ -92,7 +95,8 @@ static cl_code read_tokens(const cl_gguf *g, cl_tok_list *l, json_t *ids, cl_err
         double score = 0;
         size_t bad;
         cl_gguf_array_str(g, "tokenizer.ggml.tokens", i, &e.s, &e.n);
-        if ((typed && !cl_gguf_array_i64(g, "tokenizer.ggml.token_type", i, &t)) || t < CL_TOK_NORMAL || t > CL_TOK_BYTE)
+        if ((typed && !cl_gguf_array_i64(g, "tokenizer.ggml.token_type", i, &t)) || t < CL_TOK_NORMAL ||
+            t > CL_TOK_BYTE)
             return cl_fail(err, CL_E_INPUT, "tokenizer.ggml.token_type: token %llu: %lld is none of 1 to 6",
                            (unsigned long long)i, (long long)t);
         if (scored && !cl_gguf_array_f64(g, "tokenizer.ggml.scores", i, &score))
@@ -123,7 +127,8 @@ static cl_code read_merges(const cl_gguf *g, const json_t *ids, bool by_rank, cl
         size_t len;
         cl_gguf_array_str(g, "tokenizer.ggml.merges", i, &s, &len);
         space = len > 2 ? memchr(s + 1, ' ', len - 2) : NULL;
-        if (!space) return cl_fail(err, CL_E_INPUT, "tokenizer.ggml.merges: entry %llu is no pair", (unsigned long long)i);
+        if (!space)
+            return cl_fail(err, CL_E_INPUT, "tokenizer.ggml.merges: entry %llu is no pair", (unsigned long long)i);
         c = cl_tok_merges_add(d, ids, s, (size_t)(space - s), space + 1, len - (size_t)(space - s) - 1, err);
     }
     return c;
@@ -180,7 +185,8 @@ static cl_code read_spm(const cl_gguf *g, cl_tok_list *l, json_t *ids, cl_tokeni
     bool strip = false;
     cl_gguf_bool(g, "tokenizer.ggml.remove_extra_whitespaces", &strip);
     if (strip || cl_gguf_has(g, "tokenizer.ggml.precompiled_charsmap"))
-        return cl_fail(err, CL_E_INPUT, "tokenizer.ggml.%s: text that is normalised before it is encoded is not supported",
+        return cl_fail(err, CL_E_INPUT,
+                       "tokenizer.ggml.%s: text that is normalised before it is encoded is not supported",
                        strip ? "remove_extra_whitespaces" : "precompiled_charsmap");
     if (!cl_gguf_has(g, "tokenizer.ggml.scores")) return cl_fail(err, CL_E_INPUT, "tokenizer.ggml.scores: missing");
     d->add_bos = d->add_prefix_space = true;
@@ -196,7 +202,8 @@ cl_code cl_tok_from_gguf(const cl_gguf *g, cl_tokenizer_data **out, cl_err *err)
     size_t n, n_pre = 0;
     *out = NULL;
     if (!cl_gguf_has(g, "tokenizer.ggml.model")) return CL_OK;
-    if (!cl_gguf_str(g, "tokenizer.ggml.model", &model, &n)) return cl_fail(err, CL_E_INPUT, "tokenizer.ggml.model: no text");
+    if (!cl_gguf_str(g, "tokenizer.ggml.model", &model, &n))
+        return cl_fail(err, CL_E_INPUT, "tokenizer.ggml.model: no text");
     if ((n == 4 && memcmp(model, "none", n) == 0) || (n == 8 && memcmp(model, "no_vocab", n) == 0)) return CL_OK;
     bool bpe = n == 4 && memcmp(model, "gpt2", n) == 0, spm = n == 5 && memcmp(model, "llama", n) == 0;
     if (!bpe && !spm)

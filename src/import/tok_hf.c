@@ -66,11 +66,12 @@ static cl_code add_token(source *s, int64_t id, const json_t *token, cl_err *err
     if (!*content) return CL_OK; /* never found */
     const cl_tok_entry *old = id >= 0 && id < s->list.n ? &s->list.v[id] : NULL;
     if (old && old->type && (old->n != strlen(content) || memcmp(old->s, content, old->n) != 0))
-        return cl_fail(err, CL_E_INPUT, "added token %lld: is %.40s here and %.*s in the vocabulary", (long long)id, content,
-                       (int)(old->n < 40 ? old->n : 40), old->s);
+        return cl_fail(err, CL_E_INPUT, "added token %lld: is %.40s here and %.*s in the vocabulary", (long long)id,
+                       content, (int)(old->n < 40 ? old->n : 40), old->s);
     cl_tok_entry e = {content, strlen(content), old ? old->score : 0, special ? CL_TOK_CONTROL : CL_TOK_USER,
                       (uint8_t)flags_of(token)};
-    /* SentencePiece's spaces come from a normaliser that would change the token's text too: these are looked for before it */
+    /* SentencePiece's spaces come from a normaliser that would change the token's text too: these are looked for
+     * before it */
     if (s->d->kind == CL_TOK_SPM) e.flags &= ~CL_TOK_NORMALIZED;
     return cl_tok_list_set(&s->list, id, &e, err);
 }
@@ -90,16 +91,18 @@ static cl_code add_tokens(source *s, cl_err *err)
         if (c == CL_OK) c = add_token(s, id, token, err);
     }
     if (c == CL_OK && s->config) c = cl_json_object(s->config, "added_tokens_decoder", false, &decoder, err);
-    json_object_foreach((json_t *)(uintptr_t)decoder, key, token) {
+    json_object_foreach((json_t *)(uintptr_t)decoder, key, token)
+    {
         int64_t id;
         if (c == CL_OK && !cl_parse_int(key, 0, INT32_MAX, &id))
             c = cl_fail(err, CL_E_INPUT, "added_tokens_decoder: %.40s is no token id", key);
         if (c == CL_OK) c = add_token(s, id, token, err);
     }
     if (c == CL_OK && !s->tokenizer && !decoder && find(s->dir, "added_tokens.json", path))
-        c = cl_fail(err, CL_E_INPUT,
-                    "added_tokens.json without added_tokens_decoder in tokenizer_config.json is not read (save the tokenizer "
-                    "anew with transformers)");
+        c = cl_fail(
+            err, CL_E_INPUT,
+            "added_tokens.json without added_tokens_decoder in tokenizer_config.json is not read (save the tokenizer "
+            "anew with transformers)");
     return c;
 }
 
@@ -110,7 +113,8 @@ static cl_code read_vocab(source *s, const json_t *vocab, const char *unk, cl_er
     const char *key;
     json_t *id;
     cl_code c = CL_OK;
-    json_object_foreach((json_t *)(uintptr_t)vocab, key, id) {
+    json_object_foreach((json_t *)(uintptr_t)vocab, key, id)
+    {
         cl_tok_entry e = {.s = key, .n = strlen(key), .type = CL_TOK_NORMAL};
         unsigned char byte;
         if (!json_is_integer(id)) return cl_fail(err, CL_E_INPUT, "vocab: %.40s has no id", key);
@@ -151,7 +155,8 @@ static cl_code check_model(const json_t *model, cl_err *err)
     const char *type = "BPE", *affix;
     double dropout = 0;
     cl_code c = cl_json_str(model, "type", false, &type, err);
-    if (c == CL_OK && strcmp(type, "BPE") != 0) return cl_fail(err, CL_E_INPUT, "type %.40s is not supported (BPE is)", type);
+    if (c == CL_OK && strcmp(type, "BPE") != 0)
+        return cl_fail(err, CL_E_INPUT, "type %.40s is not supported (BPE is)", type);
     for (int i = 0; c == CL_OK && i < 2; i++) {
         affix = "";
         c = cl_json_str(model, affixes[i], false, &affix, err);
@@ -214,7 +219,9 @@ static cl_code from_tiktoken(source *s, cl_err *err)
     s->d->kind = CL_TOK_BPE_BYTES;
     cl_code c = cl_tok_read_tiktoken(&s->model, &s->list, err);
     if (c == CL_OK) c = add_tokens(s, err);
-    if (c == CL_OK) c = cl_tok_tiktoken_family(&s->list, json_string_value(json_object_get(s->config, "tokenizer_class")), s->d, &s->names, err);
+    if (c == CL_OK)
+        c = cl_tok_tiktoken_family(&s->list, json_string_value(json_object_get(s->config, "tokenizer_class")), s->d,
+                                   &s->names, err);
     if (c == CL_OK) c = cl_tok_list_store(&s->list, false, s->d, err);
     return c == CL_OK ? c : cl_fail_prefix(err, "%s/%s", s->dir, s->model_name);
 }
@@ -244,8 +251,8 @@ static cl_code take_template(source *s, const json_t *object, cl_err *err)
         const json_t *list = v;
         v = NULL;
         json_array_foreach(list, i, e) if (json_is_string(json_object_get(e, "name")) &&
-                                           strcmp(json_string_value(json_object_get(e, "name")), "default") == 0) v =
-            json_object_get(e, "template");
+                                           strcmp(json_string_value(json_object_get(e, "name")), "default") == 0)
+            v = json_object_get(e, "template");
     }
     if (!json_is_string(v)) return CL_OK;
     s->d->chat_template = cl_strdup(json_string_value(v), err);

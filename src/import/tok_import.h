@@ -1,5 +1,5 @@
-/* tok_import.h: the tokenizer of a checkpoint. *out is NULL when the source has none (not an error); the caller frees it with
- * cl_tokenizer_data_free. Local. */
+/* tok_import.h: the tokenizer of a checkpoint. *out is NULL when the source has none (not an error); the caller frees
+ * it with cl_tokenizer_data_free. Local. */
 #ifndef CHIPLINE_IMPORT_TOK_IMPORT_H
 #define CHIPLINE_IMPORT_TOK_IMPORT_H
 

@@ -18,10 +18,14 @@ typedef cl_code step_fn(pipeline *p, const json_t *step, cl_err *err);
 
 static cl_code not_understood(const char *what, const char *type, cl_err *err)
 {
-    return cl_fail(err, CL_E_INPUT, "%s: %s is not understood, and to leave it out would change the tokens", what, type);
+    return cl_fail(err, CL_E_INPUT, "%s: %s is not understood, and to leave it out would change the tokens", what,
+                   type);
 }
 
-static bool is_text(const json_t *v, const char *s) { return json_is_string(v) && strcmp(json_string_value(v), s) == 0; }
+static bool is_text(const json_t *v, const char *s)
+{
+    return json_is_string(v) && strcmp(json_string_value(v), s) == 0;
+}
 
 /* "type" of a step. */
 static cl_code type_of(const json_t *step, const char *what, const char **type, cl_err *err)
@@ -89,11 +93,13 @@ static cl_code add_literal(pipeline *p, const char *text, cl_err *err)
     return c;
 }
 
-/* Whether a regex of the usual kind has a match for whatever a text may hold, so that there are no gaps between matches. */
+/* Whether a regex of the usual kind has a match for whatever a text may hold, so that there are no gaps between
+ * matches. */
 static bool leaves_no_gaps(const char *regex)
 {
     size_t n = strlen(regex);
-    return n > 4 && strcmp(regex + n - 4, "|\\s+") == 0 && strstr(regex, "[^\\s\\p{L}\\p{N}]+") && strstr(regex, "|\\p{N}");
+    return n > 4 && strcmp(regex + n - 4, "|\\s+") == 0 && strstr(regex, "[^\\s\\p{L}\\p{N}]+") &&
+           strstr(regex, "|\\p{N}");
 }
 
 /* Isolated keeps matches and gaps, so that `invert` changes nothing. Removed and inverted keeps the matches only. */
@@ -104,8 +110,8 @@ static cl_code split(pipeline *p, const json_t *step, cl_err *err)
                  *text = json_object_get(pattern, "String");
     cl_code c = cl_json_str(step, "behavior", true, &behavior, err);
     if (c != CL_OK) return c;
-    bool matches = strcmp(behavior, "Removed") == 0 && json_is_true(json_object_get(step, "invert")) && json_is_string(regex) &&
-                   leaves_no_gaps(json_string_value(regex));
+    bool matches = strcmp(behavior, "Removed") == 0 && json_is_true(json_object_get(step, "invert")) &&
+                   json_is_string(regex) && leaves_no_gaps(json_string_value(regex));
     if (strcmp(behavior, "Isolated") != 0 && !matches) {
         char what[64];
         snprintf(what, sizeof what, "Split with behavior %.32s", behavior);
@@ -140,7 +146,8 @@ static cl_code pre_tokenizer(pipeline *p, const json_t *step, cl_err *err)
     cl_code c = type_of(step, "pre_tokenizer", &type, err);
     if (c != CL_OK) return c;
     if (strcmp(type, "Sequence") == 0) return each(p, step, "pretokenizers", pre_tokenizer, err);
-    if (p->byte_level || p->metaspace) return not_understood("pre_tokenizer", "a step behind ByteLevel or Metaspace", err);
+    if (p->byte_level || p->metaspace)
+        return not_understood("pre_tokenizer", "a step behind ByteLevel or Metaspace", err);
     if (strcmp(type, "ByteLevel") == 0) return byte_level(p, step, err);
     if (strcmp(type, "Metaspace") == 0) return metaspace(p, step, err);
     if (strcmp(type, "Split") == 0) return split(p, step, err);
@@ -159,13 +166,14 @@ static cl_code decoder(pipeline *p, const json_t *step, cl_err *err)
     cl_code c = type_of(step, "decoder", &type, err);
     if (c != CL_OK) return c;
     if (strcmp(type, "Sequence") == 0) return each(p, step, "decoders", decoder, err);
-    bool known =
-        p->d->kind == CL_TOK_BPE_BYTES
-            ? strcmp(type, "ByteLevel") == 0
-            : strcmp(type, "ByteFallback") == 0 || strcmp(type, "Fuse") == 0 || strcmp(type, "Metaspace") == 0 ||
-                  (strcmp(type, "Strip") == 0 && is_text(json_object_get(step, "content"), " ")) ||
-                  (strcmp(type, "Replace") == 0 && is_text(json_object_get(json_object_get(step, "pattern"), "String"), SPACE) &&
-                   is_text(json_object_get(step, "content"), " "));
+    bool known = p->d->kind == CL_TOK_BPE_BYTES
+                     ? strcmp(type, "ByteLevel") == 0
+                     : strcmp(type, "ByteFallback") == 0 || strcmp(type, "Fuse") == 0 ||
+                           strcmp(type, "Metaspace") == 0 ||
+                           (strcmp(type, "Strip") == 0 && is_text(json_object_get(step, "content"), " ")) ||
+                           (strcmp(type, "Replace") == 0 &&
+                            is_text(json_object_get(json_object_get(step, "pattern"), "String"), SPACE) &&
+                            is_text(json_object_get(step, "content"), " "));
     return known ? CL_OK : not_understood("decoder", type, err);
 }
 
@@ -209,7 +217,8 @@ static cl_code post_processor(pipeline *p, const json_t *step, cl_err *err)
         bool *adds = behind ? &p->d->add_eos : &p->d->add_bos;
         if (id < 0 && !behind) behind = true;
         else if (id < 0 || *adds)
-            return not_understood("post_processor", "a template of more than one token before and one behind the text", err);
+            return not_understood("post_processor", "a template of more than one token before and one behind the text",
+                                  err);
         else {
             *adds = true;
             *(behind ? &p->d->eos : &p->d->bos) = id;
@@ -232,7 +241,8 @@ cl_code cl_tok_read_pipeline(const json_t *root, cl_tokenizer_data *d, cl_err *e
     cl_code c = section(&p, root, "normalizer", normalizer, err);
     if (c == CL_OK) c = section(&p, root, "pre_tokenizer", pre_tokenizer, err);
     if (c != CL_OK) return c;
-    if (p.byte_level && (p.escapes || p.prepends)) return not_understood("normalizer", "U+2581 in front of ByteLevel", err);
+    if (p.byte_level && (p.escapes || p.prepends))
+        return not_understood("normalizer", "U+2581 in front of ByteLevel", err);
     if (!p.byte_level && !p.metaspace && !p.escapes)
         return cl_fail(err, CL_E_INPUT, "pre_tokenizer: neither ByteLevel nor SentencePiece's spaces (U+2581)");
     d->kind = p.byte_level ? CL_TOK_BPE_BYTES : CL_TOK_SPM;

@@ -1,8 +1,9 @@
 /* tok_spm.c: SentencePiece's tokenizer.model, a protobuf message (sentencepiece_model.proto), read field by field:
  *   ModelProto      1 pieces*, 2 trainer_spec, 3 normalizer_spec, 5 denormalizer_spec
  *   SentencePiece   1 piece (text), 2 score (float), 3 type (as cl_tok_type; normal if missing)
- *   TrainerSpec     3 model_type (2 is BPE), 24 treat_whitespace_as_suffix, 35 byte_fallback, 40 to 43 unk, bos, eos, pad id
- *   NormalizerSpec  2 precompiled_charsmap, 3 add_dummy_prefix, 4 remove_extra_whitespaces, 5 escape_whitespaces, 6 rules */
+ *   TrainerSpec 3 model_type (2 is BPE), 24 treat_whitespace_as_suffix, 35 byte_fallback, 40 to 43 unk, bos, eos, pad
+ *   id NormalizerSpec 2 precompiled_charsmap, 3 add_dummy_prefix, 4 remove_extra_whitespaces, 5 escape_whitespaces, 6
+ *   rules */
 #include "tok_spm.h"
 
 typedef struct wire {
@@ -11,8 +12,8 @@ typedef struct wire {
 
 typedef struct field {
     int number;
-    int type;    /* 0 varint, 1 8 bytes, 2 bytes, 5 4 bytes */
-    uint64_t v;  /* the number */
+    int type;   /* 0 varint, 1 8 bytes, 2 bytes, 5 4 bytes */
+    uint64_t v; /* the number */
     wire bytes;
 } field;
 
@@ -101,9 +102,11 @@ static cl_code read_trainer(wire w, cl_tokenizer_data *d, bool *bad, cl_err *err
         if (f.number == 3) model = f.v;
         if (f.number == 35) d->byte_fallback = f.v != 0;
         if (f.number == 24 && f.v) return cl_fail(err, CL_E_INPUT, "white space as a suffix is not supported");
-        if (f.number >= 40 && f.number <= 43) *ids[f.number - 40] = f.v <= INT32_MAX ? (int)f.v : -1; /* negative: none */
+        /* negative: none */
+        if (f.number >= 40 && f.number <= 43) *ids[f.number - 40] = f.v <= INT32_MAX ? (int)f.v : -1;
     }
-    if (!*bad && model != 2) return cl_fail(err, CL_E_INPUT, "model type %llu is no BPE (2)", (unsigned long long)model);
+    if (!*bad && model != 2)
+        return cl_fail(err, CL_E_INPUT, "model type %llu is no BPE (2)", (unsigned long long)model);
     return CL_OK;
 }
 

@@ -41,7 +41,8 @@ static bool parse_line(const char *s, const char *end, size_t *n, int64_t *rank,
     *n = (size_t)(p - s);
     if (!*n || p >= end || *p != ' ') return false;
     digits = ++p;
-    for (*rank = 0; p < end && isdigit((unsigned char)*p) && p - digits < MAX_RANK_DIGITS; p++) *rank = *rank * 10 + (*p - '0');
+    for (*rank = 0; p < end && isdigit((unsigned char)*p) && p - digits < MAX_RANK_DIGITS; p++)
+        *rank = *rank * 10 + (*p - '0');
     if (p == digits) return false;
     if (p < end && *p == '\r') p++;
     if (p < end && *p != '\n') return false;
@@ -93,39 +94,71 @@ typedef struct run {
     int n, first;
 } run;
 
-/* Vocabularies by what tells them: the tokenizer's class, or the number of tokens with a rank, or a special token's name. */
+/* Vocabularies by what tells them: the tokenizer's class, or the number of tokens with a rank, or a special token's
+ * name. */
 typedef struct family {
     const char *class;
-    int ranks;         /* 0: any */
-    const char *mark;  /* NULL: none */
+    int ranks;        /* 0: any */
+    const char *mark; /* NULL: none */
     const char *regex;
-    const run *runs;   /* special tokens behind the ranks, where nothing else names them */
-    int reserved;      /* special tokens in all */
+    const run *runs; /* special tokens behind the ranks, where nothing else names them */
+    int reserved;    /* special tokens in all */
     bool add_bos;
     const char *bos, *eos, *pad;
 } family;
 
-/* Sources: llama3/tokenizer.py and llama4/tokenizer.py of the llama-models package, tokenization_kimi.py of the checkpoints. */
-static const run llama3[] = {{"<|begin_of_text|>", 1, 0}, {"<|end_of_text|>", 1, 0}, {"<|reserved_special_token_%d|>", 2, 0},
-    {"<|finetune_right_pad_id|>", 1, 0}, {"<|step_id|>", 1, 0}, {"<|start_header_id|>", 1, 0}, {"<|end_header_id|>", 1, 0},
-    {"<|eom_id|>", 1, 0}, {"<|eot_id|>", 1, 0}, {"<|python_tag|>", 1, 0}, {"<|image|>", 1, 0}, {"<|reserved_special_token_%d|>", 244, 2}, {NULL, 0, 0}};
-static const run llama4[] = {{"<|begin_of_text|>", 1, 0}, {"<|end_of_text|>", 1, 0}, {"<|fim_prefix|>", 1, 0},
-    {"<|fim_middle|>", 1, 0}, {"<|fim_suffix|>", 1, 0}, {"<|header_start|>", 1, 0}, {"<|header_end|>", 1, 0}, {"<|eom|>", 1, 0},
-    {"<|eot|>", 1, 0}, {"<|step|>", 1, 0}, {"<|text_post_train_reserved_special_token_%d|>", 6, 0}, {"<|python_start|>", 1, 0},
-    {"<|python_end|>", 1, 0}, {"<|finetune_right_pad|>", 1, 0}, {"<|text_post_train_reserved_special_token_%d|>", 61, 8},
-    {"<|image_start|>", 1, 0}, {"<|image_end|>", 1, 0}, {"<|vision_reserved_special_token_%d|>", 2, 0},
-    {"<|tile_x_separator|>", 1, 0}, {"<|tile_y_separator|>", 1, 0}, {"<|vision_reserved_special_token_%d|>", 4, 2},
-    {"<|image|>", 1, 0}, {"<|vision_reserved_special_token_%d|>", 1, 6}, {"<|patch|>", 1, 0},
-    {"<|vision_reserved_special_token_%d|>", 1041, 7}, {"<|reasoning_reserved_special_token_%d|>", 8, 0},
-    {"<|reasoning_thinking_start|>", 1, 0}, {"<|reasoning_thinking_end|>", 1, 0}, {"<|reserved_special_token_%d|>", 2048, 0},
-    {NULL, 0, 0}};
+/* Sources: llama3/tokenizer.py and llama4/tokenizer.py of the llama-models package, tokenization_kimi.py of the
+ * checkpoints. */
+static const run llama3[] = {{"<|begin_of_text|>", 1, 0},
+                             {"<|end_of_text|>", 1, 0},
+                             {"<|reserved_special_token_%d|>", 2, 0},
+                             {"<|finetune_right_pad_id|>", 1, 0},
+                             {"<|step_id|>", 1, 0},
+                             {"<|start_header_id|>", 1, 0},
+                             {"<|end_header_id|>", 1, 0},
+                             {"<|eom_id|>", 1, 0},
+                             {"<|eot_id|>", 1, 0},
+                             {"<|python_tag|>", 1, 0},
+                             {"<|image|>", 1, 0},
+                             {"<|reserved_special_token_%d|>", 244, 2},
+                             {NULL, 0, 0}};
+static const run llama4[] = {{"<|begin_of_text|>", 1, 0},
+                             {"<|end_of_text|>", 1, 0},
+                             {"<|fim_prefix|>", 1, 0},
+                             {"<|fim_middle|>", 1, 0},
+                             {"<|fim_suffix|>", 1, 0},
+                             {"<|header_start|>", 1, 0},
+                             {"<|header_end|>", 1, 0},
+                             {"<|eom|>", 1, 0},
+                             {"<|eot|>", 1, 0},
+                             {"<|step|>", 1, 0},
+                             {"<|text_post_train_reserved_special_token_%d|>", 6, 0},
+                             {"<|python_start|>", 1, 0},
+                             {"<|python_end|>", 1, 0},
+                             {"<|finetune_right_pad|>", 1, 0},
+                             {"<|text_post_train_reserved_special_token_%d|>", 61, 8},
+                             {"<|image_start|>", 1, 0},
+                             {"<|image_end|>", 1, 0},
+                             {"<|vision_reserved_special_token_%d|>", 2, 0},
+                             {"<|tile_x_separator|>", 1, 0},
+                             {"<|tile_y_separator|>", 1, 0},
+                             {"<|vision_reserved_special_token_%d|>", 4, 2},
+                             {"<|image|>", 1, 0},
+                             {"<|vision_reserved_special_token_%d|>", 1, 6},
+                             {"<|patch|>", 1, 0},
+                             {"<|vision_reserved_special_token_%d|>", 1041, 7},
+                             {"<|reasoning_reserved_special_token_%d|>", 8, 0},
+                             {"<|reasoning_thinking_start|>", 1, 0},
+                             {"<|reasoning_thinking_end|>", 1, 0},
+                             {"<|reserved_special_token_%d|>", 2048, 0},
+                             {NULL, 0, 0}};
 /* The number in these names is the token's id. */
 static const run kimi[] = {{"<|reserved_token_%d|>", 256, -1}, {NULL, 0, 0}};
 
 static const family families[] = {
     {"TikTokenTokenizer", 0, NULL, CL_TOK_HAN_REGEX, kimi, 256, false, "[BOS]", "[EOS]", "[PAD]"},
-    {NULL, 128000, "<|start_header_id|>", CL_TOK_GPT4_REGEX("\\p{N}{1,3}"), llama3, 256, true, "<|begin_of_text|>", "<|end_of_text|>",
-     "<|finetune_right_pad_id|>"},
+    {NULL, 128000, "<|start_header_id|>", CL_TOK_GPT4_REGEX("\\p{N}{1,3}"), llama3, 256, true, "<|begin_of_text|>",
+     "<|end_of_text|>", "<|finetune_right_pad_id|>"},
     {NULL, 200000, "<|header_start|>", CL_TOK_O200K_REGEX, llama4, 2048, true, "<|begin_of_text|>", "<|end_of_text|>",
      "<|finetune_right_pad|>"},
 };
@@ -149,8 +182,8 @@ static cl_code add_name(const family *f, int k, int id, cl_buf *names, cl_err *e
     while (r->name && k >= r->n) k -= r++->n;
     const char *number = r->name ? strstr(r->name, "%d") : NULL;
     if (!r->name) return cl_fail(err, CL_E_INPUT, "special token %d: has no name", id);
-    cl_code c = number ? cl_buf_printf(names, err, "%.*s%d%s", (int)(number - r->name), r->name, r->first < 0 ? id : r->first + k,
-                                       number + 2)
+    cl_code c = number ? cl_buf_printf(names, err, "%.*s%d%s", (int)(number - r->name), r->name,
+                                       r->first < 0 ? id : r->first + k, number + 2)
                        : cl_buf_str(names, r->name, err);
     return c == CL_OK ? cl_buf_add(names, "", 1, err) : c;
 }
@@ -177,7 +210,8 @@ cl_code cl_tok_tiktoken_family(cl_tok_list *l, const char *class, cl_tokenizer_d
     while (ranks < l->n && l->v[ranks].type == CL_TOK_NORMAL) ranks++;
     const family *f = find_family(l, ranks, class);
     if (!f)
-        return cl_fail(err, CL_E_INPUT, "a tiktoken vocabulary that nothing says how to split text for (use a tokenizer.json)");
+        return cl_fail(err, CL_E_INPUT,
+                       "a tiktoken vocabulary that nothing says how to split text for (use a tokenizer.json)");
     cl_code c = add_reserved(l, f, ranks, names, err);
     if (c == CL_OK) c = cl_tok_add_split(d, f->regex, err);
     if (c != CL_OK) return c;

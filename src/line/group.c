@@ -35,16 +35,18 @@ static cl_code choose_carrier(cl_line *l, cl_err *err)
 {
     bool together = l->group.members > 1 && l->opt.carrier != CL_CARRIER_MESSAGES && on_one_host(l);
     if (l->group.members > 1 && !together && l->opt.carrier == CL_CARRIER_SHARED)
-        return cl_fail(err, CL_E_FIT,
-                       "line: the stage of ranks %d to %d is on several hosts, which share no memory (--gather messages, or "
-                       "stages that fit a host)",
-                       l->opt.stage_first, l->opt.stage_first + l->opt.members - 1);
+        return cl_fail(
+            err, CL_E_FIT,
+            "line: the stage of ranks %d to %d is on several hosts, which share no memory (--gather messages, or "
+            "stages that fit a host)",
+            l->opt.stage_first, l->opt.stage_first + l->opt.members - 1);
     l->opt.carrier = together ? CL_CARRIER_SHARED : CL_CARRIER_MESSAGES;
     return CL_OK;
 }
 
-/* Is there room for all stages of this host? Asked before, because an MPI library may give out memory that isn't there (a chip
- * would be killed when it writes), and when it refuses it may tell one member and leave the others waiting. */
+/* Is there room for all stages of this host? Asked before, because an MPI library may give out memory that isn't
+ * there (a chip would be killed when it writes), and when it refuses it may tell one member and leave the others
+ * waiting. */
 static cl_code check_room(cl_line *l, cl_err *err)
 {
     struct statvfs fs;
@@ -57,10 +59,11 @@ static cl_code check_room(cl_line *l, cl_err *err)
     if (!all || statvfs("/dev/shm", &fs)) return CL_OK;
     uint64_t room = (uint64_t)fs.f_bavail * fs.f_frsize;
     if (all <= room) return CL_OK;
-    return cl_fail(err, CL_E_FIT,
-                   "line: cannot get %llu bytes of shared memory for the stages of %s: /dev/shm has room for %llu (--gather "
-                   "messages does without)",
-                   (unsigned long long)all, l->host, (unsigned long long)room);
+    return cl_fail(
+        err, CL_E_FIT,
+        "line: cannot get %llu bytes of shared memory for the stages of %s: /dev/shm has room for %llu (--gather "
+        "messages does without)",
+        (unsigned long long)all, l->host, (unsigned long long)room);
 }
 
 static cl_code make_buffers(cl_line *l, cl_err *err)

@@ -1,7 +1,8 @@
 /* handover.c: micro-batches from stage to stage, and from a stage's head chip to its other chips.
  *
- * A message is received into a buffer, computed on there and sent on from there: the head, the parts and the ids travel with the
- * activations and nothing is copied. Where the chips of a stage share memory they share the buffer too. */
+ * A message is received into a buffer, computed on there and sent on from there: the head, the parts and the ids
+ * travel with the activations and nothing is copied. Where the chips of a stage share memory they share the buffer
+ * too. */
 #include "line_internal.h"
 
 enum { HOP_MAGIC = 0x43484f50 }; /* "CHOP" */
@@ -19,8 +20,14 @@ size_t cl_line_hop_bytes(const cl_limits *m, int parts, int tokens)
 
 void cl_line_record(cl_line *l, cl_mark m, cl_event_kind kind, const cl_microbatch *mb, int peer, size_t bytes)
 {
-    cl_event e = {.kind = kind, .layer = -1, .microbatch = mb->id, .tokens = mb->n_tokens, .parts = mb->n_parts, .peer = peer,
-                  .waits_for = kind == CL_EV_RECV ? peer : -1, .msg_bytes = bytes};
+    cl_event e = {.kind = kind,
+                  .layer = -1,
+                  .microbatch = mb->id,
+                  .tokens = mb->n_tokens,
+                  .parts = mb->n_parts,
+                  .peer = peer,
+                  .waits_for = kind == CL_EV_RECV ? peer : -1,
+                  .msg_bytes = bytes};
     cl_trace_end(l->opt.trace, m, &e);
 }
 
@@ -55,7 +62,8 @@ static void wait_for_hop(cl_line *l, line_wait *w)
     while (i < HOPS && (l->hops[i].taken || l->posted == i)) i++;
     if (i == HOPS) CL_BUG("line: all hand-over buffers are taken");
     if (!send_done(l, &l->hops[i])) cl_line_wait_more(l, w, "a hand-over to reach", l->opt.next);
-    else if ((user = user_of(l, i))) cl_line_wait_more(l, w, "a micro-batch to be finished by", l->opt.stage_first + user);
+    else if ((user = user_of(l, i)))
+        cl_line_wait_more(l, w, "a micro-batch to be finished by", l->opt.stage_first + user);
 }
 
 /* Head chips have messages from the stage before, the others from their head chip (none if they share its memory). */
@@ -66,7 +74,8 @@ static void post_receive(cl_line *l)
     int i = free_hop(l);
     if (i < 0) return;
     MPI_Comm comm = head ? l->comm : l->stage;
-    MPI_TRY(l, MPI_Irecv(l->hops[i].data, (int)l->hop_capacity, MPI_BYTE, head ? l->opt.prev : 0, TAG_HOP, comm, &l->recv));
+    MPI_TRY(l, MPI_Irecv(l->hops[i].data, (int)l->hop_capacity, MPI_BYTE, head ? l->opt.prev : 0, TAG_HOP, comm,
+                         &l->recv));
     l->posted = i;
 }
 
@@ -89,12 +98,13 @@ cl_hop *cl_line_take(cl_line *l)
     s->taken = true;
     s->hop.kind = CL_HOP_WORK;
     s->hop.mb = (cl_microbatch){0};
-    point_into(&s->hop, s->data, l->opt.limits.slots, 0); /* ids behind the largest number of parts; seal moves them up */
+    /* ids behind the largest number of parts; seal moves them up */
+    point_into(&s->hop, s->data, l->opt.limits.slots, 0);
     return &s->hop;
 }
 
-/* To the other chips of the stage. Activations are computed on in place, so where they are sent they must have arrived before
- * this chip goes on; the others can do nothing without them anyway. */
+/* To the other chips of the stage. Activations are computed on in place, so where they are sent they must have
+ * arrived before this chip goes on; the others can do nothing without them anyway. */
 static void give(cl_line *l, int index, size_t bytes, bool with_x)
 {
     if (l->group.members == 1) return;
@@ -114,7 +124,10 @@ void cl_line_seal(cl_line *l, cl_hop *h)
     const int32_t *ids = h->mb.ids;
     point_into(h, data, h->mb.n_parts, h->mb.n_tokens);
     memmove(h->mb.ids, ids, (size_t)h->mb.n_tokens * sizeof *ids);
-    wire_head head = {.magic = HOP_MAGIC, .kind = h->kind, .microbatch = h->mb.id, .n_parts = h->mb.n_parts,
+    wire_head head = {.magic = HOP_MAGIC,
+                      .kind = h->kind,
+                      .microbatch = h->mb.id,
+                      .n_parts = h->mb.n_parts,
                       .n_tokens = h->mb.n_tokens};
     memcpy(data, &head, sizeof head);
     give(l, h->index, x_offset(h->mb.n_parts, h->mb.n_tokens), false); /* there are no activations yet */
@@ -122,7 +135,8 @@ void cl_line_seal(cl_line *l, cl_hop *h)
 
 /* --- the other chips receive --- */
 
-/* A peer of the same job sent this, but its sizes are checked all the same: a wrong one would write outside a buffer. */
+/* A peer of the same job sent this, but its sizes are checked all the same: a wrong one would write outside a buffer.
+ * */
 bool cl_line_open_message(const cl_line *l, hop_slot *s, int bytes)
 {
     const cl_limits *m = &l->opt.limits;
@@ -171,7 +185,8 @@ cl_hop *cl_line_recv(cl_line *l)
     int i = !head && l->shared.block ? cl_line_shared_next(l, &bytes) : received(l, from, &bytes);
     hop_slot *s = &l->hops[i];
     if (!cl_line_open_message(l, s, bytes))
-        cl_line_abort(l, CL_E_RUN, "rank %d: a message of rank %d makes no sense (a bug: please report it)", l->rank, from);
+        cl_line_abort(l, CL_E_RUN, "rank %d: a message of rank %d makes no sense (a bug: please report it)", l->rank,
+                      from);
     s->taken = true;
     if (head) give(l, i, (size_t)bytes, true);
     post_receive(l); /* the next one may come while this one is computed */

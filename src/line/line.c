@@ -131,7 +131,10 @@ cl_code cl_line_agree(cl_line *l, cl_code mine, cl_err *err)
     return told.code;
 }
 
-void cl_line_bcast(cl_line *l, void *data, size_t bytes) { MPI_TRY(l, MPI_Bcast(data, (int)bytes, MPI_BYTE, 0, l->comm)); }
+void cl_line_bcast(cl_line *l, void *data, size_t bytes)
+{
+    MPI_TRY(l, MPI_Bcast(data, (int)bytes, MPI_BYTE, 0, l->comm));
+}
 
 void cl_line_gather(cl_line *l, const void *mine, size_t bytes, void *all)
 {

@@ -1,4 +1,5 @@
-/* measure.c: what an exchange costs here, for choosing a layout: two neighbouring ranks each, all pairs of the job at once. */
+/* measure.c: what an exchange costs here, for choosing a layout: two neighbouring ranks each, all pairs of the job at
+ * once. */
 #include "line_internal.h"
 
 enum { ROUNDS = 200, LARGE_ROUNDS = 10, LARGE = 1 << 17 /* numbers */ };

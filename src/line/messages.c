@@ -1,9 +1,10 @@
-/* messages.c: chips of a stage that send each other their numbers, each with a memory of its own: parts are packed, sent and
- * unpacked.
+/* messages.c: chips of a stage that send each other their numbers, each with a memory of its own: parts are packed,
+ * sent and unpacked.
  *
- * What goes to every other member alike is packed once; what is meant for one member (some columns of some rows, or a region that
- * only it needs) is packed for it. So two members send each other two messages at most, none of them empty, and no number is
- * packed twice: a gather carries no more than the exchange memory and a hop's activations hold, and staging has room for that. */
+ * What goes to every other member alike is packed once; what is meant for one member (some columns of some rows, or a
+ * region that only it needs) is packed for it. So two members send each other two messages at most, none of them
+ * empty, and no number is packed twice: a gather carries no more than the exchange memory and a hop's activations
+ * hold, and staging has room for that. */
 #include <stdlib.h>
 
 #include "line_internal.h"
@@ -74,8 +75,10 @@ static void post_receives(exchange *e)
         for (int sort = 0; sort < SORTS && m != l->group.member; sort++) {
             size_t n = count(e->regions, e->n, sort, m, l->group.member);
             if (!n) continue;
-            if (n > l->messages.capacity - e->in) CL_BUG("line: a gather brings more numbers than the exchange memory has");
-            MPI_TRY(l, MPI_Irecv(l->messages.in + e->in, (int)n, MPI_FLOAT, m, TAG_GATHER, l->stage, request(l, false, sort, m)));
+            if (n > l->messages.capacity - e->in)
+                CL_BUG("line: a gather brings more numbers than the exchange memory has");
+            MPI_TRY(l, MPI_Irecv(l->messages.in + e->in, (int)n, MPI_FLOAT, m, TAG_GATHER, l->stage,
+                                 request(l, false, sort, m)));
             e->in += n;
         }
 }
@@ -101,10 +104,12 @@ static void post_sends(exchange *e)
     for (int m = 0; m < l->group.members; m++) {
         if (m == me) continue;
         if (n_common)
-            MPI_TRY(l, MPI_Isend(common, (int)n_common, MPI_FLOAT, m, TAG_GATHER, l->stage, request(l, true, COMMON, m)));
+            MPI_TRY(l,
+                    MPI_Isend(common, (int)n_common, MPI_FLOAT, m, TAG_GATHER, l->stage, request(l, true, COMMON, m)));
         const float *private = pack(e, PRIVATE, m, &n_private);
         if (n_private)
-            MPI_TRY(l, MPI_Isend(private, (int)n_private, MPI_FLOAT, m, TAG_GATHER, l->stage, request(l, true, PRIVATE, m)));
+            MPI_TRY(l, MPI_Isend(private, (int)n_private, MPI_FLOAT, m, TAG_GATHER, l->stage,
+                                 request(l, true, PRIVATE, m)));
     }
 }
 
@@ -122,8 +127,9 @@ static void take_in(exchange *e)
             MPI_TRY(l, MPI_Get_count(&status, MPI_FLOAT, &got));
             size_t n = move(e->regions, e->n, sort, m, l->group.member, (float *)at, false);
             if (n != (size_t)got)
-                cl_line_abort(l, CL_E_RUN, "rank %d: %d numbers of rank %d in a gather, not %zu (a bug: please report it)",
-                              l->rank, got, l->opt.stage_first + m, n);
+                cl_line_abort(l, CL_E_RUN,
+                              "rank %d: %d numbers of rank %d in a gather, not %zu (a bug: please report it)", l->rank,
+                              got, l->opt.stage_first + m, n);
             at += n;
         }
 }
@@ -153,12 +159,15 @@ static cl_code open_staging(cl_line *l, cl_err *err)
     size_t others = (size_t)l->group.members - 1;
     b->capacity = l->opt.exchange_bytes / sizeof(float) + (size_t)l->opt.limits.chunk * (size_t)l->opt.limits.hidden;
     if (b->capacity > INT32_MAX / sizeof(float))
-        return cl_fail(err, CL_E_FIT,
-                       "line: the chips of a stage exchange up to %zu bytes at once, a message holds at most 2 GB (use a smaller "
-                       "--chunk)",
-                       b->capacity * sizeof(float));
-    if (!(b->in = cl_malloc_aligned(b->capacity * sizeof(float), "buffer for numbers of other chips", err))) return CL_E_FIT;
-    if (!(b->out = cl_malloc_aligned(b->capacity * sizeof(float), "buffer for numbers to other chips", err))) return CL_E_FIT;
+        return cl_fail(
+            err, CL_E_FIT,
+            "line: the chips of a stage exchange up to %zu bytes at once, a message holds at most 2 GB (use a smaller "
+            "--chunk)",
+            b->capacity * sizeof(float));
+    if (!(b->in = cl_malloc_aligned(b->capacity * sizeof(float), "buffer for numbers of other chips", err)))
+        return CL_E_FIT;
+    if (!(b->out = cl_malloc_aligned(b->capacity * sizeof(float), "buffer for numbers to other chips", err)))
+        return CL_E_FIT;
     if (!(b->requests = cl_malloc(2 * SORTS * others, sizeof *b->requests, "requests", err))) return CL_E_FIT;
     if (!(b->to_members = cl_malloc(HOPS * others, sizeof *b->to_members, "requests", err))) return CL_E_FIT;
     for (size_t i = 0; i < 2 * SORTS * others; i++) b->requests[i] = MPI_REQUEST_NULL;

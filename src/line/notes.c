@@ -1,5 +1,5 @@
-/* notes.c: a few bytes between any two ranks, as they come up: requests to the lines side by side, and the tokens they answer with.
- * Not part of a token's way through a line, so a note's buffer is made when it is sent. */
+/* notes.c: a few bytes between any two ranks, as they come up: requests to the lines side by side, and the tokens
+ * they answer with. Not part of a token's way through a line, so a note's buffer is made when it is sent. */
 #include "line_internal.h"
 
 #include <stdlib.h>
@@ -62,7 +62,4 @@ bool cl_line_recv_note(cl_line *l, int *from, cl_buf *note)
     return true;
 }
 
-void cl_line_drain_notes(cl_line *l)
-{
-    settle(l, true);
-}
+void cl_line_drain_notes(cl_line *l) { settle(l, true); }

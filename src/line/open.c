@@ -34,7 +34,8 @@ cl_code cl_line_open(cl_line *l, const cl_line_options *opt, cl_err *err)
     cl_line_close(l);
     l->opened = true;
     l->opt = *opt;
-    l->yields = opt->wait == CL_WAIT_YIELD || (opt->wait == CL_WAIT_AUTO && l->ranks_here * opt->threads > l->cores_here);
+    l->yields = opt->wait == CL_WAIT_YIELD ||
+                (opt->wait == CL_WAIT_AUTO && l->ranks_here * opt->threads > l->cores_here);
     l->wait_ns = 0;
     l->posted = -1;
     l->recv = l->result_recv = MPI_REQUEST_NULL;

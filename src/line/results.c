@@ -45,10 +45,12 @@ bool cl_line_recv_results(cl_line *l, bool wait, int64_t *microbatch, const cl_s
     l->results[1] = got;
     const wire_results *w = (const wire_results *)(const void *)got;
     if (bytes < (int)sizeof *w || w->n < 0 || w->n > l->opt.limits.slots || (size_t)bytes != cl_line_result_bytes(w->n))
-        cl_line_abort(l, CL_E_RUN, "rank %d: a result of rank %d makes no sense (a bug: please report it)", l->rank, l->opt.last);
+        cl_line_abort(l, CL_E_RUN, "rank %d: a result of rank %d makes no sense (a bug: please report it)", l->rank,
+                      l->opt.last);
     for (int i = 0; i < w->n; i++)
         if (w->sampled[i].slot < 0 || w->sampled[i].slot >= l->opt.limits.slots)
-            cl_line_abort(l, CL_E_RUN, "rank %d: a result names slot %d (a bug: please report it)", l->rank, w->sampled[i].slot);
+            cl_line_abort(l, CL_E_RUN, "rank %d: a result names slot %d (a bug: please report it)", l->rank,
+                          w->sampled[i].slot);
     *microbatch = w->microbatch;
     *results = w->sampled;
     *n = w->n;

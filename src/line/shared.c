@@ -1,24 +1,27 @@
-/* shared.c: chips of a stage that share memory: each writes its part where all can read it, and a gather is a barrier. Nothing is
- * copied.
+/* shared.c: chips of a stage that share memory: each writes its part where all can read it, and a gather is a
+ * barrier. Nothing is copied.
  *
- * One window holds a block of counters, the hop buffers of the stage and the exchange memory. Counters only go up, each has one
- * writer: nothing is ever reset. Pages belong to whoever writes them first. */
+ * One window holds a block of counters, the hop buffers of the stage and the exchange memory. Counters only go up,
+ * each has one writer: nothing is ever reset. Pages belong to whoever writes them first. */
 #include <stdatomic.h>
 
 #include "line_internal.h"
 
-enum { APART = 128 }; /* bytes: counters of different writers are not in one cache line, nor in a pair that is fetched together */
+/* bytes: counters of different writers are not in one cache line, nor in a pair that is fetched together */
+enum { APART = 128 };
 
 typedef struct member_counters {
-    _Alignas(APART) _Atomic uint64_t arrived;        /* gathers that this member has come to */
-    _Alignas(APART) _Atomic uint64_t finished[HOPS]; /* by hop buffer: the hand-over there that it has last finished with */
+    _Alignas(APART) _Atomic uint64_t arrived; /* gathers that this member has come to */
+    /* by hop buffer: the hand-over there that it has last finished with */
+    _Alignas(APART) _Atomic uint64_t finished[HOPS];
 } member_counters;
 
 typedef struct shared_block {
     _Alignas(APART) _Atomic uint64_t given; /* hand-overs that the head chip has given to the others */
     struct {
         int32_t index, bytes;
-    } order[HOPS]; /* hand-over number n, from 1, is at [n % HOPS]: all that are not finished are in different buffers */
+    } order
+        [HOPS]; /* hand-over number n, from 1, is at [n % HOPS]: all that are not finished are in different buffers */
     member_counters members[];
 } shared_block;
 
@@ -28,11 +31,12 @@ typedef struct shared_block {
 static void check_place(const cl_line *l, const cl_region *r)
 {
     const unsigned char *at = (const unsigned char *)r->data, *from = (const unsigned char *)l->shared.block;
-    if (r->rows && (at < from || at > from + l->shared.bytes)) CL_BUG("line: a gather of numbers outside the stage's memory");
+    if (r->rows && (at < from || at > from + l->shared.bytes))
+        CL_BUG("line: a gather of numbers outside the stage's memory");
 }
 
-/* All come before anyone goes. So a member that goes on knows that every other one is done with all that it does before this
- * gather: numbers that the others read only until now may be written over. */
+/* All come before anyone goes. So a member that goes on knows that every other one is done with all that it does
+ * before this gather: numbers that the others read only until now may be written over. */
 static uint64_t gather(void *ctx, const cl_region *regions, int n)
 {
     cl_line *l = ctx;
@@ -58,7 +62,10 @@ static uint64_t gather(void *ctx, const cl_region *regions, int n)
 
 static size_t rounded(size_t bytes) { return (bytes + APART - 1) & ~(size_t)(APART - 1); }
 
-static size_t block_bytes(const cl_line *l) { return sizeof(shared_block) + (size_t)l->group.members * sizeof(member_counters); }
+static size_t block_bytes(const cl_line *l)
+{
+    return sizeof(shared_block) + (size_t)l->group.members * sizeof(member_counters);
+}
 
 static void set_up(cl_line *l, unsigned char *data)
 {
@@ -86,7 +93,8 @@ cl_code cl_line_shared_open(cl_line *l, cl_err *err)
     if (code != MPI_SUCCESS) { /* perhaps on this member alone, so that nothing can be agreed on */
         char text[MPI_MAX_ERROR_STRING] = "";
         MPI_Error_string(code, text, &n);
-        cl_line_abort(l, CL_E_FIT, "line: cannot get %zu bytes of shared memory for a stage: %s (--gather messages does without)",
+        cl_line_abort(l, CL_E_FIT,
+                      "line: cannot get %zu bytes of shared memory for a stage: %s (--gather messages does without)",
                       bytes, text);
     }
     MPI_TRY(l, MPI_Win_set_errhandler(l->shared.win, MPI_ERRORS_RETURN));

@@ -13,8 +13,8 @@ static double patience(const cl_line *l)
     return l->opt.stall_timeout_s + 0.25 * (l->rank < TURNS ? l->rank : TURNS);
 }
 
-/* Where yielding shows that others want the core, a short sleep gets it back sooner than another yield: who yields goes to the end of the
- * queue, who wakes up to its head. */
+/* Where yielding shows that others want the core, a short sleep gets it back sooner than another yield: who yields
+ * goes to the end of the queue, who wakes up to its head. */
 static void give_way(cl_line *l)
 {
     enum { CROWDED_TURNS = 500, SLEEP_NS = 20000 };

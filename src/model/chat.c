@@ -48,7 +48,8 @@ cl_code cl_chat_set_date(cl_chat *c, const char *date, cl_err *err)
 {
     static const char shape[] = "dddd-dd-dd";
     bool ok = strlen(date) == CL_CHAT_DATE;
-    for (int i = 0; ok && i < CL_CHAT_DATE; i++) ok = shape[i] == 'd' ? date[i] >= '0' && date[i] <= '9' : date[i] == '-';
+    for (int i = 0; ok && i < CL_CHAT_DATE; i++)
+        ok = shape[i] == 'd' ? date[i] >= '0' && date[i] <= '9' : date[i] == '-';
     if (!ok) return cl_fail(err, CL_E_USAGE, "'%.40s' is not written YYYY-MM-DD", date);
     if (!is_day(atoi(date), atoi(date + 5), atoi(date + 8)))
         return cl_fail(err, CL_E_USAGE, "%s is no day of the calendar", date);
@@ -66,8 +67,8 @@ static size_t space_len(const char *s, size_t n)
     if (n >= 2 && p[0] == 0xc2 && (p[1] == 0x85 || p[1] == 0xa0)) return 2;
     if (n < 3) return 0;
     unsigned c = (unsigned)(p[0] & 15) << 12 | (unsigned)(p[1] & 63) << 6 | (p[2] & 63);
-    bool space =
-        c == 0x1680 || (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
+    bool space = c == 0x1680 || (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f ||
+                 c == 0x205f || c == 0x3000;
     return p[0] >= 0xe1 && p[0] <= 0xe3 && space ? 3 : 0;
 }
 
@@ -92,8 +93,10 @@ static void strip_newlines(const char **s, size_t *n, bool left, bool right)
 
 static int role_of(const char *role)
 {
-    return strcmp(role, "system") == 0 ? CL_CHAT_SYSTEM : strcmp(role, "user") == 0 ? CL_CHAT_USER
-           : strcmp(role, "assistant") == 0 ? CL_CHAT_ASSISTANT : -1;
+    return strcmp(role, "system") == 0      ? CL_CHAT_SYSTEM
+           : strcmp(role, "user") == 0      ? CL_CHAT_USER
+           : strcmp(role, "assistant") == 0 ? CL_CHAT_ASSISTANT
+                                            : -1;
 }
 
 static cl_code check(const cl_chat_format *f, const cl_message *m, int n, cl_err *err)
@@ -103,20 +106,26 @@ static cl_code check(const cl_chat_format *f, const cl_message *m, int n, cl_err
     for (int i = 0; i < n; i++) {
         int role = role_of(m[i].role);
         if (role < 0)
-            return cl_fail(err, CL_E_INPUT, "message %d: role '%.40s' is unknown (system, user and assistant are known)", i + 1,
+            return cl_fail(err, CL_E_INPUT,
+                           "message %d: role '%.40s' is unknown (system, user and assistant are known)", i + 1,
                            m[i].role);
         if (role == CL_CHAT_SYSTEM && f->system == CL_CHAT_REFUSED)
-            return cl_fail(err, CL_E_INPUT, "message %d: the chat format %s has no system message (put it into the user's)",
-                           i + 1, f->name);
+            return cl_fail(err, CL_E_INPUT,
+                           "message %d: the chat format %s has no system message (put it into the user's)", i + 1,
+                           f->name);
         if (role == CL_CHAT_SYSTEM && i > 0 && f->system == CL_CHAT_FIRST_BLOCK)
-            return cl_fail(err, CL_E_INPUT, "message %d: in the chat format %s a system message must be the first", i + 1, f->name);
+            return cl_fail(err, CL_E_INPUT, "message %d: in the chat format %s a system message must be the first",
+                           i + 1, f->name);
         if (f->alternate && i >= first && role != ((i - first) % 2 ? CL_CHAT_ASSISTANT : CL_CHAT_USER))
-            return cl_fail(err, CL_E_INPUT, "message %d: is %s; in the chat format %s user and assistant must take turns%s",
-                           i + 1, m[i].role, f->name, f->system == CL_CHAT_REFUSED ? "" : " after the system message");
+            return cl_fail(err, CL_E_INPUT,
+                           "message %d: is %s; in the chat format %s user and assistant must take turns%s", i + 1,
+                           m[i].role, f->name, f->system == CL_CHAT_REFUSED ? "" : " after the system message");
         if (f->thoughts == CL_CHAT_CHANNELS && role == CL_CHAT_ASSISTANT && strstr(m[i].content, "<|channel|>"))
-            return cl_fail(err, CL_E_INPUT, "message %d: contains <|channel|>; give the final channel's text only", i + 1);
+            return cl_fail(err, CL_E_INPUT, "message %d: contains <|channel|>; give the final channel's text only",
+                           i + 1);
         if (f->thoughts == CL_CHAT_QWEN3 && role == CL_CHAT_USER && strstr(m[i].content, "<tool_response>"))
-            return cl_fail(err, CL_E_INPUT, "message %d: contains <tool_response>; answers of tools are not supported", i + 1);
+            return cl_fail(err, CL_E_INPUT, "message %d: contains <tool_response>; answers of tools are not supported",
+                           i + 1);
     }
     return CL_OK;
 }
@@ -133,7 +142,8 @@ static cl_code add_content(const cl_chat *c, int role, const char *content, cl_b
     return cl_buf_add(out, content, n, err);
 }
 
-/* Qwen3: an answer's thoughts are dropped, unless it comes after the last question; then they are written in their full form. */
+/* Qwen3: an answer's thoughts are dropped, unless it comes after the last question; then they are written in their
+ * full form. */
 static cl_code add_thinking(const char *content, bool after_question, bool last, cl_buf *out, cl_err *err)
 {
     const char *end = strstr(content, THINK_END), *answer = content, *thought = "";
@@ -174,7 +184,8 @@ static cl_code add_head(const cl_chat *c, const cl_message *m, int n, cl_buf *ou
     if (code == CL_OK && f->head) code = cl_buf_str(out, f->head, err);
     if (code == CL_OK && f->date && *c->date) code = cl_buf_printf(out, err, "%s%s\n", f->date, c->date);
     if (code == CL_OK && f->head_rest) code = cl_buf_str(out, f->head_rest, err);
-    if (code == CL_OK && c->default_block && role_of(m[0].role) != CL_CHAT_SYSTEM) code = cl_buf_str(out, c->default_block, err);
+    if (code == CL_OK && c->default_block && role_of(m[0].role) != CL_CHAT_SYSTEM)
+        code = cl_buf_str(out, c->default_block, err);
     if (f->system != CL_CHAT_TOP && f->system != CL_CHAT_TOP_LAST) return code;
     int last = n - 1;
     while (last > 0 && role_of(m[last].role) != CL_CHAT_SYSTEM) last--;
@@ -202,12 +213,14 @@ static bool is_when(cl_chat_when when, bool after_user)
     return when == CL_CHAT_ALWAYS || (when == CL_CHAT_AFTER_USER) == after_user;
 }
 
-cl_code cl_chat_render(const cl_chat *c, const cl_message *messages, int n, bool add_generation, cl_buf *out, cl_err *err)
+cl_code cl_chat_render(const cl_chat *c, const cl_message *messages, int n, bool add_generation, cl_buf *out,
+                       cl_err *err)
 {
     const cl_chat_format *f = c->f;
     cl_code code = check(f, messages, n, err);
     if (code != CL_OK) return code;
-    bool has_system = role_of(messages[0].role) == CL_CHAT_SYSTEM, after_user = false, opens = add_generation || c->always_opens;
+    bool has_system = role_of(messages[0].role) == CL_CHAT_SYSTEM, after_user = false,
+         opens = add_generation || c->always_opens;
     bool block = f->system == CL_CHAT_OWN_BLOCK || f->system == CL_CHAT_FIRST_BLOCK;
     bool top = f->system == CL_CHAT_TOP || f->system == CL_CHAT_TOP_LAST;
     const char *system = has_system ? messages[0].content : f->system_lead ? "" : NULL;
@@ -220,8 +233,9 @@ cl_code cl_chat_render(const cl_chat *c, const cl_message *messages, int n, bool
         int role = role_of(messages[i].role);
         if (top && role == CL_CHAT_SYSTEM) continue;
         if (role != CL_CHAT_ASSISTANT || is_when(f->opens, after_user)) code = cl_buf_str(out, f->open[role], err);
-        if (code == CL_OK && system && ((f->system == CL_CHAT_FIRST_USER && i == first) ||
-                                        (f->system == CL_CHAT_LAST_USER && i == n - 1 && role == CL_CHAT_USER)))
+        if (code == CL_OK && system &&
+            ((f->system == CL_CHAT_FIRST_USER && i == first) ||
+             (f->system == CL_CHAT_LAST_USER && i == n - 1 && role == CL_CHAT_USER)))
             code = cl_buf_printf(out, err, "%s\n\n", system);
         if (code == CL_OK && f->thoughts == CL_CHAT_QWEN3 && role == CL_CHAT_ASSISTANT)
             code = add_thinking(messages[i].content, i > last_question, i == n - 1, out, err);

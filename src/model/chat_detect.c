@@ -1,5 +1,5 @@
-/* chat_detect.c: the format of a checkpoint's template. The template is run on a few conversations; the format whose prompts
- * are the same, byte for byte, is the one. */
+/* chat_detect.c: the format of a checkpoint's template. The template is run on a few conversations; the format whose
+ * prompts are the same, byte for byte, is the one. */
 #include "chat_internal.h"
 
 #include <stdlib.h>
@@ -13,9 +13,18 @@ typedef struct probe {
     cl_message m[MAX_TURNS];
     int n;
 } probe;
-#define S(text) {"system", text}
-#define U(text) {"user", text}
-#define A(text) {"assistant", text}
+#define S(text)        \
+    {                  \
+        "system", text \
+    }
+#define U(text)      \
+    {                \
+        "user", text \
+    }
+#define A(text)           \
+    {                     \
+        "assistant", text \
+    }
 static const probe probes[] = {
     {{U("Hello there")}, 1},
     {{S("Be brief."), U("Hello there")}, 2},
@@ -40,9 +49,11 @@ static cl_jinja_result run(const char *template, const cl_chat_format *f, const 
                            cl_buf *out, char why[CL_JINJA_WHY])
 {
     json_t *list = json_array();
-    for (int i = 0; i < n; i++) json_array_append_new(list, json_pack("{s:s,s:s}", "role", m[i].role, "content", m[i].content));
-    json_t *vars = json_pack("{s:o,s:b,s:n,s:n,s:s,s:s}", "messages", list, "add_generation_prompt", generation, "tools",
-                             "documents", "bos_token", *f->bos ? f->bos : "(bos)", "eos_token", f->eos ? f->eos : "(eos)");
+    for (int i = 0; i < n; i++)
+        json_array_append_new(list, json_pack("{s:s,s:s}", "role", m[i].role, "content", m[i].content));
+    json_t *vars = json_pack("{s:o,s:b,s:n,s:n,s:s,s:s}", "messages", list, "add_generation_prompt", generation,
+                             "tools", "documents", "bos_token", *f->bos ? f->bos : "(bos)", "eos_token",
+                             f->eos ? f->eos : "(eos)");
     cl_jinja_result r = CL_JINJA_UNKNOWN;
     if (vars) r = cl_jinja_render(template, vars, out, why);
     else snprintf(why, CL_JINJA_WHY, "no memory");
@@ -58,8 +69,9 @@ static bool agree(const char *template, const cl_chat *c, const probe *p, bool g
     cl_code code = cl_chat_render(c, p->m, p->n, generation, &ours, &err);
     cl_jinja_result r = run(template, c->f, p->m, p->n, generation, &theirs, why);
     bool stricter = c->f->system == CL_CHAT_FIRST_BLOCK && r == CL_JINJA_OK;
-    bool same = code == CL_OK ? r == CL_JINJA_OK && ours.len == theirs.len && memcmp(ours.data, theirs.data, ours.len) == 0
-                              : r == CL_JINJA_RAISED || stricter;
+    bool same = code == CL_OK
+                    ? r == CL_JINJA_OK && ours.len == theirs.len && memcmp(ours.data, theirs.data, ours.len) == 0
+                    : r == CL_JINJA_RAISED || stricter;
     cl_buf_free(&ours);
     cl_buf_free(&theirs);
     return same;
@@ -133,8 +145,8 @@ cl_code cl_chat_detect(const char *template, cl_chat **out, cl_err *err)
     for (int i = 0; code == CL_OK && i < cl_chat_n_formats; i++)
         code = cl_buf_printf(&names, err, "%s%s", i ? ", " : "", cl_chat_formats[i].name);
     if (code == CL_OK)
-        code = cl_fail(err, CL_E_INPUT, "chat template: no format writes what it writes (name one with --chat-format: %s)",
-                       names.data);
+        code = cl_fail(err, CL_E_INPUT,
+                       "chat template: no format writes what it writes (name one with --chat-format: %s)", names.data);
     cl_buf_free(&names);
     return code;
 }

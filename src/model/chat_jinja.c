@@ -1,5 +1,5 @@
-/* chat_jinja.c: a template's statements. A body is run by going through its tokens; a branch that is not taken is parsed with
- * j->skip set. */
+/* chat_jinja.c: a template's statements. A body is run by going through its tokens; a branch that is not taken is
+ * parsed with j->skip set. */
 #include "chat_jinja.h"
 
 #include <stdlib.h>
@@ -9,8 +9,8 @@ static void body(cl_jinja *j);
 /* The tag at hand is {% word. */
 static bool tag_is(const cl_jinja *j, const char *word)
 {
-    return j->token[j->at].kind == J_BLOCK && j->token[j->at + 1].kind == J_NAME && j->token[j->at + 1].n == strlen(word) &&
-           memcmp(j->token[j->at + 1].s, word, j->token[j->at + 1].n) == 0;
+    return j->token[j->at].kind == J_BLOCK && j->token[j->at + 1].kind == J_NAME &&
+           j->token[j->at + 1].n == strlen(word) && memcmp(j->token[j->at + 1].s, word, j->token[j->at + 1].n) == 0;
 }
 
 /* {% word %} */
@@ -55,7 +55,8 @@ static void if_statement(cl_jinja *j)
 
 static json_t *loop_variable(json_int_t i, json_int_t n)
 {
-    return json_pack("{s:I,s:I,s:I,s:b,s:b}", "index", i + 1, "index0", i, "length", n, "first", i == 0, "last", i == n - 1);
+    return json_pack("{s:I,s:I,s:I,s:b,s:b}", "index", i + 1, "index0", i, "length", n, "first", i == 0, "last",
+                     i == n - 1);
 }
 
 /* The names that a loop binds: x, or x and y. */
@@ -128,7 +129,8 @@ static void for_statement(cl_jinja *j)
     } while (t.n < 2 && cl_jinja_take(j, J_OP, ","));
     cl_jinja_expect(j, J_NAME, "in");
     json_t *list = cl_jinja_or(j); /* "if" belongs to the loop here; what is undefined is empty */
-    if (list && !j->skip && !json_is_array(list)) cl_jinja_fail(j, CL_JINJA_UNKNOWN, "a loop over something that is no list");
+    if (list && !j->skip && !json_is_array(list))
+        cl_jinja_fail(j, CL_JINJA_UNKNOWN, "a loop over something that is no list");
     if (!j->skip && list && t.n == 2)
         for (size_t i = 0; i < json_array_size(list); i++)
             if (json_array_size(json_array_get(list, i)) != 2)

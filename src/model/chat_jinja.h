@@ -1,9 +1,9 @@
 /* chat_jinja.h: enough of Jinja to run a chat template on a few messages, so that a format can be compared with it.
  *
- * The environment is the one that transformers gives to templates: trim_blocks, lstrip_blocks, loop controls, raise_exception.
- * What is not run need not be known (tools); what is run and not known ends the rendering, so nothing is guessed.
- * Values are jansson's; NULL is Jinja's undefined. Local, pure; templates are not trusted: depth, steps and output are
- * bounded. */
+ * The environment is the one that transformers gives to templates: trim_blocks, lstrip_blocks, loop controls,
+ * raise_exception. What is not run need not be known (tools); what is run and not known ends the rendering, so
+ * nothing is guessed. Values are jansson's; NULL is Jinja's undefined. Local, pure; templates are not trusted: depth,
+ * steps and output are bounded. */
 #ifndef CHIPLINE_MODEL_CHAT_JINJA_H
 #define CHIPLINE_MODEL_CHAT_JINJA_H
 
@@ -24,7 +24,16 @@ cl_jinja_result cl_jinja_render(const char *text, const json_t *vars, cl_buf *ou
 /* --- inside --- */
 
 typedef enum cl_jinja_kind {
-    J_TEXT, J_BLOCK, J_BLOCK_END, J_OUT, J_OUT_END, J_NAME, J_STRING, J_NUMBER, J_OP, J_END
+    J_TEXT,
+    J_BLOCK,
+    J_BLOCK_END,
+    J_OUT,
+    J_OUT_END,
+    J_NAME,
+    J_STRING,
+    J_NUMBER,
+    J_OP,
+    J_END
 } cl_jinja_kind;
 
 typedef struct cl_jinja_token {
@@ -45,12 +54,12 @@ typedef struct cl_jinja_macro {
 typedef struct cl_jinja {
     cl_jinja_token *token; /* the last is J_END */
     int at;
-    bool skip;             /* parse, do nothing */
-    bool leaving, broken;  /* a loop's round, the loop: until the end of its body */
+    bool skip;            /* parse, do nothing */
+    bool leaving, broken; /* a loop's round, the loop: until the end of its body */
     int depth, steps;
     json_t *scope[CL_JINJA_DEPTH]; /* innermost last */
     int n_scopes;
-    int base;              /* a macro sees its own scopes, which begin here, and the first */
+    int base; /* a macro sees its own scopes, which begin here, and the first */
     cl_jinja_macro macro[CL_JINJA_MACROS];
     int n_macros;
     cl_buf *out;
@@ -75,7 +84,7 @@ void cl_jinja_expect(cl_jinja *j, cl_jinja_kind kind, const char *s);
 bool cl_jinja_enter(cl_jinja *j);
 /* An expression at j->at: its value (owned, NULL: undefined or skipped). */
 json_t *cl_jinja_expr(cl_jinja *j);
-json_t *cl_jinja_or(cl_jinja *j); /* without "a if b else c" */
+json_t *cl_jinja_or(cl_jinja *j);                       /* without "a if b else c" */
 json_t *cl_jinja_unary(cl_jinja *j, bool with_filters); /* one value with its sign */
 bool cl_jinja_truth(const json_t *v);
 /* Appends str(v). */

@@ -74,11 +74,13 @@ json_t *cl_jinja_filter(cl_jinja *j, const char *name, const json_t *v, const cl
     bool is_string = v && json_is_string(v), is_list = v && json_is_array(v);
     if (strcmp(name, "trim") == 0 && is_string) result = strip(v, a->v[0], true, true);
     else if (strcmp(name, "length") == 0 || strcmp(name, "count") == 0) result = length(j, v);
-    else if ((strcmp(name, "string") == 0 && is_string) || (strcmp(name, "list") == 0 && is_list)) result = json_incref(same);
+    else if ((strcmp(name, "string") == 0 && is_string) || (strcmp(name, "list") == 0 && is_list))
+        result = json_incref(same);
     else if (strcmp(name, "first") == 0 && is_list) result = json_incref(json_array_get(v, 0));
     else if (strcmp(name, "last") == 0 && is_list && json_array_size(v))
         result = json_incref(json_array_get(v, json_array_size(v) - 1));
-    else if ((strcmp(name, "default") == 0 || strcmp(name, "d") == 0) && a->n == 1) result = json_incref(v ? same : a->v[0]);
+    else if ((strcmp(name, "default") == 0 || strcmp(name, "d") == 0) && a->n == 1)
+        result = json_incref(v ? same : a->v[0]);
     else if (strcmp(name, "selectattr") == 0) result = select_by(j, v, a, true);
     else if (strcmp(name, "rejectattr") == 0) result = select_by(j, v, a, false);
     else cl_jinja_fail(j, CL_JINJA_UNKNOWN, "the filter %s", name);
@@ -99,7 +101,8 @@ bool cl_jinja_test(cl_jinja *j, const char *name, const json_t *v, const cl_jinj
     if (strcmp(name, "true") == 0) return v && json_is_true(v);
     if (strcmp(name, "false") == 0) return v && json_is_false(v);
     if (strcmp(name, "number") == 0 || strcmp(name, "integer") == 0) return v && json_is_number(v);
-    if ((strcmp(name, "equalto") == 0 || strcmp(name, "eq") == 0) && a->n == 1) return v && a->v[0] && json_equal(v, a->v[0]);
+    if ((strcmp(name, "equalto") == 0 || strcmp(name, "eq") == 0) && a->n == 1)
+        return v && a->v[0] && json_equal(v, a->v[0]);
     cl_jinja_fail(j, CL_JINJA_UNKNOWN, "the test %s", name);
     return false;
 }
@@ -122,7 +125,8 @@ json_t *cl_jinja_method(cl_jinja *j, const json_t *v, const char *name, const cl
     if (s && strcmp(name, "rstrip") == 0) return strip(v, a->v[0], false, true);
     if (s && strcmp(name, "split") == 0 && (a->n == 1 || a->n == 2)) return split(j, v, a->v[0], a->v[1]);
     if (s && arg && strcmp(name, "startswith") == 0) return json_boolean(n >= n_arg && memcmp(s, arg, n_arg) == 0);
-    if (s && arg && strcmp(name, "endswith") == 0) return json_boolean(n >= n_arg && memcmp(s + n - n_arg, arg, n_arg) == 0);
+    if (s && arg && strcmp(name, "endswith") == 0)
+        return json_boolean(n >= n_arg && memcmp(s + n - n_arg, arg, n_arg) == 0);
     if (v && json_is_object(v) && strcmp(name, "items") == 0) return items(v);
     if (v && json_is_object(v) && arg && strcmp(name, "get") == 0) {
         json_t *m = json_object_get(v, arg);
@@ -138,10 +142,12 @@ json_t *cl_jinja_function(cl_jinja *j, const char *name, const cl_jinja_args *a)
         const char *s = text_of(a->v[0], &n);
         return cl_jinja_fail(j, CL_JINJA_RAISED, "%.100s", s ? s : "");
     }
-    if (strcmp(name, "strftime_now") == 0 && a->n == 1) { /* not "defined": templates that can do without a clock have none */
+    if (strcmp(name, "strftime_now") == 0 &&
+        a->n == 1) { /* not "defined": templates that can do without a clock have none */
         const char *s = text_of(a->v[0], &n);
-        return s && strcmp(s, "%Y-%m-%d") == 0 ? json_string(CL_CHAT_PROBE_DATE)
-                                               : cl_jinja_fail(j, CL_JINJA_UNKNOWN, "a date written otherwise than YYYY-MM-DD");
+        return s && strcmp(s, "%Y-%m-%d") == 0
+                   ? json_string(CL_CHAT_PROBE_DATE)
+                   : cl_jinja_fail(j, CL_JINJA_UNKNOWN, "a date written otherwise than YYYY-MM-DD");
     }
     if (strcmp(name, "namespace") == 0 && a->n == 0) return json_copy(a->names);
     if (strcmp(name, "range") == 0 && a->n >= 1 && a->n <= 3) {

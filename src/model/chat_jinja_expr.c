@@ -1,4 +1,5 @@
-/* chat_jinja_expr.c: expressions, evaluated while they are parsed: operators, and what all parts of the interpreter share. */
+/* chat_jinja_expr.c: expressions, evaluated while they are parsed: operators, and what all parts of the interpreter
+ * share. */
 #include <stdarg.h>
 
 #include "chat_jinja.h"
@@ -110,11 +111,12 @@ static json_t *arithmetic(cl_jinja *j, char op, const json_t *a, const json_t *b
 static json_t *product(cl_jinja *j)
 {
     json_t *a = cl_jinja_unary(j, true);
-    while (!cl_jinja_failed(j) &&
-           (cl_jinja_is(j, J_OP, "*") || cl_jinja_is(j, J_OP, "%") || cl_jinja_is(j, J_OP, "/") || cl_jinja_is(j, J_OP, "//"))) {
+    while (!cl_jinja_failed(j) && (cl_jinja_is(j, J_OP, "*") || cl_jinja_is(j, J_OP, "%") ||
+                                   cl_jinja_is(j, J_OP, "/") || cl_jinja_is(j, J_OP, "//"))) {
         const cl_jinja_token *op = &j->token[j->at++];
         json_t *b = cl_jinja_unary(j, true), *v = NULL;
-        if (!j->skip) v = *op->s == '/' ? cl_jinja_fail(j, CL_JINJA_UNKNOWN, "a division") : arithmetic(j, *op->s, a, b);
+        if (!j->skip)
+            v = *op->s == '/' ? cl_jinja_fail(j, CL_JINJA_UNKNOWN, "a division") : arithmetic(j, *op->s, a, b);
         json_decref(a);
         json_decref(b);
         a = v;
@@ -155,7 +157,8 @@ static json_t *sum(cl_jinja *j)
 static bool contains(cl_jinja *j, const json_t *in, const json_t *what)
 {
     if (in && json_is_string(in) && what && json_is_string(what))
-        return memmem(json_string_value(in), json_string_length(in), json_string_value(what), json_string_length(what)) != NULL;
+        return memmem(json_string_value(in), json_string_length(in), json_string_value(what),
+                      json_string_length(what)) != NULL;
     if (in && json_is_object(in) && what && json_is_string(what))
         return json_object_getn(in, json_string_value(what), json_string_length(what)) != NULL;
     if (!in || !json_is_array(in)) {
@@ -187,12 +190,13 @@ static json_t *comparison(cl_jinja *j)
         const cl_jinja_token *op = &j->token[j->at];
         bool order = op->kind == J_OP && (*op->s == '<' || *op->s == '>' || (op->n == 2 && op->s[1] == '=')),
              in = cl_jinja_is(j, J_NAME, "in");
-        bool not_in = cl_jinja_is(j, J_NAME, "not") && j->token[j->at + 1].kind == J_NAME && j->token[j->at + 1].n == 2 &&
-                      memcmp(j->token[j->at + 1].s, "in", 2) == 0;
+        bool not_in = cl_jinja_is(j, J_NAME, "not") && j->token[j->at + 1].kind == J_NAME &&
+                      j->token[j->at + 1].n == 2 && memcmp(j->token[j->at + 1].s, "in", 2) == 0;
         if (!order && !in && !not_in) break;
         j->at += not_in ? 2 : 1;
         json_t *b = sum(j), *v = NULL;
-        if (!j->skip && !cl_jinja_failed(j)) v = json_boolean(order ? compared(j, op, a, b) : contains(j, b, a) != not_in);
+        if (!j->skip && !cl_jinja_failed(j))
+            v = json_boolean(order ? compared(j, op, a, b) : contains(j, b, a) != not_in);
         json_decref(a);
         json_decref(b);
         a = v;

@@ -1,5 +1,5 @@
-/* chat_jinja_value.c: a value in an expression: a literal, a variable or a call, and what follows it (members, slices, filters,
- * tests). */
+/* chat_jinja_value.c: a value in an expression: a literal, a variable or a call, and what follows it (members,
+ * slices, filters, tests). */
 #include <stdlib.h>
 
 #include "chat_jinja.h"
@@ -119,7 +119,8 @@ static json_t *primary(cl_jinja *j)
         if (memchr(t->s, '.', t->n)) return j->skip ? NULL : cl_jinja_fail(j, CL_JINJA_UNKNOWN, "a fraction");
         return json_integer(strtoll(t->s, NULL, 10));
     }
-    if (!cl_jinja_take(j, J_NAME, NULL)) return cl_jinja_fail(j, CL_JINJA_UNKNOWN, "'%.*s' in an expression", (int)t->n, t->s);
+    if (!cl_jinja_take(j, J_NAME, NULL))
+        return cl_jinja_fail(j, CL_JINJA_UNKNOWN, "'%.*s' in an expression", (int)t->n, t->s);
     short_name(t, name);
     if (strcmp(name, "true") == 0 || strcmp(name, "True") == 0) return json_true();
     if (strcmp(name, "false") == 0 || strcmp(name, "False") == 0) return json_false();
@@ -154,8 +155,10 @@ static json_t *member(cl_jinja *j, const json_t *v, const json_t *key)
 static json_t *slice(cl_jinja *j, const json_t *v, json_t *const part[3])
 {
     if (!v || !json_is_array(v)) return cl_jinja_fail(j, CL_JINJA_UNKNOWN, "a slice of something that is no list");
-    json_int_t n = (json_int_t)json_array_size(v), step = part[2] && json_is_integer(part[2]) ? json_integer_value(part[2]) : 1;
-    json_int_t low = step < 0 ? -1 : 0, high = step < 0 ? n - 1 : n, at[2] = {step < 0 ? high : low, step < 0 ? low : high};
+    json_int_t n = (json_int_t)json_array_size(v),
+               step = part[2] && json_is_integer(part[2]) ? json_integer_value(part[2]) : 1;
+    json_int_t low = step < 0 ? -1 : 0, high = step < 0 ? n - 1 : n,
+               at[2] = {step < 0 ? high : low, step < 0 ? low : high};
     if (step == 0) return cl_jinja_fail(j, CL_JINJA_UNKNOWN, "a slice with step 0");
     for (int k = 0; k < 2; k++) {
         if (!part[k] || !json_is_integer(part[k])) continue;
@@ -166,7 +169,8 @@ static json_t *slice(cl_jinja *j, const json_t *v, json_t *const part[3])
     step = step > n ? n + 1 : step < -n ? -n - 1 : step;
     cl_jinja_spend(j, 16 * (size_t)n);
     json_t *list = json_array();
-    for (json_int_t i = at[0]; step > 0 ? i < at[1] : i > at[1]; i += step) json_array_append(list, json_array_get(v, (size_t)i));
+    for (json_int_t i = at[0]; step > 0 ? i < at[1] : i > at[1]; i += step)
+        json_array_append(list, json_array_get(v, (size_t)i));
     return list;
 }
 
@@ -220,7 +224,7 @@ static json_t *filtered(cl_jinja *j, json_t *v, bool test)
     if (cl_jinja_take_op(j, "(")) arguments(j, &a);
     json_t *result = NULL;
     if (!j->skip && !cl_jinja_failed(j)) {
-        if (test) result = json_boolean(cl_jinja_test(j, name, v, &a) != not);
+        if (test) result = json_boolean(cl_jinja_test(j, name, v, &a) != not );
         else result = cl_jinja_filter(j, name, v, &a);
     }
     free_arguments(&a);

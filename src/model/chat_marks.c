@@ -25,7 +25,8 @@ static bool next_mark(const char **s, char mark[MARK])
     return false;
 }
 
-/* Looks for the marks around turns; the first that the vocabulary lacks goes into `missing` ("": none). True if it has any. */
+/* Looks for the marks around turns; the first that the vocabulary lacks goes into `missing` ("": none). True if it
+ * has any. */
 static bool look(const cl_chat_format *f, const cl_tokenizer *t, char missing[MARK])
 {
     char mark[MARK];
@@ -50,6 +51,6 @@ cl_code cl_chat_check(const cl_chat *c, const cl_tokenizer *t, cl_err *err)
     for (int i = 0; i < cl_chat_n_formats && !tuned; i++) tuned = look(&cl_chat_formats[i], t, other);
     if (!missing[0] || !tuned) return CL_OK;
     return cl_fail(err, CL_E_INPUT,
-                   "chat format %s: the vocabulary has no token %s (name the format that the model was tuned on)", c->f->name,
-                   missing);
+                   "chat format %s: the vocabulary has no token %s (name the format that the model was tuned on)",
+                   c->f->name, missing);
 }

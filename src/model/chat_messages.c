@@ -12,9 +12,9 @@ static cl_code read_message(const json_t *v, size_t i, cl_message *m, cl_err *er
     if (!json_is_object(v)) return cl_fail(err, CL_E_INPUT, "item %zu is not an object", i);
     cl_code c = cl_json_str(v, "role", true, &m->role, err);
     if (c == CL_OK) c = cl_json_str(v, "content", true, &m->content, err);
-    json_object_foreach((json_t *)(uintptr_t)v, key, value)
-        if (c == CL_OK && strcmp(key, known[0]) != 0 && strcmp(key, known[1]) != 0)
-            c = cl_fail(err, CL_E_INPUT, "item %zu has an unknown key %.80s (role and content are known)", i, key);
+    json_object_foreach((json_t *)(uintptr_t)v, key,
+                        value) if (c == CL_OK && strcmp(key, known[0]) != 0 && strcmp(key, known[1]) != 0)
+        c = cl_fail(err, CL_E_INPUT, "item %zu has an unknown key %.80s (role and content are known)", i, key);
     return c;
 }
 
@@ -24,7 +24,8 @@ cl_code cl_messages_read(const json_t *list, cl_message **out, int *n, cl_err *e
     *out = NULL;
     *n = 0;
     if (!json_is_array(list)) return cl_fail(err, CL_E_INPUT, "messages: must be a list");
-    if (count < 1 || count > INT32_MAX / 2) return cl_fail(err, CL_E_INPUT, count ? "messages: are too many" : "messages: is empty");
+    if (count < 1 || count > INT32_MAX / 2)
+        return cl_fail(err, CL_E_INPUT, count ? "messages: are too many" : "messages: is empty");
     cl_message *m = cl_calloc(count, sizeof *m, "messages", err);
     cl_code c = m ? CL_OK : CL_E_FIT;
     for (size_t i = 0; c == CL_OK && i < count; i++) {

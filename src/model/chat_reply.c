@@ -1,8 +1,9 @@
 /* chat_reply.c: a reply as it comes, taken apart into what the model thinks and what it answers.
  *
- * Two kinds of marks. <think> ... </think> at the start, in most formats; the opening mark may be in the prompt already. Or
- * messages with channels: a header up to <|message|>, which names the channel, and a body up to <|end|>. Marks are looked for in
- * the text, so that it does not matter whether a vocabulary has them as tokens; text that may yet become one is held back. */
+ * Two kinds of marks. <think> ... </think> at the start, in most formats; the opening mark may be in the prompt
+ * already. Or messages with channels: a header up to <|message|>, which names the channel, and a body up to <|end|>.
+ * Marks are looked for in the text, so that it does not matter whether a vocabulary has them as tokens; text that may
+ * yet become one is held back. */
 #include "chat_internal.h"
 
 enum { START, THINKING, BEFORE_ANSWER, ANSWER, HEADER, BODY_THINKING, BODY_ANSWER };
@@ -12,8 +13,10 @@ enum { MAX_HEADER = 4096 };
 #define MESSAGE "<|message|>"
 static const char *const think_ends[] = {THINK_END, NULL};
 static const char *const body_ends[] = {"<|end|>", "<|start|>", "<|return|>", "<|call|>", NULL};
-static const char *const marks[] = {THINK, THINK_END, NULL},
-                  *const channel_marks[] = {CHANNEL, MESSAGE, "<|constrain|>", "<|end|>", "<|start|>", "<|return|>", "<|call|>", NULL};
+static const char *const marks[] = {THINK, THINK_END, NULL}, *const channel_marks[] = {CHANNEL,         MESSAGE,
+                                                                                       "<|constrain|>", "<|end|>",
+                                                                                       "<|start|>",     "<|return|>",
+                                                                                       "<|call|>",      NULL};
 
 static bool has_channels(const cl_reply *r) { return r->chat && r->chat->f->thoughts == CL_CHAT_CHANNELS; }
 
@@ -76,7 +79,8 @@ static size_t unsure(const cl_reply *r, const char *const *ends)
     return most;
 }
 
-/* The first n bytes held are thoughts: without line ends before the first word and, if they end there, behind the last. */
+/* The first n bytes held are thoughts: without line ends before the first word and, if they end there, behind the
+ * last. */
 static cl_code add_thoughts(cl_reply *r, size_t n, bool end, cl_buf *reasoning, cl_err *err)
 {
     size_t skip = 0, keep = n;
@@ -156,7 +160,8 @@ static cl_code step(cl_reply *r, cl_buf *answer, cl_buf *reasoning, bool *more, 
     case ANSWER: return move(r, r->held.len, answer, err);
     case HEADER: *more = read_header(r); return CL_OK;
     default:
-        c = read_body(r, body_ends, r->state == BODY_THINKING, r->state == BODY_THINKING ? reasoning : answer, more, err);
+        c = read_body(r, body_ends, r->state == BODY_THINKING, r->state == BODY_THINKING ? reasoning : answer, more,
+                      err);
         if (*more) r->state = HEADER, r->headers += !r->headers;
         return c;
     }

@@ -1,8 +1,8 @@
 /* format.c: number formats of weights, one block at a time; whole rows are loops over blocks.
  *
- * Block layouts and the order of operations follow GGUF (ggml's ggml-common.h and ggml-quants.c), so that decoding gives the
- * same float32 bits and encoding the same bytes. INT4 is Q4_0's block with a bf16 scale; FP8, whose rows share scales, is no
- * block format and has functions of its own. Multi-byte fields are little-endian and unaligned. */
+ * Block layouts and the order of operations follow GGUF (ggml's ggml-common.h and ggml-quants.c), so that decoding
+ * gives the same float32 bits and encoding the same bytes. INT4 is Q4_0's block with a bf16 scale; FP8, whose rows
+ * share scales, is no block format and has functions of its own. Multi-byte fields are little-endian and unaligned. */
 #include "chipline/format.h"
 
 #include <math.h>
@@ -44,7 +44,8 @@ static inline float load_half(const uint8_t *p) { return cl_f16_to_f32(load16(p)
 float cl_e4m3_to_f32(uint8_t code)
 {
     if ((code & 0x7f) == 0x7f) return code & 0x80 ? -NAN : NAN;
-    /* The code's exponent and fraction at float32's places: only the exponents' biases differ, 127 - 7, also for subnormals. */
+    /* The code's exponent and fraction at float32's places: only the exponents' biases differ, 127 - 7, also for
+     * subnormals. */
     uint32_t u = (uint32_t)(code & 0x80) << 24 | (uint32_t)(code & 0x7f) << 20;
     float f;
     memcpy(&f, &u, sizeof f);
@@ -191,7 +192,8 @@ static void encode_q8_0(const float *x, uint8_t *b)
     float d = amax / 127, inv = d != 0 ? 1 / d : 0;
     store16(b, cl_f32_to_f16(d));
     for (int i = 0; i < 32; i++) {
-        float q = roundf(x[i] * inv); /* |q| <= 127 for finite x whose inverse scale is finite; the clamp is for the others */
+        /* |q| <= 127 for finite x whose inverse scale is finite; the clamp is for the others */
+        float q = roundf(x[i] * inv);
         b[2 + i] = (uint8_t)(int8_t)(q > 127 ? 127 : q >= -127 ? q : -127);
     }
 }
@@ -212,7 +214,8 @@ static float scale_q4(const float *x)
     return max / -8;
 }
 
-/* In double: the reference's result depends on whether its compiler fuses this; the reference's Python form rounds once. */
+/* In double: the reference's result depends on whether its compiler fuses this; the reference's Python form rounds
+ * once. */
 static void encode_u4(const float *x, double inv, uint8_t *codes)
 {
     for (int i = 0; i < 16; i++) codes[i] = (uint8_t)(code15(x[i] * inv + 8.5) | code15(x[i + 16] * inv + 8.5) << 4);
@@ -288,7 +291,8 @@ static void decode_fp8(const uint8_t *row, int64_t cols, float *out)
 }
 
 /* One tile: n rows, `cols` columns from column c of x [..][stride]; rows are row_bytes apart. */
-static void encode_tile(const float *x, int64_t n, int64_t c, int64_t cols, int64_t stride, uint8_t *rows, size_t row_bytes)
+static void encode_tile(const float *x, int64_t n, int64_t c, int64_t cols, int64_t stride, uint8_t *rows,
+                        size_t row_bytes)
 {
     float amax = 0;
     for (int64_t r = 0; r < n; r++)

@@ -8,7 +8,10 @@
 typedef enum kind { TABLE, LINEAR, EXPERT, ROUTER, VECTOR, EXPERT_VECTOR } kind;
 
 /* Canonical order inside a layer is the order of the roles. */
-static const struct { const char *name; kind kind; } roles[CL_ROLES] = {
+static const struct {
+    const char *name;
+    kind kind;
+} roles[CL_ROLES] = {
     [CL_T_EMBED] = {"embed.weight", TABLE},
     [CL_T_ATTN_NORM] = {"attn.norm.weight", VECTOR},
     [CL_T_Q_A] = {"attn.q_a.weight", LINEAR},
@@ -81,37 +84,46 @@ static bool tensor_shape(const cl_spec *s, int layer, cl_role r, cl_tensor *t)
     const cl_ffn *f = &s->layers[layer].ffn;
     bool latent = a->kind == CL_ATTN_LATENT, normed = a->qk_norm == CL_QK_NORM_HEAD || a->qk_norm == CL_QK_NORM_FULL;
     bool dense = f->kind == CL_FFN_DENSE, shared = f->shared_width > 0, present = true;
-    int64_t h = s->hidden, q = (int64_t)a->heads * a->head_dim, kv = (int64_t)a->kv_heads * a->head_dim, rows = 0, cols = 1;
+    int64_t h = s->hidden, q = (int64_t)a->heads * a->head_dim, kv = (int64_t)a->kv_heads * a->head_dim, rows = 0,
+            cols = 1;
     int64_t one = a->qk_norm == CL_QK_NORM_HEAD ? a->head_dim : 0; /* numbers in a norm of heads */
     switch (r) {
-    case CL_T_ATTN_NORM: case CL_T_FFN_NORM: rows = h; break;
+    case CL_T_ATTN_NORM:
+    case CL_T_FFN_NORM: rows = h; break;
     case CL_T_Q_A: rows = a->q_rank, cols = h, present = latent && a->q_rank; break;
     case CL_T_Q_A_NORM: rows = a->q_rank, present = latent && a->q_rank; break;
     case CL_T_Q: rows = q, cols = latent && a->q_rank ? a->q_rank : h; break;
-    case CL_T_K: case CL_T_V: rows = kv, cols = h, present = !latent; break;
+    case CL_T_K:
+    case CL_T_V: rows = kv, cols = h, present = !latent; break;
     case CL_T_O: rows = h, cols = (int64_t)a->heads * cl_attention_v_dim(a); break;
     case CL_T_KV_A: rows = (int64_t)a->kv_rank + a->rope_dim, cols = h, present = latent; break;
     case CL_T_KV_A_NORM: rows = a->kv_rank, present = latent; break;
     case CL_T_K_B: t->experts = a->heads, rows = a->kv_rank, cols = a->head_dim - a->rope_dim, present = latent; break;
     case CL_T_V_B: t->experts = a->heads, rows = a->v_dim, cols = a->kv_rank, present = latent; break;
     case CL_T_Q_BIAS: rows = q, present = a->qkv_bias; break;
-    case CL_T_K_BIAS: case CL_T_V_BIAS: rows = kv, present = a->qkv_bias; break;
+    case CL_T_K_BIAS:
+    case CL_T_V_BIAS: rows = kv, present = a->qkv_bias; break;
     case CL_T_O_BIAS: rows = h, present = a->o_bias; break;
     case CL_T_Q_NORM: rows = one ? one : q, present = normed; break;
     case CL_T_K_NORM: rows = one ? one : kv, present = normed; break;
     case CL_T_SINKS: rows = a->heads, present = a->sinks; break;
-    case CL_T_GATE: case CL_T_UP: rows = f->width, cols = h, present = dense; break;
+    case CL_T_GATE:
+    case CL_T_UP: rows = f->width, cols = h, present = dense; break;
     case CL_T_DOWN: rows = h, cols = f->width, present = dense; break;
-    case CL_T_GATE_BIAS: case CL_T_UP_BIAS: rows = f->width, present = dense && f->bias; break;
+    case CL_T_GATE_BIAS:
+    case CL_T_UP_BIAS: rows = f->width, present = dense && f->bias; break;
     case CL_T_DOWN_BIAS: rows = h, present = dense && f->bias; break;
     case CL_T_ROUTER: rows = f->experts, cols = h, present = !dense; break;
     case CL_T_ROUTER_BIAS: rows = f->experts, present = f->router_bias; break;
     case CL_T_SELECT_BIAS: rows = f->experts, present = f->select_bias; break;
-    case CL_T_EXPERT_GATE: case CL_T_EXPERT_UP: t->experts = f->experts, rows = f->width, cols = h, present = !dense; break;
+    case CL_T_EXPERT_GATE:
+    case CL_T_EXPERT_UP: t->experts = f->experts, rows = f->width, cols = h, present = !dense; break;
     case CL_T_EXPERT_DOWN: t->experts = f->experts, rows = h, cols = f->width, present = !dense; break;
-    case CL_T_EXPERT_GATE_BIAS: case CL_T_EXPERT_UP_BIAS: t->experts = f->experts, rows = f->width, present = !dense && f->bias; break;
+    case CL_T_EXPERT_GATE_BIAS:
+    case CL_T_EXPERT_UP_BIAS: t->experts = f->experts, rows = f->width, present = !dense && f->bias; break;
     case CL_T_EXPERT_DOWN_BIAS: t->experts = f->experts, rows = h, present = !dense && f->bias; break;
-    case CL_T_SHARED_GATE: case CL_T_SHARED_UP: rows = f->shared_width, cols = h, present = shared; break;
+    case CL_T_SHARED_GATE:
+    case CL_T_SHARED_UP: rows = f->shared_width, cols = h, present = shared; break;
     case CL_T_SHARED_DOWN: rows = h, cols = f->shared_width, present = shared; break;
     default: CL_BUG("tensor role %d does not exist", (int)r);
     }
@@ -123,8 +135,8 @@ static bool tensor_shape(const cl_spec *s, int layer, cl_role r, cl_tensor *t)
 /* Appends the tensor with this role, if there is one. */
 static void add(const cl_spec *s, int layer, cl_role r, const cl_formats *f, cl_tensor *list, int *n)
 {
-    const cl_format formats[] = {[TABLE] = f->tables, [LINEAR] = f->linear, [EXPERT] = f->experts, [ROUTER] = f->routers,
-                                 [VECTOR] = CL_F32, [EXPERT_VECTOR] = CL_F32};
+    const cl_format formats[] = {[TABLE] = f->tables,   [LINEAR] = f->linear, [EXPERT] = f->experts,
+                                 [ROUTER] = f->routers, [VECTOR] = CL_F32,    [EXPERT_VECTOR] = CL_F32};
     cl_tensor t = {.role = r, .layer = layer, .format = formats[roles[r].kind]};
     if (!tensor_shape(s, layer, r, &t)) return;
     if (layer < 0) snprintf(t.name, sizeof t.name, "%s", roles[r].name);
@@ -141,7 +153,8 @@ static cl_code check_formats(const cl_formats *f, cl_err *err)
     const cl_format all[] = {f->tables, f->linear, f->experts};
     for (int i = 0; i < 3; i++)
         if (!cl_format_native(all[i]))
-            return cl_fail(err, CL_E_INPUT, "format %s: is not kept in model files (use q8_0)", cl_format_get(all[i])->name);
+            return cl_fail(err, CL_E_INPUT, "format %s: is not kept in model files (use q8_0)",
+                           cl_format_get(all[i])->name);
     if (float_format(f->routers)) return CL_OK;
     return cl_fail(err, CL_E_INPUT, "format %s: routers are f32, f16 or bf16", cl_format_get(f->routers)->name);
 }

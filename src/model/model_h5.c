@@ -12,8 +12,9 @@ enum { HASH_DIGITS = 16 };
 h5_scope h5_enter(void)
 {
     h5_scope s = {0};
-    /* A file whose last flush fails (disk full) stays in HDF5's tables, and its exit handler then crashes on it. Everything here
-     * is closed by hand, so the handler is not needed. Only heard before HDF5's first use; later it does nothing. */
+    /* A file whose last flush fails (disk full) stays in HDF5's tables, and its exit handler then crashes on it.
+     * Everything here is closed by hand, so the handler is not needed. Only heard before HDF5's first use; later it
+     * does nothing. */
     H5dont_atexit();
     H5Eget_auto2(H5E_DEFAULT, &s.print, &s.data);
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
@@ -22,7 +23,8 @@ h5_scope h5_enter(void)
 
 void h5_leave(h5_scope s) { H5Eset_auto2(H5E_DEFAULT, s.print, s.data); }
 
-/* The first message; of one that quotes the operating system ("..., error message = 'No space left', ...") only the quote. */
+/* The first message; of one that quotes the operating system ("..., error message = 'No space left', ...") only the
+ * quote. */
 static herr_t innermost(unsigned n, const H5E_error2_t *e, void *out)
 {
     static const char mark[] = "error message = '";
@@ -50,7 +52,8 @@ hid_t h5_access(size_t meta_bytes)
     H5AC_cache_config_t cache = {.version = H5AC__CURR_CACHE_CONFIG_VERSION};
     bool ok = p >= 0 && H5Pset_fapl_sec2(p) >= 0 && H5Pset_libver_bounds(p, H5F_LIBVER_V110, H5F_LIBVER_V110) >= 0 &&
               H5Pset_fclose_degree(p, H5F_CLOSE_STRONG) >= 0 && H5Pset_sieve_buf_size(p, 0) >= 0 &&
-              H5Pset_cache(p, 0, 0, 0, 0) >= 0 && H5Pset_meta_block_size(p, meta_bytes) >= 0 && H5Pget_mdc_config(p, &cache) >= 0;
+              H5Pset_cache(p, 0, 0, 0, 0) >= 0 && H5Pset_meta_block_size(p, meta_bytes) >= 0 &&
+              H5Pget_mdc_config(p, &cache) >= 0;
 #if H5_VERSION_GE(1, 10, 7)
     /* No locks, which some file systems refuse: a file is written under a name of its own and never changed later. */
     ok = ok && H5Pset_file_locking(p, 0, 1) >= 0;
@@ -66,7 +69,8 @@ hid_t h5_access(size_t meta_bytes)
 static hid_t text_type(size_t n)
 {
     hid_t t = H5Tcopy(H5T_C_S1);
-    if (t >= 0 && H5Tset_size(t, n ? n : 1) >= 0 && H5Tset_strpad(t, H5T_STR_NULLPAD) >= 0 && H5Tset_cset(t, H5T_CSET_UTF8) >= 0)
+    if (t >= 0 && H5Tset_size(t, n ? n : 1) >= 0 && H5Tset_strpad(t, H5T_STR_NULLPAD) >= 0 &&
+        H5Tset_cset(t, H5T_CSET_UTF8) >= 0)
         return t;
     if (t >= 0) H5Tclose(t);
     return -1;
@@ -87,7 +91,9 @@ cl_code h5_put_text(hid_t obj, const char *name, const char *text, cl_err *err)
     if (strlen(text) > H5_TEXT_MAX) return cl_fail(err, CL_E_INPUT, "attribute %s: over %d bytes", name, H5_TEXT_MAX);
     hid_t type = text_type(strlen(text)), space = H5Screate(H5S_SCALAR), a = -1;
     if (type >= 0 && space >= 0) a = H5Acreate2(obj, name, type, space, H5P_DEFAULT, H5P_DEFAULT);
-    cl_code c = a >= 0 && H5Awrite(a, type, text) >= 0 ? CL_OK : h5_fail(err, CL_E_RUN, "attribute %s: cannot be written", name);
+    cl_code c = a >= 0 && H5Awrite(a, type, text) >= 0
+                    ? CL_OK
+                    : h5_fail(err, CL_E_RUN, "attribute %s: cannot be written", name);
     if (a >= 0) H5Aclose(a);
     if (space >= 0) H5Sclose(space);
     if (type >= 0) H5Tclose(type);
@@ -110,8 +116,9 @@ cl_code h5_put_ints(hid_t obj, const char *name, const int64_t *v, int n, cl_err
     hsize_t dim = (hsize_t)n;
     hid_t space = n ? H5Screate_simple(1, &dim, NULL) : H5Screate(H5S_SCALAR), a = -1;
     if (space >= 0) a = H5Acreate2(obj, name, H5T_STD_I64LE, space, H5P_DEFAULT, H5P_DEFAULT);
-    cl_code c =
-        a >= 0 && H5Awrite(a, H5T_NATIVE_INT64, v) >= 0 ? CL_OK : h5_fail(err, CL_E_RUN, "attribute %s: cannot be written", name);
+    cl_code c = a >= 0 && H5Awrite(a, H5T_NATIVE_INT64, v) >= 0
+                    ? CL_OK
+                    : h5_fail(err, CL_E_RUN, "attribute %s: cannot be written", name);
     if (a >= 0) H5Aclose(a);
     if (space >= 0) H5Sclose(space);
     return c;
@@ -130,7 +137,10 @@ hid_t h5_put_group(hid_t loc, const char *name, const char *description, cl_err 
     return g;
 }
 
-typedef struct kind_info { hid_t file, memory; size_t size; } kind_info;
+typedef struct kind_info {
+    hid_t file, memory;
+    size_t size;
+} kind_info;
 
 static kind_info kind_of(h5_kind k)
 {
@@ -218,7 +228,8 @@ cl_code h5_get_ints(hid_t obj, const char *name, int64_t *v, int n, cl_err *err)
     bool good = type >= 0 && space >= 0 && H5Tequal(type, H5T_STD_I64LE) > 0;
     if (good && n == 0) good = H5Sget_simple_extent_type(space) == H5S_SCALAR;
     if (good && n > 0)
-        good = H5Sget_simple_extent_ndims(space) == 1 && H5Sget_simple_extent_dims(space, &dim, NULL) == 1 && dim == (hsize_t)n;
+        good = H5Sget_simple_extent_ndims(space) == 1 && H5Sget_simple_extent_dims(space, &dim, NULL) == 1 &&
+               dim == (hsize_t)n;
     if (!good) c = cl_fail(err, CL_E_INPUT, "attribute %s: is not %d int64", name, n ? n : 1);
     else if (H5Aread(a, H5T_NATIVE_INT64, v) < 0) c = h5_fail(err, CL_E_INPUT, "attribute %s: cannot be read", name);
     if (space >= 0) H5Sclose(space);
@@ -241,7 +252,8 @@ cl_code h5_get_hash(hid_t obj, const char *name, uint64_t *out, cl_err *err)
 }
 
 /* Rank and dimensions; the bytes (dims times size, no overflow) are stored contiguously inside the file. */
-static cl_code check_array(hid_t d, const char *name, kind_info k, int rank, hsize_t *dims, uint64_t *offset, cl_err *err)
+static cl_code check_array(hid_t d, const char *name, kind_info k, int rank, hsize_t *dims, uint64_t *offset,
+                           cl_err *err)
 {
     hid_t type = H5Dget_type(d), space = H5Dget_space(d), p = H5Dget_create_plist(d), file = H5Iget_file_id(d);
     hsize_t file_size = 0;
@@ -250,7 +262,8 @@ static cl_code check_array(hid_t d, const char *name, kind_info k, int rank, hsi
     *offset = 0;
     if (type < 0 || space < 0 || p < 0 || file < 0 || H5Fget_filesize(file, &file_size) < 0)
         c = h5_fail(err, CL_E_INPUT, "%s: cannot be read", name);
-    else if (H5Tequal(type, k.file) <= 0) c = cl_fail(err, CL_E_INPUT, "%s: has another number type than expected", name);
+    else if (H5Tequal(type, k.file) <= 0)
+        c = cl_fail(err, CL_E_INPUT, "%s: has another number type than expected", name);
     else if (H5Sget_simple_extent_ndims(space) != rank || H5Sget_simple_extent_dims(space, dims, NULL) != rank)
         c = cl_fail(err, CL_E_INPUT, "%s: has not %d dimensions", name, rank);
     else if (H5Pget_layout(p) != H5D_CONTIGUOUS || H5Pget_external_count(p) != 0)
@@ -284,7 +297,8 @@ hid_t h5_open_array(hid_t loc, const char *name, h5_kind kind, int rank, hsize_t
     return -1;
 }
 
-cl_code h5_get_array(hid_t loc, const char *name, h5_kind kind, int rank, hsize_t *dims, void **data, uint64_t *hash, cl_err *err)
+cl_code h5_get_array(hid_t loc, const char *name, h5_kind kind, int rank, hsize_t *dims, void **data, uint64_t *hash,
+                     cl_err *err)
 {
     kind_info k = kind_of(kind);
     uint64_t offset, want = 0;

@@ -1,9 +1,9 @@
-/* model_h5.h: the little HDF5 that a model file needs: attributes of text and whole numbers, arrays with a checksum. Private to
- * model/.
+/* model_h5.h: the little HDF5 that a model file needs: attributes of text and whole numbers, arrays with a checksum.
+ * Private to model/.
  *
- * Only fixed-length texts (global heaps, where HDF5 keeps strings of variable length, carry no checksums) and contiguous
- * datasets. Reading checks class, rank, size and place of everything before a byte of it is used. Local; HDF5's serial library
- * may be used by one thread at a time. */
+ * Only fixed-length texts (global heaps, where HDF5 keeps strings of variable length, carry no checksums) and
+ * contiguous datasets. Reading checks class, rank, size and place of everything before a byte of it is used. Local;
+ * HDF5's serial library may be used by one thread at a time. */
 #ifndef CHIPLINE_MODEL_H5_H
 #define CHIPLINE_MODEL_H5_H
 
@@ -14,8 +14,8 @@
 #include "chipline/model.h"
 #include "chipline/tokenizer.h"
 
-/* HDF5 prints its errors unless told not to: every public function of model_file.h runs between enter and leave, which put the
- * caller's setting back. */
+/* HDF5 prints its errors unless told not to: every public function of model_file.h runs between enter and leave,
+ * which put the caller's setting back. */
 typedef struct h5_scope {
     H5E_auto2_t print;
     void *data;
@@ -26,9 +26,11 @@ void h5_leave(h5_scope s);
 /* cl_fail with HDF5's innermost message after ours. Call it right after the HDF5 function that failed. */
 cl_code h5_fail(cl_err *err, cl_code code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
-/* Access properties of a model file: checksummed metadata, small caches; meta_bytes: room for all metadata, in one piece. */
+/* Access properties of a model file: checksummed metadata, small caches; meta_bytes: room for all metadata, in one
+ * piece. */
 hid_t h5_access(size_t meta_bytes);
-/* Creation properties of a class, without the times at which objects are made: equal contents are equal bytes. < 0 on failure. */
+/* Creation properties of a class, without the times at which objects are made: equal contents are equal bytes. < 0 on
+ * failure. */
 hid_t h5_untimed(hid_t class);
 
 /* Longest text attribute, bytes. */
@@ -62,11 +64,12 @@ cl_code h5_exists(hid_t loc, const char *name, bool *yes, cl_err *err);
 hid_t h5_get_group(hid_t loc, const char *name, cl_err *err); /* H5Gclose; < 0 on failure */
 cl_code h5_get_text(hid_t obj, const char *name, char *buf, size_t cap, cl_err *err);
 cl_code h5_get_ints(hid_t obj, const char *name, int64_t *v, int n, cl_err *err); /* n = 0: a scalar */
-cl_code h5_get_hash(hid_t obj, const char *name, uint64_t *out, cl_err *err); /* 16 hex digits */
-/* Opens a contiguous dataset of this kind and rank whose bytes lie inside the file; *offset from the file's start (0 when it
- * has no bytes). H5Dclose; < 0 on failure. */
+cl_code h5_get_hash(hid_t obj, const char *name, uint64_t *out, cl_err *err);     /* 16 hex digits */
+/* Opens a contiguous dataset of this kind and rank whose bytes lie inside the file; *offset from the file's start (0
+ * when it has no bytes). H5Dclose; < 0 on failure. */
 hid_t h5_open_array(hid_t loc, const char *name, h5_kind kind, int rank, hsize_t *dims, uint64_t *offset, cl_err *err);
-/* The whole array (malloced, one zero byte more than its size), checked against its xxh3, which goes to *hash (may be NULL). */
+/* The whole array (malloced, one zero byte more than its size), checked against its xxh3, which goes to *hash (may be
+ * NULL). */
 cl_code h5_get_array(hid_t loc, const char *name, h5_kind kind, int rank, hsize_t *dims, void **data, uint64_t *hash,
                      cl_err *err);
 
@@ -80,7 +83,10 @@ static inline size_t model_scale_bytes(const cl_tensor *t)
 {
     return model_has_scales(t) ? cl_row_bytes(t->format, t->cols) - (size_t)t->cols : 0;
 }
-static inline size_t model_stored_bytes(const cl_tensor *t) { return cl_row_bytes(t->format, t->cols) - model_scale_bytes(t); }
+static inline size_t model_stored_bytes(const cl_tensor *t)
+{
+    return cl_row_bytes(t->format, t->cols) - model_scale_bytes(t);
+}
 /* Rows of scales of one matrix. */
 static inline int64_t model_tile_rows(const cl_tensor *t)
 {

@@ -1,5 +1,6 @@
-/* model_read.c: a model file, opened with suspicion: the spec says which tensors there must be, and each must be there with
- * exactly that shape before anything is used. Rows are then read by their place in the file, without HDF5 in between. */
+/* model_read.c: a model file, opened with suspicion: the spec says which tensors there must be, and each must be
+ * there with exactly that shape before anything is used. Rows are then read by their place in the file, without HDF5
+ * in between. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -14,12 +15,14 @@
 #include "model_h5.h"
 
 /* Bytes from the file's start; scales is 0 where there are none. */
-typedef struct place { uint64_t rows, scales; } place;
+typedef struct place {
+    uint64_t rows, scales;
+} place;
 
 struct cl_model_file {
     char *path, *source;
     hid_t file;
-    int fd;           /* HDF5's own, borrowed: the same file, whatever the path means by now */
+    int fd; /* HDF5's own, borrowed: the same file, whatever the path means by now */
     cl_model model;
     place *places; /* [n_tensors] */
     uint64_t checksum;
@@ -38,7 +41,10 @@ static cl_code look(const char *path, cl_err *err)
     close(fd);
     if (!folder && n == (ssize_t)sizeof head && memcmp(head, signature, sizeof head) == 0) return CL_OK;
     return cl_fail(err, CL_E_INPUT, "%s: is %s, not a model file (chipline convert makes one)", path,
-                   folder ? "a folder" : n == 0 ? "empty" : n >= 4 && memcmp(head, "GGUF", 4) == 0 ? "a GGUF file" : "no HDF5 file");
+                   folder                                   ? "a folder"
+                   : n == 0                                 ? "empty"
+                   : n >= 4 && memcmp(head, "GGUF", 4) == 0 ? "a GGUF file"
+                                                            : "no HDF5 file");
 }
 
 static cl_code open_file(cl_model_file *f, cl_err *err)
@@ -49,7 +55,8 @@ static cl_code open_file(cl_model_file *f, cl_err *err)
     cl_code c = f->file >= 0 ? CL_OK : h5_fail(err, CL_E_INPUT, "is damaged or incomplete, copy or convert it again");
     if (access >= 0) H5Pclose(access);
     if (c != CL_OK) return c;
-    if (H5Fget_vfd_handle(f->file, H5P_DEFAULT, &handle) < 0 || !handle) return h5_fail(err, CL_E_INPUT, "cannot be read");
+    if (H5Fget_vfd_handle(f->file, H5P_DEFAULT, &handle) < 0 || !handle)
+        return h5_fail(err, CL_E_INPUT, "cannot be read");
     f->fd = *(int *)handle;
     return CL_OK;
 }
@@ -60,7 +67,8 @@ static cl_code read_root(cl_model_file *f, cl_err *err)
     char source[H5_TEXT_MAX + 1];
     htri_t ours = H5Aexists(f->file, "chipline_model");
     if (ours == 0)
-        return cl_fail(err, CL_E_INPUT, "not a model file: it has no attribute chipline_model (chipline convert makes one)");
+        return cl_fail(err, CL_E_INPUT,
+                       "not a model file: it has no attribute chipline_model (chipline convert makes one)");
     cl_code c = h5_get_ints(f->file, "chipline_model", &version, 0, err);
     if (c == CL_OK && version != 1)
         c = cl_fail(err, CL_E_INPUT, "has layout version %lld, this program reads version 1 (convert it again)",
@@ -107,14 +115,15 @@ static cl_code read_tensor(hid_t group, cl_tensor *t, place *at, cl_err *err)
         c = cl_fail(err, CL_E_INPUT, "format \"%s\" is not known", text);
     if (c == CL_OK) c = check_format(t, err);
     if (c == CL_OK) c = h5_get_text(d, "role", text, sizeof text, err);
-    if (c == CL_OK && strcmp(text, cl_role_name(t->role)) != 0) c = cl_fail(err, CL_E_INPUT, "has the role \"%s\"", text);
+    if (c == CL_OK && strcmp(text, cl_role_name(t->role)) != 0)
+        c = cl_fail(err, CL_E_INPUT, "has the role \"%s\"", text);
     if (c == CL_OK) c = h5_get_ints(d, "layer", &layer, 0, err);
     if (c == CL_OK && layer != t->layer) c = cl_fail(err, CL_E_INPUT, "has layer %lld", (long long)layer);
     if (c == CL_OK) c = h5_get_ints(d, "shape", shape + skip, rank, err);
     if (c == CL_OK && memcmp(shape + skip, want + skip, (size_t)rank * sizeof *shape) != 0)
         c = cl_fail(err, CL_E_INPUT, "has %lld x %lld numbers (x %lld experts), must have %lld x %lld (x %lld)",
-                    (long long)shape[1], (long long)shape[2], (long long)shape[0], (long long)t->rows, (long long)t->cols,
-                    (long long)t->experts);
+                    (long long)shape[1], (long long)shape[2], (long long)shape[0], (long long)t->rows,
+                    (long long)t->cols, (long long)t->experts);
     hsize_t held[3] = {(hsize_t)t->experts, (hsize_t)t->rows, c == CL_OK ? model_stored_bytes(t) : 0};
     if (c == CL_OK && memcmp(dims + skip, held + skip, (size_t)rank * sizeof *dims) != 0)
         c = cl_fail(err, CL_E_INPUT, "its rows of bytes do not fit its shape and format");
@@ -127,7 +136,8 @@ static cl_code read_tensor(hid_t group, cl_tensor *t, place *at, cl_err *err)
 /* The scales of t, which has some: their shape, and the place of them. */
 static cl_code read_scales(hid_t group, const cl_tensor *t, place *at, cl_err *err)
 {
-    hsize_t dims[3] = {0}, want[3] = {(hsize_t)t->experts, (hsize_t)model_tile_rows(t), model_scale_bytes(t) / sizeof(float)};
+    hsize_t dims[3] = {0},
+            want[3] = {(hsize_t)t->experts, (hsize_t)model_tile_rows(t), model_scale_bytes(t) / sizeof(float)};
     int skip = t->experts ? 0 : 1, rank = 3 - skip;
     hid_t d = h5_open_array(group, t->name, H5_F32, rank, dims + skip, &at->scales, err);
     cl_code c = d < 0 ? CL_E_INPUT : CL_OK;
@@ -159,14 +169,16 @@ static cl_code read_tensors(cl_model_file *f, cl_err *err)
     cl_model *m = &f->model;
     cl_formats any = cl_formats_all(CL_F32); /* each tensor says its own */
     cl_code c = cl_spec_tensors(&m->spec, &any, &m->tensors, &m->n_tensors, err);
-    if (c == CL_OK && !(f->places = cl_calloc((size_t)m->n_tensors, sizeof *f->places, "tensor list", err))) c = CL_E_FIT;
+    if (c == CL_OK && !(f->places = cl_calloc((size_t)m->n_tensors, sizeof *f->places, "tensor list", err)))
+        c = CL_E_FIT;
     hid_t group = c == CL_OK ? h5_get_group(f->file, "tensors", err) : -1;
     if (c == CL_OK && group < 0) c = CL_E_INPUT;
     for (int i = 0; c == CL_OK && i < m->n_tensors; i++) c = read_tensor(group, &m->tensors[i], &f->places[i], err);
     H5G_info_t info;
     if (c == CL_OK && H5Gget_info(group, &info) < 0) c = h5_fail(err, CL_E_INPUT, "group tensors: cannot be read");
     if (c == CL_OK && info.nlinks != (hsize_t)m->n_tensors)
-        c = cl_fail(err, CL_E_INPUT, "has %llu tensors, its spec has %d", (unsigned long long)info.nlinks, m->n_tensors);
+        c = cl_fail(err, CL_E_INPUT, "has %llu tensors, its spec has %d", (unsigned long long)info.nlinks,
+                    m->n_tensors);
     if (group >= 0) H5Gclose(group);
     return c == CL_OK ? read_all_scales(f, err) : c;
 }
@@ -239,10 +251,11 @@ static cl_code read_bytes(const cl_model_file *f, const cl_tensor *t, uint64_t a
     return CL_OK;
 }
 
-/* n complete rows from row `first` of one matrix, whose codes begin at `codes` and whose scales at `scales`. The codes are read
- * to the end of dst: from there each moves down to its place, which nothing that is still needed occupies. */
-static cl_code read_tiled(const cl_model_file *f, const cl_tensor *t, uint64_t codes, uint64_t scales, int64_t first, int64_t n,
-                          unsigned char *dst, cl_err *err)
+/* n complete rows from row `first` of one matrix, whose codes begin at `codes` and whose scales at `scales`. The
+ * codes are read to the end of dst: from there each moves down to its place, which nothing that is still needed
+ * occupies. */
+static cl_code read_tiled(const cl_model_file *f, const cl_tensor *t, uint64_t codes, uint64_t scales, int64_t first,
+                          int64_t n, unsigned char *dst, cl_err *err)
 {
     size_t width = model_stored_bytes(t), bytes = model_scale_bytes(t), row_bytes = bytes + width;
     int64_t tile = cl_format_tile_rows(t->format);
@@ -256,16 +269,18 @@ static cl_code read_tiled(const cl_model_file *f, const cl_tensor *t, uint64_t c
     return c;
 }
 
-cl_code cl_model_file_read(const cl_model_file *f, int tensor, int64_t expert, int64_t row0, int64_t n, void *dst, cl_err *err)
+cl_code cl_model_file_read(const cl_model_file *f, int tensor, int64_t expert, int64_t row0, int64_t n, void *dst,
+                           cl_err *err)
 {
     if (tensor < 0 || tensor >= f->model.n_tensors) CL_BUG("tensor %d of %d", tensor, f->model.n_tensors);
     const cl_tensor *t = &f->model.tensors[tensor];
-    if (expert < 0 || expert >= (t->experts ? t->experts : 1) || row0 < 0 || n < 0 ||
-        row0 > t->rows - n)
-        CL_BUG("rows %lld + %lld of expert %lld of tensor %d", (long long)row0, (long long)n, (long long)expert, tensor);
+    if (expert < 0 || expert >= (t->experts ? t->experts : 1) || row0 < 0 || n < 0 || row0 > t->rows - n)
+        CL_BUG("rows %lld + %lld of expert %lld of tensor %d", (long long)row0, (long long)n, (long long)expert,
+               tensor);
     uint64_t matrix = f->places[tensor].rows + (uint64_t)(expert * t->rows) * model_stored_bytes(t);
     if (model_has_scales(t))
-        return read_tiled(f, t, matrix, f->places[tensor].scales + (uint64_t)(expert * model_tile_rows(t)) * model_scale_bytes(t),
+        return read_tiled(f, t, matrix,
+                          f->places[tensor].scales + (uint64_t)(expert * model_tile_rows(t)) * model_scale_bytes(t),
                           row0, n, dst, err);
     size_t row_bytes = cl_row_bytes(t->format, t->cols);
     return read_bytes(f, t, matrix + (uint64_t)row0 * row_bytes, dst, (uint64_t)n * row_bytes, err);
@@ -305,7 +320,10 @@ typedef struct verifier {
 } verifier;
 
 /* Bytes of all rows, each complete. */
-static uint64_t complete_bytes(const cl_tensor *t) { return (uint64_t)cl_tensor_rows(t) * cl_row_bytes(t->format, t->cols); }
+static uint64_t complete_bytes(const cl_tensor *t)
+{
+    return (uint64_t)cl_tensor_rows(t) * cl_row_bytes(t->format, t->cols);
+}
 
 static cl_code verify_tensor(verifier *v, int i, cl_err *err)
 {

@@ -1,4 +1,5 @@
-/* model_tok.c: the tokenizer's section of a model file: arrays as datasets under /tokenizer, single numbers as attributes. */
+/* model_tok.c: the tokenizer's section of a model file: arrays as datasets under /tokenizer, single numbers as
+ * attributes. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,7 +9,11 @@
 static const char *const kind_names[] = {[CL_TOK_BPE_BYTES] = "bpe_bytes", [CL_TOK_SPM] = "spm"};
 
 /* Attributes of the group. Numbers and flags go through one table so that reading and writing cannot differ. */
-typedef struct number { const char *name; int *i; bool *b; } number;
+typedef struct number {
+    const char *name;
+    int *i;
+    bool *b;
+} number;
 enum { N_NUMBERS = 12 };
 
 static void numbers_of(cl_tokenizer_data *d, number out[N_NUMBERS])
@@ -42,9 +47,13 @@ static cl_code put_splits(hid_t g, const cl_tokenizer_data *d, cl_err *err)
         if (c == CL_OK && text.len > UINT32_MAX) c = cl_fail(err, CL_E_INPUT, "tokenizer: its regexes are over 4 GB");
         offset[i + 1] = (uint32_t)text.len;
     }
-    h5_array regex = {"split_regex", H5_U8, 1, {text.len}, "the pre-tokenizer's regexes (PCRE2), one after the other, UTF-8",
-                      NULL};
-    h5_array offsets = {"split_offset", H5_U32, 1, {(hsize_t)d->n_splits + 1}, "regex i is bytes [i] to [i + 1] of split_regex",
+    h5_array regex =
+        {"split_regex", H5_U8, 1, {text.len}, "the pre-tokenizer's regexes (PCRE2), one after the other, UTF-8", NULL};
+    h5_array offsets = {"split_offset",
+                        H5_U32,
+                        1,
+                        {(hsize_t)d->n_splits + 1},
+                        "regex i is bytes [i] to [i + 1] of split_regex",
                         "bytes"};
     if (c == CL_OK) c = h5_put_array(g, &regex, text.data, err);
     if (c == CL_OK) c = h5_put_array(g, &offsets, offset, err);
@@ -56,15 +65,30 @@ static cl_code put_splits(hid_t g, const cl_tokenizer_data *d, cl_err *err)
 static cl_code put_arrays(hid_t g, const cl_tokenizer_data *d, cl_err *err)
 {
     hsize_t n = (hsize_t)d->n_tokens;
-    const struct { h5_array a; const void *data; } list[] = {
+    const struct {
+        h5_array a;
+        const void *data;
+    } list[] = {
         {{"token_bytes", H5_U8, 1, {d->offset[d->n_tokens]}, "all tokens' bytes, one after the other", NULL}, d->bytes},
         {{"token_offset", H5_U32, 1, {n + 1}, "token i is bytes [i] to [i + 1] of token_bytes", "bytes"}, d->offset},
-        {{"token_type", H5_U8, 1, {n}, "1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte", NULL}, d->type},
-        {{"token_flags", H5_U8, 1, {n}, "of added tokens: 1 strips left, 2 strips right, 4 single word, 8 normalized", NULL},
+        {{"token_type", H5_U8, 1, {n}, "1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte", NULL},
+         d->type},
+        {{"token_flags",
+          H5_U8,
+          1,
+          {n},
+          "of added tokens: 1 strips left, 2 strips right, 4 single word, 8 normalized",
+          NULL},
          d->flags},
         {{"token_score", H5_F32, 1, {n}, "higher merges first", NULL}, d->score},
-        {{"merges", H5_I32, 2, {(hsize_t)d->n_merges, 3}, "left id, right id, result id; the row is the rank", NULL}, d->merge},
-        {{"chat_template", H5_U8, 1, {d->chat_template ? strlen(d->chat_template) : 0}, "the checkpoint's Jinja text", NULL},
+        {{"merges", H5_I32, 2, {(hsize_t)d->n_merges, 3}, "left id, right id, result id; the row is the rank", NULL},
+         d->merge},
+        {{"chat_template",
+          H5_U8,
+          1,
+          {d->chat_template ? strlen(d->chat_template) : 0},
+          "the checkpoint's Jinja text",
+          NULL},
          d->chat_template},
     };
     cl_code c = CL_OK;
@@ -77,14 +101,16 @@ cl_code model_put_tokenizer(hid_t file, const cl_tokenizer_data *d, cl_err *err)
 {
     cl_code c = cl_tokenizer_data_check(d, err);
     if (c != CL_OK) return c;
-    hid_t g = h5_put_group(file, "tokenizer", "text to ids and back; *_id are ids or -1, other numbers are 0 or 1", err);
+    hid_t g =
+        h5_put_group(file, "tokenizer", "text to ids and back; *_id are ids or -1, other numbers are 0 or 1", err);
     if (g < 0) return CL_E_RUN;
     cl_tokenizer_data copy = *d; /* numbers_of points into what it is given; nothing is changed through it here */
     number num[N_NUMBERS];
     numbers_of(&copy, num);
     c = h5_put_text(g, "kind", kind_names[d->kind], err);
     if (c == CL_OK) c = h5_put_text(g, "source", d->source ? d->source : "", err);
-    for (int i = 0; c == CL_OK && i < N_NUMBERS; i++) c = h5_put_int(g, num[i].name, num[i].i ? *num[i].i : *num[i].b, err);
+    for (int i = 0; c == CL_OK && i < N_NUMBERS; i++)
+        c = h5_put_int(g, num[i].name, num[i].i ? *num[i].i : *num[i].b, err);
     if (c == CL_OK) c = put_arrays(g, d, err);
     if (c == CL_OK) c = put_splits(g, d, err);
     H5Gclose(g);
@@ -121,8 +147,8 @@ static bool rising(const uint32_t *offset, hsize_t n, hsize_t total)
 }
 
 /* bytes and offset: the entries of a list of byte strings. */
-static cl_code get_strings(hid_t g, const char *bytes_name, const char *offset_name, char **bytes, uint32_t **offset, int *n,
-                           cl_err *err)
+static cl_code get_strings(hid_t g, const char *bytes_name, const char *offset_name, char **bytes, uint32_t **offset,
+                           int *n, cl_err *err)
 {
     hsize_t total = 0, count = 0;
     void *b = NULL, *o = NULL;
@@ -152,7 +178,8 @@ static cl_code get_splits(hid_t g, cl_tokenizer_data *d, cl_err *err)
     if (!d->splits) c = CL_E_FIT;
     for (int i = 0; c == CL_OK && i < n; i++, d->n_splits = i) {
         size_t len = offset[i + 1] - offset[i];
-        if (memchr(text + offset[i], 0, len)) c = cl_fail(err, CL_E_INPUT, "split_regex: regex %d holds a zero byte", i);
+        if (memchr(text + offset[i], 0, len))
+            c = cl_fail(err, CL_E_INPUT, "split_regex: regex %d holds a zero byte", i);
         else if (!(d->splits[i].regex = cl_malloc(len + 1, 1, "tokenizer", err))) c = CL_E_FIT;
         else {
             memcpy(d->splits[i].regex, text + offset[i], len);
@@ -188,7 +215,8 @@ static cl_code get_template(hid_t g, cl_tokenizer_data *d, cl_err *err)
     if (c != CL_OK || !there) return c;
     d->chat_template = data;
     size_t bad;
-    if (strlen(data) != n || !cl_utf8_valid(data, n, &bad)) return cl_fail(err, CL_E_INPUT, "chat_template: is not UTF-8 text");
+    if (strlen(data) != n || !cl_utf8_valid(data, n, &bad))
+        return cl_fail(err, CL_E_INPUT, "chat_template: is not UTF-8 text");
     return CL_OK;
 }
 

@@ -1,5 +1,5 @@
-/* model_write.c: a model file, written as a stream: all datasets are laid out first, rows are put into place as they come, the
- * checksums follow at the end and the name last. */
+/* model_write.c: a model file, written as a stream: all datasets are laid out first, rows are put into place as they
+ * come, the checksums follow at the end and the name last. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -113,18 +113,21 @@ static cl_code put_groups(cl_model_writer *w, cl_err *err)
 {
     bool scales = false;
     for (int i = 0; i < w->n; i++) scales |= model_has_scales(&w->tensors[i]);
-    w->group = h5_put_group(
-        w->file, "tensors",
-        "one dataset per tensor: rows of bytes, [rows, bytes per row] or [experts, rows, bytes per row]. Attributes: shape "
-        "in numbers, the number format of each row (little-endian, GGUF's block layouts; fp8: E4M3 codes, see /scales), xxh3: "
-        "XXH3-64 of all bytes (fp8: of all rows, each with its tiles' scales before its codes), layer: -1 outside the layers",
-        err);
+    w->group = h5_put_group(w->file, "tensors",
+                            "one dataset per tensor: rows of bytes, [rows, bytes per row] or [experts, rows, bytes per "
+                            "row]. Attributes: shape "
+                            "in numbers, the number format of each row (little-endian, GGUF's block layouts; fp8: E4M3 "
+                            "codes, see /scales), xxh3: "
+                            "XXH3-64 of all bytes (fp8: of all rows, each with its tiles' scales before its codes), "
+                            "layer: -1 outside the layers",
+                            err);
     if (w->group < 0) return CL_E_RUN;
     if (scales)
-        w->scale_group = h5_put_group(w->file, "scales",
-                                      "scales of the fp8 tensors: one dataset for each, [row tiles, column tiles] or [experts, "
-                                      "row tiles, column tiles]: the factors of tiles of 128 x 128 numbers of one matrix",
-                                      err);
+        w->scale_group =
+            h5_put_group(w->file, "scales",
+                         "scales of the fp8 tensors: one dataset for each, [row tiles, column tiles] or [experts, "
+                         "row tiles, column tiles]: the factors of tiles of 128 x 128 numbers of one matrix",
+                         err);
     return scales && w->scale_group < 0 ? CL_E_RUN : CL_OK;
 }
 
@@ -155,7 +158,12 @@ static cl_code put_spec(cl_model_writer *w, const cl_spec *s, cl_err *err)
     char *text = json_dumps(j, JSON_INDENT(1));
     json_decref(j);
     if (!text) return cl_fail(err, CL_E_FIT, "spec: no memory for its JSON");
-    h5_array a = {"spec", H5_U8, 1, {strlen(text)}, "what happens in every layer: JSON text, UTF-8; units are in the keys", NULL};
+    h5_array a = {"spec",
+                  H5_U8,
+                  1,
+                  {strlen(text)},
+                  "what happens in every layer: JSON text, UTF-8; units are in the keys",
+                  NULL};
     c = h5_put_array(w->file, &a, text, err);
     w->spec_xxh3 = XXH3_64bits(text, strlen(text));
     free(text);
@@ -168,15 +176,21 @@ static cl_code put_root(cl_model_writer *w, const char *source, const char *conf
     if (root < 0) return h5_fail(err, CL_E_RUN, "root group: cannot be opened");
     cl_code c = h5_put_int(root, "chipline_model", 1, err);
     if (c == CL_OK)
-        c = h5_put_text(root, "description",
-                        "a language model for chipline. chipline_model: version of this layout; creator: the program that wrote "
-                        "it; source: what it was made from; checksum: XXH3-64 over the checksums (8 bytes, little-endian) of "
-                        "/spec and of all tensors in canonical order",
-                        err);
+        c = h5_put_text(
+            root, "description",
+            "a language model for chipline. chipline_model: version of this layout; creator: the program that wrote "
+            "it; source: what it was made from; checksum: XXH3-64 over the checksums (8 bytes, little-endian) of "
+            "/spec and of all tensors in canonical order",
+            err);
     if (c == CL_OK) c = h5_put_text(root, "source", source ? source : "", err);
     if (c == CL_OK) c = h5_put_text(root, "checksum", zero_hash, err);
     H5Gclose(root);
-    h5_array a = {"source_config", H5_U8, 1, {config ? strlen(config) : 0}, "the checkpoint's own configuration, verbatim", NULL};
+    h5_array a = {"source_config",
+                  H5_U8,
+                  1,
+                  {config ? strlen(config) : 0},
+                  "the checkpoint's own configuration, verbatim",
+                  NULL};
     if (c == CL_OK && config) c = h5_put_array(w->file, &a, config, err);
     return c;
 }
@@ -189,7 +203,8 @@ static cl_code check_room(const cl_model_writer *w, int fd, cl_err *err)
     uint64_t bytes = 0;
     for (int i = 0; i < w->n; i++) bytes += cl_tensor_bytes(&w->tensors[i]);
     if (fstatvfs(fd, &fs) != 0 || fs.f_blocks == 0 || bytes / fs.f_frsize < fs.f_bavail) return CL_OK;
-    return cl_fail(err, CL_E_FIT, "needs %s, and its disk has %s (free some, write elsewhere, or choose a smaller --format)",
+    return cl_fail(err, CL_E_FIT,
+                   "needs %s, and its disk has %s (free some, write elsewhere, or choose a smaller --format)",
                    cl_human_bytes((double)bytes, need), cl_human_bytes((double)fs.f_bavail * (double)fs.f_frsize, has));
 }
 
@@ -207,7 +222,8 @@ static cl_code make_file(cl_model_writer *w, const char *path, cl_err *err)
     cl_code c = check_room(w, fd, err);
     close(fd);
     if (c != CL_OK) return c;
-    /* A tensor's object header and its place in the group's index take some 540 bytes, its scales' fewer, the rest a few kB. */
+    /* A tensor's object header and its place in the group's index take some 540 bytes, its scales' fewer, the rest a
+     * few kB. */
     size_t datasets = (size_t)w->n;
     for (int i = 0; i < w->n; i++) datasets += model_has_scales(&w->tensors[i]);
     hid_t access = h5_access(8192 + datasets * 600);
@@ -297,7 +313,8 @@ static cl_code put_rows(hid_t d, hid_t type, const cl_tensor *t, int64_t expert,
 }
 
 /* The scales of the tile that starts at row `first`: kept for the comparison with its other rows, and written. */
-static cl_code put_scales(cl_model_writer *w, int i, int64_t expert, int64_t first, const unsigned char *row, cl_err *err)
+static cl_code put_scales(cl_model_writer *w, int i, int64_t expert, int64_t first, const unsigned char *row,
+                          cl_err *err)
 {
     const cl_tensor *t = &w->tensors[i];
     size_t bytes = model_scale_bytes(t);
@@ -305,15 +322,15 @@ static cl_code put_scales(cl_model_writer *w, int i, int64_t expert, int64_t fir
     memcpy(w->scales[i], row, bytes);
     hid_t d = H5Dopen2(w->scale_group, t->name, H5P_DEFAULT);
     if (d < 0) return h5_fail(err, CL_E_RUN, "scales of tensor %s: cannot be opened", t->name);
-    cl_code c = put_rows(d, H5T_NATIVE_FLOAT, t, expert, first / cl_format_tile_rows(t->format), 1, bytes / sizeof(float),
-                         w->scales[i], err);
+    cl_code c = put_rows(d, H5T_NATIVE_FLOAT, t, expert, first / cl_format_tile_rows(t->format), 1,
+                         bytes / sizeof(float), w->scales[i], err);
     H5Dclose(d);
     return c;
 }
 
 /* n rows of one tile, from row `first`: their scales go to a dataset of their own, the codes into d. */
-static cl_code put_tile(cl_model_writer *w, int i, hid_t d, int64_t expert, int64_t first, int64_t n, const unsigned char *rows,
-                        cl_err *err)
+static cl_code put_tile(cl_model_writer *w, int i, hid_t d, int64_t expert, int64_t first, int64_t n,
+                        const unsigned char *rows, cl_err *err)
 {
     const cl_tensor *t = &w->tensors[i];
     size_t row_bytes = cl_row_bytes(t->format, t->cols), bytes = model_scale_bytes(t), width = model_stored_bytes(t);
@@ -330,8 +347,8 @@ static cl_code put_tile(cl_model_writer *w, int i, hid_t d, int64_t expert, int6
     for (int64_t r = 0; r < n; r++) {
         const unsigned char *row = rows + (size_t)r * row_bytes;
         if (memcmp(row, w->scales[i], bytes) != 0)
-            return cl_fail(err, CL_E_INPUT, "tensor %s: row %lld has other scales than the first row of its tile", t->name,
-                           (long long)(first + r));
+            return cl_fail(err, CL_E_INPUT, "tensor %s: row %lld has other scales than the first row of its tile",
+                           t->name, (long long)(first + r));
         memcpy(w->codes + (size_t)r * width, row + bytes, width);
     }
     return put_rows(d, H5T_NATIVE_UINT8, t, expert, first, n, width, w->codes, err);

@@ -6,7 +6,8 @@
 #include "chipline/model.h"
 #include "chipline/util.h"
 
-/* Bounds that keep every later product inside 64 bits: 2^40 numbers in a tensor, 4 bytes each, 16 tensors in a layer, 2^12 layers. */
+/* Bounds that keep every later product inside 64 bits: 2^40 numbers in a tensor, 4 bytes each, 16 tensors in a layer,
+ * 2^12 layers. */
 enum { MAX_SIZE = 0x7fffffff, MAX_LAYERS = 1 << 12, MAX_ROPES = 1 << 10, MAX_EXPERTS = 1 << 20 };
 static const int64_t MAX_TENSOR = (int64_t)1 << 40;
 
@@ -42,7 +43,8 @@ fail:
 static cl_code check_size(const char *name, int64_t n, int64_t min, int64_t max, cl_err *err)
 {
     if (n >= min && n <= max) return CL_OK;
-    return cl_fail(err, CL_E_INPUT, "%s: is %lld, must be from %lld to %lld", name, (long long)n, (long long)min, (long long)max);
+    return cl_fail(err, CL_E_INPUT, "%s: is %lld, must be from %lld to %lld", name, (long long)n, (long long)min,
+                   (long long)max);
 }
 
 static cl_code check_number(const char *name, double x, bool zero_allowed, cl_err *err)
@@ -55,7 +57,8 @@ static cl_code check_rope(const cl_rope *r, cl_err *err)
 {
     cl_code c = check_size("dims", r->dims, 2, 1 << 20, err);
     if (c == CL_OK && r->dims % 2) c = cl_fail(err, CL_E_INPUT, "dims: is %d, must be even", r->dims);
-    if (c == CL_OK && (unsigned)r->pairing > CL_ROPE_INTERLEAVED) c = cl_fail(err, CL_E_INPUT, "pairing: is %d", (int)r->pairing);
+    if (c == CL_OK && (unsigned)r->pairing > CL_ROPE_INTERLEAVED)
+        c = cl_fail(err, CL_E_INPUT, "pairing: is %d", (int)r->pairing);
     if (c == CL_OK) c = check_number("scale", r->scale, false, err);
     for (int i = 0; c == CL_OK && i < r->dims / 2; i++) c = check_number("inv_freq", r->inv_freq[i], true, err);
     return c;
@@ -88,7 +91,8 @@ static cl_code check_kind(const cl_spec *s, const cl_attention *a, int *rotated,
     if (c == CL_OK) c = check_size("o numbers", (int64_t)a->heads * a->v_dim * s->hidden, 1, MAX_TENSOR, err);
     if (c == CL_OK) c = check_size("kv_a numbers", ((int64_t)a->kv_rank + a->rope_dim) * s->hidden, 1, MAX_TENSOR, err);
     if (c == CL_OK && a->q_rank) c = check_size("q_a numbers", (int64_t)a->q_rank * s->hidden, 1, MAX_TENSOR, err);
-    if (c == CL_OK && a->q_rank) c = check_size("q numbers", (int64_t)a->heads * a->head_dim * a->q_rank, 1, MAX_TENSOR, err);
+    if (c == CL_OK && a->q_rank)
+        c = check_size("q numbers", (int64_t)a->heads * a->head_dim * a->q_rank, 1, MAX_TENSOR, err);
     if (c == CL_OK) c = check_number("latent_eps", a->latent_eps, true, err);
     if (c == CL_OK)
         c = check_zero("qk_norm", a->qk_norm == CL_QK_NORM_NONE && a->clip == 0 && !a->qkv_bias,
@@ -112,7 +116,8 @@ static cl_code check_attention(const cl_spec *s, const cl_attention *a, cl_err *
     if (c == CL_OK) c = check_size("rope", a->rope, -1, s->n_ropes - 1, err);
     if (c == CL_OK && a->rope >= 0 && s->ropes[a->rope].dims > rotated)
         c = cl_fail(err, CL_E_INPUT, "rope: rotates %d numbers of heads with %d", s->ropes[a->rope].dims, rotated);
-    if (c == CL_OK && (unsigned)a->qk_norm > CL_QK_NORM_UNIT) c = cl_fail(err, CL_E_INPUT, "qk_norm: is %d", (int)a->qk_norm);
+    if (c == CL_OK && (unsigned)a->qk_norm > CL_QK_NORM_UNIT)
+        c = cl_fail(err, CL_E_INPUT, "qk_norm: is %d", (int)a->qk_norm);
     if (c == CL_OK) c = check_number("clip", a->clip, true, err);
     if (c == CL_OK) c = check_number("scale", a->scale, false, err);
     if (c == CL_OK) c = check_number("temperature", a->temperature, true, err);
@@ -138,11 +143,13 @@ static cl_code check_moe(const cl_spec *s, const cl_ffn *f, cl_err *err)
     cl_code c = check_size("experts", f->experts, 1, MAX_EXPERTS, err);
     if (c == CL_OK && (f->top_k < 1 || f->top_k > f->experts))
         c = cl_fail(err, CL_E_INPUT, "top_k: is %d, must be from 1 to the number of experts, %d", f->top_k, f->experts);
-    if (c == CL_OK && (unsigned)f->scoring > CL_SCORE_CHOSEN_SOFTMAX) c = cl_fail(err, CL_E_INPUT, "scoring: is %d", (int)f->scoring);
+    if (c == CL_OK && (unsigned)f->scoring > CL_SCORE_CHOSEN_SOFTMAX)
+        c = cl_fail(err, CL_E_INPUT, "scoring: is %d", (int)f->scoring);
     if (c == CL_OK) c = check_groups(f, err);
     if (c == CL_OK) c = check_number("weight_scale", f->weight_scale, false, err);
     if (c == CL_OK) c = check_size("shared_width", f->shared_width, 0, MAX_SIZE, err);
-    if (c == CL_OK && f->shared_width) c = check_size("shared_width * hidden", (int64_t)f->shared_width * s->hidden, 1, MAX_TENSOR, err);
+    if (c == CL_OK && f->shared_width)
+        c = check_size("shared_width * hidden", (int64_t)f->shared_width * s->hidden, 1, MAX_TENSOR, err);
     return c;
 }
 
@@ -153,12 +160,15 @@ static cl_code check_ffn(const cl_spec *s, const cl_ffn *f, cl_err *err)
     if (c == CL_OK && !clamped && f->glu != CL_GLU_SILU) c = cl_fail(err, CL_E_INPUT, "glu: is %d", (int)f->glu);
     if (c == CL_OK && clamped) c = check_number("glu_limit", f->glu_limit, false, err);
     if (c == CL_OK && clamped) c = check_number("glu_alpha", f->glu_alpha, false, err);
-    if (c == CL_OK && !clamped) c = check_zero("glu_limit", f->glu_limit == 0 && f->glu_alpha == 0, "silu has none", err);
+    if (c == CL_OK && !clamped)
+        c = check_zero("glu_limit", f->glu_limit == 0 && f->glu_alpha == 0, "silu has none", err);
     if (c != CL_OK) return c;
     if (f->kind == CL_FFN_DENSE) {
-        c = check_zero("experts", !f->experts && !f->top_k && !f->scoring && !f->router_bias && !f->select_bias &&
-                       !f->groups && !f->top_groups && !f->group_best && !f->renormalise && f->weight_scale == 0 &&
-                       !f->weight_input && !f->shared_width, "a dense layer has none, and nothing that goes with them", err);
+        c = check_zero("experts",
+                       !f->experts && !f->top_k && !f->scoring && !f->router_bias && !f->select_bias && !f->groups &&
+                           !f->top_groups && !f->group_best && !f->renormalise && f->weight_scale == 0 &&
+                           !f->weight_input && !f->shared_width,
+                       "a dense layer has none, and nothing that goes with them", err);
     } else if (f->kind == CL_FFN_MOE) {
         c = check_moe(s, f, err);
     } else {

@@ -30,7 +30,10 @@ static json_t *rope_to_json(const cl_rope *r)
 
 /* What most layers do not have is not written: a key that is absent is zero, false or the first name. */
 static int put_int(json_t *o, const char *key, int v) { return v ? json_object_set_new(o, key, json_integer(v)) : 0; }
-static int put_real(json_t *o, const char *key, double v) { return v != 0 ? json_object_set_new(o, key, json_real(v)) : 0; }
+static int put_real(json_t *o, const char *key, double v)
+{
+    return v != 0 ? json_object_set_new(o, key, json_real(v)) : 0;
+}
 static int put_true(json_t *o, const char *key, bool v) { return v ? json_object_set_new(o, key, json_true()) : 0; }
 static int put_name(json_t *o, const char *key, const char *const *names, int v)
 {
@@ -39,8 +42,8 @@ static int put_name(json_t *o, const char *key, const char *const *names, int v)
 
 static json_t *attention_to_json(const cl_attention *a)
 {
-    json_t *o = json_pack("{s:i, s:i, s:i, s:i, s:f}", "heads", a->heads, "kv_heads", a->kv_heads, "head_dim", a->head_dim, "rope",
-                          a->rope, "scale", a->scale);
+    json_t *o = json_pack("{s:i, s:i, s:i, s:i, s:f}", "heads", a->heads, "kv_heads", a->kv_heads, "head_dim",
+                          a->head_dim, "rope", a->rope, "scale", a->scale);
     if (!o) return NULL;
     int bad = put_name(o, "kind", attention_names, a->kind) | put_int(o, "window_positions", a->window) |
               put_true(o, "chunked", a->chunked) | put_name(o, "qk_norm", qk_norm_names, a->qk_norm) |
@@ -58,8 +61,9 @@ static json_t *ffn_to_json(const cl_ffn *f)
 {
     json_t *o = json_pack("{s:s, s:i}", "kind", kind_names[f->kind], "width", f->width);
     if (!o) return NULL;
-    int bad = put_true(o, "bias", f->bias) | put_name(o, "glu", glu_names, f->glu) | put_real(o, "glu_limit", f->glu_limit) |
-              put_real(o, "glu_alpha", f->glu_alpha) | put_int(o, "experts", f->experts) | put_int(o, "top_k", f->top_k) |
+    int bad = put_true(o, "bias", f->bias) | put_name(o, "glu", glu_names, f->glu) |
+              put_real(o, "glu_limit", f->glu_limit) | put_real(o, "glu_alpha", f->glu_alpha) |
+              put_int(o, "experts", f->experts) | put_int(o, "top_k", f->top_k) |
               put_name(o, "scoring", scoring_names, f->scoring) | put_true(o, "router_bias", f->router_bias) |
               put_true(o, "select_bias", f->select_bias) | put_int(o, "groups", f->groups) |
               put_int(o, "top_groups", f->top_groups) | put_int(o, "group_best", f->group_best) |
@@ -84,11 +88,12 @@ cl_code cl_spec_to_json(const cl_spec *s, json_t **out, cl_err *err)
     json_t *ropes = json_array(), *layers = json_array(), *eos = json_array();
     int bad = !ropes || !layers || !eos;
     for (int i = 0; !bad && i < s->n_ropes; i++) bad = json_array_append_new(ropes, rope_to_json(&s->ropes[i])) != 0;
-    for (int i = 0; !bad && i < s->n_layers; i++) bad = json_array_append_new(layers, layer_to_json(&s->layers[i])) != 0;
+    for (int i = 0; !bad && i < s->n_layers; i++)
+        bad = json_array_append_new(layers, layer_to_json(&s->layers[i])) != 0;
     for (int i = 0; !bad && i < s->n_eos; i++) bad = json_array_append_new(eos, json_integer(s->eos[i])) != 0;
-    *out = json_pack("{s:s, s:i, s:i, s:i, s:f, s:b, s:i, s:o, s:o, s:o}", "family", s->family, "vocab", s->vocab, "hidden",
-                     s->hidden, "context_positions", s->context, "norm_eps", s->norm_eps, "tied_head", (int)s->tied, "bos_id",
-                     s->bos, "eos_ids", eos, "ropes", ropes, "layers", layers);
+    *out = json_pack("{s:s, s:i, s:i, s:i, s:f, s:b, s:i, s:o, s:o, s:o}", "family", s->family, "vocab", s->vocab,
+                     "hidden", s->hidden, "context_positions", s->context, "norm_eps", s->norm_eps, "tied_head",
+                     (int)s->tied, "bos_id", s->bos, "eos_ids", eos, "ropes", ropes, "layers", layers);
     if (*out && !bad) return CL_OK;
     json_decref(*out);
     *out = NULL;
@@ -101,7 +106,8 @@ static cl_code known_keys(const json_t *obj, const char *const *keys, cl_err *er
 {
     const char *key;
     json_t *value;
-    json_object_foreach((json_t *)obj, key, value) {
+    json_object_foreach((json_t *)obj, key, value)
+    {
         int i = 0;
         while (keys[i] && strcmp(keys[i], key) != 0) i++;
         if (!keys[i]) return cl_fail(err, CL_E_INPUT, "%s: unknown key (made by a newer chipline?)", key);
@@ -117,7 +123,8 @@ static cl_code get_int(const json_t *obj, const char *key, int *out, cl_err *err
     return c;
 }
 
-static cl_code get_name(const json_t *obj, const char *key, const char *const *names, int n_names, int *out, cl_err *err)
+static cl_code get_name(const json_t *obj, const char *key, const char *const *names, int n_names, int *out,
+                        cl_err *err)
 {
     const char *s = NULL;
     cl_code c = cl_json_str(obj, key, true, &s, err);
@@ -148,7 +155,8 @@ static cl_code rope_from_json(const json_t *j, cl_rope *r, cl_err *err)
     if (!r->inv_freq) return CL_E_FIT;
     for (int i = 0; i < r->dims / 2; i++) {
         const json_t *v = json_array_get(freq, (size_t)i);
-        if (!json_is_number(v)) return cl_fail(err, CL_E_INPUT, "inv_freq_rad_per_position: entry %d is not a number", i);
+        if (!json_is_number(v))
+            return cl_fail(err, CL_E_INPUT, "inv_freq_rad_per_position: entry %d is not a number", i);
         r->inv_freq[i] = json_number_value(v);
     }
     return CL_OK;
@@ -174,7 +182,8 @@ static cl_code maybe_bool(const json_t *obj, const char *key, bool *out, cl_err 
     return cl_json_bool(obj, key, false, out, err);
 }
 
-static cl_code maybe_name(const json_t *obj, const char *key, const char *const *names, int n_names, int *out, cl_err *err)
+static cl_code maybe_name(const json_t *obj, const char *key, const char *const *names, int n_names, int *out,
+                          cl_err *err)
 {
     *out = 0;
     return json_object_get(obj, key) ? get_name(obj, key, names, n_names, out, err) : CL_OK;
@@ -192,9 +201,11 @@ static cl_code latent_from_json(const json_t *j, cl_attention *a, cl_err *err)
 
 static cl_code attention_from_json(const json_t *j, cl_attention *a, cl_err *err)
 {
-    static const char *const keys[] = {"kind", "heads", "kv_heads", "head_dim", "window_positions", "chunked", "rope", "qk_norm",
-                                       "clip", "scale", "qkv_bias", "o_bias", "sinks", "temperature", "temperature_floor_positions",
-                                       "q_rank", "kv_rank", "rope_dim", "v_dim", "latent_eps", NULL};
+    static const char *const keys[] = {"kind",     "heads",   "kv_heads", "head_dim",    "window_positions",
+                                       "chunked",  "rope",    "qk_norm",  "clip",        "scale",
+                                       "qkv_bias", "o_bias",  "sinks",    "temperature", "temperature_floor_positions",
+                                       "q_rank",   "kv_rank", "rope_dim", "v_dim",       "latent_eps",
+                                       NULL};
     int norm = 0, kind = 0;
     cl_code c = known_keys(j, keys, err);
     if (c == CL_OK) c = maybe_name(j, "kind", attention_names, 2, &kind, err);
@@ -240,8 +251,9 @@ static cl_code router_from_json(const json_t *j, cl_ffn *f, cl_err *err)
 
 static cl_code ffn_from_json(const json_t *j, cl_ffn *f, cl_err *err)
 {
-    static const char *const keys[] = {"kind", "width", "bias", "glu", "glu_limit", "glu_alpha", "experts", "top_k", "scoring",
-                                       "router_bias", "select_bias", "groups", "top_groups", "group_best", "renormalise",
+    static const char *const keys[] = {"kind",         "width",        "bias",         "glu",        "glu_limit",
+                                       "glu_alpha",    "experts",      "top_k",        "scoring",    "router_bias",
+                                       "select_bias",  "groups",       "top_groups",   "group_best", "renormalise",
                                        "weight_scale", "weight_input", "shared_width", NULL};
     int kind = 0, glu = 0;
     cl_code c = known_keys(j, keys, err);
@@ -270,8 +282,9 @@ static cl_code layer_from_json(const json_t *j, cl_layer *l, cl_err *err)
 
 static cl_code head_from_json(const json_t *j, cl_spec *s, cl_err *err)
 {
-    static const char *const keys[] = {"family",    "vocab",  "hidden",  "context_positions", "norm_eps",
-                                       "tied_head", "bos_id", "eos_ids", "ropes",             "layers",  NULL};
+    static const char *const keys[] = {"family",   "vocab",     "hidden", "context_positions",
+                                       "norm_eps", "tied_head", "bos_id", "eos_ids",
+                                       "ropes",    "layers",    NULL};
     const char *family = NULL;
     const json_t *eos = NULL;
     cl_code c = known_keys(j, keys, err);
@@ -290,8 +303,10 @@ static cl_code head_from_json(const json_t *j, cl_spec *s, cl_err *err)
     if (json_array_size(eos) > CL_MAX_EOS) return cl_fail(err, CL_E_INPUT, "eos_ids: more than %d", CL_MAX_EOS);
     s->n_eos = (int)json_array_size(eos);
     for (int i = 0; i < s->n_eos; i++) {
-        json_int_t id = json_is_integer(json_array_get(eos, (size_t)i)) ? json_integer_value(json_array_get(eos, (size_t)i)) : -1;
-        if (id < 0 || id >= s->vocab) return cl_fail(err, CL_E_INPUT, "eos_ids: entry %d is not an id of the vocabulary", i);
+        json_int_t id =
+            json_is_integer(json_array_get(eos, (size_t)i)) ? json_integer_value(json_array_get(eos, (size_t)i)) : -1;
+        if (id < 0 || id >= s->vocab)
+            return cl_fail(err, CL_E_INPUT, "eos_ids: entry %d is not an id of the vocabulary", i);
         s->eos[i] = (int)id;
     }
     return CL_OK;

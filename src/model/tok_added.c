@@ -1,8 +1,8 @@
 /* tok_added.c: added and control tokens are found in text before anything else happens to it.
  *
- * As in tokenizers: the leftmost token wins, the longest among those at one place; a token that is not wanted (a control
- * token when specials are off, a single-word token inside a word) is passed over as a whole. The tokens are kept sorted, and
- * a match is found by narrowing the range of those that go on like the text, byte by byte. */
+ * As in tokenizers: the leftmost token wins, the longest among those at one place; a token that is not wanted (a
+ * control token when specials are off, a single-word token inside a word) is passed over as a whole. The tokens are
+ * kept sorted, and a match is found by narrowing the range of those that go on like the text, byte by byte. */
 #include "tok_internal.h"
 
 #include <stdlib.h>
@@ -80,9 +80,17 @@ int32_t cl_tok_added_find(const cl_tok_added *a, const char *s, size_t n)
 static bool is_word(utf8proc_int32_t c)
 {
     switch (utf8proc_category(c)) {
-    case UTF8PROC_CATEGORY_LU: case UTF8PROC_CATEGORY_LL: case UTF8PROC_CATEGORY_LT: case UTF8PROC_CATEGORY_LM:
-    case UTF8PROC_CATEGORY_LO: case UTF8PROC_CATEGORY_MN: case UTF8PROC_CATEGORY_MC: case UTF8PROC_CATEGORY_ME:
-    case UTF8PROC_CATEGORY_ND: case UTF8PROC_CATEGORY_NL: case UTF8PROC_CATEGORY_PC: return true;
+    case UTF8PROC_CATEGORY_LU:
+    case UTF8PROC_CATEGORY_LL:
+    case UTF8PROC_CATEGORY_LT:
+    case UTF8PROC_CATEGORY_LM:
+    case UTF8PROC_CATEGORY_LO:
+    case UTF8PROC_CATEGORY_MN:
+    case UTF8PROC_CATEGORY_MC:
+    case UTF8PROC_CATEGORY_ME:
+    case UTF8PROC_CATEGORY_ND:
+    case UTF8PROC_CATEGORY_NL:
+    case UTF8PROC_CATEGORY_PC: return true;
     default: return false;
     }
 }
@@ -113,7 +121,8 @@ static utf8proc_int32_t char_at(const char *s, size_t n, size_t at, size_t *end)
     return c;
 }
 
-bool cl_tok_added_next(const cl_tok_added *a, const char *s, size_t n, size_t *from, size_t done, bool specials, cl_tok_match *m)
+bool cl_tok_added_next(const cl_tok_added *a, const char *s, size_t n, size_t *from, size_t done, bool specials,
+                       cl_tok_match *m)
 {
     for (size_t i = *from; a->n && i < n;) {
         unsigned char b = (unsigned char)s[i];
@@ -127,7 +136,8 @@ bool cl_tok_added_next(const cl_tok_added *a, const char *s, size_t n, size_t *f
         i = end;
         if (start < done || (!specials && a->d->type[id] != CL_TOK_USER)) continue;
         if (flags & CL_TOK_SINGLE_WORD)
-            if ((start > 0 && is_word(char_before(s, start, &k))) || (end < n && is_word(char_at(s, n, end, &k)))) continue;
+            if ((start > 0 && is_word(char_before(s, start, &k))) || (end < n && is_word(char_at(s, n, end, &k))))
+                continue;
         if (flags & CL_TOK_LSTRIP)
             while (start > done && is_space(char_before(s, start, &k))) start = k;
         if (flags & CL_TOK_RSTRIP)

@@ -60,7 +60,8 @@ static cl_code check_merges(const cl_tokenizer_data *d, cl_err *err)
         const char *s = cl_tok_bytes(d, m[2]);
         if (a + b != cl_tok_len(d, m[2]) || memcmp(s, cl_tok_bytes(d, m[0]), a) != 0 ||
             memcmp(s + a, cl_tok_bytes(d, m[1]), b) != 0)
-            return cl_fail(err, CL_E_INPUT, "merge %d: token %d is not %d followed by %d", i, (int)m[2], (int)m[0], (int)m[1]);
+            return cl_fail(err, CL_E_INPUT, "merge %d: token %d is not %d followed by %d", i, (int)m[2], (int)m[0],
+                           (int)m[1]);
     }
     return CL_OK;
 }
@@ -78,7 +79,8 @@ static cl_code check_bytes(const cl_tokenizer_data *d, cl_err *err)
         n++;
     }
     if (d->kind == CL_TOK_SPM && d->byte_fallback && n < 256)
-        return cl_fail(err, CL_E_INPUT, "vocabulary: %d of 256 byte tokens, though unknown characters fall back on them", n);
+        return cl_fail(err, CL_E_INPUT,
+                       "vocabulary: %d of 256 byte tokens, though unknown characters fall back on them", n);
     return CL_OK;
 }
 
@@ -90,9 +92,12 @@ static cl_code check_id(const cl_tokenizer_data *d, const char *name, int id, cl
 
 cl_code cl_tok_data_check(const cl_tokenizer_data *d, cl_err *err)
 {
-    if (d->n_tokens < 1 || d->n_tokens > INT32_MAX / 8) return cl_fail(err, CL_E_INPUT, "vocabulary: %d tokens", d->n_tokens);
-    if (d->n_merges < 0 || d->n_merges > INT32_MAX / 8) return cl_fail(err, CL_E_INPUT, "vocabulary: %d merges", d->n_merges);
-    if (d->n_splits < 0 || d->n_splits > 64) return cl_fail(err, CL_E_INPUT, "vocabulary: %d split regexes", d->n_splits);
+    if (d->n_tokens < 1 || d->n_tokens > INT32_MAX / 8)
+        return cl_fail(err, CL_E_INPUT, "vocabulary: %d tokens", d->n_tokens);
+    if (d->n_merges < 0 || d->n_merges > INT32_MAX / 8)
+        return cl_fail(err, CL_E_INPUT, "vocabulary: %d merges", d->n_merges);
+    if (d->n_splits < 0 || d->n_splits > 64)
+        return cl_fail(err, CL_E_INPUT, "vocabulary: %d split regexes", d->n_splits);
     if (d->kind != CL_TOK_BPE_BYTES && d->kind != CL_TOK_SPM)
         return cl_fail(err, CL_E_INPUT, "vocabulary: kind %d is none", (int)d->kind);
     cl_code c = check_tokens(d, err);

@@ -1,5 +1,5 @@
-/* tok_detok.c: ids back to text, one by one, never half a character. What is not UTF-8 becomes U+FFFD, one for each longest
- * beginning of a character (Unicode's recommended practice, and Python's errors="replace"). */
+/* tok_detok.c: ids back to text, one by one, never half a character. What is not UTF-8 becomes U+FFFD, one for each
+ * longest beginning of a character (Unicode's recommended practice, and Python's errors="replace"). */
 #include "tok_internal.h"
 
 #define REPLACEMENT "\xef\xbf\xbd"

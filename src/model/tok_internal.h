@@ -3,7 +3,8 @@
  *   text -> tok_added.c: added tokens are cut out -> tokenizer.c: normaliser, prefix -> tok_split.c: regexes cut pieces
  *        -> tok_merge.c: symbols of a piece are merged, with the tables of tok_vocab.c -> ids
  *
- * Everything compiled is read-only after cl_tokenizer_create; an encode keeps its scratch in a cl_tok_work of its own. */
+ * Everything compiled is read-only after cl_tokenizer_create; an encode keeps its scratch in a cl_tok_work of its
+ * own. */
 #ifndef CHIPLINE_MODEL_TOK_INTERNAL_H
 #define CHIPLINE_MODEL_TOK_INTERNAL_H
 
@@ -30,8 +31,9 @@ typedef struct cl_tok_vocab {
     int32_t *slot;
     uint32_t mask;
 } cl_tok_vocab;
-cl_code cl_tok_vocab_build(cl_tok_vocab *v, const cl_tokenizer_data *d, cl_err *err); /* two normal tokens alike: CL_E_INPUT */
-int32_t cl_tok_vocab_find(const cl_tok_vocab *v, const char *s, size_t n);            /* or -1 */
+/* two normal tokens alike: CL_E_INPUT */
+cl_code cl_tok_vocab_build(cl_tok_vocab *v, const cl_tokenizer_data *d, cl_err *err);
+int32_t cl_tok_vocab_find(const cl_tok_vocab *v, const char *s, size_t n); /* or -1 */
 
 /* A merge: lower ranks come first. left < 0 is an empty slot. */
 typedef struct cl_tok_pair {
@@ -57,16 +59,19 @@ typedef struct cl_tok_added {
     int n;
     int first[257];
 } cl_tok_added;
-/* The added tokens whose NORMALIZED flag is `normalized`: those are looked for after the normaliser, the others before. */
+/* The added tokens whose NORMALIZED flag is `normalized`: those are looked for after the normaliser, the others
+ * before. */
 cl_code cl_tok_added_build(cl_tok_added *a, const cl_tokenizer_data *d, bool normalized, cl_err *err);
 typedef struct cl_tok_match {
     int32_t id;
     size_t start, end;
 } cl_tok_match;
-/* The next added token at or after *from (longest at the leftmost place; spaces that it swallows included), false if none.
- * done: up to where the text is used already. *from moves behind what was looked at. */
-bool cl_tok_added_next(const cl_tok_added *a, const char *s, size_t n, size_t *from, size_t done, bool specials, cl_tok_match *m);
-int32_t cl_tok_added_find(const cl_tok_added *a, const char *s, size_t n); /* the token with exactly these bytes, or -1 */
+/* The next added token at or after *from (longest at the leftmost place; spaces that it swallows included), false if
+ * none. done: up to where the text is used already. *from moves behind what was looked at. */
+bool cl_tok_added_next(const cl_tok_added *a, const char *s, size_t n, size_t *from, size_t done, bool specials,
+                       cl_tok_match *m);
+/* the token with exactly these bytes, or -1 */
+int32_t cl_tok_added_find(const cl_tok_added *a, const char *s, size_t n);
 
 /* --- tok_split.c: regular expressions --- */
 
@@ -78,8 +83,8 @@ cl_code cl_tok_matcher_create(cl_tok_matcher **out, cl_err *err);
 void cl_tok_matcher_free(cl_tok_matcher *m);
 typedef cl_code cl_tok_piece_fn(void *ctx, const char *s, size_t n);
 /* Calls fn for every piece of s[0..n) in order; stops at the first error. */
-cl_code cl_tok_split_text(cl_tok_regex *const *r, int n_regex, cl_tok_matcher *m, const char *s, size_t n, cl_tok_piece_fn *fn,
-                          void *ctx, cl_err *err);
+cl_code cl_tok_split_text(cl_tok_regex *const *r, int n_regex, cl_tok_matcher *m, const char *s, size_t n,
+                          cl_tok_piece_fn *fn, void *ctx, cl_err *err);
 
 /* --- tok_merge.c: one piece --- */
 
@@ -110,8 +115,9 @@ struct cl_tokenizer {
     cl_tok_added raw, normalized;
     cl_tok_regex **splits; /* [d->n_splits] */
     int32_t byte_id[256];  /* the token of one byte, or -1 */
-    bool cut_at_spaces;    /* SPM: no token has a space behind something else, so nothing merges across a word's start */
-    char *shown;           /* SPM: d->bytes with spaces for U+2581 */
+    /* SPM: no token has a space behind something else, so nothing merges across a word's start */
+    bool cut_at_spaces;
+    char *shown; /* SPM: d->bytes with spaces for U+2581 */
     uint32_t *shown_offset;
 };
 

@@ -1,8 +1,8 @@
 /* tok_merge.c: merges the symbols of one piece, lowest rank first, leftmost first among equals.
  *
- * The symbols are a doubly linked list; the pairs that may merge wait in a binary heap. A pair whose symbols have changed
- * since is dropped when it comes up: symbols only grow, so the pair is the one that was meant exactly if both together still
- * have the length they had. n symbols cost O(n log n). */
+ * The symbols are a doubly linked list; the pairs that may merge wait in a binary heap. A pair whose symbols have
+ * changed since is dropped when it comes up: symbols only grow, so the pair is the one that was meant exactly if both
+ * together still have the length they had. n symbols cost O(n log n). */
 #include "tok_internal.h"
 
 #include <stdlib.h>

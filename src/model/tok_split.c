@@ -1,11 +1,12 @@
 /* tok_split.c: cuts text into pieces with regular expressions (PCRE2, compiled to machine code where it can be).
  *
  * Tokenizers' expressions are written for Oniguruma (Ruby syntax, Unicode). What both engines read alike passes; \s is
- * rewritten, because PCRE2's takes U+180E for a space, which is none in today's Unicode; ^ and $ get PCRE2_MULTILINE, because
- * Ruby's match at every line; \p{Han} and other scripts become \p{sc:Han}, because PCRE2's plain name means script extensions;
- * [A&&[^B]] becomes one plain class, where A is made of general categories. What the two read differently (\w, \h, `.` with
- * (?m), other nested classes, {n,m}+, bare \xHH) is refused rather than matched wrongly. Characters that are younger than PCRE2's Unicode tables (10.42: Unicode
- * 14) may be cut otherwise than by a younger Oniguruma. */
+ * rewritten, because PCRE2's takes U+180E for a space, which is none in today's Unicode; ^ and $ get PCRE2_MULTILINE,
+ * because Ruby's match at every line; \p{Han} and other scripts become \p{sc:Han}, because PCRE2's plain name means
+ * script extensions; [A&&[^B]] becomes one plain class, where A is made of general categories. What the two read
+ * differently (\w, \h, `.` with (?m), other nested classes, {n,m}+, bare \xHH) is refused rather than matched
+ * wrongly. Characters that are younger than PCRE2's Unicode tables (10.42: Unicode 14) may be cut otherwise than by a
+ * younger Oniguruma. */
 #include "tok_internal.h"
 
 #include <ctype.h>
@@ -19,7 +20,9 @@ enum { MATCH_LIMIT = 10000000, HEAP_LIMIT_KIB = 256 * 1024, JIT_STACK = 1 << 20,
 /* Unicode's White_Space is category Z and these. */
 #define SPACES "\\p{Z}\\t-\\r\\x{85}"
 
-struct cl_tok_regex { pcre2_code *code; };
+struct cl_tok_regex {
+    pcre2_code *code;
+};
 
 struct cl_tok_matcher {
     pcre2_match_data *data;
@@ -45,11 +48,13 @@ static cl_code copy_escape(const char *regex, const char **p, bool in_class, cl_
         *p += n;
         return cl_buf_str(out, "[^" SPACES "]", err);
     }
-    if (s[1] == 'p' || s[1] == 'P' || s[1] == 'x') { /* \p{Lu}, \p{Han}, \x{4e00}: categories, scripts and code points only */
+    /* \p{Lu}, \p{Han}, \x{4e00}: categories, scripts and code points only */
+    if (s[1] == 'p' || s[1] == 'P' || s[1] == 'x') {
         end = s[2] == '{' ? strchr(s, '}') : NULL;
         n = end ? (size_t)(end - s) + 1 : 2;
         bool ok = end && n > 4 && n < 32;
-        for (size_t i = 3; ok && i < n - 1; i++) ok = s[1] == 'x' ? isxdigit((unsigned char)s[i]) : isalpha((unsigned char)s[i]);
+        for (size_t i = 3; ok && i < n - 1; i++)
+            ok = s[1] == 'x' ? isxdigit((unsigned char)s[i]) : isalpha((unsigned char)s[i]);
         if (!ok) return refuse(regex, s, (int)(end ? n : 2), err);
         if (s[1] != 'x' && n > 6) {
             *p += n;
@@ -62,12 +67,14 @@ static cl_code copy_escape(const char *regex, const char **p, bool in_class, cl_
     return cl_buf_add(out, s, n, err);
 }
 
-static const char categories[][3] = {"Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No", "Pc", "Pd", "Ps", "Pe",
-                                     "Pi", "Pf", "Po", "Sm", "Sc", "Sk", "So", "Zs", "Zl", "Zp", "Cc", "Cf", "Cs", "Co", "Cn"};
+static const char categories[][3] = {"Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl",
+                                     "No", "Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po", "Sm", "Sc",
+                                     "Sk", "So", "Zs", "Zl", "Zp", "Cc", "Cf", "Cs", "Co", "Cn"};
 enum { N_CATEGORIES = sizeof categories / sizeof *categories };
 
-/* The class at p, if it is [A&&[^B]] with general categories \p{..} for A: as [^...], of the categories that A leaves out and of
- * B. Every code point has one category, so both are the same set. False, and nothing done, if it is another class. */
+/* The class at p, if it is [A&&[^B]] with general categories \p{..} for A: as [^...], of the categories that A leaves
+ * out and of B. Every code point has one category, so both are the same set. False, and nothing done, if it is
+ * another class. */
 static bool copy_without(const char *regex, const char **p, cl_buf *out, cl_code *c, cl_err *err)
 {
     bool in[N_CATEGORIES] = {false};
@@ -144,7 +151,8 @@ cl_code cl_tok_regex_compile(cl_tok_regex **out, const char *regex, cl_err *err)
     *out = NULL;
     size_t bad;
     if (strlen(regex) > MAX_REGEX) return cl_fail(err, CL_E_INPUT, "split regex: longer than %d bytes", MAX_REGEX);
-    if (!cl_utf8_valid(regex, strlen(regex), &bad)) return cl_fail(err, CL_E_INPUT, "split regex: byte %zu is not UTF-8", bad);
+    if (!cl_utf8_valid(regex, strlen(regex), &bad))
+        return cl_fail(err, CL_E_INPUT, "split regex: byte %zu is not UTF-8", bad);
     cl_buf b = {0};
     cl_code c = translate(regex, &b, err);
     cl_tok_regex *r = c == CL_OK ? cl_calloc(1, sizeof *r, "split regex", err) : NULL;
@@ -161,7 +169,8 @@ cl_code cl_tok_regex_compile(cl_tok_regex **out, const char *regex, cl_err *err)
             pcre2_get_error_message(code, (PCRE2_UCHAR *)why, sizeof why);
             c = cl_fail(err, CL_E_INPUT, "split regex %.200s: %s", regex, why);
         } else {
-            pcre2_jit_compile(r->code, PCRE2_JIT_COMPLETE); /* where it fails, the interpreter matches: slower, the same */
+            /* where it fails, the interpreter matches: slower, the same */
+            pcre2_jit_compile(r->code, PCRE2_JIT_COMPLETE);
         }
     }
     pcre2_compile_context_free(ctx);
@@ -205,14 +214,15 @@ void cl_tok_matcher_free(cl_tok_matcher *m)
     free(m);
 }
 
-cl_code cl_tok_split_text(cl_tok_regex *const *r, int n_regex, cl_tok_matcher *m, const char *s, size_t n, cl_tok_piece_fn *fn,
-                          void *ctx, cl_err *err)
+cl_code cl_tok_split_text(cl_tok_regex *const *r, int n_regex, cl_tok_matcher *m, const char *s, size_t n,
+                          cl_tok_piece_fn *fn, void *ctx, cl_err *err)
 {
     if (n_regex == 0) return n ? fn(ctx, s, n) : CL_OK;
     cl_code c = CL_OK;
     size_t done = 0;
     while (c == CL_OK && done < n) {
-        int found = pcre2_match(r[0]->code, (PCRE2_SPTR)s, n, done, PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY, m->data, m->context);
+        int found =
+            pcre2_match(r[0]->code, (PCRE2_SPTR)s, n, done, PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY, m->data, m->context);
         size_t start = n, end = n;
         if (found >= 0) {
             const PCRE2_SIZE *o = pcre2_get_ovector_pointer(m->data);
@@ -221,10 +231,12 @@ cl_code cl_tok_split_text(cl_tok_regex *const *r, int n_regex, cl_tok_matcher *m
         } else if (found != PCRE2_ERROR_NOMATCH) {
             char why[128];
             pcre2_get_error_message(found, (PCRE2_UCHAR *)why, sizeof why);
-            return cl_fail(err, CL_E_INPUT, "text: the split regex gave up near byte %zu of a piece of %zu: %s", done, n, why);
+            return cl_fail(err, CL_E_INPUT, "text: the split regex gave up near byte %zu of a piece of %zu: %s", done,
+                           n, why);
         }
         if (start > done) c = cl_tok_split_text(r + 1, n_regex - 1, m, s + done, start - done, fn, ctx, err);
-        if (c == CL_OK && end > start) c = cl_tok_split_text(r + 1, n_regex - 1, m, s + start, end - start, fn, ctx, err);
+        if (c == CL_OK && end > start)
+            c = cl_tok_split_text(r + 1, n_regex - 1, m, s + start, end - start, fn, ctx, err);
         done = end;
     }
     return c;

@@ -45,7 +45,8 @@ cl_code cl_tok_vocab_build(cl_tok_vocab *v, const cl_tokenizer_data *d, cl_err *
             find_slot(v, cl_tok_bytes(d, id), cl_tok_len(d, id), &at);
             if (v->slot[at] < 0) v->slot[at] = id;
             else if (!pass)
-                return cl_fail(err, CL_E_INPUT, "vocabulary: tokens %d and %d are the same text", (int)v->slot[at], (int)id);
+                return cl_fail(err, CL_E_INPUT, "vocabulary: tokens %d and %d are the same text", (int)v->slot[at],
+                               (int)id);
         }
     }
     return CL_OK;
@@ -54,7 +55,8 @@ cl_code cl_tok_vocab_build(cl_tok_vocab *v, const cl_tokenizer_data *d, cl_err *
 static uint32_t pair_slot(const cl_tok_pairs *p, int32_t left, int32_t right)
 {
     uint64_t key = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
-    uint32_t i = (uint32_t)(key * 0x9e3779b97f4a7c15u >> p->shift); /* 2^64 / golden ratio: Knuth's multiplicative hash */
+    /* 2^64 / golden ratio: Knuth's multiplicative hash */
+    uint32_t i = (uint32_t)(key * 0x9e3779b97f4a7c15u >> p->shift);
     while (p->slot[i].left >= 0 && (p->slot[i].left != left || p->slot[i].right != right)) i = (i + 1) & p->mask;
     return i;
 }
@@ -95,8 +97,8 @@ static int by_score(const void *a, const void *b)
     return x->score > y->score ? -1 : x->score < y->score ? 1 : (x->id > y->id) - (x->id < y->id);
 }
 
-/* rank[id]: the order of the ids (tiktoken), or that of the scores, highest first; equal scores have equal ranks, so that the
- * leftmost merges first as in SentencePiece. */
+/* rank[id]: the order of the ids (tiktoken), or that of the scores, highest first; equal scores have equal ranks, so
+ * that the leftmost merges first as in SentencePiece. */
 static cl_code make_ranks(const cl_tokenizer_data *d, uint32_t *rank, cl_err *err)
 {
     if (!d->score) {

@@ -69,7 +69,8 @@ cl_code cl_tokenizer_create(cl_tokenizer **out, const cl_tokenizer_data *d, cl_e
     t->d = d;
     t->splits = cl_calloc((size_t)d->n_splits, sizeof *t->splits, "split regexes", err);
     if (!t->splits) c = CL_E_FIT;
-    for (int i = 0; c == CL_OK && i < d->n_splits; i++) c = cl_tok_regex_compile(&t->splits[i], d->splits[i].regex, err);
+    for (int i = 0; c == CL_OK && i < d->n_splits; i++)
+        c = cl_tok_regex_compile(&t->splits[i], d->splits[i].regex, err);
     if (c == CL_OK) c = cl_tok_vocab_build(&t->vocab, d, err);
     if (c == CL_OK) c = cl_tok_pairs_build(&t->pairs, d, &t->vocab, err);
     if (c == CL_OK) c = cl_tok_added_build(&t->raw, d, false, err);
@@ -118,7 +119,8 @@ static cl_code emit(work *w, int32_t id)
 
 static cl_code no_byte(work *w, unsigned char b)
 {
-    return cl_fail(w->err, CL_E_INPUT, "text: this vocabulary has no token for byte 0x%02x (take the character out)", b);
+    return cl_fail(w->err, CL_E_INPUT, "text: this vocabulary has no token for byte 0x%02x (take the character out)",
+                   b);
 }
 
 /* A symbol of SentencePiece's without a token: its bytes, or the unknown token, once for a run of such symbols. */
@@ -203,7 +205,8 @@ static cl_code check_marks(work *w, const char *s, size_t n)
         }
         utf8proc_iterate((const utf8proc_uint8_t *)s + i, (utf8proc_ssize_t)(n - i), &c);
         marks = utf8proc_get_property(c)->combining_class ? marks + 1 : 0;
-        if (marks > MAX_MARKS) return cl_fail(w->err, CL_E_INPUT, "text: more than %d combining marks in a row", MAX_MARKS);
+        if (marks > MAX_MARKS)
+            return cl_fail(w->err, CL_E_INPUT, "text: more than %d combining marks in a row", MAX_MARKS);
     }
     return CL_OK;
 }
@@ -215,7 +218,8 @@ static cl_code normalise(work *w, const char *s, size_t n)
     cl_code c = check_marks(w, s, n);
     if (c != CL_OK) return c;
     w->text.len = 0;
-    utf8proc_ssize_t len = utf8proc_map((const utf8proc_uint8_t *)s, (utf8proc_ssize_t)n, &p, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+    utf8proc_ssize_t len =
+        utf8proc_map((const utf8proc_uint8_t *)s, (utf8proc_ssize_t)n, &p, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
     if (len < 0) return cl_fail(w->err, CL_E_INPUT, "text: cannot be normalised: %s", utf8proc_errmsg(len));
     c = cl_buf_add(&w->text, p, (size_t)len, w->err);
     free(p);
@@ -240,8 +244,8 @@ static cl_code escape_spaces(work *w, const char *s, size_t n, bool prefix)
 /* Whether the space goes in front of a segment. */
 static bool wants_prefix(const cl_tokenizer_data *d, const char *s, size_t n, bool at_start)
 {
-    bool space = n >= 1 && (*s == ' ' ||
-                            (d->kind == CL_TOK_SPM && n >= CL_TOK_SPACE_LEN && memcmp(s, CL_TOK_SPACE, CL_TOK_SPACE_LEN) == 0));
+    bool space = n >= 1 && (*s == ' ' || (d->kind == CL_TOK_SPM && n >= CL_TOK_SPACE_LEN &&
+                                          memcmp(s, CL_TOK_SPACE, CL_TOK_SPACE_LEN) == 0));
     return n && d->add_prefix_space && (at_start || !d->prefix_start_only) && !(space && d->prefix_unless_space);
 }
 
@@ -308,7 +312,8 @@ cl_code cl_tokenizer_encode(const cl_tokenizer *t, const char *text, size_t n, b
     *n_ids = 0;
     if (n > INT32_MAX) return cl_fail(err, CL_E_INPUT, "text: over 2 GiB");
     if (!cl_utf8_valid(text, n, &bad))
-        return cl_fail(err, CL_E_INPUT, "text: byte %zu (0x%02x) is not UTF-8", bad, (unsigned)(unsigned char)text[bad]);
+        return cl_fail(err, CL_E_INPUT, "text: byte %zu (0x%02x) is not UTF-8", bad,
+                       (unsigned)(unsigned char)text[bad]);
     work w = {.t = t, .specials = specials, .err = err};
     cl_code c = encode(&w, text, n, wrap);
     cl_tok_matcher_free(w.matcher);

@@ -5,7 +5,8 @@
 #include "chipline/util.h"
 #include "share.h"
 
-static cl_code try_layout(const cl_model *m, const cl_place_options *o, const cl_rates *r, cl_alternative *a, cl_err *err)
+static cl_code try_layout(const cl_model *m, const cl_place_options *o, const cl_rates *r, cl_alternative *a,
+                          cl_err *err)
 {
     cl_layout l;
     cl_placement p;
@@ -46,8 +47,10 @@ static int by_throughput(const void *x, const void *y)
     return order(a, b, -a->predicted.tokens_per_s, -b->predicted.tokens_per_s);
 }
 
-/* All S x G, fewest stages first, with what they come to. The message in err is that of the most stages that the layers allow. */
-static cl_code try_all(const cl_model *m, const cl_place_options *o, const cl_rates *r, cl_alternative *list, int *n, cl_err *err)
+/* All S x G, fewest stages first, with what they come to. The message in err is that of the most stages that the
+ * layers allow. */
+static cl_code try_all(const cl_model *m, const cl_place_options *o, const cl_rates *r, cl_alternative *list, int *n,
+                       cl_err *err)
 {
     for (int s = 1; s <= o->ranks; s++) {
         if (o->ranks % s) continue;
@@ -65,8 +68,8 @@ static cl_code try_all(const cl_model *m, const cl_place_options *o, const cl_ra
     return CL_OK;
 }
 
-cl_code cl_choose_layout(const cl_model *m, const cl_place_options *opt, const cl_rates *r, cl_goal goal, cl_layout *out,
-                         cl_alternative **list, int *n, cl_err *err)
+cl_code cl_choose_layout(const cl_model *m, const cl_place_options *opt, const cl_rates *r, cl_goal goal,
+                         cl_layout *out, cl_alternative **list, int *n, cl_err *err)
 {
     cl_place_options o = *opt;
     int divisors = 0, count = 0;

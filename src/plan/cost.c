@@ -95,11 +95,12 @@ static void bytes(const chip_view *v, const cl_stage *s, cl_chip_cost *c)
     }
 }
 
-cl_code cl_placement_cost(const cl_model *m, const cl_place_options *opt, const cl_placement *p, int rank, cl_chip_cost *out,
-                          cl_err *err)
+cl_code cl_placement_cost(const cl_model *m, const cl_place_options *opt, const cl_placement *p, int rank,
+                          cl_chip_cost *out, cl_err *err)
 {
     const cl_stage *s = &p->stages[cl_placement_stage(p, rank)];
-    chip_view v = {.m = m, .o = opt, .maps = p->experts, .members = s->n_ranks, .member = rank - s->first_rank, .tokens = 1};
+    chip_view v =
+        {.m = m, .o = opt, .maps = p->experts, .members = s->n_ranks, .member = rank - s->first_rank, .tokens = 1};
     *out = (cl_chip_cost){0};
     bytes(&v, s, out);
     gathers(&v, s, out);
@@ -109,8 +110,8 @@ cl_code cl_placement_cost(const cl_model *m, const cl_place_options *opt, const 
 static double per(double amount, double rate) { return rate > 0 ? amount / rate : 0; }
 
 /* Seconds of one stage's step with so many tokens, its hand-over included where the line has one. */
-static double stage_seconds(const cl_model *m, const cl_place_options *o, const cl_placement *p, int stage, double tokens,
-                            const cl_rates *r)
+static double stage_seconds(const cl_model *m, const cl_place_options *o, const cl_placement *p, int stage,
+                            double tokens, const cl_rates *r)
 {
     const cl_stage *s = &p->stages[stage];
     double slowest = 0;
@@ -129,8 +130,8 @@ static double stage_seconds(const cl_model *m, const cl_place_options *o, const 
     return slowest + hop;
 }
 
-cl_code cl_predict(const cl_model *m, const cl_place_options *opt, const cl_placement *p, const cl_rates *r, cl_prediction *out,
-                   cl_err *err)
+cl_code cl_predict(const cl_model *m, const cl_place_options *opt, const cl_placement *p, const cl_rates *r,
+                   cl_prediction *out, cl_err *err)
 {
     const double rates[] = {r->read_bytes_per_s, r->gather_s, r->gather_bytes_per_s, r->hop_s, r->hop_bytes_per_s};
     for (int i = 0; i < 5; i++)
@@ -140,13 +141,14 @@ cl_code cl_predict(const cl_model *m, const cl_place_options *opt, const cl_plac
     double stages = p->n_stages, slots = opt->slots, tokens = slots > stages ? slots / stages : 1, batch_s = 0;
     cl_prediction q = {0};
     for (int i = 0; i < p->n_stages; i++) {
-        double alone = stage_seconds(m, opt, p, i, 1, r), step = tokens > 1 ? stage_seconds(m, opt, p, i, tokens, r) : alone;
+        double alone = stage_seconds(m, opt, p, i, 1, r),
+               step = tokens > 1 ? stage_seconds(m, opt, p, i, tokens, r) : alone;
         q.token_s += alone;
         batch_s += step;
         q.step_s = step > q.step_s ? step : q.step_s;
     }
-    /* Micro-batches follow each other; a sequence's next token needs the one before, and each stage takes one micro-batch at a
-     * time. */
+    /* Micro-batches follow each other; a sequence's next token needs the one before, and each stage takes one
+     * micro-batch at a time. */
     double batches = slots < stages ? slots : stages, round = batches * q.step_s;
     q.tokens_per_s = slots / (round > batch_s ? round : batch_s);
     *out = q;

@@ -1,5 +1,5 @@
-/* cut.c: the line cut into stages: contiguous runs of layers, the bytes that the busiest chip touches per token as few as they
- * can be among all cuts whose slices fit a chip, the other stages as even as that allows. */
+/* cut.c: the line cut into stages: contiguous runs of layers, the bytes that the busiest chip touches per token as
+ * few as they can be among all cuts whose slices fit a chip, the other stages as even as that allows. */
 #include "cut.h"
 
 #include <math.h>
@@ -24,8 +24,8 @@ static void give_back(const cut_table *t, int layer, cut_cost *sum)
     for (int k = 0; k < t->chips; k++) sum[k] = (cut_cost){sum[k].held - c[k].held, sum[k].touched - c[k].touched};
 }
 
-/* far[i]: the end of the longest run from layer i that one stage holds within both limits; i where even one layer is over. Every
- * part of a run within the limits is within them too. */
+/* far[i]: the end of the longest run from layer i that one stage holds within both limits; i where even one layer is
+ * over. Every part of a run within the limits is within them too. */
 static void farthest(const cut_table *t, cut_cost limit, cut_cost *sum, int *far)
 {
     memset(sum, 0, (size_t)t->chips * sizeof *sum);
@@ -56,8 +56,8 @@ cl_code cut_fewest(const cut_table *t, uint64_t held, int *stages, cl_err *err)
     return c;
 }
 
-/* Can the stages, in their order, hold all layers? Stages differ, so taking as many layers as fit may leave the next stage one
- * that is too large for it: all ends that a stage can have are followed. */
+/* Can the stages, in their order, hold all layers? Stages differ, so taking as many layers as fit may leave the next
+ * stage one that is too large for it: all ends that a stage can have are followed. */
 static bool possible(const cut_line *c, cut_cost limit)
 {
     int n = c->n_layers;
@@ -123,8 +123,8 @@ static double busiest(const cut_cost *sum, int chips)
     return (double)most;
 }
 
-/* Dynamic programming from the last stage: sum[i] is the best for layers i .. n-1 on the stages left, ends[s][i - s] where stage
- * s then ends. Every stage has a layer, so stage s starts at one of the layers s .. n - stages + s. */
+/* Dynamic programming from the last stage: sum[i] is the best for layers i .. n-1 on the stages left, ends[s][i - s]
+ * where stage s then ends. Every stage has a layer, so stage s starts at one of the layers s .. n - stages + s. */
 cl_code cut_even(const cut_line *c, cut_cost limit, int *end_of, cl_err *err)
 {
     int n = c->n_layers, stages = c->n_stages, band = n - stages + 1;
@@ -153,7 +153,8 @@ cl_code cut_even(const cut_line *c, cut_cost limit, int *end_of, cl_err *err)
         sum[s + band] = INFINITY; /* too few layers for the stages before */
     }
     if (sum[0] == INFINITY) CL_BUG("no cut into %d stages keeps within its limits", stages);
-    for (int s = 0, first = 0; s < stages; first = end_of[s++]) end_of[s] = ends[(size_t)s * (size_t)band + (size_t)(first - s)];
+    for (int s = 0, first = 0; s < stages; first = end_of[s++])
+        end_of[s] = ends[(size_t)s * (size_t)band + (size_t)(first - s)];
     free(ends);
     free(sum);
     return CL_OK;

@@ -20,8 +20,8 @@ static void fill_member(const chip_view *v, const cut_table *t)
         if (x->role == CL_T_EMBED) {
             embed_share(v, x, &held, &read);
             put(first, held, read);
-            if (m->spec.tied)
-                put(last, held, held); /* as the head: all of it; a line of one stage has one cut, whatever that costs */
+            if (m->spec.tied) /* as the head: all of it; a line of one stage has one cut, whatever that costs */
+                put(last, held, held);
         } else {
             tensor_share(v, x, &held, &read);
             put(x->layer < 0 ? last : first + (size_t)x->layer * (size_t)t->chips, held, read);
@@ -51,7 +51,9 @@ static cl_code check_sums(const cut_table *t, cl_err *err)
 cl_code cut_table_make(const cl_model *m, const cl_place_options *o, int chips, cut_table *out, cl_err *err)
 {
     int n = m->spec.n_layers;
-    cut_table t = {.chips = chips, .layers = n, .cost = cl_calloc((size_t)n, (size_t)chips * sizeof *t.cost, "placement", err)};
+    cut_table t = {.chips = chips,
+                   .layers = n,
+                   .cost = cl_calloc((size_t)n, (size_t)chips * sizeof *t.cost, "placement", err)};
     cl_expert_map *maps = o->experts == CL_EXPERTS_WHOLE ? cl_calloc((size_t)n, sizeof *maps, "placement", err) : NULL;
     cl_code c = t.cost && (maps || o->experts != CL_EXPERTS_WHOLE) ? CL_OK : CL_E_FIT;
     for (int i = 0; c == CL_OK && maps && i < n; i++) c = expert_map_make(m, o, i, chips, &maps[i], err);

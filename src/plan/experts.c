@@ -1,5 +1,5 @@
-/* experts.c: whole experts given out to the chips of a stage, by turns or by how often they were chosen, and copies of the
- * hottest. */
+/* experts.c: whole experts given out to the chips of a stage, by turns or by how often they were chosen, and copies
+ * of the hottest. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -33,7 +33,10 @@ double expert_weights(const cl_place_options *o, int layer, int experts)
 }
 
 /* An expert of one of a stage's layers. */
-typedef struct hot { double weight; int layer, expert; } hot;
+typedef struct hot {
+    double weight;
+    int layer, expert;
+} hot;
 
 static int hotter(const void *a, const void *b)
 {
@@ -69,7 +72,8 @@ static cl_code spread(const cl_place_options *o, int layer, int experts, int mem
     return c;
 }
 
-cl_code expert_map_make(const cl_model *m, const cl_place_options *o, int layer, int members, cl_expert_map *out, cl_err *err)
+cl_code expert_map_make(const cl_model *m, const cl_place_options *o, int layer, int members, cl_expert_map *out,
+                        cl_err *err)
 {
     int experts = m->spec.layers[layer].ffn.experts;
     cl_expert_map map = {.experts = experts};
@@ -110,7 +114,10 @@ static bool *holders(const copier *k, int layer, int expert)
     return k->has + ((size_t)(layer - k->s->first_layer) * (size_t)k->experts + (size_t)expert) * (size_t)k->chips;
 }
 
-static double *loads(const copier *k, int layer) { return k->load + (size_t)(layer - k->s->first_layer) * (size_t)k->chips; }
+static double *loads(const copier *k, int layer)
+{
+    return k->load + (size_t)(layer - k->s->first_layer) * (size_t)k->chips;
+}
 
 /* One more holder for this expert, if that makes its busiest holder less busy and nobody busier than that. */
 static bool copy_one(const copier *k, const hot *h)
@@ -185,11 +192,13 @@ static cl_code copier_store(const copier *k, int layer, cl_expert_map *map, cl_e
     return CL_OK;
 }
 
-static cl_code stage_copies(const cl_model *m, const cl_place_options *o, cl_placement *p, const cl_stage *s, cl_err *err)
+static cl_code stage_copies(const cl_model *m, const cl_place_options *o, cl_placement *p, const cl_stage *s,
+                            cl_err *err)
 {
     copier k = {.s = s, .chips = s->n_ranks};
     for (int i = 0; i < s->n_layers; i++)
-        k.experts = p->experts[s->first_layer + i].experts > k.experts ? p->experts[s->first_layer + i].experts : k.experts;
+        k.experts = p->experts[s->first_layer + i].experts > k.experts ? p->experts[s->first_layer + i].experts
+                                                                       : k.experts;
     size_t layers = (size_t)s->n_layers, chips = (size_t)k.chips, all = layers * (size_t)k.experts;
     k.room = cl_calloc(chips, sizeof *k.room, "placement", err);
     k.load = cl_calloc(layers * chips, sizeof *k.load, "placement", err);

@@ -29,7 +29,8 @@ static bool one_stage_holds(const cl_model *m, const cl_place_options *o, int ch
     return true;
 }
 
-static cl_code try_all(const cl_model *m, const cl_place_options *o, candidate *list, int n, candidate *best, cl_err *err)
+static cl_code try_all(const cl_model *m, const cl_place_options *o, candidate *list, int n, candidate *best,
+                       cl_err *err)
 {
     int64_t least = INT64_MAX;
     *best = (candidate){0};
@@ -69,7 +70,10 @@ cl_code cl_fewest_chips(const cl_model *m, const cl_place_options *o, cl_layout 
     cut_table_free(&one);
     free(list);
     if (c == CL_OK && !best.chips)
-        c = cl_fail(err, CL_E_FIT, "plan: no number of chips of %llu bytes holds this (use larger chips, fewer slots, a shorter context or a "
-                    "smaller number format)", (unsigned long long)o->chip_bytes);
+        c = cl_fail(
+            err, CL_E_FIT,
+            "plan: no number of chips of %llu bytes holds this (use larger chips, fewer slots, a shorter context or a "
+            "smaller number format)",
+            (unsigned long long)o->chip_bytes);
     return c == CL_OK ? cl_layout_make(best.stages, best.chips, out, err) : c;
 }

@@ -24,7 +24,8 @@ static uint64_t vector_bytes(cl_kv_format f, const cl_attention *a)
     }
 }
 
-/* heads * head_dim < 2^31 in a checked spec and positions < 2^63 / 16: only the last product can overflow, and says so. */
+/* heads * head_dim < 2^31 in a checked spec and positions < 2^63 / 16: only the last product can overflow, and says
+ * so. */
 uint64_t cl_kv_layer_bytes(const cl_attention *a, cl_kv_format f, int64_t positions, int chunk)
 {
     uint64_t blocks = ceil_div((uint64_t)positions, BLOCK), bytes;
@@ -41,6 +42,7 @@ uint64_t cl_kv_read_bytes(const cl_attention *a, cl_kv_format f, int64_t positio
 {
     int64_t seen = positions > 0 ? positions - cl_attention_first(a, positions - 1) : 0;
     uint64_t bytes;
-    return __builtin_mul_overflow((uint64_t)seen, (uint64_t)cl_attention_cached(a) * vector_bytes(f, a), &bytes) ? UINT64_MAX
-                                                                                                                  : bytes;
+    return __builtin_mul_overflow((uint64_t)seen, (uint64_t)cl_attention_cached(a) * vector_bytes(f, a), &bytes)
+               ? UINT64_MAX
+               : bytes;
 }

@@ -10,8 +10,8 @@ enum { MAX_CHIPS = 1 << 20 };
 cl_code cl_layout_make(int stages, int chips, cl_layout *out, cl_err *err)
 {
     if (stages < 1 || chips < 1 || (int64_t)stages * chips > MAX_CHIPS)
-        return cl_fail(err, CL_E_USAGE, "layout %dx%d: both must be at least 1, and all chips together at most %d", stages, chips,
-                       MAX_CHIPS);
+        return cl_fail(err, CL_E_USAGE, "layout %dx%d: both must be at least 1, and all chips together at most %d",
+                       stages, chips, MAX_CHIPS);
     cl_layout l = {.n_stages = stages, .chips = cl_malloc((size_t)stages, sizeof *l.chips, "layout", err)};
     if (!l.chips) return CL_E_FIT;
     for (int i = 0; i < stages; i++) l.chips[i] = chips;
@@ -23,13 +23,14 @@ static cl_code known_keys(const json_t *object, const char *const *known, int n,
 {
     const char *key;
     json_t *value;
-    json_object_foreach((json_t *)object, key, value) {
+    json_object_foreach((json_t *)object, key, value)
+    {
         bool found = false;
         for (int i = 0; i < n; i++) found = found || strcmp(key, known[i]) == 0;
         if (found) continue;
         const char *near = cl_nearest(key, known, n);
-        return cl_fail(err, CL_E_INPUT, "%s: is not known here%s%s%s", key, near ? " (did you mean " : "", near ? near : "",
-                       near ? "?)" : "");
+        return cl_fail(err, CL_E_INPUT, "%s: is not known here%s%s%s", key, near ? " (did you mean " : "",
+                       near ? near : "", near ? "?)" : "");
     }
     return CL_OK;
 }
@@ -72,8 +73,8 @@ cl_code cl_layout_from_json(const json_t *j, cl_layout *out, cl_err *err)
         l.layers[i] = (int)layers;
         if ((all += chips) > MAX_CHIPS) c = cl_fail(err, CL_E_INPUT, "stages: over %d chips", MAX_CHIPS);
         else if ((layers > 0) != (l.layers[0] > 0))
-            c = cl_fail(err, CL_E_INPUT, "stages[%zu] %s layers, stages[0] %s (give them for all stages or for none)", i,
-                        layers ? "has" : "has no", layers ? "has none" : "has");
+            c = cl_fail(err, CL_E_INPUT, "stages[%zu] %s layers, stages[0] %s (give them for all stages or for none)",
+                        i, layers ? "has" : "has no", layers ? "has none" : "has");
     }
     if (c != CL_OK) {
         cl_layout_free(&l);

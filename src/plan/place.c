@@ -16,9 +16,10 @@ static cl_code check_numbers(const cl_model *m, const cl_place_options *o, cl_er
     for (int i = 0; i < m->spec.n_layers; i++)
         experts = m->spec.layers[i].ffn.experts > experts ? m->spec.layers[i].ffn.experts : experts;
     if (r && (r->n_layers != m->spec.n_layers || r->experts != experts))
-        return cl_fail(err, CL_E_INPUT,
-                       "plan: routing of %d layers with %d experts, the model has %d with %d (count it in a run of this model)",
-                       r->n_layers, r->experts, m->spec.n_layers, experts);
+        return cl_fail(
+            err, CL_E_INPUT,
+            "plan: routing of %d layers with %d experts, the model has %d with %d (count it in a run of this model)",
+            r->n_layers, r->experts, m->spec.n_layers, experts);
     return CL_OK;
 }
 
@@ -26,14 +27,12 @@ static cl_code check_numbers(const cl_model *m, const cl_place_options *o, cl_er
 static int stage_chips(const cl_spec *s, cl_expert_mode mode, int first, int n)
 {
     int least = layer_chips(s, first, mode);
-    for (int i = first + 1; i < first + n; i++) least = layer_chips(s, i, mode) < least ? layer_chips(s, i, mode) : least;
+    for (int i = first + 1; i < first + n; i++)
+        least = layer_chips(s, i, mode) < least ? layer_chips(s, i, mode) : least;
     return least;
 }
 
-int line_chips(const cl_spec *s, cl_expert_mode mode)
-{
-    return stage_chips(s, mode, 0, s->n_layers);
-}
+int line_chips(const cl_spec *s, cl_expert_mode mode) { return stage_chips(s, mode, 0, s->n_layers); }
 
 /* The largest number of stages, at most `most`, that so many chips can be shared out to evenly. */
 static int divisor(int chips, int most)
@@ -51,9 +50,10 @@ static cl_code check_stages(const cl_model *m, const cl_place_options *o, const 
         int from = l->layers ? first : 0, count = l->layers ? l->layers[s] : n;
         int most = stage_chips(&m->spec, o->experts, from, count);
         if (l->chips[s] > most)
-            return cl_fail(err, CL_E_FIT,
-                           "plan: stage %d has %d chips, and there is a layer with work for %d at most (use for example %dx%d)",
-                           s, l->chips[s], most, l->n_stages, most);
+            return cl_fail(
+                err, CL_E_FIT,
+                "plan: stage %d has %d chips, and there is a layer with work for %d at most (use for example %dx%d)", s,
+                l->chips[s], most, l->n_stages, most);
         first += count;
     }
     return CL_OK;
@@ -64,13 +64,15 @@ static cl_code check_layers(const cl_model *m, const cl_layout *l, cl_err *err)
     int64_t all = 0;
     char name[64];
     for (int s = 0; l->layers && s < l->n_stages; s++) {
-        if (l->layers[s] < 1) return cl_fail(err, CL_E_USAGE, "plan: stage %d has %d layers (at least 1)", s, l->layers[s]);
+        if (l->layers[s] < 1)
+            return cl_fail(err, CL_E_USAGE, "plan: stage %d has %d layers (at least 1)", s, l->layers[s]);
         all += l->layers[s];
     }
     if (!l->layers || all == m->spec.n_layers) return CL_OK;
-    return cl_fail(err, CL_E_FIT,
-                   "plan: layout %s has %lld layers, the model has %d (give all of them out, or leave layers out of the layout)",
-                   cl_layout_name(l, name, sizeof name), (long long)all, m->spec.n_layers);
+    return cl_fail(
+        err, CL_E_FIT,
+        "plan: layout %s has %lld layers, the model has %d (give all of them out, or leave layers out of the layout)",
+        cl_layout_name(l, name, sizeof name), (long long)all, m->spec.n_layers);
 }
 
 static cl_code check_layout(const cl_model *m, const cl_place_options *o, const cl_layout *l, cl_err *err)
@@ -80,48 +82,53 @@ static cl_code check_layout(const cl_model *m, const cl_place_options *o, const 
     char name[64];
     if (l->n_stages < 1) return cl_fail(err, CL_E_USAGE, "plan: %d stages (at least 1)", l->n_stages);
     for (int s = 0; s < l->n_stages; s++) {
-        if (l->chips[s] < 1) return cl_fail(err, CL_E_USAGE, "plan: stage %d has %d chips (at least 1)", s, l->chips[s]);
+        if (l->chips[s] < 1)
+            return cl_fail(err, CL_E_USAGE, "plan: stage %d has %d chips (at least 1)", s, l->chips[s]);
         chips += l->chips[s];
     }
     if (chips > 1 << 20) return cl_fail(err, CL_E_USAGE, "plan: %lld chips (at most %d)", (long long)chips, 1 << 20);
     if (l->n_stages > n) {
         int s = divisor((int)chips, n);
-        return cl_fail(err, CL_E_FIT,
-                       "plan: %d stages for %d layers, and every stage needs one (use at most %d stages, for example %dx%d)",
-                       l->n_stages, n, n, s, (int)chips / s);
+        return cl_fail(
+            err, CL_E_FIT,
+            "plan: %d stages for %d layers, and every stage needs one (use at most %d stages, for example %dx%d)",
+            l->n_stages, n, n, s, (int)chips / s);
     }
     cl_code c = check_layers(m, l, err);
     if (c == CL_OK) c = check_stages(m, o, l, err);
     if (c == CL_OK && o->ranks && o->ranks != chips) {
         int stages = divisor(o->ranks, l->n_stages < n ? l->n_stages : n);
         return cl_fail(err, CL_E_FIT, "--layout %s needs %lld ranks, there are %d (start %lld, or use %dx%d)",
-                       cl_layout_name(l, name, sizeof name), (long long)chips, o->ranks, (long long)chips, stages, o->ranks / stages);
+                       cl_layout_name(l, name, sizeof name), (long long)chips, o->ranks, (long long)chips, stages,
+                       o->ranks / stages);
     }
     return c;
 }
 
 /* Which chip is over its memory, by how much, and what would do. */
-static cl_code too_big(const cl_model *m, const cl_place_options *o, const cl_placement *p, int rank, const cl_chip_cost *c,
-                       cl_err *err)
+static cl_code too_big(const cl_model *m, const cl_place_options *o, const cl_placement *p, int rank,
+                       const cl_chip_cost *c, cl_err *err)
 {
-    char remedy[160] = "use larger chips, fewer slots, a shorter context or a smaller number format", a[32], b[32], name[64];
+    char remedy[160] = "use larger chips, fewer slots, a shorter context or a smaller number format", a[32], b[32],
+         name[64];
     cl_layout enough;
     cl_err none;
     if (!err) return CL_E_FIT;
     if (cl_fewest_chips(m, o, &enough, &none) == CL_OK) {
-        snprintf(remedy, sizeof remedy, "use at least %d ranks as %s, fewer slots or a shorter context", cl_layout_chips(&enough),
-                 cl_layout_name(&enough, name, sizeof name));
+        snprintf(remedy, sizeof remedy, "use at least %d ranks as %s, fewer slots or a shorter context",
+                 cl_layout_chips(&enough), cl_layout_name(&enough, name, sizeof name));
         cl_layout_free(&enough);
     }
     unsigned long long limit = o->chip_bytes, over = sum_of(c->weight_bytes, c->kv_bytes) - limit;
     return cl_fail(err, CL_E_FIT,
-                   "plan: chip %d of %d: weights of %s and a cache of %s are %llu bytes more than a chip's %llu (%s)", rank,
-                   p->n_ranks, cl_human_bytes((double)c->weight_bytes, a), cl_human_bytes((double)c->kv_bytes, b), over, limit,
-                   remedy);
+                   "plan: chip %d of %d: weights of %s and a cache of %s are %llu bytes more than a chip's %llu (%s)",
+                   rank, p->n_ranks, cl_human_bytes((double)c->weight_bytes, a), cl_human_bytes((double)c->kv_bytes, b),
+                   over, limit, remedy);
 }
 
 /* Sums over the chips of each stage; *worst: the chip that holds most. */
-static cl_code add_up(const cl_model *m, const cl_place_options *o, cl_placement *p, int *worst, cl_chip_cost *most, cl_err *err)
+static cl_code add_up(const cl_model *m, const cl_place_options *o, cl_placement *p, int *worst, cl_chip_cost *most,
+                      cl_err *err)
 {
     *worst = 0;
     *most = (cl_chip_cost){0};
@@ -168,8 +175,12 @@ static cl_code build(const cl_model *m, const cl_place_options *o, const cl_layo
     p->stages = cl_calloc((size_t)l->n_stages, sizeof *p->stages, "placement", err);
     if (!p->stages) return CL_E_FIT;
     for (int i = 0, first = 0; i < l->n_stages; first = end[i++]) {
-        p->stages[i] = (cl_stage){.first_layer = first, .n_layers = end[i] - first, .embed = i == 0, .head = i == l->n_stages - 1,
-                                  .first_rank = rank, .n_ranks = l->chips[i]};
+        p->stages[i] = (cl_stage){.first_layer = first,
+                                  .n_layers = end[i] - first,
+                                  .embed = i == 0,
+                                  .head = i == l->n_stages - 1,
+                                  .first_rank = rank,
+                                  .n_ranks = l->chips[i]};
         rank += l->chips[i];
     }
     p->n_ranks = rank;
@@ -193,7 +204,8 @@ static cl_code find_ends(const cl_model *m, const cl_place_options *o, const cl_
     if (l->layers) {
         for (int s = 0, first = 0; s < l->n_stages; s++) end[s] = first += l->layers[s];
     } else { /* where no cut fits, the one that needs the least memory shows how much is missing */
-        if (!cut_least(&line, o->chip_bytes ? o->chip_bytes : UINT64_MAX, &limit)) cut_least(&line, cut_least_held(&line), &limit);
+        if (!cut_least(&line, o->chip_bytes ? o->chip_bytes : UINT64_MAX, &limit))
+            cut_least(&line, cut_least_held(&line), &limit);
         c = cut_even(&line, limit, end, err);
     }
     cut_line_free(&line);
@@ -231,7 +243,8 @@ cl_code cl_place(const cl_model *m, const cl_place_options *opt, cl_placement *o
 
 void cl_placement_free(cl_placement *p)
 {
-    int layers = p->n_stages && p->stages ? p->stages[p->n_stages - 1].first_layer + p->stages[p->n_stages - 1].n_layers : 0;
+    int layers = p->n_stages && p->stages ? p->stages[p->n_stages - 1].first_layer + p->stages[p->n_stages - 1].n_layers
+                                          : 0;
     for (int i = 0; p->experts && i < layers; i++) expert_map_free(&p->experts[i]);
     free(p->experts);
     free(p->stages);

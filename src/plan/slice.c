@@ -31,7 +31,8 @@ static int expert_parts(const cl_expert_map *map, int member, cl_part part, cl_p
     return n;
 }
 
-static int tensor_parts(const cl_model *m, const cl_placement *p, const cl_stage *s, int member, int tensor, cl_part *list)
+static int tensor_parts(const cl_model *m, const cl_placement *p, const cl_stage *s, int member, int tensor,
+                        cl_part *list)
 {
     const cl_tensor *t = &m->tensors[tensor];
     bool whole = p->experts != NULL;

@@ -52,7 +52,8 @@ cl_heads cl_split_heads(const cl_attention *a, int members, int member)
         return (cl_heads){(int)q.first, (int)q.n, 0, q.n > 0};
     }
     if (members == 1) return (cl_heads){0, a->heads, 0, a->kv_heads};
-    if (most_heads(a, members, by_query_heads) < most_heads(a, members, by_kv_heads)) return by_query_heads(a, members, member);
+    if (most_heads(a, members, by_query_heads) < most_heads(a, members, by_kv_heads))
+        return by_query_heads(a, members, member);
     return by_kv_heads(a, members, member);
 }
 
@@ -75,16 +76,25 @@ cl_share cl_tensor_rows_of(const cl_spec *s, const cl_tensor *t, bool whole_expe
     cl_heads h;
     if (cl_role_is_expert(t->role) && whole_experts) return all;
     switch (t->role) {
-    case CL_T_Q:
-        h = cl_split_heads(a, members, member);
-        return head_rows(t, h.q0, h.q, a->head_dim);
-    case CL_T_K: case CL_T_V:
-        h = cl_split_heads(a, members, member);
-        return head_rows(t, h.kv0, h.kv, a->head_dim);
-    case CL_T_K_B: case CL_T_V_B: return cl_split_heads(a, members, member).q ? all : (cl_share){0, 0};
-    case CL_T_Q_BIAS: case CL_T_K_BIAS: case CL_T_V_BIAS:
-    case CL_T_ATTN_NORM: case CL_T_Q_A_NORM: case CL_T_KV_A_NORM: case CL_T_Q_NORM: case CL_T_K_NORM: case CL_T_FFN_NORM:
-    case CL_T_FINAL_NORM: case CL_T_SINKS: case CL_T_ROUTER: case CL_T_ROUTER_BIAS: case CL_T_SELECT_BIAS: return all;
+    case CL_T_Q: h = cl_split_heads(a, members, member); return head_rows(t, h.q0, h.q, a->head_dim);
+    case CL_T_K:
+    case CL_T_V: h = cl_split_heads(a, members, member); return head_rows(t, h.kv0, h.kv, a->head_dim);
+    case CL_T_K_B:
+    case CL_T_V_B: return cl_split_heads(a, members, member).q ? all : (cl_share){0, 0};
+    case CL_T_Q_BIAS:
+    case CL_T_K_BIAS:
+    case CL_T_V_BIAS:
+    case CL_T_ATTN_NORM:
+    case CL_T_Q_A_NORM:
+    case CL_T_KV_A_NORM:
+    case CL_T_Q_NORM:
+    case CL_T_K_NORM:
+    case CL_T_FFN_NORM:
+    case CL_T_FINAL_NORM:
+    case CL_T_SINKS:
+    case CL_T_ROUTER:
+    case CL_T_ROUTER_BIAS:
+    case CL_T_SELECT_BIAS: return all;
     default: return cl_split_rows(t->rows, members, member);
     }
 }

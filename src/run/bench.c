@@ -1,5 +1,5 @@
-/* bench.c: a loaded run serves requests of its own, again and again, and is measured against the read bandwidth of its slices
- * and the arithmetic of its cores, which are probed in between. */
+/* bench.c: a loaded run serves requests of its own, again and again, and is measured against the read bandwidth of
+ * its slices and the arithmetic of its cores, which are probed in between. */
 #include <math.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -16,8 +16,8 @@ static double quantile(const double *v, int n, double q)
     return i + 1 < n ? v[i] + (at - i) * (v[i + 1] - v[i]) : v[n - 1];
 }
 
-/* Half the 95 % interval of a median, by the median absolute deviation as for normal noise: sigma is 1.4826 times that, and a
- * median's standard error 1.2533 times the mean's. */
+/* Half the 95 % interval of a median, by the median absolute deviation as for normal noise: sigma is 1.4826 times
+ * that, and a median's standard error 1.2533 times the mean's. */
 static double half_interval(const double *values, int n, double median)
 {
     double off[CL_BENCH_MOST];
@@ -35,8 +35,13 @@ bool cl_bench_add(cl_bench_case *c, const cl_bench_run *run)
     int n = c->n_runs;
     for (int i = 0; i < n; i++) {
         const cl_bench_run *k = &c->runs[i];
-        const double of[7] = {k->tokens_per_s, k->read_gb_per_s, k->probe_gb_per_s, k->gop_per_s, k->peak_gop_per_s,
-                              share(k->read_gb_per_s, k->probe_gb_per_s), share(k->gop_per_s, k->peak_gop_per_s)};
+        const double of[7] = {k->tokens_per_s,
+                              k->read_gb_per_s,
+                              k->probe_gb_per_s,
+                              k->gop_per_s,
+                              k->peak_gop_per_s,
+                              share(k->read_gb_per_s, k->probe_gb_per_s),
+                              share(k->gop_per_s, k->peak_gop_per_s)};
         for (int m = 0; m < 7; m++) v[m][i] = of[m];
     }
     c->tokens_per_s = cl_median(v[0], n);
@@ -47,7 +52,8 @@ bool cl_bench_add(cl_bench_case *c, const cl_bench_run *run)
     c->peak_gop_per_s = cl_median(v[4], n);
     c->share_of_probe = cl_median(v[5], n);
     c->share_of_peak = cl_median(v[6], n);
-    return n == CL_BENCH_MOST || (n >= CL_BENCH_LEAST && half_interval(v[0], n, c->tokens_per_s) <= STEADY * c->tokens_per_s);
+    return n == CL_BENCH_MOST ||
+           (n >= CL_BENCH_LEAST && half_interval(v[0], n, c->tokens_per_s) <= STEADY * c->tokens_per_s);
 }
 
 /* --- requests --- */
@@ -59,7 +65,7 @@ typedef struct feed {
     int32_t *prompt;         /* [n_prompt] */
     bool *begun;             /* [sequences] its first token is there */
     int given, n_begun;
-    int64_t after;           /* tokens since all have begun */
+    int64_t after;                           /* tokens since all have begun */
     uint64_t random, start, all_begun, last; /* ns: the first request was asked for; ...; the last token was there */
 } feed;
 
@@ -108,7 +114,9 @@ static cl_code open_feed(const cl_run *r, const cl_bench_case *c, feed *f, cl_er
 {
     int decode = c->kind == CL_BENCH_DECODE, n_prompt = decode ? 1 : c->tokens;
     *f = (feed){.sequences = c->sequences, .n_prompt = n_prompt};
-    f->defaults = (cl_request_defaults){.sampling = {.repeat_penalty = 1}, .ignore_eos = true, .context = r->limits.context,
+    f->defaults = (cl_request_defaults){.sampling = {.repeat_penalty = 1},
+                                        .ignore_eos = true,
+                                        .context = r->limits.context,
                                         .vocab = r->limits.vocab};
     f->prompt = cl_malloc((size_t)n_prompt, sizeof *f->prompt, "prompt", err);
     f->begun = cl_calloc((size_t)c->sequences, sizeof *f->begun, "sequences", err);
@@ -170,10 +178,10 @@ static cl_code serve(cl_run *r, feed *f, int max_tokens, uint64_t *read, cl_err 
     return c;
 }
 
-/* PROMPT: all tokens and bytes of the round, from the first request to the last first token. DECODE: prompts are one token long,
- * so that they cost little; speed is counted from when every sequence has its first token, and a token's bytes are those of the
- * round without `first`, what the first tokens read, by the tokens after them. A line of stages fills and drains
- * once in that time. */
+/* PROMPT: all tokens and bytes of the round, from the first request to the last first token. DECODE: prompts are one
+ * token long, so that they cost little; speed is counted from when every sequence has its first token, and a token's
+ * bytes are those of the round without `first`, what the first tokens read, by the tokens after them. A line of
+ * stages fills and drains once in that time. */
 static cl_bench_run evaluate(const cl_run *r, const cl_bench_case *c, const feed *f, uint64_t first, uint64_t read)
 {
     bool decode = c->kind == CL_BENCH_DECODE;
@@ -182,7 +190,8 @@ static cl_bench_run evaluate(const cl_run *r, const cl_bench_case *c, const feed
     double ops = 2 * (tokens * layers + (decode ? tokens : c->sequences) * head);
     double s = (double)(decode ? f->last - f->all_begun : f->all_begun - f->start) * 1e-9;
     double rate = s > 0 ? (decode ? (double)f->after : tokens) / s : 0;
-    return (cl_bench_run){.tokens_per_s = rate, .read_gb_per_s = bytes / tokens * rate * 1e-9,
+    return (cl_bench_run){.tokens_per_s = rate,
+                          .read_gb_per_s = bytes / tokens * rate * 1e-9,
                           .gop_per_s = ops / tokens * rate * 1e-9};
 }
 
@@ -208,7 +217,8 @@ static uint64_t own_cpu_ns(cl_run *r)
     return own;
 }
 
-static cl_code measure(cl_run *r, cl_bench_case *c, feed *f, double *all, double seconds, bool (*stop)(void), cl_err *err)
+static cl_code measure(cl_run *r, cl_bench_case *c, feed *f, double *all, double seconds, bool (*stop)(void),
+                       cl_err *err)
 {
     bool root = cl_line_rank(r->line) == 0, decode = c->kind == CL_BENCH_DECODE, enough = false;
     double before[2], after[2];
@@ -223,12 +233,17 @@ static cl_code measure(cl_run *r, cl_bench_case *c, feed *f, double *all, double
             cl_bench_run run = evaluate(r, c, f, first, read);
             run.probe_gb_per_s = (before[0] + after[0]) / 2;
             run.peak_gop_per_s = (before[1] + after[1]) / 2;
-            enough = cl_bench_add(c, &run) || (c->n_runs >= CL_BENCH_LEAST && (double)(cl_now_ns() - start) * 1e-9 >= seconds);
+            enough = cl_bench_add(c, &run) ||
+                     (c->n_runs >= CL_BENCH_LEAST && (double)(cl_now_ns() - start) * 1e-9 >= seconds);
         }
         cl_line_bcast(r->line, &enough, sizeof enough);
         memcpy(before, after, sizeof before);
         if (enough) break;
-        code = cl_line_agree(r->line, stop && stop() ? cl_fail(err, CL_E_STOPPED, "bench: stopped by a signal; what is complete was shown") : CL_OK, err);
+        code = cl_line_agree(r->line,
+                             stop && stop()
+                                 ? cl_fail(err, CL_E_STOPPED, "bench: stopped by a signal; what is complete was shown")
+                                 : CL_OK,
+                             err);
     }
     uint64_t own = own_cpu_ns(r);
     c->others_cores = cl_others_cores(&others, own);

@@ -12,12 +12,14 @@ static void npy_header(char h[NPY_HEADER + 1], int64_t rows, int vocab)
     memcpy(h, "\x93NUMPY\x01\x00", 8);
     h[8] = (char)(NPY_HEADER - 10);
     h[9] = 0;
-    int n = snprintf(h + 10, NPY_HEADER - 10, "{'descr': '<f4', 'fortran_order': False, 'shape': (%lld, %d), }", (long long)rows, vocab);
+    int n = snprintf(h + 10, NPY_HEADER - 10, "{'descr': '<f4', 'fortran_order': False, 'shape': (%lld, %d), }",
+                     (long long)rows, vocab);
     h[10 + n] = ' ';
     h[NPY_HEADER - 1] = '\n';
 }
 
-cl_code cl_output_create(cl_output *o, const cl_limits *limits, int allowed, int members, const char *logits_path, cl_err *err)
+cl_code cl_output_create(cl_output *o, const cl_limits *limits, int allowed, int members, const char *logits_path,
+                         cl_err *err)
 {
     o->members = members;
     o->vocab = limits->vocab;
@@ -25,7 +27,8 @@ cl_code cl_output_create(cl_output *o, const cl_limits *limits, int allowed, int
     cl_code c = cl_sampler_create(&o->sampler, limits->vocab, err);
     if (c != CL_OK) return c;
     if (!(o->slots = cl_calloc((size_t)limits->slots, sizeof *o->slots, "output slots", err))) return CL_E_FIT;
-    if (!(o->merged = cl_calloc((size_t)members * CL_CANDIDATES, sizeof *o->merged, "candidates", err))) return CL_E_FIT;
+    if (!(o->merged = cl_calloc((size_t)members * CL_CANDIDATES, sizeof *o->merged, "candidates", err)))
+        return CL_E_FIT;
     if (!(o->sampled = cl_calloc((size_t)limits->slots, sizeof *o->sampled, "samples", err))) return CL_E_FIT;
     for (int i = 0; i < limits->slots; i++)
         if (!(o->slots[i].digest = XXH3_createState())) return cl_fail(err, CL_E_FIT, "digest: out of memory");
@@ -33,7 +36,8 @@ cl_code cl_output_create(cl_output *o, const cl_limits *limits, int allowed, int
     char head[NPY_HEADER + 1];
     npy_header(head, 0, o->vocab);
     if ((c = cl_newfile_open(&o->logits, logits_path, err)) != CL_OK) return c;
-    return fwrite(head, NPY_HEADER, 1, o->logits.f) == 1 ? CL_OK : cl_fail(err, CL_E_RUN, "%s: write failed", logits_path);
+    return fwrite(head, NPY_HEADER, 1, o->logits.f) == 1 ? CL_OK
+                                                         : cl_fail(err, CL_E_RUN, "%s: write failed", logits_path);
 }
 
 cl_code cl_output_finish(cl_output *o, cl_err *err)
@@ -41,7 +45,8 @@ cl_code cl_output_finish(cl_output *o, cl_err *err)
     if (!o->logits.f) return CL_OK;
     char head[NPY_HEADER + 1];
     npy_header(head, o->logits_rows, o->vocab);
-    if (fseek(o->logits.f, 0, SEEK_SET) == 0 && fwrite(head, NPY_HEADER, 1, o->logits.f) == 1) return cl_newfile_commit(&o->logits, err);
+    if (fseek(o->logits.f, 0, SEEK_SET) == 0 && fwrite(head, NPY_HEADER, 1, o->logits.f) == 1)
+        return cl_newfile_commit(&o->logits, err);
     cl_code c = cl_fail(err, CL_E_RUN, "%s: write failed", o->logits.path);
     cl_newfile_drop(&o->logits);
     return c;
@@ -74,7 +79,8 @@ static void take_logits(void *ctx, int part, int token, const float *logits, int
     output_slot *s = &o->slots[p->slot];
     if (numbers) {
         cl_candidate best[CL_CANDIDATES];
-        cl_sample_candidates(o->sampler, logits, first, n, o->allowed, &p->sampling, s->recent, s->n_recent, o->candidates, best);
+        cl_sample_candidates(o->sampler, logits, first, n, o->allowed, &p->sampling, s->recent, s->n_recent,
+                             o->candidates, best);
         memcpy(numbers, best, (size_t)o->candidates * sizeof *best);
         return;
     }
@@ -85,7 +91,8 @@ static void take_logits(void *ctx, int part, int token, const float *logits, int
         o->sampled[part].digest = XXH3_64bits_digest(s->digest);
     }
     if ((p->flags & CL_PART_SAMPLE) && token == p->n_tokens - 1)
-        o->sampled[part].id = cl_sample(o->sampler, logits, o->allowed, &p->sampling, s->recent, s->n_recent, p->pos + p->n_tokens);
+        o->sampled[part].id =
+            cl_sample(o->sampler, logits, o->allowed, &p->sampling, s->recent, s->n_recent, p->pos + p->n_tokens);
 }
 
 /* The candidates of all chips of the stage. */
@@ -126,6 +133,10 @@ void cl_output_step(cl_output *o, cl_chip *chip, const cl_microbatch *mb, const 
     }
     o->mb = mb;
     o->candidates = o->members > 1 ? candidates_needed(o, mb) : 0;
-    const cl_head_reader reader = {.whole_rows = !o->candidates, .numbers = 2 * o->candidates, .row = take_logits, .merged = take_candidates, .ctx = o};
+    const cl_head_reader reader = {.whole_rows = !o->candidates,
+                                   .numbers = 2 * o->candidates,
+                                   .row = take_logits,
+                                   .merged = take_candidates,
+                                   .ctx = o};
     cl_chip_head(chip, mb, x, &reader);
 }

@@ -1,6 +1,6 @@
-/* remote.c: requests that other lines (replicas) serve. Rank 0 has all requests; it gives some to the first chips of the other lines,
- * which answer with tokens as they are sampled. Text, stop texts and results are rank 0's business, so a line that gets its requests
- * from there needs neither tokenizer nor files. */
+/* remote.c: requests that other lines (replicas) serve. Rank 0 has all requests; it gives some to the first chips of
+ * the other lines, which answer with tokens as they are sampled. Text, stop texts and results are rank 0's business,
+ * so a line that gets its requests from there needs neither tokenizer nor files. */
 #include <stdlib.h>
 #include <time.h>
 
@@ -10,22 +10,27 @@ enum { NOTE_REQUEST, NOTE_CANCEL, NOTE_END, NOTE_TOKEN, NOTE_FAILED };
 
 typedef struct note_head {
     int32_t kind;
-    int32_t id;             /* token: what was sampled */
-    int64_t number;         /* of the request */
-    uint64_t digest;        /* token */
+    int32_t id;                   /* token: what was sampled */
+    int64_t number;               /* of the request */
+    uint64_t digest;              /* token */
     int32_t n_prompt, max_tokens; /* request */
     uint8_t ignore_eos, rows;     /* request */
-    uint8_t last;           /* token: the line has finished with this request; end: and drop what you have */
+    uint8_t last;                 /* token: the line has finished with this request; end: and drop what you have */
     uint8_t unused;
-    cl_sampling sampling;   /* request */
+    cl_sampling sampling; /* request */
 } note_head;
 
 /* --- rank 0 --- */
 
 cl_code cl_remote_send(cl_run *r, int to, int64_t number, const cl_request *q, int capacity, cl_err *err)
 {
-    note_head h = {.kind = NOTE_REQUEST, .number = number, .n_prompt = q->n_prompt, .max_tokens = capacity - q->n_prompt, .ignore_eos = q->ignore_eos,
-                   .rows = q->want_rows, .sampling = q->sampling};
+    note_head h = {.kind = NOTE_REQUEST,
+                   .number = number,
+                   .n_prompt = q->n_prompt,
+                   .max_tokens = capacity - q->n_prompt,
+                   .ignore_eos = q->ignore_eos,
+                   .rows = q->want_rows,
+                   .sampling = q->sampling};
     cl_buf b = {0};
     cl_code c = cl_buf_add(&b, &h, sizeof h, err);
     if (c == CL_OK) c = cl_buf_add(&b, q->prompt, (size_t)q->n_prompt * sizeof *q->prompt, err);
@@ -44,7 +49,8 @@ cl_code cl_remote_end(cl_run *r, bool drop, cl_err *err)
 {
     const note_head h = {.kind = NOTE_END, .last = drop};
     cl_code c = CL_OK;
-    for (int i = 1; i < r->opt.replicas && c == CL_OK; i++) c = cl_line_send_note(r->line, i * r->placement.n_ranks, &h, sizeof h, err);
+    for (int i = 1; i < r->opt.replicas && c == CL_OK; i++)
+        c = cl_line_send_note(r->line, i * r->placement.n_ranks, &h, sizeof h, err);
     return c;
 }
 
@@ -55,7 +61,12 @@ bool cl_remote_recv(cl_run *r, cl_buf *note, cl_remote_token *t)
     const note_head *h = (const note_head *)(const void *)note->data;
     if (note->len != sizeof *h || (h->kind != NOTE_TOKEN && h->kind != NOTE_FAILED))
         cl_line_abort(r->line, CL_E_RUN, "rank 0: a note of rank %d makes no sense (a bug: please report it)", from);
-    *t = (cl_remote_token){.line = from / r->placement.n_ranks, .failed = h->kind == NOTE_FAILED, .number = h->number, .id = h->id, .last = h->last, .digest = h->digest};
+    *t = (cl_remote_token){.line = from / r->placement.n_ranks,
+                           .failed = h->kind == NOTE_FAILED,
+                           .number = h->number,
+                           .id = h->id,
+                           .last = h->last,
+                           .digest = h->digest};
     return true;
 }
 
@@ -124,7 +135,8 @@ static void take_notes(remote_source *s)
         const note_head *h = (const note_head *)(const void *)s->note.data;
         bool good = from == 0 && s->note.len >= sizeof *h;
         if (good && h->kind == NOTE_REQUEST) {
-            good = h->n_prompt > 0 && h->max_tokens > 0 && s->note.len == sizeof *h + (size_t)h->n_prompt * sizeof(int32_t);
+            good = h->n_prompt > 0 && h->max_tokens > 0 &&
+                   s->note.len == sizeof *h + (size_t)h->n_prompt * sizeof(int32_t);
             if (good) add_pending(s, h, s->note.data + sizeof *h);
         } else if (good && h->kind == NOTE_CANCEL) {
             cancel(s->waiting, h->number);
@@ -133,7 +145,9 @@ static void take_notes(remote_source *s)
             s->ended = true;
             s->drop = h->last;
         } else good = false;
-        if (!good) cl_line_abort(s->run->line, CL_E_RUN, "rank %d: a note of rank %d makes no sense (a bug: please report it)", cl_line_rank(s->run->line), from);
+        if (!good)
+            cl_line_abort(s->run->line, CL_E_RUN, "rank %d: a note of rank %d makes no sense (a bug: please report it)",
+                          cl_line_rank(s->run->line), from);
     }
 }
 
@@ -176,7 +190,8 @@ static bool token(void *ctx, const cl_request *q, int32_t id, uint64_t digest, b
     const pending *p = *find(s, q);
     if (p->cancelled || s->drop) return false;
     const note_head h = {.kind = NOTE_TOKEN, .number = p->number, .id = id, .digest = digest, .last = last};
-    if (cl_line_send_note(s->run->line, 0, &h, sizeof h, &err)) cl_line_abort(s->run->line, err.code, "rank %d: %s", cl_line_rank(s->run->line), err.msg);
+    if (cl_line_send_note(s->run->line, 0, &h, sizeof h, &err))
+        cl_line_abort(s->run->line, err.code, "rank %d: %s", cl_line_rank(s->run->line), err.msg);
     return true;
 }
 
@@ -193,7 +208,8 @@ cl_code cl_remote_lead(cl_run *r, cl_code (*lead)(cl_run *r, cl_source *source, 
     remote_source s = {.run = r};
     cl_source source = {.ctx = &s, .next = next, .token = token, .done = done};
     cl_code c = lead(r, &source, err);
-    if (c != CL_OK) { /* rank 0 must not wait for tokens of this line; and this line reads notes until rank 0 has ended it */
+    /* rank 0 must not wait for tokens of this line; and this line reads notes until rank 0 has ended it */
+    if (c != CL_OK) {
         const note_head h = {.kind = NOTE_FAILED};
         cl_err later;
         if (cl_line_send_note(r->line, 0, &h, sizeof h, &later)) cl_line_abort(r->line, c, "%s", err->msg);

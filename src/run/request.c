@@ -46,24 +46,31 @@ static cl_code check(const cl_request_defaults *d, cl_request *r)
     if (r->n_prompt < 1) return cl_fail(err, CL_E_INPUT, "prompt: is empty (give at least one token)");
     for (int i = 0; i < r->n_prompt; i++)
         if (r->prompt[i] < 0 || r->prompt[i] >= d->vocab)
-            return cl_fail(err, CL_E_INPUT, "prompt: token id %d at index %d is not in the vocabulary of %d", r->prompt[i], i, d->vocab);
+            return cl_fail(err, CL_E_INPUT, "prompt: token id %d at index %d is not in the vocabulary of %d",
+                           r->prompt[i], i, d->vocab);
     if (r->n_prompt >= d->context)
-        return cl_fail(err, CL_E_FIT, "prompt: %d tokens leave no room in a context of %d (shorten it, or raise --context)", r->n_prompt, d->context);
-    if (r->n_stops && !d->tokenizer) return cl_fail(err, CL_E_INPUT, "stop: the model file has no tokenizer, so there is no text to stop at");
+        return cl_fail(err, CL_E_FIT,
+                       "prompt: %d tokens leave no room in a context of %d (shorten it, or raise --context)",
+                       r->n_prompt, d->context);
+    if (r->n_stops && !d->tokenizer)
+        return cl_fail(err, CL_E_INPUT, "stop: the model file has no tokenizer, so there is no text to stop at");
     return CL_OK;
 }
 
 /* wrap: with the vocabulary's own BOS and EOS; a rendered chat is complete without. */
 static cl_code set_text(const cl_request_defaults *d, cl_request *r, const char *text, size_t n, bool wrap)
 {
-    if (!d->tokenizer) return cl_fail(&r->error, CL_E_INPUT, "prompt: the model file has no tokenizer (give ids: --tokens)");
+    if (!d->tokenizer)
+        return cl_fail(&r->error, CL_E_INPUT, "prompt: the model file has no tokenizer (give ids: --tokens)");
     cl_code c = cl_tokenizer_encode(d->tokenizer, text, n, true, wrap, &r->prompt, &r->n_prompt, &r->error);
     return c == CL_OK ? CL_OK : cl_fail_prefix(&r->error, "prompt");
 }
 
 static cl_code set_messages(const cl_request_defaults *d, cl_request *r, const cl_message *m, int n)
 {
-    if (!d->chat) return cl_fail(&r->error, CL_E_INPUT, "messages: no chat format is known for this model (give one: --chat-format)");
+    if (!d->chat)
+        return cl_fail(&r->error, CL_E_INPUT,
+                       "messages: no chat format is known for this model (give one: --chat-format)");
     cl_buf text = {0};
     r->chat = d->chat;
     cl_code c = cl_chat_render(d->chat, m, n, true, &text, &r->error);
@@ -144,7 +151,8 @@ static cl_code row_messages(const cl_request_defaults *d, cl_request *r, const j
 static cl_code row_prompt(const cl_request_defaults *d, cl_request *r, const json_t *row)
 {
     const json_t *prompt = get(row, "prompt"), *messages = get(row, "messages"), *tokens = get(row, "tokens");
-    if (!!prompt + !!messages + !!tokens != 1) return cl_fail(&r->error, CL_E_INPUT, "row: needs exactly one of prompt, messages and tokens");
+    if (!!prompt + !!messages + !!tokens != 1)
+        return cl_fail(&r->error, CL_E_INPUT, "row: needs exactly one of prompt, messages and tokens");
     if (prompt && !json_is_string(prompt)) return cl_fail(&r->error, CL_E_INPUT, "prompt: must be a text");
     if (tokens && !json_is_array(tokens)) return cl_fail(&r->error, CL_E_INPUT, "tokens: must be a list of ids");
     if (prompt) return set_text(d, r, json_string_value(prompt), json_string_length(prompt), true);
@@ -160,7 +168,8 @@ static cl_code row_stops(const cl_request_defaults *d, cl_request *r, const json
     cl_code c = CL_OK;
     for (size_t i = 0; c == CL_OK && i < n; i++) {
         texts[i] = json_string_value(json_is_array(v) ? json_array_get(v, i) : v);
-        if (!texts[i] || !*texts[i]) c = cl_fail(&r->error, CL_E_INPUT, "stop: must be a text or a list of texts, none empty");
+        if (!texts[i] || !*texts[i])
+            c = cl_fail(&r->error, CL_E_INPUT, "stop: must be a text or a list of texts, none empty");
     }
     if (c == CL_OK) c = set_stops(r, texts, (int)n);
     free(texts);
@@ -177,7 +186,8 @@ static cl_code row_number(cl_request *r, const json_t *row, const char *key, dou
 
 static cl_code read_row(const cl_request_defaults *d, cl_request *r, const json_t *row)
 {
-    static const char *const known[] = {"id", "prompt", "messages", "tokens", "max_tokens", "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "stop"};
+    static const char *const known[] = {"id",    "prompt", "messages", "tokens",         "max_tokens", "temperature",
+                                        "top_k", "top_p",  "min_p",    "repeat_penalty", "seed",       "stop"};
     enum { N = sizeof known / sizeof *known };
     const char *key;
     json_t *value;
@@ -186,7 +196,9 @@ static cl_code read_row(const cl_request_defaults *d, cl_request *r, const json_
         int k = 0;
         while (k < N && strcmp(key, known[k])) k++;
         const char *near = k == N ? cl_nearest(key, known, N) : NULL;
-        if (k == N) return cl_fail(&r->error, CL_E_INPUT, "row: unknown key %.80s%s%s%s", key, near ? " (did you mean " : "", near ? near : "", near ? "?)" : "");
+        if (k == N)
+            return cl_fail(&r->error, CL_E_INPUT, "row: unknown key %.80s%s%s%s", key, near ? " (did you mean " : "",
+                           near ? near : "", near ? "?)" : "");
     }
     int64_t max = r->max_tokens, top_k = r->sampling.top_k, seed = 0;
     cl_sampling *s = &r->sampling;
@@ -242,12 +254,16 @@ cl_code cl_result_row(const cl_request *r, const cl_result *result, cl_buf *out,
     for (int i = 0; i < result->n_tokens; i++) json_array_append_new(ids, json_integer(result->tokens[i]));
     uint64_t first = result->first_token_ns, end = result->finished_ns;
     double decode_s = first && end > first ? (double)(end - first) * 1e-9 : 0;
-    json_t *row = json_pack("{s:s, s:s%, s:o, s:s, s:{s:i, s:i}, s:{s:f, s:f, s:f}}", "id", r->id, "text", result->text.data ? result->text.data : "",
-        result->text.len, "tokens", ids, "finish_reason", result->finish_reason, "usage", "prompt_tokens", r->n_prompt, "completion_tokens",
-        result->n_tokens, "timing", "ttft_s", first ? (double)(first - r->arrived_ns) * 1e-9 : 0.0, "tokens_per_s",
-        decode_s > 0 ? (result->n_tokens - 1) / decode_s : 0.0, "queue_s",
-        result->started_ns ? (double)(result->started_ns - r->arrived_ns) * 1e-9 : 0.0);
-    if (!row) return cl_fail(err, CL_E_RUN, "result %s: cannot be written as JSON (out of memory, or its text is not UTF-8)", r->id);
+    json_t *row = json_pack("{s:s, s:s%, s:o, s:s, s:{s:i, s:i}, s:{s:f, s:f, s:f}}", "id", r->id, "text",
+                            result->text.data ? result->text.data : "", result->text.len, "tokens", ids,
+                            "finish_reason", result->finish_reason, "usage", "prompt_tokens", r->n_prompt,
+                            "completion_tokens", result->n_tokens, "timing", "ttft_s",
+                            first ? (double)(first - r->arrived_ns) * 1e-9 : 0.0, "tokens_per_s",
+                            decode_s > 0 ? (result->n_tokens - 1) / decode_s : 0.0, "queue_s",
+                            result->started_ns ? (double)(result->started_ns - r->arrived_ns) * 1e-9 : 0.0);
+    if (!row)
+        return cl_fail(err, CL_E_RUN, "result %s: cannot be written as JSON (out of memory, or its text is not UTF-8)",
+                       r->id);
     if (r->want_reasoning && result->reasoning.len)
         json_object_set_new(row, "reasoning", json_stringn(result->reasoning.data, result->reasoning.len));
     char hex[17];

@@ -19,17 +19,19 @@ typedef struct output_slot {
 typedef struct cl_output {
     cl_sampler *sampler;
     int vocab, allowed, members;
-    int candidates;         /* that each chip passes on for the micro-batch being worked on; 0: logits are read whole */
-    cl_candidate *merged;   /* [members * CL_CANDIDATES] */
-    output_slot *slots;     /* [limits.slots] */
-    cl_sampled *sampled;    /* [limits.slots], by part */
+    int candidates;       /* that each chip passes on for the micro-batch being worked on; 0: logits are read whole */
+    cl_candidate *merged; /* [members * CL_CANDIDATES] */
+    output_slot *slots;   /* [limits.slots] */
+    cl_sampled *sampled;  /* [limits.slots], by part */
     const cl_microbatch *mb; /* the one being worked on */
-    cl_newfile logits;      /* .f NULL: not wanted */
+    cl_newfile logits;       /* .f NULL: not wanted */
     int64_t logits_rows;
 } cl_output;
 
-/* members: chips of the last stage; each has an output, the first one samples and writes (logits_path NULL on the others). */
-cl_code cl_output_create(cl_output *o, const cl_limits *limits, int allowed, int members, const char *logits_path, cl_err *err);
+/* members: chips of the last stage; each has an output, the first one samples and writes (logits_path NULL on the
+ * others). */
+cl_code cl_output_create(cl_output *o, const cl_limits *limits, int allowed, int members, const char *logits_path,
+                         cl_err *err);
 /* Head and sampling of one micro-batch; o->sampled holds a result for each part. */
 void cl_output_step(cl_output *o, cl_chip *chip, const cl_microbatch *mb, const float *x);
 cl_code cl_output_finish(cl_output *o, cl_err *err); /* the logits file gets its final name */
@@ -45,12 +47,12 @@ struct cl_run {
     cl_layout layout;       /* of one line */
     cl_placement placement; /* of one line */
     int replica, stage, member;
-    int line_rank0;         /* first rank of this rank's line */
-    bool first, last;       /* this rank's stage is the first, the last of its line */
-    bool leads;             /* it is the first chip of its stage: it receives and hands over for the others */
-    uint64_t *chosen;       /* --routing: [layers][experts], else NULL */
-    cl_routing routing;     /* the same */
-    cl_rates rates;         /* measured, where a layout was to be chosen by them */
+    int line_rank0;     /* first rank of this rank's line */
+    bool first, last;   /* this rank's stage is the first, the last of its line */
+    bool leads;         /* it is the first chip of its stage: it receives and hands over for the others */
+    uint64_t *chosen;   /* --routing: [layers][experts], else NULL */
+    cl_routing routing; /* the same */
+    cl_rates rates;     /* measured, where a layout was to be chosen by them */
     cl_limits limits;
     cl_activations activations;
     cl_kv_format kv;
@@ -67,7 +69,7 @@ struct cl_run {
     uint64_t serve_start, serve_ns, busy_ns;
     int64_t requests, failed, prompt_tokens, generated_tokens;
     uint64_t prompt_ns, decode_ns;
-    double *ttft;             /* rank 0: [requests], s */
+    double *ttft; /* rank 0: [requests], s */
     int64_t ttft_cap;
     cl_trace_request *request_rows; /* rank 0, when tracing */
     int64_t request_cap;
@@ -79,7 +81,8 @@ struct cl_run {
 cl_code cl_remote_send(cl_run *r, int to, int64_t number, const cl_request *q, int capacity, cl_err *err);
 cl_code cl_remote_cancel(cl_run *r, int to, int64_t number, cl_err *err);
 cl_code cl_remote_end(cl_run *r, bool drop, cl_err *err);
-/* A token that a line has sampled for one of its requests; last: the line has finished with it. failed: the line has ended. */
+/* A token that a line has sampled for one of its requests; last: the line has finished with it. failed: the line has
+ * ended. */
 typedef struct cl_remote_token {
     int line;
     bool failed, last;

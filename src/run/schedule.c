@@ -9,14 +9,14 @@
 enum { LEAST_PROMPT = 16 }; /* tokens */
 
 typedef struct seat {
-    cl_sequence *seq;  /* NULL: free */
-    int64_t turn;      /* when it was last served, or admitted: the least waits longest */
+    cl_sequence *seq; /* NULL: free */
+    int64_t turn;     /* when it was last served, or admitted: the least waits longest */
 } seat;
 
 struct cl_schedule {
     cl_limits limits;
     int stages, active;
-    int prompt_share;    /* most prompt tokens in a micro-batch, so that a prompt too is at work in every stage */
+    int prompt_share; /* most prompt tokens in a micro-batch, so that a prompt too is at work in every stage */
     int64_t turn, microbatches;
     seat *slots;
 };
@@ -47,7 +47,8 @@ bool cl_schedule_has_room(const cl_schedule *s) { return s->active < s->limits.s
 int cl_schedule_active(const cl_schedule *s) { return s->active; }
 cl_sequence *cl_schedule_sequence(const cl_schedule *s, int slot) { return s->slots[slot].seq; }
 
-/* Prompts that wait now, spread over the stages; but a few tokens at least, since each micro-batch reads the weights anew. */
+/* Prompts that wait now, spread over the stages; but a few tokens at least, since each micro-batch reads the weights
+ * anew. */
 static void share_prompts(cl_schedule *s)
 {
     int64_t tokens = 0;
@@ -89,14 +90,16 @@ void cl_schedule_sampled(cl_schedule *s, int i, int32_t id)
 static int pending(const cl_sequence *q) { return q->n_tokens - q->n_sent; }
 static bool decodes(const cl_sequence *q) { return q->n_sent > 0 && pending(q) == 1 && q->n_tokens > q->n_prompt; }
 
-/* Of the slots that are ready and were last served in [from, before), those that decode or those with a prompt to send: the one
- * that waits longest; -1: none. */
+/* Of the slots that are ready and were last served in [from, before), those that decode or those with a prompt to
+ * send: the one that waits longest; -1: none. */
 static int longest_waiting(const cl_schedule *s, bool decoding, int64_t from, int64_t before)
 {
     int best = -1;
     for (int i = 0; i < s->limits.slots; i++) {
         const seat *c = &s->slots[i];
-        if (!c->seq || c->seq->awaits || pending(c->seq) < 1 || decodes(c->seq) != decoding || c->turn < from || c->turn >= before) continue;
+        if (!c->seq || c->seq->awaits || pending(c->seq) < 1 || decodes(c->seq) != decoding || c->turn < from ||
+            c->turn >= before)
+            continue;
         if (best < 0 || c->turn < s->slots[best].turn) best = i;
     }
     return best;
@@ -106,8 +109,12 @@ static void put(cl_schedule *s, cl_microbatch *mb, int i, int n)
 {
     cl_sequence *q = s->slots[i].seq;
     bool last = q->n_sent + n == q->n_tokens;
-    mb->parts[mb->n_parts++] = (cl_seq_part){.slot = i, .pos = q->n_sent, .n_tokens = n, .sampling = q->sampling,
-        .flags = (last ? CL_PART_SAMPLE : 0u) | (q->rows ? CL_PART_ROWS : 0u) | (q->n_sent == 0 ? CL_PART_FIRST : 0u)};
+    mb->parts[mb->n_parts++] = (cl_seq_part){.slot = i,
+                                             .pos = q->n_sent,
+                                             .n_tokens = n,
+                                             .sampling = q->sampling,
+                                             .flags = (last ? CL_PART_SAMPLE : 0u) | (q->rows ? CL_PART_ROWS : 0u) |
+                                                      (q->n_sent == 0 ? CL_PART_FIRST : 0u)};
     for (int t = 0; t < n; t++) mb->ids[mb->n_tokens++] = q->tokens[q->n_sent + t];
     q->n_sent += n;
     q->awaits = last;
@@ -120,7 +127,8 @@ bool cl_schedule_next(cl_schedule *s, cl_microbatch *mb)
     int64_t before = s->turn;
     int share = (s->active + s->stages - 1) / s->stages; /* so that every stage has as many to work on */
     int room_to_decode = s->limits.chunk - (longest_waiting(s, false, 0, before) >= 0); /* a prompt never starves */
-    for (int i; mb->n_parts < share && mb->n_tokens < room_to_decode && (i = longest_waiting(s, true, 0, before)) >= 0;) {
+    for (int i;
+         mb->n_parts < share && mb->n_tokens < room_to_decode && (i = longest_waiting(s, true, 0, before)) >= 0;) {
         put(s, mb, i, 1);
         s->slots[i].turn = s->turn++;
     }

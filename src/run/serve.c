@@ -1,6 +1,6 @@
-/* serve.c: the loops of the ranks while tokens flow. Rank 0 takes requests, chooses micro-batches, takes samples back and ends
- * requests; every other rank computes what arrives and passes it on. Where lines stand side by side, rank 0 gives requests to the first
- * chips of the others, which do the same for their lines. */
+/* serve.c: the loops of the ranks while tokens flow. Rank 0 takes requests, chooses micro-batches, takes samples back
+ * and ends requests; every other rank computes what arrives and passes it on. Where lines stand side by side, rank 0
+ * gives requests to the first chips of the others, which do the same for their lines. */
 #include <stdlib.h>
 #include <time.h>
 
@@ -15,8 +15,16 @@ static void compute(cl_run *r, const cl_microbatch *mb, float *x)
     cl_chip_step(r->chip, mb, x);
     if (r->last) cl_output_step(&r->out, r->chip, mb, x);
     cl_chip_traffic(r->chip, &w1, &k1);
-    cl_event e = {.kind = CL_EV_STEP, .layer = -1, .microbatch = mb->id, .tokens = mb->n_tokens, .parts = mb->n_parts, .peer = -1,
-                  .waits_for = -1, .weight_bytes = w1 - w0, .kv_bytes = k1 - k0, .gather_ns = cl_line_wait_ns(r->line) - waited};
+    cl_event e = {.kind = CL_EV_STEP,
+                  .layer = -1,
+                  .microbatch = mb->id,
+                  .tokens = mb->n_tokens,
+                  .parts = mb->n_parts,
+                  .peer = -1,
+                  .waits_for = -1,
+                  .weight_bytes = w1 - w0,
+                  .kv_bytes = k1 - k0,
+                  .gather_ns = cl_line_wait_ns(r->line) - waited};
     cl_trace_end(r->trace, m, &e);
     r->busy_ns += cl_now_ns() - t0 - (cl_line_wait_ns(r->line) - waited);
 }
@@ -30,7 +38,8 @@ static void follow(cl_run *r)
         cl_hop *h = cl_line_recv(r->line);
         stop = h->kind == CL_HOP_STOP;
         if (h->kind == CL_HOP_WORK) compute(r, &h->mb, h->x);
-        if (h->kind == CL_HOP_WORK && r->last && r->leads && !sole) cl_line_send_results(r->line, h->mb.id, r->out.sampled, h->mb.n_parts);
+        if (h->kind == CL_HOP_WORK && r->last && r->leads && !sole)
+            cl_line_send_results(r->line, h->mb.id, r->out.sampled, h->mb.n_parts);
         if (r->last) cl_line_release(r->line, h);
         else cl_line_pass(r->line, h);
     }
@@ -40,9 +49,9 @@ static void follow(cl_run *r)
 
 /* A request that is in a line. */
 typedef struct live {
-    struct live *next;     /* of those in other lines */
+    struct live *next; /* of those in other lines */
     int64_t number;
-    int line;              /* 0: this rank's own */
+    int line; /* 0: this rank's own */
     cl_request *request;
     cl_sequence seq;
     cl_result result;
@@ -55,16 +64,16 @@ typedef struct driver {
     cl_source *source;
     const cl_tokenizer *tokenizer;
     cl_schedule *schedule;
-    int *elsewhere;      /* [replicas] requests that other lines have; NULL: there are none */
-    live *remote;        /* those requests */
+    int *elsewhere; /* [replicas] requests that other lines have; NULL: there are none */
+    live *remote;   /* those requests */
     int n_remote;
-    int64_t numbers;     /* given out so far */
+    int64_t numbers; /* given out so far */
     cl_buf note;
-    bool line_failed;    /* another line has ended; its own error will say why */
-    int in_flight;       /* micro-batches in the line */
-    int prompting;       /* requests without their first token */
-    uint64_t last;       /* when time was last booked */
-    int idle_ms;         /* longest wait for a request with nothing in the line */
+    bool line_failed; /* another line has ended; its own error will say why */
+    int in_flight;    /* micro-batches in the line */
+    int prompting;    /* requests without their first token */
+    uint64_t last;    /* when time was last booked */
+    int idle_ms;      /* longest wait for a request with nothing in the line */
     int n_eos;
     int eos[2 * CL_MAX_EOS];
 } driver;
@@ -107,10 +116,12 @@ static cl_code end_request(driver *d, live *v, const char *reason, bool stopped,
     v->result.finished_ns = cl_now_ns();
     cl_code c = CL_OK;
     if (d->tokenizer && v->request->error.code == CL_OK) {
-        if (!stopped) c = cl_reply_finish(&v->reply, strcmp(reason, "stop") != 0, &v->result.text, &v->result.reasoning, err);
+        if (!stopped)
+            c = cl_reply_finish(&v->reply, strcmp(reason, "stop") != 0, &v->result.text, &v->result.reasoning, err);
         if (c == CL_OK) c = show_reasoning(d, v, err);
         if (c == CL_OK && d->source->text && v->result.text.len > v->shown)
-            c = d->source->text(d->source->ctx, v->request, v->result.text.data + v->shown, v->result.text.len - v->shown, err);
+            c = d->source->text(d->source->ctx, v->request, v->result.text.data + v->shown,
+                                v->result.text.len - v->shown, err);
     }
     if (c == CL_OK) c = cl_run_note_request(d->run, v->request, &v->result, err);
     if (c == CL_OK) c = d->source->done(d->source->ctx, v->request, &v->result, err);
@@ -145,11 +156,12 @@ static live *new_live(driver *d, cl_request *q, cl_err *err)
     return v;
 }
 
-/* The line with the fewest requests that has room, the first of them; -1: none. Another line may have one waiting, so that a slot
- * which becomes free need not wait for rank 0. */
+/* The line with the fewest requests that has room, the first of them; -1: none. Another line may have one waiting, so
+ * that a slot which becomes free need not wait for rank 0. */
 static int choose_line(const driver *d)
 {
-    int best = cl_schedule_has_room(d->schedule) ? 0 : -1, least = best < 0 ? d->run->limits.slots + 1 : cl_schedule_active(d->schedule);
+    int best = cl_schedule_has_room(d->schedule) ? 0 : -1,
+        least = best < 0 ? d->run->limits.slots + 1 : cl_schedule_active(d->schedule);
     for (int i = 1; d->elsewhere && i < d->run->opt.replicas; i++)
         if (d->elsewhere[i] < least) best = i, least = d->elsewhere[i];
     return best;
@@ -252,11 +264,14 @@ static cl_code add_text(driver *d, live *v, int32_t id, bool *stop, cl_err *err)
     size_t until = text->len - held_back(v->request, text);
     size_t from = v->shown;
     if (until > v->shown) v->shown = until;
-    return d->source->text && until > from ? d->source->text(d->source->ctx, v->request, text->data + from, until - from, err) : CL_OK;
+    return d->source->text && until > from
+               ? d->source->text(d->source->ctx, v->request, text->data + from, until - from, err)
+               : CL_OK;
 }
 
 /* A sampled id of a request, whichever line it is in. *reason: why it ends here, NULL if it goes on. */
-static cl_code take_token(driver *d, live *v, int32_t id, uint64_t digest, const char **reason, bool *stopped, cl_err *err)
+static cl_code take_token(driver *d, live *v, int32_t id, uint64_t digest, const char **reason, bool *stopped,
+                          cl_err *err)
 {
     v->result.tokens[v->result.n_tokens++] = id;
     v->result.digest = digest;
@@ -287,7 +302,8 @@ static cl_code take_sample(driver *d, const cl_sampled *s, cl_err *err)
     return end_request(d, v, reason, stopped, err);
 }
 
-/* Tokens from other lines. A line may have sampled on before it heard that a stop text had come: such tokens belong to nothing. */
+/* Tokens from other lines. A line may have sampled on before it heard that a stop text had come: such tokens belong
+ * to nothing. */
 static cl_code take_remote(driver *d, bool *got, cl_err *err)
 {
     cl_remote_token t;
@@ -305,12 +321,14 @@ static cl_code take_remote(driver *d, bool *got, cl_err *err)
         v->seq.n_tokens++;
         cl_code c = take_token(d, v, t.id, t.digest, &reason, &stopped, err);
         if (c != CL_OK) return c;
-        if (!reason != !t.last && !stopped) CL_BUG("line %d and rank 0 do not agree about the end of request %lld", t.line, (long long)t.number);
+        if (!reason != !t.last && !stopped)
+            CL_BUG("line %d and rank 0 do not agree about the end of request %lld", t.line, (long long)t.number);
         if (!reason) continue;
         *at = v->next;
         d->n_remote--;
         d->elsewhere[t.line]--;
-        if (!t.last && (c = cl_remote_cancel(d->run, t.line * d->run->placement.n_ranks, t.number, err)) != CL_OK) return c;
+        if (!t.last && (c = cl_remote_cancel(d->run, t.line * d->run->placement.n_ranks, t.number, err)) != CL_OK)
+            return c;
         if ((c = end_request(d, v, reason, stopped, err)) != CL_OK) return c;
     }
     return CL_OK;
@@ -339,7 +357,13 @@ static cl_code inject(driver *d, bool *sent, cl_err *err)
         return CL_OK;
     }
     cl_line_seal(r->line, h);
-    cl_event e = {.kind = CL_EV_SCHEDULE, .layer = -1, .microbatch = h->mb.id, .tokens = h->mb.n_tokens, .parts = h->mb.n_parts, .peer = -1, .waits_for = -1};
+    cl_event e = {.kind = CL_EV_SCHEDULE,
+                  .layer = -1,
+                  .microbatch = h->mb.id,
+                  .tokens = h->mb.n_tokens,
+                  .parts = h->mb.n_parts,
+                  .peer = -1,
+                  .waits_for = -1};
     cl_trace_end(r->trace, m, &e);
     d->in_flight++;
     compute(r, &h->mb, h->x);
@@ -425,11 +449,14 @@ static cl_code lead(cl_run *r, cl_source *source, cl_err *err)
 {
     driver d = {.run = r, .source = source, .tokenizer = r->opt.tokenizer, .last = cl_now_ns(), .idle_ms = 1000};
     const bool all_lines = r->replica == 0 && r->opt.replicas > 1;
-    if (r->opt.stall_timeout_s > 0 && r->opt.stall_timeout_s < 4) d.idle_ms = (int)(r->opt.stall_timeout_s * 250); /* pings are due in between */
+    /* pings are due in between */
+    if (r->opt.stall_timeout_s > 0 && r->opt.stall_timeout_s < 4) d.idle_ms = (int)(r->opt.stall_timeout_s * 250);
     for (int i = 0; i < r->model.spec.n_eos; i++) d.eos[d.n_eos++] = r->model.spec.eos[i];
     for (int i = 0; i < r->opt.n_eos && i < CL_MAX_EOS; i++) d.eos[d.n_eos++] = r->opt.eos[i];
     cl_code c = cl_schedule_create(&d.schedule, &r->limits, r->placement.n_stages, err);
-    if (c == CL_OK && all_lines && !(d.elsewhere = cl_calloc((size_t)r->opt.replicas, sizeof *d.elsewhere, "lines", err))) c = CL_E_FIT;
+    if (c == CL_OK && all_lines &&
+        !(d.elsewhere = cl_calloc((size_t)r->opt.replicas, sizeof *d.elsewhere, "lines", err)))
+        c = CL_E_FIT;
     if (c == CL_OK) c = drive(&d, err);
     /* After a failure (a full disk, say) what is in the line comes back first, then everybody stops. */
     for (; d.in_flight && r->placement.n_stages > 1; d.in_flight--) {
@@ -440,7 +467,8 @@ static cl_code lead(cl_run *r, cl_source *source, cl_err *err)
     }
     if (d.schedule) book(&d);
     cl_err later;
-    if (all_lines && cl_remote_end(r, c != CL_OK || d.line_failed, c == CL_OK ? err : &later) && c == CL_OK) c = err->code;
+    if (all_lines && cl_remote_end(r, c != CL_OK || d.line_failed, c == CL_OK ? err : &later) && c == CL_OK)
+        c = err->code;
     tell(r, CL_HOP_STOP);
     free_driver(&d);
     return c;

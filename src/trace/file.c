@@ -1,11 +1,12 @@
-/* file.c: TRACE.h5, written: the only place of this room that knows HDF5. The schema is written down in analysis/README.md.
+/* file.c: TRACE.h5, written: the only place of this room that knows HDF5. The schema is written down in
+ * analysis/README.md.
  *
- * Rank and request rows are kept until commit (they are few), events go to the file as they come. Every failing HDF5 call is
- * reported with the library's own innermost reason.
+ * Rank and request rows are kept until commit (they are few), events go to the file as they come. Every failing HDF5
+ * call is reported with the library's own innermost reason.
  *
- * A full disk: HDF5 1.10 keeps the id of an object whose close failed, with the object's memory freed, and crashes when it meets
- * that id again. So everything is flushed before it is closed, after a failure nothing is closed any more (the process is about
- * to end), and the library's exit handler, which would close it, is not installed. */
+ * A full disk: HDF5 1.10 keeps the id of an object whose close failed, with the object's memory freed, and crashes
+ * when it meets that id again. So everything is flushed before it is closed, after a failure nothing is closed any
+ * more (the process is about to end), and the library's exit handler, which would close it, is not installed. */
 #include <errno.h>
 #include <fcntl.h>
 #include <hdf5.h>
@@ -26,16 +27,22 @@ typedef struct column {
     size_t offset, size; /* size: of a text */
 } column;
 
-#define COL(type, struct_, member, unit, text) {#member, unit, text, type, offsetof(struct_, member), sizeof(((struct_ *)0)->member)}
+#define COL(type, struct_, member, unit, text)                                               \
+    {                                                                                        \
+#member, unit, text, type, offsetof(struct_, member), sizeof(((struct_ *)0)->member) \
+    }
 
 static const column event_columns[] = {
-    COL(U64, cl_event, start_ns, "ns", "start, CLOCK_MONOTONIC of the rank's host; add clock_offset_ns of /ranks for rank 0's clock"),
+    COL(U64, cl_event, start_ns, "ns",
+        "start, CLOCK_MONOTONIC of the rank's host; add clock_offset_ns of /ranks for rank 0's clock"),
     COL(U64, cl_event, end_ns, "ns", "end, same clock"),
     COL(U64, cl_event, cpu_ns, "ns", "CPU time of the recording thread between start and end"),
     COL(U64, cl_event, weight_bytes, "byte", "weight bytes read, each distinct byte once, by all threads of the rank"),
     COL(U64, cl_event, kv_bytes, "byte", "KV cache bytes read"),
-    COL(U64, cl_event, msg_bytes, "byte", "bytes sent or received; of a layer, the embedding and the head: got in gathers inside the stage"),
-    COL(U64, cl_event, gather_ns, "ns", "of the time between start and end, spent in exchanges inside the stage: waiting for its other chips, mostly"),
+    COL(U64, cl_event, msg_bytes, "byte",
+        "bytes sent or received; of a layer, the embedding and the head: got in gathers inside the stage"),
+    COL(U64, cl_event, gather_ns, "ns",
+        "of the time between start and end, spent in exchanges inside the stage: waiting for its other chips, mostly"),
     COL(I64, cl_event, microbatch, "", "number of the micro-batch, the same on every rank; -1: none"),
     COL(I32, cl_event, kind, "", "what happened: id of /kinds"),
     COL(I32, cl_event, layer, "", "layer of the model, from 0; -1: none"),
@@ -57,10 +64,12 @@ static const column rank_columns[] = {
     COL(STR, cl_trace_rank, host, "", "host name"),
     COL(STR, cl_trace_rank, cpu, "", "processor"),
     COL(I64, cl_trace_rank, clock_offset_ns, "ns", "add to this rank's times to get rank 0's clock"),
-    COL(I64, cl_trace_rank, clock_uncertainty_ns, "ns", "half of the best round trip with rank 0: the offset is right within this"),
+    COL(I64, cl_trace_rank, clock_uncertainty_ns, "ns",
+        "half of the best round trip with rank 0: the offset is right within this"),
     COL(U64, cl_trace_rank, slice_bytes, "byte", "weights kept by this rank"),
     COL(U64, cl_trace_rank, kv_bytes, "byte", "KV cache kept by this rank"),
-    COL(U64, cl_trace_rank, budget_bytes, "byte", "memory that slice and KV cache had to fit into; 0: no limit was given"),
+    COL(U64, cl_trace_rank, budget_bytes, "byte",
+        "memory that slice and KV cache had to fit into; 0: no limit was given"),
     COL(U64, cl_trace_rank, baseline_bytes, "byte", "resident memory of the process after MPI_Init"),
     COL(U64, cl_trace_rank, peak_rss_bytes, "byte", "largest resident memory of the process"),
     COL(I32, cl_trace_rank, first_layer, "", "first layer of this rank"),
@@ -96,13 +105,14 @@ static const column kind_columns[] = {
 
 #define N_COLUMNS(c) (sizeof(c) / sizeof *(c))
 
-__attribute__((constructor)) static void no_exit_handler(void) { H5dont_atexit(); } /* must come before any other HDF5 call */
+/* must come before any other HDF5 call */
+__attribute__((constructor)) static void no_exit_handler(void) { H5dont_atexit(); }
 
 struct cl_trace_file {
     char *path, *tmp;
-    bool failed;           /* something could not be written */
-    hid_t file, events;    /* events: the group */
-    hid_t table;           /* the open event table, of table_rank; -1: none */
+    bool failed;        /* something could not be written */
+    hid_t file, events; /* events: the group */
+    hid_t table;        /* the open event table, of table_rank; -1: none */
     int table_rank;
     uint64_t table_rows;
     cl_trace_rank *ranks;
@@ -125,7 +135,7 @@ static herr_t innermost(unsigned n, const H5E_error2_t *e, void *why)
 }
 
 /* Called by the library where a call fails; the next call would clear its stack. */
-static herr_t catch(hid_t stack, void *q)
+static herr_t catch (hid_t stack, void *q)
 {
     return *((quiet *)q)->why ? 0 : H5Ewalk2(stack, H5E_WALK_UPWARD, innermost, ((quiet *)q)->why);
 }
@@ -147,7 +157,8 @@ static cl_code h5_fail(cl_trace_file *f, const quiet *q, cl_code code, const cha
     char *cause = strstr(why, "error message = '"), *end; /* the system's own words, where it was a system call */
     if (cause && (end = strchr(cause += strlen("error message = '"), '\''))) *end = '\0';
     else cause = why;
-    return cl_fail(err, code, "%s: cannot write %s: %s (choose a folder that can be written and has room)", f->path, what, cause);
+    return cl_fail(err, code, "%s: cannot write %s: %s (choose a folder that can be written and has room)", f->path,
+                   what, cause);
 }
 
 /* --- types and tables --- */
@@ -192,7 +203,8 @@ static bool add_attribute(hid_t on, const char *name, hid_t type, const void *va
     return ok;
 }
 
-/* Of fixed length: strings of variable length lie in HDF5's global heap, and reading a damaged heap crashes the library. */
+/* Of fixed length: strings of variable length lie in HDF5's global heap, and reading a damaged heap crashes the
+ * library. */
 static bool add_text(hid_t on, const char *name, const char *text)
 {
     hid_t t = text_type(strlen(text) + 1);
@@ -215,7 +227,8 @@ static bool describe(hid_t on, const column *c, size_t n)
     return ok;
 }
 
-/* An empty table that grows (chunked, shuffled, deflated where the library can) or, with fixed, one of exactly that many rows. */
+/* An empty table that grows (chunked, shuffled, deflated where the library can) or, with fixed, one of exactly that
+ * many rows. */
 static hid_t create_table(hid_t in, const char *name, const column *c, size_t n, const hsize_t *fixed)
 {
     const hsize_t zero = 0, unlimited = H5S_UNLIMITED, chunk = CHUNK_ROWS;
@@ -235,11 +248,14 @@ static hid_t create_table(hid_t in, const char *name, const column *c, size_t n,
 }
 
 /* n rows of the struct from row `first` on; the table is long enough. */
-static bool write_rows(hid_t table, const column *c, size_t n_columns, size_t struct_size, const void *rows, hsize_t first, hsize_t n)
+static bool write_rows(hid_t table, const column *c, size_t n_columns, size_t struct_size, const void *rows,
+                       hsize_t first, hsize_t n)
 {
     if (n == 0) return true;
-    hid_t type = table_type(c, n_columns, struct_size, false), space = H5Dget_space(table), from = H5Screate_simple(1, &n, NULL);
-    bool ok = type >= 0 && space >= 0 && from >= 0 && H5Sselect_hyperslab(space, H5S_SELECT_SET, &first, NULL, &n, NULL) >= 0 &&
+    hid_t type = table_type(c, n_columns, struct_size, false), space = H5Dget_space(table),
+          from = H5Screate_simple(1, &n, NULL);
+    bool ok = type >= 0 && space >= 0 && from >= 0 &&
+              H5Sselect_hyperslab(space, H5S_SELECT_SET, &first, NULL, &n, NULL) >= 0 &&
               H5Dwrite(table, type, from, space, H5P_DEFAULT, rows) >= 0;
     if (from >= 0) H5Sclose(from);
     if (space >= 0) H5Sclose(space);
@@ -247,7 +263,8 @@ static bool write_rows(hid_t table, const column *c, size_t n_columns, size_t st
     return ok;
 }
 
-static bool whole_table(hid_t in, const char *name, const column *c, size_t n_columns, size_t struct_size, const void *rows, hsize_t n)
+static bool whole_table(hid_t in, const char *name, const column *c, size_t n_columns, size_t struct_size,
+                        const void *rows, hsize_t n)
 {
     hid_t table = create_table(in, name, c, n_columns, &n);
     bool ok = table >= 0 && describe(table, c, n_columns) && write_rows(table, c, n_columns, struct_size, rows, 0, n);
@@ -272,8 +289,9 @@ static bool write_run(hid_t file, const char *json)
 {
     hid_t type = text_type(strlen(json) + 1), space = H5Screate(H5S_SCALAR), d = -1;
     if (type >= 0 && space >= 0) d = H5Dcreate2(file, "run", type, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
-    bool ok = d >= 0 && H5Dwrite(d, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, json) >= 0 &&
-              add_text(d, "description", "the run, as a JSON object; its scalar members are attributes of the root too");
+    bool ok =
+        d >= 0 && H5Dwrite(d, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, json) >= 0 &&
+        add_text(d, "description", "the run, as a JSON object; its scalar members are attributes of the root too");
     if (ok) ok = H5Dclose(d) >= 0;
     if (space >= 0) H5Sclose(space);
     if (type >= 0) H5Tclose(type);
@@ -302,10 +320,11 @@ static bool run_attribute(hid_t file, const char *name, const json_t *v)
 static bool write_root(hid_t file, const char *run_json, json_t *run)
 {
     int32_t version = CL_TRACE_VERSION;
-    if (!add_text(file, "schema", "chipline trace") || !add_attribute(file, "schema_version", H5T_NATIVE_INT32, &version) ||
-        !add_text(file, "creator", "chipline") ||
-        !add_text(file, "units", "times in ns, sizes in byte; NAME.unit and NAME.description explain each column, beside the tables, "
-                                 "or for events on /events") ||
+    if (!add_text(file, "schema", "chipline trace") ||
+        !add_attribute(file, "schema_version", H5T_NATIVE_INT32, &version) || !add_text(file, "creator", "chipline") ||
+        !add_text(file, "units",
+                  "times in ns, sizes in byte; NAME.unit and NAME.description explain each column, beside the tables, "
+                  "or for events on /events") ||
         !write_run(file, run_json) || !write_kinds(file))
         return false;
     const char *name;
@@ -318,7 +337,8 @@ static bool write_root(hid_t file, const char *run_json, json_t *run)
 /* Nobody else knows the temporary name, and parallel file systems often refuse HDF5's lock. */
 static bool set_access(hid_t access)
 {
-    if (H5Pset_sieve_buf_size(access, 0) < 0) return false; /* tables are written whole, not collected until they are closed */
+    /* tables are written whole, not collected until they are closed */
+    if (H5Pset_sieve_buf_size(access, 0) < 0) return false;
 #if H5_VERSION_GE(1, 12, 1) || (H5_VERSION_GE(1, 10, 7) && !H5_VERSION_GE(1, 12, 0))
     return H5Pset_file_locking(access, false, true) >= 0;
 #else
@@ -331,7 +351,8 @@ cl_code cl_trace_file_create(cl_trace_file **out, const char *path, const char *
     *out = NULL;
     struct stat st;
     if (stat(path, &st) == 0 && !S_ISREG(st.st_mode))
-        return cl_fail(err, CL_E_INPUT, "%s: is %s (give a file name)", path, S_ISDIR(st.st_mode) ? "a folder" : "not a regular file");
+        return cl_fail(err, CL_E_INPUT, "%s: is %s (give a file name)", path,
+                       S_ISDIR(st.st_mode) ? "a folder" : "not a regular file");
     json_t *run;
     cl_code code = cl_json_parse(run_json, strlen(run_json), "description of the run", &run, err);
     if (code) return code;
@@ -378,8 +399,9 @@ static bool select_table(cl_trace_file *f, int rank)
     if (f->table >= 0 && (H5Dflush(f->table) < 0 || H5Dclose(f->table) < 0)) return false;
     char name[32];
     table_name(name, rank);
-    f->table = H5Lexists(f->events, name, H5P_DEFAULT) > 0 ? H5Dopen2(f->events, name, H5P_DEFAULT)
-                                                           : create_table(f->events, name, event_columns, N_COLUMNS(event_columns), NULL);
+    f->table = H5Lexists(f->events, name, H5P_DEFAULT) > 0
+                   ? H5Dopen2(f->events, name, H5P_DEFAULT)
+                   : create_table(f->events, name, event_columns, N_COLUMNS(event_columns), NULL);
     if (f->table < 0) return false;
     f->table_rank = rank;
     hid_t space = H5Dget_space(f->table);
@@ -392,7 +414,8 @@ static bool select_table(cl_trace_file *f, int rank)
 cl_code cl_trace_file_rank(cl_trace_file *f, const cl_trace_rank *r, cl_err *err)
 {
     if (r->rank < 0 || (f->n_ranks && r->rank <= f->ranks[f->n_ranks - 1].rank))
-        return cl_fail(err, CL_E_INPUT, "%s: rank %d comes out of order (give each rank once, in ascending order)", f->path, r->rank);
+        return cl_fail(err, CL_E_INPUT, "%s: rank %d comes out of order (give each rank once, in ascending order)",
+                       f->path, r->rank);
     if (f->n_ranks == f->cap_ranks) {
         size_t cap = f->cap_ranks ? 2 * f->cap_ranks : 16;
         cl_trace_rank *more = cl_realloc(f->ranks, cap, sizeof *more, "rows of the trace", err);
@@ -402,7 +425,8 @@ cl_code cl_trace_file_rank(cl_trace_file *f, const cl_trace_rank *r, cl_err *err
     f->ranks[f->n_ranks++] = *r;
     quiet q;
     hush(&q);
-    cl_code code = select_table(f, r->rank) ? CL_OK : h5_fail(f, &q, CL_E_RUN, "a table of events", err); /* there even if it stays empty */
+    /* there even if it stays empty */
+    cl_code code = select_table(f, r->rank) ? CL_OK : h5_fail(f, &q, CL_E_RUN, "a table of events", err);
     unhush(&q);
     return code;
 }
@@ -436,7 +460,8 @@ cl_code cl_trace_file_routing(cl_trace_file *f, const uint64_t *chosen, int laye
 {
     quiet q = {0};
     hush(&q);
-    cl_code c = trace_write_routing(f->file, chosen, layers, experts) ? CL_OK : h5_fail(f, &q, CL_E_RUN, "the routing", err);
+    cl_code c = trace_write_routing(f->file, chosen, layers, experts) ? CL_OK
+                                                                      : h5_fail(f, &q, CL_E_RUN, "the routing", err);
     unhush(&q);
     return c;
 }
@@ -465,13 +490,16 @@ cl_code cl_trace_file_commit(cl_trace_file *f, cl_err *err)
 {
     quiet q;
     hush(&q);
-    bool ok = whole_table(f->file, "ranks", rank_columns, N_COLUMNS(rank_columns), sizeof *f->ranks, f->ranks, f->n_ranks) &&
-              whole_table(f->file, "requests", request_columns, N_COLUMNS(request_columns), sizeof *f->requests, f->requests,
-                          f->n_requests) && close_all(f);
+    bool ok =
+        whole_table(f->file, "ranks", rank_columns, N_COLUMNS(rank_columns), sizeof *f->ranks, f->ranks, f->n_ranks) &&
+        whole_table(f->file, "requests", request_columns, N_COLUMNS(request_columns), sizeof *f->requests, f->requests,
+                    f->n_requests) &&
+        close_all(f);
     cl_code code = ok ? CL_OK : h5_fail(f, &q, CL_E_RUN, "the trace", err);
     unhush(&q);
     if (ok && !sync_file(f->tmp))
-        code = cl_fail(err, CL_E_RUN, "%s: cannot write the trace: %s (choose a folder with room)", f->path, strerror(errno));
+        code = cl_fail(err, CL_E_RUN, "%s: cannot write the trace: %s (choose a folder with room)", f->path,
+                       strerror(errno));
     if (code == CL_OK) code = cl_rename_new(f->tmp, f->path, err);
     if (code == CL_OK) {
         free(f->tmp);

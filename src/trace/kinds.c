@@ -6,8 +6,9 @@ static const struct {
     cl_trace_level level;
     const char *text;
 } kinds[CL_EV_KINDS] = {
-    [CL_EV_STEP] = {"step", CL_TRACE_STAGE,
-                    "one micro-batch through this chip, first to last instruction; bytes are those of everything in it"},
+    [CL_EV_STEP] =
+        {"step", CL_TRACE_STAGE,
+         "one micro-batch through this chip, first to last instruction; bytes are those of everything in it"},
     [CL_EV_RECV] = {"recv", CL_TRACE_STAGE, "waiting for a message and taking it"},
     [CL_EV_SEND] = {"send", CL_TRACE_STAGE, "handing a message over"},
     [CL_EV_SAMPLE] = {"sample", CL_TRACE_STAGE, "choosing the next ids from the logits"},
@@ -21,7 +22,8 @@ static const struct {
     [CL_EV_ATTEND] = {"attend", CL_TRACE_KERNEL, "within a layer: scores and values over the KV cache"},
     [CL_EV_ATTN_OUT] = {"attn_out", CL_TRACE_KERNEL, "within a layer: attention output projection"},
     [CL_EV_ROUTE] = {"route", CL_TRACE_KERNEL, "within a layer: choosing the experts; the shared expert's gate and up"},
-    [CL_EV_GATHER] = {"gather", CL_TRACE_KERNEL, "exchanging numbers with the other chips of the stage; lies within another event"},
+    [CL_EV_GATHER] = {"gather", CL_TRACE_KERNEL,
+                      "exchanging numbers with the other chips of the stage; lies within another event"},
     [CL_EV_FFN] = {"ffn", CL_TRACE_KERNEL, "within a layer: gate, up, activation, down; dense or experts"},
 };
 

@@ -1,8 +1,8 @@
 /* recorder.c: events of one rank, written by one thread into a mapped window of its part file.
  *
- * The kernel owns the pages of a MAP_SHARED mapping: what was stored there is in the file whatever becomes of the process. The
- * window moves forward when it is full (three system calls per PART_WINDOW_EVENTS events); its disk space is reserved before it is
- * mapped, so that a full disk shows as a failed reservation and not as SIGBUS. */
+ * The kernel owns the pages of a MAP_SHARED mapping: what was stored there is in the file whatever becomes of the
+ * process. The window moves forward when it is full (three system calls per PART_WINDOW_EVENTS events); its disk
+ * space is reserved before it is mapped, so that a full disk shows as a failed reservation and not as SIGBUS. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -21,14 +21,15 @@ struct cl_trace {
     cl_event *window;    /* NULL: no room for more */
     uint32_t used;       /* events in the window */
     uint64_t count, dropped;
-    off_t window_at;     /* offset of the window in the file */
+    off_t window_at; /* offset of the window in the file */
 };
 
 /* Reserves [at, at + n) on the disk and makes the file that long; 0 or an errno. */
 static int reserve(int fd, off_t at, off_t n)
 {
     struct rlimit limit; /* growing past it would raise SIGXFSZ */
-    if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY && (uint64_t)(at + n) > limit.rlim_cur) return EFBIG;
+    if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY && (uint64_t)(at + n) > limit.rlim_cur)
+        return EFBIG;
     int rc;
     do rc = fallocate(fd, 0, at, n) == 0 ? 0 : errno;
     while (rc == EINTR);
@@ -70,7 +71,8 @@ cl_code cl_trace_open(cl_trace **out, const char *path, int rank, cl_trace_level
     unlink(path); /* a recorder that may still have it mapped keeps its own file */
     t->fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (t->fd < 0) {
-        cl_code code = cl_fail(err, CL_E_INPUT, "%s: cannot create the part file of the trace: %s (choose a folder that can be written)",
+        cl_code code = cl_fail(err, CL_E_INPUT,
+                               "%s: cannot create the part file of the trace: %s (choose a folder that can be written)",
                                path, strerror(errno));
         free(t);
         return code;
@@ -81,8 +83,9 @@ cl_code cl_trace_open(cl_trace **out, const char *path, int rank, cl_trace_level
     if (rc) {
         cl_trace_close(t);
         unlink(path);
-        return cl_fail(err, CL_E_RUN, "%s: no room for the events of the trace: %s (choose another folder, or run without --trace)", path,
-                       strerror(rc));
+        return cl_fail(err, CL_E_RUN,
+                       "%s: no room for the events of the trace: %s (choose another folder, or run without --trace)",
+                       path, strerror(rc));
     }
     part_header *h = t->header;
     h->version = CL_TRACE_VERSION;

@@ -1,5 +1,5 @@
-/* Stages of several chips: gathers of random regions against what they should bring, and micro-batches through stages of every
- * shape, with chips that add their rank. Both carriers, all ways of waiting, 1 to 4 ranks. */
+/* Stages of several chips: gathers of random regions against what they should bring, and micro-batches through stages
+ * of every shape, with chips that add their rank. Both carriers, all ways of waiting, 1 to 4 ranks. */
 #include <sched.h>
 #include <stdlib.h>
 
@@ -17,8 +17,8 @@ static cl_line *the_line;
 
 /* --- shapes --- */
 
-static const int shapes[][RANKS] = {{1},    {2},    {1, 1}, {3},    {2, 1},    {1, 2},      {1, 1, 1},
-                                    {4},    {2, 2}, {3, 1}, {1, 3}, {1, 2, 1}, {1, 1, 1, 1}};
+static const int shapes[][RANKS] = {{1}, {2},    {1, 1}, {3},    {2, 1},    {1, 2},      {1, 1, 1},
+                                    {4}, {2, 2}, {3, 1}, {1, 3}, {1, 2, 1}, {1, 1, 1, 1}};
 
 /* The options of this rank in stages of these sizes; false if they are not for as many ranks as there are. */
 static bool options(const int *shape, cl_carrier carrier, cl_wait wait, cl_line_options *o)
@@ -30,9 +30,17 @@ static bool options(const int *shape, cl_carrier carrier, cl_wait wait, cl_line_
     }
     if (first[n] != cl_line_size(the_line)) return false;
     *o = (cl_line_options){.limits = {.slots = SLOTS, .context = 64, .chunk = CHUNK, .hidden = HIDDEN, .vocab = 1000},
-                           .stage_first = first[mine], .members = shape[mine], .prev = mine ? first[mine - 1] : -1,
-                           .next = mine < n - 1 ? first[mine + 1] : -1, .first = 0, .last = first[n - 1], .threads = 1,
-                           .exchange_bytes = 2 * HALF * sizeof(float), .carrier = carrier, .wait = wait, .stall_timeout_s = 60};
+                           .stage_first = first[mine],
+                           .members = shape[mine],
+                           .prev = mine ? first[mine - 1] : -1,
+                           .next = mine < n - 1 ? first[mine + 1] : -1,
+                           .first = 0,
+                           .last = first[n - 1],
+                           .threads = 1,
+                           .exchange_bytes = 2 * HALF * sizeof(float),
+                           .carrier = carrier,
+                           .wait = wait,
+                           .stall_timeout_s = 60};
     return true;
 }
 
@@ -47,7 +55,8 @@ static void dawdle(uint64_t *seed)
 {
     unsigned n = next(seed) % 64;
     if (n < 2) sched_yield();
-    for (volatile unsigned i = 0; n > 40 && i < 40 * n; i++) {}
+    for (volatile unsigned i = 0; n > 40 && i < 40 * n; i++) {
+    }
 }
 
 /* --- gathers --- */
@@ -66,7 +75,10 @@ static void make_plan(plan *p, uint64_t *seed, float *memory, int members)
     for (int k = 0; k < p->n; k++) {
         cl_region *r = &p->regions[k];
         unsigned kind = next(seed) % 3;
-        *r = (cl_region){.data = at, .rows = (int)(next(seed) % (ROWS + 1)), .width = (int)(next(seed) % (WIDTH + 1)), .to = -1};
+        *r = (cl_region){.data = at,
+                         .rows = (int)(next(seed) % (ROWS + 1)),
+                         .width = (int)(next(seed) % (WIDTH + 1)),
+                         .to = -1};
         if (next(seed) % 3 == 0) r->to = (int)(next(seed) % (unsigned)members);
         r->stride = (size_t)r->width + next(seed) % 8;
         if (kind != 1) r->cut = p->cut[k];
@@ -107,7 +119,8 @@ static float number(int round, int k, int row, int col)
     return (float)(int)next(&seed);
 }
 
-/* Writes what m has made of the plan, or what it needs of the others' into a copy; returns how many numbers the others made. */
+/* Writes what m has made of the plan, or what it needs of the others' into a copy; returns how many numbers the
+ * others made. */
 static uint64_t write_numbers(const plan *p, int round, int m, int members, float *memory, float *copy)
 {
     uint64_t others = 0;
@@ -171,7 +184,8 @@ static void fill(cl_hop *h, int64_t id)
     h->mb.n_parts = n;
     for (int p = 0; p < n; p++) {
         int k = p == 0 ? 1 + (int)(id % (CHUNK - SLOTS + 1)) : 1;
-        h->mb.parts[p] = (cl_seq_part){.slot = p, .pos = (int)(id % 50), .n_tokens = k, .sampling = {.seed = (uint64_t)id}};
+        h->mb.parts[p] =
+            (cl_seq_part){.slot = p, .pos = (int)(id % 50), .n_tokens = k, .sampling = {.seed = (uint64_t)id}};
         for (int t = 0; t < k; t++) h->mb.ids[tokens++] = (int)(next(&seed) % 1000);
     }
     h->mb.n_tokens = tokens;
@@ -234,7 +248,8 @@ static void work(const int *shape, int stage, cl_hop *h, int64_t id)
     for (int m = 0; m < g->members; m++) right = right && words[m] == (float)(id + m);
     if (!(id & 2)) add_rank(shape, stage, h, from, to);
     got += g->gather(g->ctx, &second, 1);
-    CU_ASSERT_EQUAL(got, cl_region_bytes(&first, g->member, g->members) + cl_region_bytes(&second, g->member, g->members));
+    CU_ASSERT_EQUAL(got,
+                    cl_region_bytes(&first, g->member, g->members) + cl_region_bytes(&second, g->member, g->members));
     CU_ASSERT_TRUE(right && columns_right(shape, stage + 1, h, 0, HIDDEN));
 }
 
@@ -280,7 +295,8 @@ static void follow(const cl_line_options *o, const int *shape)
     const cl_group *g = cl_line_group(l);
     uint64_t seed = (uint64_t)cl_line_rank(l);
     int stage = 0;
-    for (int first = 0; first < o->stage_first; first += shape[stage++]) {}
+    for (int first = 0; first < o->stage_first; first += shape[stage++]) {
+    }
     for (int64_t k = 0; k <= STEPS; k++) {
         cl_hop *h = cl_line_recv(l);
         CU_ASSERT_EQUAL(h->kind, k == STEPS ? CL_HOP_STOP : is_ping(k) ? CL_HOP_PING : CL_HOP_WORK);
@@ -373,11 +389,23 @@ static void wrong_messages(void)
     for (int b = 0; b < bytes + 100; b++) CU_ASSERT_EQUAL(cl_line_open_message(the_line, s, b), b == bytes);
     struct {
         int32_t *where, wrong;
-    } cases[] = {{(int32_t *)&w->magic, 1}, {(int32_t *)&w->kind, CL_HOP_STOP + 1}, {&w->n_parts, -1}, {&w->n_parts, SLOTS + 1},
-                 {&w->n_parts, 2}, {&w->n_tokens, -1}, {&w->n_tokens, CHUNK + 1}, {&w->n_tokens, 3}, {&h->mb.parts[1].slot, -1},
-                 {&h->mb.parts[1].slot, SLOTS}, {&h->mb.parts[0].pos, -1}, {&h->mb.parts[0].pos, 63},
-                 {&h->mb.parts[0].pos, INT32_MAX}, {&h->mb.parts[1].n_tokens, 0}, {&h->mb.parts[1].n_tokens, 2},
-                 {&h->mb.parts[1].n_tokens, CHUNK + 1}, {&h->mb.parts[1].n_tokens, INT32_MIN}};
+    } cases[] = {{(int32_t *)&w->magic, 1},
+                 {(int32_t *)&w->kind, CL_HOP_STOP + 1},
+                 {&w->n_parts, -1},
+                 {&w->n_parts, SLOTS + 1},
+                 {&w->n_parts, 2},
+                 {&w->n_tokens, -1},
+                 {&w->n_tokens, CHUNK + 1},
+                 {&w->n_tokens, 3},
+                 {&h->mb.parts[1].slot, -1},
+                 {&h->mb.parts[1].slot, SLOTS},
+                 {&h->mb.parts[0].pos, -1},
+                 {&h->mb.parts[0].pos, 63},
+                 {&h->mb.parts[0].pos, INT32_MAX},
+                 {&h->mb.parts[1].n_tokens, 0},
+                 {&h->mb.parts[1].n_tokens, 2},
+                 {&h->mb.parts[1].n_tokens, CHUNK + 1},
+                 {&h->mb.parts[1].n_tokens, INT32_MIN}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         int32_t right = *cases[i].where;
         *cases[i].where = cases[i].wrong;
@@ -393,7 +421,8 @@ static void sizes(void)
     CU_ASSERT_EQUAL(cl_line_hop_bytes(&m, 0, 0), 64);
     for (int parts = 1; parts <= SLOTS; parts++)
         for (int tokens = parts; tokens <= CHUNK; tokens++) {
-            size_t head = 24 + (size_t)parts * sizeof(cl_seq_part) + 4 * (size_t)tokens, x = 4 * HIDDEN * (size_t)tokens;
+            size_t head = 24 + (size_t)parts * sizeof(cl_seq_part) + 4 * (size_t)tokens,
+                   x = 4 * HIDDEN * (size_t)tokens;
             CU_ASSERT_EQUAL(cl_line_hop_bytes(&m, parts, tokens), (head + 63) / 64 * 64 + x);
         }
     CU_ASSERT_EQUAL(cl_line_result_bytes(3), 16 + 3 * sizeof(cl_sampled));

@@ -1,5 +1,5 @@
-/* The line with chips that only count, each a stage of its own: every micro-batch visits every rank once, in order, unharmed;
- * samples come back; errors and clocks are agreed on. Run with 1 to 4 ranks. */
+/* The line with chips that only count, each a stage of its own: every micro-batch visits every rank once, in order,
+ * unharmed; samples come back; errors and clocks are agreed on. Run with 1 to 4 ranks. */
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -18,7 +18,8 @@ static void agreement(void)
     int rank = cl_line_rank(l), size = cl_line_size(l);
     cl_err err = {.code = CL_OK};
     CU_ASSERT_EQUAL(cl_line_agree(l, CL_OK, &err), CL_OK);
-    for (int bad = 0; bad < size; bad++) { /* ranks from `bad` on fail, each in its own way: the first one's word counts */
+    /* ranks from `bad` on fail, each in its own way: the first one's word counts */
+    for (int bad = 0; bad < size; bad++) {
         cl_code mine = rank >= bad ? cl_fail(&err, rank == bad ? CL_E_FIT : CL_E_INPUT, "rank %d says", rank) : CL_OK;
         CU_ASSERT_EQUAL(cl_line_agree(l, mine, &err), CL_E_FIT);
         char want[32];
@@ -52,7 +53,8 @@ static void clocks(void)
     cl_line_clock(the_line, &offset, &uncertainty);
     /* one host, one clock: the truth is 0 and must be within what is said to be certain */
     if (cl_line_ranks_here(the_line) == cl_line_size(the_line)) CU_ASSERT_TRUE(llabs((long long)offset) <= uncertainty);
-    CU_ASSERT_TRUE(cl_line_rank(the_line) ? uncertainty > 0 && uncertainty < 1000000000 : offset == 0 && uncertainty == 0);
+    CU_ASSERT_TRUE(cl_line_rank(the_line) ? uncertainty > 0 && uncertainty < 1000000000
+                                          : offset == 0 && uncertainty == 0);
 }
 
 /* What micro-batch `id` looks like at the beginning. */
@@ -63,7 +65,10 @@ static void fill(cl_hop *h, int64_t id)
     int n = 1 + (int)(id % SLOTS), tokens = 0;
     for (int p = 0; p < n; p++) {
         int k = p == 0 ? 1 + (int)(id % (CHUNK - SLOTS + 1)) : 1;
-        h->mb.parts[p] = (cl_seq_part){.slot = p, .pos = (int)(id % 50), .n_tokens = k, .flags = CL_PART_SAMPLE,
+        h->mb.parts[p] = (cl_seq_part){.slot = p,
+                                       .pos = (int)(id % 50),
+                                       .n_tokens = k,
+                                       .flags = CL_PART_SAMPLE,
                                        .sampling = {.seed = (uint64_t)id}};
         for (int t = 0; t < k; t++) h->mb.ids[tokens++] = (int)(rand_r(&seed) % 1000);
     }
@@ -91,7 +96,8 @@ static void check_hop(const cl_hop *h, int64_t id, int visits)
 static void count_visit(cl_hop *h, bool first)
 {
     for (int t = 0; t < h->mb.n_tokens; t++)
-        for (int i = 0; i < HIDDEN; i++) h->x[t * HIDDEN + i] = first ? (float)(1000 * t + i + 1) : h->x[t * HIDDEN + i] + 1;
+        for (int i = 0; i < HIDDEN; i++)
+            h->x[t * HIDDEN + i] = first ? (float)(1000 * t + i + 1) : h->x[t * HIDDEN + i] + 1;
 }
 
 static void hand_over(void)
@@ -100,8 +106,14 @@ static void hand_over(void)
     int rank = cl_line_rank(l), size = cl_line_size(l), last = size - 1, in_flight = 0;
     cl_err err;
     cl_line_options o = {.limits = {.slots = SLOTS, .context = 64, .chunk = CHUNK, .hidden = HIDDEN, .vocab = 1000},
-                         .stage_first = rank, .members = 1, .prev = rank ? rank - 1 : -1, .next = rank < last ? rank + 1 : -1,
-                         .last = last, .threads = 1, .exchange_bytes = 100, .stall_timeout_s = 30};
+                         .stage_first = rank,
+                         .members = 1,
+                         .prev = rank ? rank - 1 : -1,
+                         .next = rank < last ? rank + 1 : -1,
+                         .last = last,
+                         .threads = 1,
+                         .exchange_bytes = 100,
+                         .stall_timeout_s = 30};
     CU_ASSERT_EQUAL_FATAL(cl_line_open(l, &o, &err), CL_OK);
     const cl_group *g = cl_line_group(l);
     cl_region r = {.data = g->memory, .rows = 1, .stride = 25, .cut = (int32_t[]){0, 25}, .to = -1};
@@ -155,7 +167,10 @@ int main(int argc, char **argv)
     cl_err err;
     if (cl_line_start(&the_line, &argc, &argv, &err) != CL_OK) return EXIT_FAILURE;
     if (cl_line_rank(the_line) && !freopen("/dev/null", "w", stdout)) return EXIT_FAILURE; /* one report is enough */
-    CU_TestInfo tests[] = {{"agreement", agreement}, {"moving data", moving_data}, {"clocks", clocks}, {"hand-over", hand_over},
+    CU_TestInfo tests[] = {{"agreement", agreement},
+                           {"moving data", moving_data},
+                           {"clocks", clocks},
+                           {"hand-over", hand_over},
                            CU_TEST_INFO_NULL};
     int rc = run_suite("line", tests);
     if (rc) cl_line_abort(the_line, CL_E_RUN, "rank %d: tests failed", cl_line_rank(the_line));

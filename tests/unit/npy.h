@@ -24,7 +24,8 @@ static inline unsigned char *npy_read_file(const char *path, size_t *size)
     if (!f) return NULL;
     unsigned char *data = NULL;
     long end;
-    if (fseek(f, 0, SEEK_END) == 0 && (end = ftell(f)) >= 0 && fseek(f, 0, SEEK_SET) == 0 && (data = malloc((size_t)end + 1))) {
+    if (fseek(f, 0, SEEK_END) == 0 && (end = ftell(f)) >= 0 && fseek(f, 0, SEEK_SET) == 0 &&
+        (data = malloc((size_t)end + 1))) {
         *size = fread(data, 1, (size_t)end, f);
         data[*size] = 0;
         if (*size != (size_t)end) {
@@ -47,7 +48,8 @@ static inline bool npy_load(const char *path, npy *out)
     why = "is not a float32 .npy file in C order";
     if (size < 12 || memcmp(file, "\x93NUMPY", 6) != 0) goto bad;
     size_t at = file[6] == 1 ? 10 : 12;
-    size_t header = file[8] | (size_t)file[9] << 8 | (file[6] == 1 ? 0 : (size_t)file[10] << 16 | (size_t)file[11] << 24);
+    size_t header = file[8] | (size_t)file[9] << 8 |
+                    (file[6] == 1 ? 0 : (size_t)file[10] << 16 | (size_t)file[11] << 24);
     if (header > size - at) goto bad;
     char text[1024];
     if (header >= sizeof text) goto bad;
@@ -64,7 +66,8 @@ static inline bool npy_load(const char *path, npy *out)
         out->shape[out->dims] = strtoll(p, &end, 10);
         if (end == p) goto bad;
         out->count *= out->shape[out->dims++];
-        for (p = end; *p == ',' || *p == ' '; p++) {}
+        for (p = end; *p == ',' || *p == ' '; p++) {
+        }
     }
     if (out->count < 0 || (size_t)out->count != (size - at - header) / sizeof(float)) goto bad;
     out->data = malloc((size_t)out->count * sizeof(float) + 1);

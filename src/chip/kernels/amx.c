@@ -1,9 +1,11 @@
-/* amx.c: the AVX-512 set, with 8-bit products of several tokens on AMX tiles (x86-64, Linux). The exact integer sums of 16 rows by
- * up to 16 tokens come from one instruction per block of 32 columns; scales and additions follow in the order of kernels.h.
+/* amx.c: the AVX-512 set, with 8-bit products of several tokens on AMX tiles (x86-64, Linux). The exact integer sums
+ * of 16 rows by up to 16 tokens come from one instruction per block of 32 columns; scales and additions follow in the
+ * order of kernels.h.
  *
- * A block of a panel, [8][16 rows][4] signed bytes, is what the instruction takes as its second operand; 4-bit codes become such
- * blocks in a buffer. The tokens are its first operand, in groups of nearly equal size. The columns go by in pieces of PIECE blocks,
- * whose activations are picked once for all groups, and whose weights are made ready once for all groups of a call. */
+ * A block of a panel, [8][16 rows][4] signed bytes, is what the instruction takes as its second operand; 4-bit codes
+ * become such blocks in a buffer. The tokens are its first operand, in groups of nearly equal size. The columns go by
+ * in pieces of PIECE blocks, whose activations are picked once for all groups, and whose weights are made ready once
+ * for all groups of a call. */
 #include "lanes_avx512.h"
 #include "sets.h"
 
@@ -13,14 +15,15 @@
 #include <unistd.h>
 #endif
 
-/* Fewer tokens are faster on the lanes, where 4-bit codes need no buffer. The groups of FEWEST tokens and more are never narrower than
- * NARROWEST, once of even width. */
+/* Fewer tokens are faster on the lanes, where 4-bit codes need no buffer. The groups of FEWEST tokens and more are
+ * never narrower than NARROWEST, once of even width. */
 enum { FEWEST = 7, FEWEST_CODES = 12, NARROWEST = 8 };
 
 enum { TOKENS = 16, GROUPS = 8, PIECE = 32, TERMS = 2 * PIECE, STEP = 4, BLOCK = 32, LINE = 64, BATCH_BYTES = 1 << 19 };
 
-/* Activations of one piece for each group: [term][width], a term being one plane of a block, filled up to a multiple of STEP. A block
- * has a second term if one of the group's tokens has a fine plane there; it adds nothing to the others (their sums are not -0). */
+/* Activations of one piece for each group: [term][width], a term being one plane of a block, filled up to a multiple
+ * of STEP. A block has a second term if one of the group's tokens has a fine plane there; it adds nothing to the
+ * others (their sums are not -0). */
 typedef struct picked {
     struct group {
         int terms;
@@ -30,8 +33,8 @@ typedef struct picked {
     } groups[GROUPS];
 } picked;
 
-/* Weights of one piece of one panel: signed bytes [block][8][16 rows][4], where the panel itself has them or in the buffer. One block
- * more than a piece has is of no weight. */
+/* Weights of one piece of one panel: signed bytes [block][8][16 rows][4], where the panel itself has them or in the
+ * buffer. One block more than a piece has is of no weight. */
 typedef struct ready {
     const unsigned char *ints[PIECE + 1];
     _Alignas(64) float scale[PIECE + 1][CL_PANEL], minimum[PIECE + 1][CL_PANEL];
@@ -43,13 +46,14 @@ typedef struct pass {
     const ready *w;
     const struct group *x;
     int tokens;
-    bool first;         /* y begins with 0 */
+    bool first; /* y begins with 0 */
     __mmask16 rows;
     float *y;
     size_t y_stride;
-    const char *fetch;  /* what to ask for meanwhile: as many lines with each term after the first STEP, so no branch to guess */
+    /* what to ask for meanwhile: as many lines with each term after the first STEP, so no branch to guess */
+    const char *fetch;
     int fetches;
-    size_t fetch_step;  /* bytes, at most LINE */
+    size_t fetch_step; /* bytes, at most LINE */
 } pass;
 
 /* --- tiles: 0, 1, 6, 7 sums [width][16 rows], 2, 3 tokens [width][32 bytes], 4, 5 weights [8][64 bytes] --- */
@@ -71,20 +75,22 @@ static void configure(int width)
 }
 
 /* Sums of one block and plane come to be in tile C. */
-#define MULTIPLY(C, A, B, q, w)                                                                                                   \
-    __asm__ volatile("tileloadd (%0,%2,1), %%tmm" #A "\n\ttileloadd (%1,%3,1), %%tmm" #B "\n\ttilezero %%tmm" #C                     \
-                     "\n\ttdpbssd %%tmm" #B ", %%tmm" #A ", %%tmm" #C                                                               \
-                     :                                                                                                            \
-                     : "r"(q), "r"(w), "r"((size_t)BLOCK), "r"((size_t)LINE)                                                      \
+#define MULTIPLY(C, A, B, q, w)                                                                                  \
+    __asm__ volatile("tileloadd (%0,%2,1), %%tmm" #A "\n\ttileloadd (%1,%3,1), %%tmm" #B "\n\ttilezero %%tmm" #C \
+                     "\n\ttdpbssd %%tmm" #B ", %%tmm" #A ", %%tmm" #C                                            \
+                     :                                                                                           \
+                     : "r"(q), "r"(w), "r"((size_t)BLOCK), "r"((size_t)LINE)                                     \
                      : "memory")
 #define STORE(C, to) __asm__ volatile("tilestored %%tmm" #C ", (%0,%1,1)" : : "r"(to), "r"((size_t)LINE) : "memory")
 
 #define EACH_TOKEN _Pragma("GCC unroll 16") for (int t = 0; t < width; t++)
 
-INLINE void add_block(bool minimum, int width, const ready *w, int block, const int32_t *s, const float *dx, const float *sum, vf *y)
+INLINE void add_block(bool minimum, int width, const ready *w, int block, const int32_t *s, const float *dx,
+                      const float *sum, vf *y)
 {
     vf d = vf_load(w->scale[block]);
-    EACH_TOKEN {
+    EACH_TOKEN
+    {
         y[t] = vf_fma(vf_mul(d, vf_set1(dx[t])), vf_from_vi(_mm512_load_si512(s + CL_PANEL * t)), y[t]);
         __asm__ volatile("" : "+v"(y[t])); /* one after the other: else gcc runs out of registers */
     }
@@ -93,18 +99,19 @@ INLINE void add_block(bool minimum, int width, const ready *w, int block, const 
     EACH_TOKEN y[t] = vf_fma(vf_mul(m, vf_set1(dx[t])), vf_set1(sum[t]), y[t]);
 }
 
-/* Term K after those that are done, in tile C; the sums of two terms before it leave their tile, those of four before it are added:
- * what the tiles take long for is under way for several terms at a time. */
-#define BEGIN(C, X, W, K) MULTIPLY(C, X, W, q + (K) * width * BLOCK, p->w->ints[block[K]])
-#define ADD(S, K)                                                                                                                  \
-    add_block(minimum, width, p->w, block[(K) - 4], s[S], d + ((K) - 4) * width, sum + ((K) - 4) * width, y)
-#define FETCH for (int k = 0; k < p->fetches; k++, fetch += p->fetch_step) __builtin_prefetch(fetch, 0, 2)
+/* Term K after those that are done, in tile C; the sums of two terms before it leave their tile, those of four before
+ * it are added: what the tiles take long for is under way for several terms at a time. */
+#define BEGIN(C, X, W, K) MULTIPLY(C, X, W, q + (K)*width * BLOCK, p->w->ints[block[K]])
+#define ADD(S, K) add_block(minimum, width, p->w, block[(K)-4], s[S], d + ((K)-4) * width, sum + ((K)-4) * width, y)
+#define FETCH \
+    for (int k = 0; k < p->fetches; k++, fetch += p->fetch_step) __builtin_prefetch(fetch, 0, 2)
 
 INLINE void run_pass(bool minimum, int width, const pass *p)
 {
     _Alignas(64) int32_t s[4][TOKENS * CL_PANEL];
     vf y[TOKENS];
-    EACH_TOKEN y[t] = p->first || t >= p->tokens ? vf_set1(0) : _mm512_maskz_loadu_ps(p->rows, p->y + (size_t)t * p->y_stride);
+    EACH_TOKEN y[t] = p->first || t >= p->tokens ? vf_set1(0)
+                                                 : _mm512_maskz_loadu_ps(p->rows, p->y + (size_t)t * p->y_stride);
     const int8_t *q = p->x->q;
     const uint8_t *block = p->x->block;
     const float *d = p->x->d, *sum = p->x->sum;
@@ -152,9 +159,13 @@ INLINE void run_pass(bool minimum, int width, const pass *p)
 #define PASSES(W)                                                   \
     static void plain_##W(const pass *p) { run_pass(false, W, p); } \
     static void minimum_##W(const pass *p) { run_pass(true, W, p); }
-PASSES(8) PASSES(10) PASSES(12) PASSES(14) PASSES(16)
-static void (*const passes[2][(TOKENS - NARROWEST) / 2 + 1])(const pass *) = {
-    {plain_8, plain_10, plain_12, plain_14, plain_16}, {minimum_8, minimum_10, minimum_12, minimum_14, minimum_16}};
+PASSES(8)
+PASSES(10)
+PASSES(12)
+PASSES(14)
+PASSES(16)
+static void (*const passes[2][(TOKENS - NARROWEST) / 2 + 1])(const pass *) =
+    {{plain_8, plain_10, plain_12, plain_14, plain_16}, {minimum_8, minimum_10, minimum_12, minimum_14, minimum_16}};
 
 /* --- what a call makes ready --- */
 
@@ -224,9 +235,12 @@ INLINE void make_ready(cl_format f, const call *c, const unsigned char *panel, r
     const int group = panel_group(f);
     for (int i = 0; i < c->blocks; i++) {
         const int b = c->first + i, k = b % group;
-        const unsigned char *at = panel + (size_t)(b / group) * panel_group_bytes(f), *scale = at + k * (PANEL_SCALES / group);
+        const unsigned char *at = panel + (size_t)(b / group) * panel_group_bytes(f),
+                            *scale = at + k * (PANEL_SCALES / group);
         const unsigned char *ints = at + PANEL_SCALES + (size_t)k * panel_integers(f);
-        vf_store(to->scale[i], f == CL_MXFP4 ? vf_load_e8m0(scale) : f == CL_INT4 ? vf_load_bf16(scale) : vf_load_f16(scale));
+        vf_store(to->scale[i], f == CL_MXFP4  ? vf_load_e8m0(scale)
+                               : f == CL_INT4 ? vf_load_bf16(scale)
+                                              : vf_load_f16(scale));
         if (f == CL_Q4_1) vf_store(to->minimum[i], vf_load_f16(scale + 2 * CL_PANEL));
         to->ints[i] = f == CL_Q8_0 ? ints : to->buffer + i * PANEL_I8;
         if (f != CL_Q8_0) bytes_of_codes(f, ints, to->buffer + i * PANEL_I8);
@@ -247,9 +261,10 @@ static void make_ready_any(const call *c, const unsigned char *panel, ready *to)
     }
 }
 
-/* The piece of one panel, for all tokens of the round. Meanwhile the next panel's piece is fetched, a share by each group. */
-static void panel_piece(const call *c, int64_t panel, const unsigned char *data, bool last, const picked *x, ready *w, float *y,
-                        size_t y_stride)
+/* The piece of one panel, for all tokens of the round. Meanwhile the next panel's piece is fetched, a share by each
+ * group. */
+static void panel_piece(const call *c, int64_t panel, const unsigned char *data, bool last, const picked *x, ready *w,
+                        float *y, size_t y_stride)
 {
     const cl_format f = c->w->format;
     const int64_t rows = c->w->rows - panel * CL_PANEL;
@@ -293,8 +308,8 @@ static void round_of_tokens(call c, int64_t expert, int64_t p0, int64_t p1, floa
     __asm__ volatile("tilerelease");
 }
 
-void amx_matmul(const cl_matrix *w, int64_t expert, int64_t p0, int64_t p1, const cl_acts *x, const int32_t *index, int n_index, float *y,
-                size_t y_stride)
+void amx_matmul(const cl_matrix *w, int64_t expert, int64_t p0, int64_t p1, const cl_acts *x, const int32_t *index,
+                int n_index, float *y, size_t y_stride)
 {
     const int n = index ? n_index : x->n, rounds = (n + GROUPS * TOKENS - 1) / (GROUPS * TOKENS);
     if (!x->q8 || !cl_format_integer(w->format) || n < (w->format == CL_Q8_0 ? FEWEST : FEWEST_CODES)) {

@@ -1,5 +1,5 @@
-/* avx512.c: the shared body on one 16-lane AVX-512 register; with the products of amx.c it is a second set. Compiled with
- * -mavx512f/bw/vl/dq/vnni -mfma -mf16c. */
+/* avx512.c: the shared body on one 16-lane AVX-512 register; with the products of amx.c it is a second set. Compiled
+ * with -mavx512f/bw/vl/dq/vnni -mfma -mf16c. */
 #include "lanes_avx512.h"
 
 #define SET_NAME "avx512"

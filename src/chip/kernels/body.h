@@ -1,6 +1,6 @@
-/* body.h: a kernel set, written once over 16 lanes. Each set's file includes its lanes_*.h, defines SET_NAME and SET_FUNCTION, and
- * then includes this. Every result follows kernels.h operation by operation; what differs from reference.c is the order in which
- * independent results are computed.
+/* body.h: a kernel set, written once over 16 lanes. Each set's file includes its lanes_*.h, defines SET_NAME and
+ * SET_FUNCTION, and then includes this. Every result follows kernels.h operation by operation; what differs from
+ * reference.c is the order in which independent results are computed.
  *
  * Products: a pass takes one panel (16 rows in 16 lanes) and up to LANES_TOKENS tokens (LANES_Q8_TOKENS with 8-bit
  * activations). `tokens`, `f` and `chains` are constants after inlining. */
@@ -13,21 +13,24 @@ typedef struct pass {
     int64_t blocks;
     const float *x[LANES_TOKENS];
     const float *fsum[LANES_TOKENS];
-    uintptr_t fetch_from; /* from this place in the panel on, every fetch_step bytes, the line fetch_ahead bytes further is fetched */
+    /* from this place in the panel on, every fetch_step bytes, the line fetch_ahead bytes further is fetched */
+    uintptr_t fetch_from;
     size_t fetch_step, fetch_ahead;
     vf y[LANES_TOKENS];
 } pass;
 
-/* 8-bit activations of the tokens of a pass, block after block, the tokens of a block together: a term of a block is one plane of it. A
- * block has a second term if one of the tokens has a fine plane there; it adds nothing to the others (their sums are not -0). */
-enum { PICKED_TERMS = 512, PICKED_STEP = 4 }; /* tokens times terms at most; blocks in steps that every panel_group divides */
+/* 8-bit activations of the tokens of a pass, block after block, the tokens of a block together: a term of a block is
+ * one plane of it. A block has a second term if one of the tokens has a fine plane there; it adds nothing to the
+ * others (their sums are not -0). */
+/* tokens times terms at most; blocks in steps that every panel_group divides */
+enum { PICKED_TERMS = 512, PICKED_STEP = 4 };
 typedef struct picked {
-    int64_t first, blocks;                        /* which blocks of the tokens */
+    int64_t first, blocks; /* which blocks of the tokens */
     int terms;
-    uint16_t block[PICKED_TERMS];                 /* [terms] a term's block, from `first` on */
-    _Alignas(64) int8_t q[PICKED_TERMS * 32];     /* [terms][tokens][32] */
-    float d[PICKED_TERMS];                        /* [terms][tokens] */
-    int32_t start[PICKED_TERMS];                  /* [terms][tokens] q8_start; Q4_1: the sum */
+    uint16_t block[PICKED_TERMS];             /* [terms] a term's block, from `first` on */
+    _Alignas(64) int8_t q[PICKED_TERMS * 32]; /* [terms][tokens][32] */
+    float d[PICKED_TERMS];                    /* [terms][tokens] */
+    int32_t start[PICKED_TERMS];              /* [terms][tokens] q8_start; Q4_1: the sum */
 } picked;
 
 /* One pass with them over these blocks of a panel: y goes on, or begins with 0. */
@@ -36,7 +39,7 @@ typedef struct q8_pass {
     const picked *x;
     float *y;
     size_t y_stride;
-    int rows;                   /* of the panel, 1 .. 16 */
+    int rows; /* of the panel, 1 .. 16 */
     uintptr_t fetch_from;
     size_t fetch_step, fetch_ahead;
 } q8_pass;
@@ -55,7 +58,8 @@ INLINE void fetch(size_t step, size_t ahead, uintptr_t *next, const unsigned cha
     for (; *next < (uintptr_t)end; *next += step) __builtin_prefetch((const void *)(*next + ahead), 0, 2);
 }
 
-/* --- float weights: an even and an odd chain, 32 columns at a time, first the even columns of these, then the odd ones --- */
+/* --- float weights: an even and an odd chain, 32 columns at a time, first the even columns of these, then the odd
+ * ones --- */
 
 /* Column c of 32. */
 INLINE vf float_column(cl_format f, const unsigned char *w, int c)
@@ -111,7 +115,8 @@ typedef struct block {
 INLINE block block_at(cl_format f, const unsigned char *panel, int64_t blocks, int64_t b)
 {
     if (f == CL_FP8) {
-        return (block){panel + PANEL_FP8_SCALES + b / 4 * (int64_t)sizeof(float), panel + panel_fp8_codes(blocks) + b * PANEL_I8};
+        return (block){panel + PANEL_FP8_SCALES + b / 4 * (int64_t)sizeof(float),
+                       panel + panel_fp8_codes(blocks) + b * PANEL_I8};
     }
     int64_t group = panel_group(f), k = b % group;
     const unsigned char *at = panel + (size_t)(b / group) * panel_group_bytes(f);
@@ -137,7 +142,7 @@ INLINE void block_columns(cl_format f, block b, int g, vf *q)
     }
     const int8_t *table = f == CL_Q4_1 ? cl_q4_1_values : f == CL_MXFP4 ? cl_e2m1_doubled : cl_q4_0_values;
     vg all = f == CL_Q8_0 ? vg_load(b.ints + 64 * g)
-           : g % 2        ? vg_high(b.ints + 32 * (g - 1), table)
+             : g % 2      ? vg_high(b.ints + 32 * (g - 1), table)
                           : vg_low(b.ints + 32 * g, table);
     for (int c = 0; c < 4; c++) q[c] = vg_column(all, c);
 }
@@ -156,7 +161,8 @@ INLINE void f32_blocks(cl_format f, int tokens, int chains, const pass *p, int64
             vf q[4];
             block_columns(f, w[k], g, q);
             for (int c = 0; c < 4; c++) {
-                EACH_TOKEN s[k * tokens + t] = vf_fma(q[c], vf_set1(p->x[t][(b + k) * 32 + g * 4 + c]), s[k * tokens + t]);
+                EACH_TOKEN s[k * tokens + t] =
+                    vf_fma(q[c], vf_set1(p->x[t][(b + k) * 32 + g * 4 + c]), s[k * tokens + t]);
             }
         }
     }
@@ -220,7 +226,8 @@ INLINE void q8_blocks(cl_format f, int tokens, const q8_pass *from)
         const int half = tokens > LANES_Q8_SUMS ? (tokens + 1) / 2 : tokens;
         q8_block(f, half, w, q, d, start, y);
         if (half == tokens) continue;
-        __asm__("" : "+r"(w.ints)); /* or the first half's unpacked weights are kept for the second, in registers that there are not */
+        /* or the first half's unpacked weights are kept for the second, in registers that there are not */
+        __asm__("" : "+r"(w.ints));
         q8_block(f, tokens - half, w, q + half * 32, d + half, start + half, y + half);
     }
     EACH_TOKEN store_some(p.y + (size_t)t * p.y_stride, y[t], p.rows);
@@ -241,7 +248,7 @@ typedef void (*q8_fn)(const q8_pass *p);
     static void mx_f32_##T(pass *p) { f32_pass(CL_MXFP4, T, p); }  \
     static void int4_f32_##T(pass *p) { f32_pass(CL_INT4, T, p); } \
     static void fp8_##T(pass *p) { f32_pass(CL_FP8, T, p); }
-#define Q8_PASSES(T)                                             \
+#define Q8_PASSES(T)                                                        \
     static void q8_0_q8_##T(const q8_pass *p) { q8_blocks(CL_Q8_0, T, p); } \
     static void q4_0_q8_##T(const q8_pass *p) { q8_blocks(CL_Q4_0, T, p); } \
     static void q4_1_q8_##T(const q8_pass *p) { q8_blocks(CL_Q4_1, T, p); } \
@@ -249,7 +256,8 @@ typedef void (*q8_fn)(const q8_pass *p);
     static void int4_q8_##T(const q8_pass *p) { q8_blocks(CL_INT4, T, p); }
 
 /* In the order of cl_format, 8-bit activations from CL_Q8_0 on. */
-#define ROW(T) [T] = {f32_##T, f16_##T, bf16_##T, q8_0_f32_##T, q4_0_f32_##T, q4_1_f32_##T, mx_f32_##T, int4_f32_##T, fp8_##T},
+#define ROW(T) \
+    [T] = {f32_##T, f16_##T, bf16_##T, q8_0_f32_##T, q4_0_f32_##T, q4_1_f32_##T, mx_f32_##T, int4_f32_##T, fp8_##T},
 #define Q8_ROW(T) [T] = {q8_0_q8_##T, q4_0_q8_##T, q4_1_q8_##T, mx_q8_##T, int4_q8_##T},
 
 EACH_SIZE(PASSES)
@@ -258,8 +266,8 @@ EACH_Q8_SIZE(Q8_PASSES)
 static const pass_fn passes[LANES_TOKENS + 1][CL_NATIVE_FORMATS] = {EACH_SIZE(ROW)};
 static const q8_fn q8_passes[LANES_Q8_TOKENS + 1][CL_FP8 - CL_Q8_0] = {EACH_Q8_SIZE(Q8_ROW)};
 
-/* The first pass over a panel takes it from memory, the others find it in a cache. So a product of one pass fetches a little ahead;
- * one of several passes fetches the next panel, each pass its share of the lines. */
+/* The first pass over a panel takes it from memory, the others find it in a cache. So a product of one pass fetches a
+ * little ahead; one of several passes fetches the next panel, each pass its share of the lines. */
 enum { LINE = 64, FETCH_AHEAD = 8192 };
 
 INLINE void plan_fetch(pass *p, int i, int n_passes, size_t panel_size, bool last_panel)
@@ -270,8 +278,8 @@ INLINE void plan_fetch(pass *p, int i, int n_passes, size_t panel_size, bool las
     p->fetch_ahead = n_passes == 1 ? FETCH_AHEAD : panel_size;
 }
 
-static void float_product(const cl_matrix *w, int64_t expert, int64_t p0, int64_t p1, const cl_acts *x, const int32_t *index, int n,
-                          float *y, size_t y_stride)
+static void float_product(const cl_matrix *w, int64_t expert, int64_t p0, int64_t p1, const cl_acts *x,
+                          const int32_t *index, int n, float *y, size_t y_stride)
 {
     const int n_passes = (n + LANES_TOKENS - 1) / LANES_TOKENS;
     pass p = {.blocks = panel_blocks(w->cols)};
@@ -286,17 +294,19 @@ static void float_product(const cl_matrix *w, int64_t expert, int64_t p0, int64_
             }
             plan_fetch(&p, j, n_passes, w->panel_bytes, i + 1 == p1);
             passes[tokens][w->format](&p);
-            for (int t = 0; t < tokens; t++) store_some(y + (size_t)(t0 + t) * y_stride + i * CL_PANEL, p.y[t], w->rows - i * CL_PANEL);
+            for (int t = 0; t < tokens; t++)
+                store_some(y + (size_t)(t0 + t) * y_stride + i * CL_PANEL, p.y[t], w->rows - i * CL_PANEL);
         }
     }
 }
 
-/* --- products with 8-bit activations: tokens in groups, blocks in pieces; what a group and a piece need is picked once for a batch of
- * panels, which stay in a cache for the next group. --- */
+/* --- products with 8-bit activations: tokens in groups, blocks in pieces; what a group and a piece need is picked
+ * once for a batch of panels, which stay in a cache for the next group. --- */
 
 enum { BATCH_BYTES = 1 << 19 };
 
-/* The blocks from to->first on that have room, and their terms; plane[i] is the place of term i among a token's blocks and planes. */
+/* The blocks from to->first on that have room, and their terms; plane[i] is the place of term i among a token's
+ * blocks and planes. */
 static void pick_terms(const cl_acts *x, const int32_t *tokens, int n, picked *to, int64_t *plane)
 {
     const int64_t left = panel_blocks(x->cols) - to->first;
@@ -335,8 +345,8 @@ static void pick(cl_format f, const cl_acts *x, const int32_t *tokens, int n, pi
 }
 
 /* Panels p0..p1 and the blocks of `x` for the tokens whose rows of results begin at y. */
-static void q8_panels(const cl_matrix *w, int64_t expert, int64_t p0, int64_t p1, const picked *x, int tokens, bool ahead, float *y,
-                      size_t y_stride)
+static void q8_panels(const cl_matrix *w, int64_t expert, int64_t p0, int64_t p1, const picked *x, int tokens,
+                      bool ahead, float *y, size_t y_stride)
 {
     const int64_t group = panel_group(w->format);
     const bool whole = x->first == 0 && x->blocks == panel_blocks(w->cols);
@@ -353,11 +363,12 @@ static void q8_panels(const cl_matrix *w, int64_t expert, int64_t p0, int64_t p1
     }
 }
 
-static void q8_product(const cl_matrix *w, int64_t expert, int64_t p0, int64_t p1, const cl_acts *x, const int32_t *index, int n,
-                       float *y, size_t y_stride)
+static void q8_product(const cl_matrix *w, int64_t expert, int64_t p0, int64_t p1, const cl_acts *x,
+                       const int32_t *index, int n, float *y, size_t y_stride)
 {
     const int groups = (n + LANES_Q8_TOKENS - 1) / LANES_Q8_TOKENS;
-    const int64_t blocks = panel_blocks(w->cols), fit = (int64_t)(BATCH_BYTES / w->panel_bytes), batch = fit > 1 ? fit : 1;
+    const int64_t blocks = panel_blocks(w->cols), fit = (int64_t)(BATCH_BYTES / w->panel_bytes),
+                  batch = fit > 1 ? fit : 1;
     picked xp;
     for (int64_t p = p0, end; p < p1; p = end) {
         end = groups == 1 || p1 - p < batch ? p1 : p + batch;
@@ -476,7 +487,8 @@ static void clamped_mul(const float *g, const float *u, int64_t n, float limit, 
 
 static void add(float *x, const float *y, int64_t n)
 {
-    for (int64_t i = 0; i < n; i += 16) store_some(x + i, vf_add(load_some(x + i, n - i), load_some(y + i, n - i)), n - i);
+    for (int64_t i = 0; i < n; i += 16)
+        store_some(x + i, vf_add(load_some(x + i, n - i), load_some(y + i, n - i)), n - i);
 }
 
 static void axpy(float *x, float a, const float *y, int64_t n)
@@ -488,10 +500,12 @@ static void axpy(float *x, float a, const float *y, int64_t n)
 
 #include "body_attend.h"
 
-#define SET(NAME, MATMUL)                                                                                                     \
-    {.name = NAME, .panel_bytes = panel_bytes, .pack = panel_pack, .unpack = panel_unpack, .prepare = prepare, .matmul = MATMUL,     \
-     .rmsnorm = rmsnorm, .silu_mul = silu_mul, .clamped_mul = clamped_mul, .add = add, .axpy = axpy, .kv_store = cl_kv_store,       \
-     .attend = attend, .attend_latent = attend_latent}
+#define SET(NAME, MATMUL)                                                                                         \
+    {                                                                                                             \
+        .name = NAME, .panel_bytes = panel_bytes, .pack = panel_pack, .unpack = panel_unpack, .prepare = prepare, \
+        .matmul = MATMUL, .rmsnorm = rmsnorm, .silu_mul = silu_mul, .clamped_mul = clamped_mul, .add = add,       \
+        .axpy = axpy, .kv_store = cl_kv_store, .attend = attend, .attend_latent = attend_latent                   \
+    }
 
 const cl_kernels *SET_FUNCTION(void)
 {

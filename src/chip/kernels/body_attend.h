@@ -1,25 +1,31 @@
 /* body_attend.h: the attention of a kernel set, part of body.h.
  *
- * Lanes are the 16 positions of a block for scores, 16 numbers of the head for values. Queries of one kv head go through the
- * cache in groups: a key or a value is loaded and converted once for a group. `f`, `blocks`, `heads`, `queries` and `width` are
- * constants after inlining. */
+ * Lanes are the 16 positions of a block for scores, 16 numbers of the head for values. Queries of one kv head go
+ * through the cache in groups: a key or a value is loaded and converted once for a group. `f`, `blocks`, `heads`,
+ * `queries` and `width` are constants after inlining. */
 
 enum {
-    LANES_SCORES = LANES_CHAINS > LANES_TOKENS ? LANES_CHAINS : LANES_TOKENS, /* chains at once, and most queries of a group */
-    LANES_VALUES = LANES_CHAINS == 8 ? 16 : LANES_SCORES, /* the same for values: two vectors for each weight that is loaded */
+    /* chains at once, and most queries of a group */
+    LANES_SCORES = LANES_CHAINS > LANES_TOKENS ? LANES_CHAINS : LANES_TOKENS,
+    /* the same for values: two vectors for each weight that is loaded */
+    LANES_VALUES = LANES_CHAINS == 8 ? 16 : LANES_SCORES,
     LATENT_CHAINS = 4
 };
 
 INLINE int number_bytes(cl_kv_format f) { return f == CL_KV_F32 ? 4 : f == CL_KV_BF16 ? 2 : 1; }
 
 /* Asks for the line that lies `ahead` bytes after p, or nowhere. */
-INLINE void fetch_line(const unsigned char *p, size_t ahead) { __builtin_prefetch((const void *)((uintptr_t)p + ahead), 0, 3); }
+INLINE void fetch_line(const unsigned char *p, size_t ahead)
+{
+    __builtin_prefetch((const void *)((uintptr_t)p + ahead), 0, 3);
+}
 
 /* Number i of the keys of a block, 16 positions; bf16: in the order of vf_load_bf16_apart. */
 INLINE vf key_lanes(cl_kv_format f, const unsigned char *numbers, int i)
 {
-    return f == CL_KV_F32 ? vf_load((const float *)numbers + i * 16) : f == CL_KV_BF16 ? vf_load_bf16_apart(numbers + i * 32)
-                                                                                       : vf_load_i8(numbers + i * 16);
+    return f == CL_KV_F32    ? vf_load((const float *)numbers + i * 16)
+           : f == CL_KV_BF16 ? vf_load_bf16_apart(numbers + i * 32)
+                             : vf_load_i8(numbers + i * 16);
 }
 
 /* s[c * heads + t]: scores of `blocks` blocks from b on for `heads` queries, not yet scaled. Number i of query t is
@@ -50,7 +56,8 @@ INLINE void score_blocks(cl_kv_format f, int blocks, int heads, const cl_kv_head
             }
         }
         for (int c = 0; c < blocks * heads; c++) {
-            sum[c] = f == CL_KV_Q8 ? vf_fma(vf_load((const float *)k[c / heads] + i0 / 32 * 16), part[c], sum[c]) : part[c];
+            sum[c] = f == CL_KV_Q8 ? vf_fma(vf_load((const float *)k[c / heads] + i0 / 32 * 16), part[c], sum[c])
+                                   : part[c];
         }
     }
     for (int c = 0; c < blocks * heads; c++) s[c] = f == CL_KV_BF16 ? vf_together(sum[c]) : sum[c];
@@ -64,8 +71,8 @@ INLINE vf visible(vf x, vf y, int64_t lo, int64_t pos, int64_t b)
     return vf_pick(x, y, first ? (int)(lo % CL_KV_BLOCK) : 0, last ? (int)(pos % CL_KV_BLOCK) : CL_KV_BLOCK - 1);
 }
 
-/* e [block - first][queries][16]: scores scaled, of all positions of blocks first .. last; and the largest that each query sees.
- * q: [head_dim][queries]. */
+/* e [block - first][queries][16]: scores scaled, of all positions of blocks first .. last; and the largest that each
+ * query sees. q: [head_dim][queries]. */
 INLINE void scores(cl_kv_format f, int queries, const cl_kv_head *h, const float *q, const cl_query *who, int64_t first,
                    int64_t last, float scale, float *e, float *largest)
 {
@@ -89,8 +96,8 @@ INLINE void scores(cl_kv_format f, int queries, const cl_kv_head *h, const float
     for (int t = 0; t < queries; t++) largest[t] = vf_fold_max(max[t]);
 }
 
-/* e = cl_exp(e - max), 0 where a position is not visible; max is that of the scores. e begins at the block of lo, the next
- * block's are `step` numbers further. Returns 1 / sum. */
+/* e = cl_exp(e - max), 0 where a position is not visible; max is that of the scores. e begins at the block of lo, the
+ * next block's are `step` numbers further. Returns 1 / sum. */
 INLINE float weights(int64_t lo, int64_t pos, float max, const float *sink, float *e, size_t step)
 {
     if (sink && *sink > max) max = *sink;
@@ -105,7 +112,8 @@ INLINE float weights(int64_t lo, int64_t pos, float max, const float *sink, floa
     return 1.0f / (sink ? sum + cl_exp(*sink - max) : sum);
 }
 
-/* The 16 numbers from `at` on of a block of values, n of them at the end of a head; bf16: in the order of vf_load_bf16_apart. */
+/* The 16 numbers from `at` on of a block of values, n of them at the end of a head; bf16: in the order of
+ * vf_load_bf16_apart. */
 INLINE vf value_lanes(cl_kv_format f, const unsigned char *v, size_t at, int n)
 {
     _Alignas(64) unsigned char part[64] = {0};
@@ -114,10 +122,10 @@ INLINE vf value_lanes(cl_kv_format f, const unsigned char *v, size_t at, int n)
     return f == CL_KV_F32 ? vf_load((const float *)v) : f == CL_KV_BF16 ? vf_load_bf16_apart(v) : vf_load_i8(v);
 }
 
-/* sums [queries][stride]: numbers i .. i + 16 * width - 1 of a head (n of them in the last lanes) go on over the positions
- * j .. end - 1 of a block of values, ascending; e: [queries][16] weights of the block. */
-INLINE void mix_block(cl_kv_format f, int queries, int width, int n, int head_dim, const unsigned char *v, int j, int end,
-                      const float *e, int i, float *sums, size_t stride)
+/* sums [queries][stride]: numbers i .. i + 16 * width - 1 of a head (n of them in the last lanes) go on over the
+ * positions j .. end - 1 of a block of values, ascending; e: [queries][16] weights of the block. */
+INLINE void mix_block(cl_kv_format f, int queries, int width, int n, int head_dim, const unsigned char *v, int j,
+                      int end, const float *e, int i, float *sums, size_t stride)
 {
     vf o[LANES_VALUES];
     float scaled[2][LANES_SCORES * 16]; /* q8: weights times scales; a scale is of 32 numbers */
@@ -132,7 +140,8 @@ INLINE void mix_block(cl_kv_format f, int queries, int width, int n, int head_di
         for (int t = 0; t < queries; t++) o[k * queries + t] = vf_load(sums + (size_t)t * stride + i + 16 * k);
     }
     for (; j < end; j++) {
-        if (queries > 1) fetch_line(v + (j * head_dim + i) * number_bytes(f), (size_t)head_dim * 32); /* about the next block */
+        /* about the next block */
+        if (queries > 1) fetch_line(v + (j * head_dim + i) * number_bytes(f), (size_t)head_dim * 32);
         for (int k = 0; k < width; k++) {
             const float *a = (f == CL_KV_Q8 ? scaled[k / 2] : e) + j;
             vf x = value_lanes(f, v, (size_t)(j * head_dim + i + 16 * k), n);
@@ -144,8 +153,8 @@ INLINE void mix_block(cl_kv_format f, int queries, int width, int n, int head_di
     }
 }
 
-/* sums [queries][stride] go on over the positions lo .. pos, ascending, block by block, so that values are read in order.
- * e: [queries][16] weights of the block of lo, those of the next block are `step` numbers further. */
+/* sums [queries][stride] go on over the positions lo .. pos, ascending, block by block, so that values are read in
+ * order. e: [queries][16] weights of the block of lo, those of the next block are `step` numbers further. */
 INLINE void mix(cl_kv_format f, int queries, const cl_kv_head *h, int64_t lo, int64_t pos, const float *e, size_t step,
                 float *sums, size_t stride)
 {
@@ -153,7 +162,8 @@ INLINE void mix(cl_kv_format f, int queries, const cl_kv_head *h, int64_t lo, in
     const int64_t first = lo / CL_KV_BLOCK, last = pos / CL_KV_BLOCK;
     for (int64_t b = first; b <= last; b++, e += step) {
         const unsigned char *v = h->values + cl_kv_block_at(h, b);
-        const int j = b == first ? (int)(lo % CL_KV_BLOCK) : 0, end = b == last ? (int)(pos % CL_KV_BLOCK) + 1 : CL_KV_BLOCK;
+        const int j = b == first ? (int)(lo % CL_KV_BLOCK) : 0,
+                  end = b == last ? (int)(pos % CL_KV_BLOCK) + 1 : CL_KV_BLOCK;
         int i = 0;
         for (; i + 16 * width <= d; i += 16 * width) mix_block(f, queries, width, 16, d, v, j, end, e, i, sums, stride);
         for (; i + 16 <= d; i += 16) mix_block(f, queries, 1, 16, d, v, j, end, e, i, sums, stride);
@@ -173,9 +183,10 @@ static void mix_alone(const cl_kv_head *h, int64_t lo, int64_t pos, const float 
     }
 }
 
-/* Scores are computed from the first position that a query sees to the last. Values go into the sums of those queries alone that
- * see their position: jointly where all do, one by one before and after. */
-INLINE void attend_group(cl_kv_format f, int queries, const cl_kv_head *h, const cl_query *who, float scale, float *scratch)
+/* Scores are computed from the first position that a query sees to the last. Values go into the sums of those queries
+ * alone that see their position: jointly where all do, one by one before and after. */
+INLINE void attend_group(cl_kv_format f, int queries, const cl_kv_head *h, const cl_query *who, float scale,
+                         float *scratch)
 {
     const size_t d = (size_t)h->head_dim, stride = (d + 15) / 16 * 16, step = (size_t)queries * CL_KV_BLOCK;
     int64_t lo = who->lo, pos = who->pos, all_lo = lo, all_pos = pos;
@@ -186,7 +197,8 @@ INLINE void attend_group(cl_kv_format f, int queries, const cl_kv_head *h, const
         all_pos = who[t].pos < all_pos ? who[t].pos : all_pos;
     }
     const int64_t first = lo / CL_KV_BLOCK, last = pos / CL_KV_BLOCK;
-    float inverse[LANES_SCORES], *sums = scratch, *q = sums + (size_t)queries * stride, *e = q + (size_t)queries * stride;
+    float inverse[LANES_SCORES], *sums = scratch, *q = sums + (size_t)queries * stride,
+                                 *e = q + (size_t)queries * stride;
     for (size_t i = 0; i < d; i++) {
         for (int t = 0; t < queries; t++) q[i * (size_t)queries + (size_t)t] = who[t].q[i];
     }
@@ -198,20 +210,23 @@ INLINE void attend_group(cl_kv_format f, int queries, const cl_kv_head *h, const
         inverse[t] = weights(who[t].lo, who[t].pos, inverse[t], who[t].sink, begin, step);
         mix_alone(h, who[t].lo, some ? all_lo - 1 : who[t].pos, begin, step, sums + (size_t)t * stride);
     }
-    if (some) mix(f, queries, h, all_lo, all_pos, e + (size_t)(all_lo / CL_KV_BLOCK - first) * step, step, sums, stride);
+    if (some)
+        mix(f, queries, h, all_lo, all_pos, e + (size_t)(all_lo / CL_KV_BLOCK - first) * step, step, sums, stride);
     for (int t = 0; t < queries; t++) {
         float *mine = sums + (size_t)t * stride, *after = e + t * CL_KV_BLOCK;
         after += (size_t)((all_pos + 1) / CL_KV_BLOCK - first) * step;
         if (some) mix_alone(h, all_pos + 1, who[t].pos, after, step, mine);
         for (size_t i = 0; i < d; i += 16) {
             vf o = vf_load(mine + i);
-            store_some(who[t].out + i, vf_mul(f == CL_KV_BF16 ? vf_together(o) : o, vf_set1(inverse[t])), (int64_t)(d - i));
+            store_some(who[t].out + i, vf_mul(f == CL_KV_BF16 ? vf_together(o) : o, vf_set1(inverse[t])),
+                       (int64_t)(d - i));
         }
     }
 }
 
 /* Groups are of 8 (where the set takes so many), 4, 2 or 1; one that is not full repeats its last query. */
-INLINE void attend_format(cl_kv_format f, const cl_kv_head *h, int n, const cl_query *queries, float scale, float *scratch)
+INLINE void attend_format(cl_kv_format f, const cl_kv_head *h, int n, const cl_query *queries, float scale,
+                          float *scratch)
 {
     for (int m; n > 0; n -= m, queries += m) {
         cl_query who[LANES_SCORES];
@@ -234,15 +249,16 @@ static void attend(const cl_kv_head *h, int n, const cl_query *queries, float sc
     }
 }
 
-/* --- latent attention: heads share the keys, which hold the values too. Blocks are taken once for scores and once for values, all
- * heads while a block is in a cache. --- */
+/* --- latent attention: heads share the keys, which hold the values too. Blocks are taken once for scores and once
+ * for values, all heads while a block is in a cache. --- */
 
 /* e[head * stride + 16 * (block - first)], and the largest of each head. */
-INLINE void latent_scores(cl_kv_format f, const cl_kv_head *h, int n, const float *q, size_t q_stride, int64_t lo, int64_t pos,
-                          float scale, float *e, size_t stride, float *largest)
+INLINE void latent_scores(cl_kv_format f, const cl_kv_head *h, int n, const float *q, size_t q_stride, int64_t lo,
+                          int64_t pos, float scale, float *e, size_t stride, float *largest)
 {
     enum { HALF = LANES_TOKENS / 2 };
-    const int together = n / HALF * HALF; /* fewer would be too few chains: they go head by head, several blocks at once */
+    /* fewer would be too few chains: they go head by head, several blocks at once */
+    const int together = n / HALF * HALF;
     vf max[CL_LATENT_HEADS], s[LANES_TOKENS];
     for (int k = 0; k < together; k++) max[k] = vf_set1(-INFINITY);
     const int64_t first = lo / CL_KV_BLOCK, last = pos / CL_KV_BLOCK;
@@ -265,11 +281,12 @@ INLINE void latent_scores(cl_kv_format f, const cl_kv_head *h, int n, const floa
     }
 }
 
-/* v[j]: numbers i .. i+15 of position j of block b, zeros past the head. A position that is not visible is -0, so that with a
- * weight of 0 it changes no bit of a sum: fma(0, -0, o) is o. */
+/* v[j]: numbers i .. i+15 of position j of block b, zeros past the head. A position that is not visible is -0, so
+ * that with a weight of 0 it changes no bit of a sum: fma(0, -0, o) is o. */
 INLINE void latent_values(cl_kv_format f, const cl_kv_head *h, int64_t lo, int64_t pos, int64_t b, int i, vf *v)
 {
-    const unsigned char *numbers = h->keys + cl_kv_block_at(h, b) + (f == CL_KV_Q8 ? cl_kv_scales(h->head_dim) * sizeof(float) : 0);
+    const unsigned char *numbers = h->keys + cl_kv_block_at(h, b) +
+                                   (f == CL_KV_Q8 ? cl_kv_scales(h->head_dim) * sizeof(float) : 0);
     for (int r = 0; r < 16; r++) {
         vf key = i + r < h->head_dim ? key_lanes(f, numbers, i + r) : vf_set1(0);
         v[r] = visible(f == CL_KV_BF16 ? vf_together(key) : key, vf_set1(-0.0f), lo, pos, b);
@@ -277,9 +294,10 @@ INLINE void latent_values(cl_kv_format f, const cl_kv_head *h, int64_t lo, int64
     vf_transpose(v);
 }
 
-/* out[i .. i+16) of `heads` heads, n of these numbers, goes on over the 16 positions of a block: weights e, q8: times d. */
-INLINE void latent_mix(cl_kv_format f, int heads, const vf *v, vf d, const float *e, size_t stride, float *out, size_t out_stride,
-                       int n)
+/* out[i .. i+16) of `heads` heads, n of these numbers, goes on over the 16 positions of a block: weights e, q8: times
+ * d. */
+INLINE void latent_mix(cl_kv_format f, int heads, const vf *v, vf d, const float *e, size_t stride, float *out,
+                       size_t out_stride, int n)
 {
     vf o[LATENT_CHAINS];
     float scaled[LATENT_CHAINS][16];
@@ -297,8 +315,9 @@ INLINE void latent_mix(cl_kv_format f, int heads, const vf *v, vf d, const float
     for (int t = 0; t < heads; t++) store_some(out + (size_t)t * out_stride, o[t], n);
 }
 
-INLINE void latent_format(cl_kv_format f, const cl_kv_head *h, int n, const float *q, size_t q_stride, int v_dim, int64_t lo,
-                          int64_t pos, float scale, const float *sinks, float *out, size_t out_stride, float *e)
+INLINE void latent_format(cl_kv_format f, const cl_kv_head *h, int n, const float *q, size_t q_stride, int v_dim,
+                          int64_t lo, int64_t pos, float scale, const float *sinks, float *out, size_t out_stride,
+                          float *e)
 {
     const int64_t first = lo / CL_KV_BLOCK, last = pos / CL_KV_BLOCK;
     const size_t stride = (size_t)(last - first + 1) * CL_KV_BLOCK;
@@ -313,7 +332,8 @@ INLINE void latent_format(cl_kv_format f, const cl_kv_head *h, int n, const floa
             vf v[16], d = vf_set1(0);
             latent_values(f, h, lo, pos, b, i, v);
             if (f == CL_KV_Q8) {
-                d = visible(vf_load((const float *)(h->keys + cl_kv_block_at(h, b)) + i / 32 * CL_KV_BLOCK), d, lo, pos, b);
+                d = visible(vf_load((const float *)(h->keys + cl_kv_block_at(h, b)) + i / 32 * CL_KV_BLOCK), d, lo, pos,
+                            b);
             }
             for (int k = 0, m; k < n; k += m) {
                 const float *a = e + (size_t)k * stride;
@@ -326,17 +346,24 @@ INLINE void latent_format(cl_kv_format f, const cl_kv_head *h, int n, const floa
     }
     for (int k = 0; k < n; k++) {
         float *y = out + (size_t)k * out_stride;
-        for (int i = 0; i < v_dim; i += 16) store_some(y + i, vf_mul(load_some(y + i, v_dim - i), vf_set1(inverse[k])), v_dim - i);
+        for (int i = 0; i < v_dim; i += 16)
+            store_some(y + i, vf_mul(load_some(y + i, v_dim - i), vf_set1(inverse[k])), v_dim - i);
     }
 }
 
-static void attend_latent(const cl_kv_head *h, int n, const float *q, size_t q_stride, int v_dim, int64_t lo, int64_t pos,
-                          float scale, const float *sinks, float *out, size_t out_stride, float *scratch)
+static void attend_latent(const cl_kv_head *h, int n, const float *q, size_t q_stride, int v_dim, int64_t lo,
+                          int64_t pos, float scale, const float *sinks, float *out, size_t out_stride, float *scratch)
 {
     switch (h->format) {
-    case CL_KV_F32: latent_format(CL_KV_F32, h, n, q, q_stride, v_dim, lo, pos, scale, sinks, out, out_stride, scratch); break;
-    case CL_KV_BF16: latent_format(CL_KV_BF16, h, n, q, q_stride, v_dim, lo, pos, scale, sinks, out, out_stride, scratch); break;
-    case CL_KV_Q8: latent_format(CL_KV_Q8, h, n, q, q_stride, v_dim, lo, pos, scale, sinks, out, out_stride, scratch); break;
+    case CL_KV_F32:
+        latent_format(CL_KV_F32, h, n, q, q_stride, v_dim, lo, pos, scale, sinks, out, out_stride, scratch);
+        break;
+    case CL_KV_BF16:
+        latent_format(CL_KV_BF16, h, n, q, q_stride, v_dim, lo, pos, scale, sinks, out, out_stride, scratch);
+        break;
+    case CL_KV_Q8:
+        latent_format(CL_KV_Q8, h, n, q, q_stride, v_dim, lo, pos, scale, sinks, out, out_stride, scratch);
+        break;
     default: CL_BUG("cache format %d", (int)h->format);
     }
 }

@@ -83,7 +83,8 @@ static void store_bf16(const cl_kv_head *h, int64_t pos, const float *k, const f
 
 static void store_q8(const cl_kv_head *h, int64_t pos, const float *k, const float *v)
 {
-    size_t at = cl_kv_block_at(h, pos / CL_KV_BLOCK), j = (size_t)(pos % CL_KV_BLOCK), scales = cl_kv_scales(h->head_dim);
+    size_t at = cl_kv_block_at(h, pos / CL_KV_BLOCK), j = (size_t)(pos % CL_KV_BLOCK),
+           scales = cl_kv_scales(h->head_dim);
     float *kd = (float *)(h->keys + at);
     int8_t *kq = (int8_t *)(kd + scales);
     for (int i = 0; i < h->head_dim; i += 32) {

@@ -13,13 +13,15 @@
 static bool has_avx2(void)
 {
     unsigned a, b, c, d; /* not every compiler's __builtin_cpu_supports knows F16C */
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __get_cpuid(1, &a, &b, &c, &d) && c & bit_F16C;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __get_cpuid(1, &a, &b, &c, &d) &&
+           c & bit_F16C;
 }
 
 static bool has_avx512(void)
 {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vnni");
 }
 
 static bool has_amx(void) { return has_avx512() && amx_usable(); }
@@ -71,20 +73,30 @@ cl_code cl_kernels_choose(const char *name, const cl_kernels **out, cl_err *err)
     }
     const char *near = cl_nearest(name, names, ENTRIES);
     if (near) return cl_fail(err, CL_E_USAGE, "kernels '%s': no such set (did you mean %s?)", name, near);
-    return cl_fail(err, CL_E_USAGE, "kernels '%s': no such set (known: amx, avx512, avx2, neon, generic, reference)", name);
+    return cl_fail(err, CL_E_USAGE, "kernels '%s': no such set (known: amx, avx512, avx2, neon, generic, reference)",
+                   name);
 }
 
 const char *const *cl_kernels_available(void)
 {
-    /* The usable names are a tail of the table: each set needs more of the CPU than the one after it, and those of other
-     * architectures come first. */
+    /* The usable names are a tail of the table: each set needs more of the CPU than the one after it, and those of
+     * other architectures come first. */
     static const char *const names[] = {
 #if defined(__x86_64__)
-        "neon", "amx", "avx512", "avx2",
+        "neon",
+        "amx",
+        "avx512",
+        "avx2",
 #else
-        "amx", "avx512", "avx2", "neon",
+        "amx",
+        "avx512",
+        "avx2",
+        "neon",
 #endif
-        "generic", "reference", NULL};
+        "generic",
+        "reference",
+        NULL
+    };
     int first = 0;
     while (!usable(&entries[first])) first++;
     return names + first;

@@ -11,9 +11,15 @@ enum { LANES_TOKENS = 4, LANES_Q8_TOKENS = 4, LANES_CHAINS = 4, LANES_Q8_SUMS = 
 #define EACH_SIZE(X) X(1) X(2) X(3) X(4)
 #define EACH_Q8_SIZE(X) EACH_SIZE(X)
 
-typedef struct vf { __m256 a, b; } vf;
-typedef struct vi { __m256i a, b; } vi;
-typedef struct vg { __m256i a, b; } vg;
+typedef struct vf {
+    __m256 a, b;
+} vf;
+typedef struct vi {
+    __m256i a, b;
+} vi;
+typedef struct vg {
+    __m256i a, b;
+} vg;
 
 /* The same operation on both halves. */
 #define VF(op, x, y) ((vf){op((x).a, (y).a), op((x).b, (y).b)})
@@ -52,7 +58,8 @@ INLINE float vf_fold_max(vf x) { return fold_max(_mm256_max_ps(x.a, x.b)); }
 
 INLINE __m256 between(__m256 x, __m256 y, __m256i lane, int lo, int hi)
 {
-    __m256i out = _mm256_or_si256(_mm256_cmpgt_epi32(_mm256_set1_epi32(lo), lane), _mm256_cmpgt_epi32(lane, _mm256_set1_epi32(hi)));
+    __m256i out = _mm256_or_si256(_mm256_cmpgt_epi32(_mm256_set1_epi32(lo), lane),
+                                  _mm256_cmpgt_epi32(lane, _mm256_set1_epi32(hi)));
     return _mm256_blendv_ps(x, y, _mm256_castsi256_ps(out));
 }
 INLINE vf vf_pick(vf x, vf y, int lo, int hi)
@@ -69,11 +76,15 @@ INLINE vf vf_scale2(vf x, vf t) { return VF(scale2, x, t); }
 
 INLINE vf vf_from_vi(vi x) { return (vf){_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
 
-INLINE vf vf_load_f16(const unsigned char *p) { return (vf){_mm256_cvtph_ps(load128(p)), _mm256_cvtph_ps(load128(p + 16))}; }
+INLINE vf vf_load_f16(const unsigned char *p)
+{
+    return (vf){_mm256_cvtph_ps(load128(p)), _mm256_cvtph_ps(load128(p + 16))};
+}
 INLINE __m256 load_i8(const unsigned char *p) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(load64(p))); }
 INLINE vf vf_load_i8(const unsigned char *p) { return (vf){load_i8(p), load_i8(p + 8)}; }
 
-/* The bits of 2^(e - 128): (e - 1) << 23 where that is a normal number, else (e + 1) << 21 (e = 0, 1), which is the larger there. */
+/* The bits of 2^(e - 128): (e - 1) << 23 where that is a normal number, else (e + 1) << 21 (e = 0, 1), which is the
+ * larger there. */
 INLINE __m256 load_e8m0(const unsigned char *p)
 {
     __m256i e = _mm256_cvtepu8_epi32(load64(p));
@@ -103,8 +114,8 @@ INLINE vf vf_together(vf x)
     return (vf){_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31)};
 }
 
-/* 16 codes, each the high byte of 16 bits (the low byte is anything): moved right by one, with the bit that the sign left behind
- * cleared, they are half-precision numbers 2^8 times too small, subnormals included. */
+/* 16 codes, each the high byte of 16 bits (the low byte is anything): moved right by one, with the bit that the sign
+ * left behind cleared, they are half-precision numbers 2^8 times too small, subnormals included. */
 INLINE vf from_e4m3(__m256i high)
 {
     __m256i h = _mm256_and_si256(_mm256_srai_epi16(high, 1), _mm256_set1_epi16((short)0xbf80));
@@ -156,7 +167,10 @@ INLINE void vf_transpose(vf *x)
 INLINE vg vg_load(const unsigned char *p) { return (vg){load256(p), load256(p + 32)}; }
 INLINE __m256i low_half(__m256i x) { return _mm256_and_si256(x, _mm256_set1_epi8(15)); }
 INLINE __m256i high_half(__m256i x) { return low_half(_mm256_srli_epi16(x, 4)); }
-INLINE __m256i table256(const int8_t table[16]) { return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)table)); }
+INLINE __m256i table256(const int8_t table[16])
+{
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)table));
+}
 INLINE vg vg_low(const unsigned char *p, const int8_t table[16])
 {
     return (vg){_mm256_shuffle_epi8(table256(table), low_half(load256(p))),
@@ -167,16 +181,21 @@ INLINE vg vg_high(const unsigned char *p, const int8_t table[16])
     return (vg){_mm256_shuffle_epi8(table256(table), high_half(load256(p))),
                 _mm256_shuffle_epi8(table256(table), high_half(load256(p + 32)))};
 }
-INLINE __m256 column(__m256i x, int c) { return _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(x, 24 - 8 * c), 24)); }
+INLINE __m256 column(__m256i x, int c)
+{
+    return _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(x, 24 - 8 * c), 24));
+}
 INLINE vf vg_column(vg x, int c) { return (vf){column(x.a, c), column(x.b, c)}; }
 
-/* Ends a step: the compiler may not mix the instructions of several tokens, which would need more registers than there are. */
+/* Ends a step: the compiler may not mix the instructions of several tokens, which would need more registers than
+ * there are. */
 #define STEP(sum) __asm__ volatile("" : "+x"((sum).a), "+x"((sum).b))
 
 /* 4 bytes of activations in every lane. */
 INLINE __m256i quad(const int8_t *x) { return _mm256_set1_epi32(load32(x)); }
 
-/* Signed times signed: |w| times (x with the sign of w). A pair of products is at most 2 * 128 * 127 = 32512: no saturation. */
+/* Signed times signed: |w| times (x with the sign of w). A pair of products is at most 2 * 128 * 127 = 32512: no
+ * saturation. */
 INLINE __m256i quad_i8(__m256i s, __m256i size, __m256i w, __m256i x)
 {
     __m256i pairs = _mm256_maddubs_epi16(size, _mm256_sign_epi8(x, w));
@@ -197,8 +216,9 @@ INLINE void vi_dot_i8(int tokens, const unsigned char *w, const int8_t *x, const
     }
 }
 
-/* 4-bit weights as unsigned codes, value = code - offset. Sums of two columns per lane stay in 16 bits for the whole block, from
- * -offset times the sums of x on. They may wrap on the way; the result is at most 16 * 12 * 127 and so comes out right. */
+/* 4-bit weights as unsigned codes, value = code - offset. Sums of two columns per lane stay in 16 bits for the whole
+ * block, from -offset times the sums of x on. They may wrap on the way; the result is at most 16 * 12 * 127 and so
+ * comes out right. */
 INLINE int q8_offset(cl_format f) { return f == CL_Q8_0 || f == CL_Q4_1 ? 0 : f == CL_MXFP4 ? 12 : 8; }
 INLINE int32_t q8_start(int offset, int32_t sum)
 {

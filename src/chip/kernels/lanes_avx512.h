@@ -32,8 +32,14 @@ INLINE vf vf_min(vf x, vf y) { return _mm512_min_ps(x, y); }
 INLINE vf vf_fma(vf x, vf y, vf z) { return _mm512_fmadd_ps(x, y, z); }
 INLINE vf vf_neg(vf x) { return _mm512_xor_ps(x, _mm512_set1_ps(-0.0f)); }
 
-INLINE float vf_fold_add(vf x) { return fold_add(_mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1))); }
-INLINE float vf_fold_max(vf x) { return fold_max(_mm256_max_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1))); }
+INLINE float vf_fold_add(vf x)
+{
+    return fold_add(_mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1)));
+}
+INLINE float vf_fold_max(vf x)
+{
+    return fold_max(_mm256_max_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1)));
+}
 
 INLINE vf vf_pick(vf x, vf y, int lo, int hi)
 {
@@ -56,7 +62,8 @@ INLINE vf vf_load_bf16(const unsigned char *p) { return vf_load_bf16_apart(p); }
 INLINE vf vf_together(vf x) { return x; }
 INLINE vf vf_load_i8(const unsigned char *p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load128(p))); }
 
-/* The bits of 2^(e - 128): (e - 1) << 23 where that is a normal number, else (e + 1) << 21 (e = 0, 1), which is the larger there. */
+/* The bits of 2^(e - 128): (e - 1) << 23 where that is a normal number, else (e + 1) << 21 (e = 0, 1), which is the
+ * larger there. */
 INLINE vf vf_load_e8m0(const unsigned char *p)
 {
     __m512i e = _mm512_cvtepu8_epi32(load128(p));
@@ -72,8 +79,8 @@ INLINE vf vf_bf16_odd(const unsigned char *p)
     return _mm512_castsi512_ps(_mm512_and_si512(load512(p), _mm512_set1_epi32((int)0xffff0000)));
 }
 
-/* 16 codes, each the high byte of 16 bits (the low byte is anything): moved right by one, with the bit that the sign left behind
- * cleared, they are half-precision numbers 2^8 times too small, subnormals included. */
+/* 16 codes, each the high byte of 16 bits (the low byte is anything): moved right by one, with the bit that the sign
+ * left behind cleared, they are half-precision numbers 2^8 times too small, subnormals included. */
 INLINE vf from_e4m3(__m256i high)
 {
     return _mm512_cvtph_ps(_mm256_and_si256(_mm256_srai_epi16(high, 1), _mm256_set1_epi16((short)0xbf80)));
@@ -114,7 +121,10 @@ INLINE void vf_transpose(vf *x)
 INLINE vg vg_load(const unsigned char *p) { return load512(p); }
 INLINE __m512i low_half(__m512i x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
 INLINE __m512i high_half(__m512i x) { return low_half(_mm512_srli_epi16(x, 4)); }
-INLINE __m512i table512(const int8_t table[16]) { return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)table)); }
+INLINE __m512i table512(const int8_t table[16])
+{
+    return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)table));
+}
 INLINE vg vg_low(const unsigned char *p, const int8_t table[16])
 {
     return _mm512_shuffle_epi8(table512(table), low_half(load512(p)));
@@ -146,11 +156,13 @@ INLINE void quads(int tokens, __m512i w, const int8_t *x, int at, vi *s)
 INLINE void vi_dot_i8(int tokens, const unsigned char *w, const int8_t *x, const int32_t *start, vi *s)
 {
     for (int t = 0; t < tokens; t++) s[t] = _mm512_set1_epi32(start[t]);
-    for (int g = 0; g < 8; g++) quads(tokens, _mm512_xor_si512(load512(w + 64 * g), _mm512_set1_epi8(-128)), x, 4 * g, s);
+    for (int g = 0; g < 8; g++)
+        quads(tokens, _mm512_xor_si512(load512(w + 64 * g), _mm512_set1_epi8(-128)), x, 4 * g, s);
 }
 
 /* 4-bit codes, through the table where there is one. */
-INLINE void dot_u4(int tokens, const __m512i *table, const unsigned char *w, const int8_t *x, const int32_t *start, vi *s)
+INLINE void dot_u4(int tokens, const __m512i *table, const unsigned char *w, const int8_t *x, const int32_t *start,
+                   vi *s)
 {
     for (int t = 0; t < tokens; t++) s[t] = _mm512_set1_epi32(start ? start[t] : 0);
     for (int v = 0; v < 4; v++) {

@@ -1,10 +1,11 @@
 /* lanes_generic.h: 16 lanes as plain arrays. The operations every lanes_*.h gives to body.h are listed here once:
  *   vf 16 float32, vi 16 int32, vg 16 rows x 4 signed bytes; operations round as kernels.h says and touch lanes alone.
- *   block_q8: the 8-bit block of x[0..32), its scale returned; *sum is what the set keeps of the sum of q (kept_sum), total_of_sum the sum itself.
- *   vi_dot_*: exact sums over one block of 32 columns of weights times the tokens' bytes x[32 * t ..], from start[t] on: where weights
- *     are unsigned bytes that are q8_offset more than their values, q8_start makes it of that and of what was kept of the sum.
- * LANES_TOKENS: most tokens of one pass over a panel, EACH_SIZE: 1 up to that; LANES_Q8_TOKENS, EACH_Q8_SIZE: with 8-bit activations;
- * LANES_CHAINS: independent sums that hide the latency of fma. */
+ *   block_q8: the 8-bit block of x[0..32), its scale returned; *sum is what the set keeps of the sum of q (kept_sum),
+ *   total_of_sum the sum itself. vi_dot_*: exact sums over one block of 32 columns of weights times the tokens' bytes
+ *     x[32 * t ..], from start[t] on: where weights are unsigned bytes that are q8_offset more than their values,
+ *     q8_start makes it of that and of what was kept of the sum.
+ * LANES_TOKENS: most tokens of one pass over a panel, EACH_SIZE: 1 up to that; LANES_Q8_TOKENS, EACH_Q8_SIZE: with
+ * 8-bit activations; LANES_CHAINS: independent sums that hide the latency of fma. */
 #ifndef CHIPLINE_KERNELS_LANES_GENERIC_H
 #define CHIPLINE_KERNELS_LANES_GENERIC_H
 
@@ -22,25 +23,78 @@ enum { LANES_TOKENS = 2, LANES_Q8_TOKENS = 2, LANES_CHAINS = 1, LANES_Q8_SUMS = 
 #define INLINE static inline __attribute__((always_inline))
 #define EACH_LANE for (int i = 0; i < 16; i++)
 
-typedef struct vf { float v[16]; } vf;
-typedef struct vi { int32_t v[16]; } vi;
-typedef struct vg { int8_t v[64]; } vg;
+typedef struct vf {
+    float v[16];
+} vf;
+typedef struct vi {
+    int32_t v[16];
+} vi;
+typedef struct vg {
+    int8_t v[64];
+} vg;
 
-INLINE vf vf_set1(float a) { vf r; EACH_LANE r.v[i] = a; return r; }
-INLINE vf vf_load(const float *p) { vf r; memcpy(r.v, p, sizeof r.v); return r; }
+INLINE vf vf_set1(float a)
+{
+    vf r;
+    EACH_LANE r.v[i] = a;
+    return r;
+}
+INLINE vf vf_load(const float *p)
+{
+    vf r;
+    memcpy(r.v, p, sizeof r.v);
+    return r;
+}
 INLINE void vf_store(float *p, vf a) { memcpy(p, a.v, sizeof a.v); }
 /* The first n lanes, 1 <= n <= 16; the others are 0. */
-INLINE vf vf_load_part(const float *p, int n) { vf r = {{0}}; memcpy(r.v, p, (size_t)n * sizeof *p); return r; }
+INLINE vf vf_load_part(const float *p, int n)
+{
+    vf r = {{0}};
+    memcpy(r.v, p, (size_t)n * sizeof *p);
+    return r;
+}
 INLINE void vf_store_part(float *p, vf a, int n) { memcpy(p, a.v, (size_t)n * sizeof *p); }
 
-INLINE vf vf_add(vf a, vf b) { EACH_LANE a.v[i] += b.v[i]; return a; }
-INLINE vf vf_sub(vf a, vf b) { EACH_LANE a.v[i] -= b.v[i]; return a; }
-INLINE vf vf_mul(vf a, vf b) { EACH_LANE a.v[i] *= b.v[i]; return a; }
-INLINE vf vf_div(vf a, vf b) { EACH_LANE a.v[i] /= b.v[i]; return a; }
-INLINE vf vf_fma(vf a, vf b, vf c) { EACH_LANE c.v[i] = fmaf(a.v[i], b.v[i], c.v[i]); return c; }
-INLINE vf vf_neg(vf a) { EACH_LANE a.v[i] = -a.v[i]; return a; }
-INLINE vf vf_max(vf a, vf b) { EACH_LANE a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i]; return a; } /* a > b ? a : b */
-INLINE vf vf_min(vf a, vf b) { EACH_LANE a.v[i] = a.v[i] < b.v[i] ? a.v[i] : b.v[i]; return a; }
+INLINE vf vf_add(vf a, vf b)
+{
+    EACH_LANE a.v[i] += b.v[i];
+    return a;
+}
+INLINE vf vf_sub(vf a, vf b)
+{
+    EACH_LANE a.v[i] -= b.v[i];
+    return a;
+}
+INLINE vf vf_mul(vf a, vf b)
+{
+    EACH_LANE a.v[i] *= b.v[i];
+    return a;
+}
+INLINE vf vf_div(vf a, vf b)
+{
+    EACH_LANE a.v[i] /= b.v[i];
+    return a;
+}
+INLINE vf vf_fma(vf a, vf b, vf c)
+{
+    EACH_LANE c.v[i] = fmaf(a.v[i], b.v[i], c.v[i]);
+    return c;
+}
+INLINE vf vf_neg(vf a)
+{
+    EACH_LANE a.v[i] = -a.v[i];
+    return a;
+}
+INLINE vf vf_max(vf a, vf b)
+{
+    EACH_LANE a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
+    return a;
+} /* a > b ? a : b */
+INLINE vf vf_min(vf a, vf b)
+{
+    EACH_LANE a.v[i] = a.v[i] < b.v[i] ? a.v[i] : b.v[i];
+    return a;
+}
 
 /* lane[i] += lane[i + 8], then 4, 2, 1 */
 INLINE float vf_fold_add(vf a)
@@ -58,12 +112,17 @@ INLINE float vf_fold_max(vf a)
 }
 
 /* Lanes lo..hi of a, b elsewhere. */
-INLINE vf vf_pick(vf a, vf b, int lo, int hi) { EACH_LANE b.v[i] = i >= lo && i <= hi ? a.v[i] : b.v[i]; return b; }
+INLINE vf vf_pick(vf a, vf b, int lo, int hi)
+{
+    EACH_LANE b.v[i] = i >= lo && i <= hi ? a.v[i] : b.v[i];
+    return b;
+}
 
 /* The bits of a plus those of t shifted left by 23: a times 2^(low bits of t). */
 INLINE vf vf_scale2(vf a, vf t)
 {
-    EACH_LANE {
+    EACH_LANE
+    {
         uint32_t x, y;
         memcpy(&x, &a.v[i], sizeof x);
         memcpy(&y, &t.v[i], sizeof y);
@@ -73,22 +132,62 @@ INLINE vf vf_scale2(vf a, vf t)
     return a;
 }
 
-INLINE vf vf_from_vi(vi a) { vf r; EACH_LANE r.v[i] = (float)a.v[i]; return r; }
+INLINE vf vf_from_vi(vi a)
+{
+    vf r;
+    EACH_LANE r.v[i] = (float)a.v[i];
+    return r;
+}
 
 INLINE uint16_t u16_at(const unsigned char *p) { return (uint16_t)(p[0] | p[1] << 8); }
-INLINE vf vf_load_f16(const unsigned char *p) { vf r; EACH_LANE r.v[i] = cl_f16_to_f32(u16_at(p + 2 * i)); return r; }
+INLINE vf vf_load_f16(const unsigned char *p)
+{
+    vf r;
+    EACH_LANE r.v[i] = cl_f16_to_f32(u16_at(p + 2 * i));
+    return r;
+}
 /* 16 numbers in an order of the set's choice, which vf_together makes the usual one. */
-INLINE vf vf_load_bf16_apart(const unsigned char *p) { vf r; EACH_LANE r.v[i] = cl_bf16_to_f32(u16_at(p + 2 * i)); return r; }
+INLINE vf vf_load_bf16_apart(const unsigned char *p)
+{
+    vf r;
+    EACH_LANE r.v[i] = cl_bf16_to_f32(u16_at(p + 2 * i));
+    return r;
+}
 INLINE vf vf_together(vf a) { return a; }
 INLINE vf vf_load_bf16(const unsigned char *p) { return vf_load_bf16_apart(p); }
-INLINE vf vf_load_i8(const unsigned char *p) { vf r; EACH_LANE r.v[i] = (float)(int8_t)p[i]; return r; }
+INLINE vf vf_load_i8(const unsigned char *p)
+{
+    vf r;
+    EACH_LANE r.v[i] = (float)(int8_t)p[i];
+    return r;
+}
 /* Scales 2^(e - 128). */
-INLINE vf vf_load_e8m0(const unsigned char *p) { vf r; EACH_LANE r.v[i] = cl_e8m0_half(p[i]); return r; }
+INLINE vf vf_load_e8m0(const unsigned char *p)
+{
+    vf r;
+    EACH_LANE r.v[i] = cl_e8m0_half(p[i]);
+    return r;
+}
 /* From 16 rows x 2 columns of bf16: the even and the odd column. */
-INLINE vf vf_bf16_even(const unsigned char *p) { vf r; EACH_LANE r.v[i] = cl_bf16_to_f32(u16_at(p + 4 * i)); return r; }
-INLINE vf vf_bf16_odd(const unsigned char *p) { vf r; EACH_LANE r.v[i] = cl_bf16_to_f32(u16_at(p + 4 * i + 2)); return r; }
+INLINE vf vf_bf16_even(const unsigned char *p)
+{
+    vf r;
+    EACH_LANE r.v[i] = cl_bf16_to_f32(u16_at(p + 4 * i));
+    return r;
+}
+INLINE vf vf_bf16_odd(const unsigned char *p)
+{
+    vf r;
+    EACH_LANE r.v[i] = cl_bf16_to_f32(u16_at(p + 4 * i + 2));
+    return r;
+}
 
-INLINE vg vg_load(const unsigned char *p) { vg r; memcpy(r.v, p, sizeof r.v); return r; }
+INLINE vg vg_load(const unsigned char *p)
+{
+    vg r;
+    memcpy(r.v, p, sizeof r.v);
+    return r;
+}
 /* table[low halves of the bytes], table[high halves] */
 INLINE vg vg_low(const unsigned char *p, const int8_t table[16])
 {
@@ -103,7 +202,12 @@ INLINE vg vg_high(const unsigned char *p, const int8_t table[16])
     return r;
 }
 /* Column c (0..3) of each row. */
-INLINE vf vg_column(vg a, int c) { vf r; EACH_LANE r.v[i] = (float)a.v[4 * i + c]; return r; }
+INLINE vf vg_column(vg a, int c)
+{
+    vf r;
+    EACH_LANE r.v[i] = (float)a.v[4 * i + c];
+    return r;
+}
 
 /* From 2 x 16 rows x 2 columns of E4M3 codes: the four columns, times 2^-8. NaN codes may come as
  * numbers: the panel tells which rows have any. */
@@ -129,7 +233,8 @@ INLINE void vf_transpose(vf *a)
 INLINE void generic_dot(int tokens, vg w, const int8_t *x, int at, vi *s)
 {
     for (int t = 0; t < tokens; t++) {
-        EACH_LANE {
+        EACH_LANE
+        {
             for (int e = 0; e < 4; e++) s[t].v[i] += w.v[4 * i + e] * x[32 * t + at + e];
         }
     }

@@ -16,9 +16,15 @@ enum { LANES_TOKENS = 4, LANES_Q8_TOKENS = 4, LANES_CHAINS = 4, LANES_Q8_SUMS = 
 
 #define INLINE static inline __attribute__((always_inline))
 
-typedef struct vf { float32x4_t a, b, c, d; } vf;
-typedef struct vi { int32x4_t a, b, c, d; } vi;
-typedef struct vg { int8x16_t a, b, c, d; } vg;
+typedef struct vf {
+    float32x4_t a, b, c, d;
+} vf;
+typedef struct vi {
+    int32x4_t a, b, c, d;
+} vi;
+typedef struct vg {
+    int8x16_t a, b, c, d;
+} vg;
 
 /* The same operation on all quarters. */
 #define VF1(op, x) ((vf){op((x).a), op((x).b), op((x).c), op((x).d)})
@@ -154,12 +160,12 @@ INLINE vf vf_load_e8m0(const unsigned char *p)
 {
     uint8x16_t e = vld1q_u8(p);
     uint16x8_t x = vmovl_u8(vget_low_u8(e)), y = vmovl_high_u8(e);
-    return (vf){from_e8m0(vmovl_u16(vget_low_u16(x))), from_e8m0(vmovl_high_u16(x)), from_e8m0(vmovl_u16(vget_low_u16(y))),
-                from_e8m0(vmovl_high_u16(y))};
+    return (vf){from_e8m0(vmovl_u16(vget_low_u16(x))), from_e8m0(vmovl_high_u16(x)),
+                from_e8m0(vmovl_u16(vget_low_u16(y))), from_e8m0(vmovl_high_u16(y))};
 }
 
-/* 8 codes, each the high byte of 16 bits (the low byte is anything): moved right by one, with the bit that the sign left behind
- * cleared, they are half-precision numbers 2^8 times too small, subnormals included. */
+/* 8 codes, each the high byte of 16 bits (the low byte is anything): moved right by one, with the bit that the sign
+ * left behind cleared, they are half-precision numbers 2^8 times too small, subnormals included. */
 INLINE uint16x8_t half_e4m3(uint16x8_t high)
 {
     return vandq_u16(vreinterpretq_u16_s16(vshrq_n_s16(vreinterpretq_s16_u16(high), 1)), vdupq_n_u16(0xbf80));
@@ -202,7 +208,9 @@ INLINE void vf_transpose(vf *x)
     }
 }
 
-typedef struct codes { uint8x16_t a, b, c, d; } codes; /* 64 bytes */
+typedef struct codes {
+    uint8x16_t a, b, c, d;
+} codes; /* 64 bytes */
 INLINE codes load_codes(const unsigned char *p)
 {
     return (codes){vld1q_u8(p), vld1q_u8(p + 16), vld1q_u8(p + 32), vld1q_u8(p + 48)};
@@ -220,26 +228,37 @@ INLINE vg look_up(const int8_t table[16], codes x)
     return (vg){vqtbl1q_s8(t, x.a), vqtbl1q_s8(t, x.b), vqtbl1q_s8(t, x.c), vqtbl1q_s8(t, x.d)};
 }
 INLINE vg vg_load(const unsigned char *p) { return as_signed(load_codes(p)); }
-INLINE vg vg_low(const unsigned char *p, const int8_t table[16]) { return look_up(table, CODES(low_half, load_codes(p))); }
-INLINE vg vg_high(const unsigned char *p, const int8_t table[16]) { return look_up(table, CODES(high_half, load_codes(p))); }
+INLINE vg vg_low(const unsigned char *p, const int8_t table[16])
+{
+    return look_up(table, CODES(low_half, load_codes(p)));
+}
+INLINE vg vg_high(const unsigned char *p, const int8_t table[16])
+{
+    return look_up(table, CODES(high_half, load_codes(p)));
+}
 
-/* Byte c of every four goes to the top of 32 bits, zeros below: the integer times 2^24, which the conversion divides by. */
+/* Byte c of every four goes to the top of 32 bits, zeros below: the integer times 2^24, which the conversion divides
+ * by. */
 INLINE float32x4_t column(int8x16_t x, int c)
 {
-    uint32x4_t from = vaddq_u32((uint32x4_t){0x00ffffff, 0x04ffffff, 0x08ffffff, 0x0cffffff}, vdupq_n_u32((uint32_t)c << 24));
+    uint32x4_t from =
+        vaddq_u32((uint32x4_t){0x00ffffff, 0x04ffffff, 0x08ffffff, 0x0cffffff}, vdupq_n_u32((uint32_t)c << 24));
     return vcvtq_n_f32_s32(vreinterpretq_s32_s8(vqtbl1q_s8(x, vreinterpretq_u8_u32(from))), 24);
 }
 INLINE vf vg_column(vg x, int c) { return (vf){column(x.a, c), column(x.b, c), column(x.c, c), column(x.d, c)}; }
 
-/* --- 8-bit activations: signed by signed, so the sum kept is the sum itself. 4-bit codes go in as they are, Q4_0's and INT4's
- * 8 more than their values: from -8 times the sum of x on. --- */
+/* --- 8-bit activations: signed by signed, so the sum kept is the sum itself. 4-bit codes go in as they are, Q4_0's
+ * and INT4's 8 more than their values: from -8 times the sum of x on. --- */
 
 INLINE int32_t total_of_sum(int32_t sum) { return sum; }
 INLINE int32_t kept_sum(const int8_t *q) { return vaddlvq_s8(vld1q_s8(q)) + vaddlvq_s8(vld1q_s8(q + 16)); }
 INLINE int q8_offset(cl_format f) { return f == CL_Q4_0 || f == CL_INT4 ? 8 : 0; }
 INLINE int32_t q8_start(int offset, int32_t sum) { return -offset * sum; }
 
-INLINE uint32x4_t magnitude(const float *x) { return vandq_u32(vreinterpretq_u32_f32(vld1q_f32(x)), vdupq_n_u32(0x7fffffff)); }
+INLINE uint32x4_t magnitude(const float *x)
+{
+    return vandq_u32(vreinterpretq_u32_f32(vld1q_f32(x)), vdupq_n_u32(0x7fffffff));
+}
 /* 8 numbers times `scale`, rounded. */
 INLINE int16x8_t rounded(const float *x, float32x4_t scale)
 {
@@ -266,7 +285,8 @@ INLINE float block_q8(const float *x, int8_t *q, int32_t *sum)
     return amax / 127.0f;
 }
 
-/* Ends a step: the compiler may not mix the instructions of several tokens, which would need more registers than there are. */
+/* Ends a step: the compiler may not mix the instructions of several tokens, which would need more registers than
+ * there are. */
 #define STEP(sum) __asm__ volatile("" : "+w"((sum).a), "+w"((sum).b), "+w"((sum).c), "+w"((sum).d))
 /* Nor may it keep what it read at p for the other plane of 16-bit activations, for the same reason. */
 #define READ_ANEW(p) __asm__ volatile("" : "+r"(p))
@@ -299,7 +319,8 @@ INLINE void vi_dot_i8(int tokens, const unsigned char *w, const int8_t *x, const
 }
 
 /* 4-bit codes as they are, or through a table. */
-INLINE void dot_u4(int tokens, const int8_t *table, const unsigned char *w, const int8_t *x, const int32_t *start, vi *s)
+INLINE void dot_u4(int tokens, const int8_t *table, const unsigned char *w, const int8_t *x, const int32_t *start,
+                   vi *s)
 {
     READ_ANEW(w);
     for (int t = 0; t < tokens; t++) s[t] = vi_set1(start ? start[t] : 0);

@@ -126,7 +126,8 @@ static void pack_fp8(int64_t cols, const unsigned char *in, int row, unsigned ch
 {
     size_t scales = (size_t)fp8_tiles(cols) * sizeof(float);
     if (row == 0) memcpy(panel + PANEL_FP8_SCALES, in, scales);
-    else if (memcmp(panel + PANEL_FP8_SCALES, in, scales) != 0) CL_BUG("fp8: row %d of a panel has other scales than row 0", row);
+    else if (memcmp(panel + PANEL_FP8_SCALES, in, scales) != 0)
+        CL_BUG("fp8: row %d of a panel has other scales than row 0", row);
     const unsigned char *codes = in + scales;
     float start = 0;
     for (int64_t c = 0; c < cols; c++) {

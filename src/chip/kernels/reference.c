@@ -1,5 +1,5 @@
-/* reference.c: the definition of kernels.h as plain scalar loops, one number at a time. Kept forever; the fast sets are tested
- * against it by memcmp. A panel is simply 16 canonical rows, one after the other. */
+/* reference.c: the definition of kernels.h as plain scalar loops, one number at a time. Kept forever; the fast sets
+ * are tested against it by memcmp. A panel is simply 16 canonical rows, one after the other. */
 #include <math.h>
 #include <string.h>
 
@@ -211,7 +211,8 @@ static float dot_fp8(const unsigned char *row, int64_t cols, const float *x)
     for (int64_t b = 0; b < blocks_of(cols); b++) {
         float d, s = 0;
         memcpy(&d, row + b / 4 * (int64_t)sizeof d, sizeof d);
-        for (int64_t c = b * 32; c < b * 32 + 32; c++) s = fmaf(c < cols ? cl_e4m3_to_f32(codes[c]) * 0x1p-8f : 0.0f, x[c], s);
+        for (int64_t c = b * 32; c < b * 32 + 32; c++)
+            s = fmaf(c < cols ? cl_e4m3_to_f32(codes[c]) * 0x1p-8f : 0.0f, x[c], s);
         y = fmaf(d * 0x1p8f, s, y);
     }
     return y;
@@ -315,8 +316,8 @@ static cached value_at(const cl_kv_head *h, int64_t pos, int i)
 }
 
 /* One query head; the first v_dim numbers of the values. */
-static void attend_head(const cl_kv_head *h, const float *q, int v_dim, int64_t lo, int64_t pos, float scale, const float *sink,
-                        float *out, float *scratch)
+static void attend_head(const cl_kv_head *h, const float *q, int v_dim, int64_t lo, int64_t pos, float scale,
+                        const float *sink, float *out, float *scratch)
 {
     float *e = scratch; /* of positions lo, lo + 1, ... */
     float max = -INFINITY, lane[16] = {0};
@@ -349,8 +350,8 @@ static void attend(const cl_kv_head *h, int n, const cl_query *queries, float sc
     }
 }
 
-static void attend_latent(const cl_kv_head *h, int n, const float *q, size_t q_stride, int v_dim, int64_t lo, int64_t pos,
-                          float scale, const float *sinks, float *out, size_t out_stride, float *scratch)
+static void attend_latent(const cl_kv_head *h, int n, const float *q, size_t q_stride, int v_dim, int64_t lo,
+                          int64_t pos, float scale, const float *sinks, float *out, size_t out_stride, float *scratch)
 {
     for (int i = 0; i < n; i++, q += q_stride, out += out_stride) {
         attend_head(h, q, v_dim, lo, pos, scale, sinks ? &sinks[i] : NULL, out, scratch);
@@ -359,8 +360,19 @@ static void attend_latent(const cl_kv_head *h, int n, const float *q, size_t q_s
 
 const cl_kernels *cl_kernels_reference(void)
 {
-    static const cl_kernels set = {.name = "reference", .panel_bytes = panel_bytes, .pack = pack, .unpack = unpack,
-        .prepare = prepare, .matmul = matmul, .rmsnorm = rmsnorm, .silu_mul = silu_mul, .clamped_mul = clamped_mul,
-        .add = add, .axpy = axpy, .kv_store = cl_kv_store, .attend = attend, .attend_latent = attend_latent};
+    static const cl_kernels set = {.name = "reference",
+                                   .panel_bytes = panel_bytes,
+                                   .pack = pack,
+                                   .unpack = unpack,
+                                   .prepare = prepare,
+                                   .matmul = matmul,
+                                   .rmsnorm = rmsnorm,
+                                   .silu_mul = silu_mul,
+                                   .clamped_mul = clamped_mul,
+                                   .add = add,
+                                   .axpy = axpy,
+                                   .kv_store = cl_kv_store,
+                                   .attend = attend,
+                                   .attend_latent = attend_latent};
     return &set;
 }

@@ -33,7 +33,8 @@ INLINE float fold_max(__m256 e)
     return _mm_cvtss_f32(_mm_max_ss(f, _mm_movehdup_ps(f)));
 }
 
-/* --- 8-bit blocks. Of the sum of the bytes two 16-bit sums are kept: of columns 0, 1 and of columns 2, 3 of every four. --- */
+/* --- 8-bit blocks. Of the sum of the bytes two 16-bit sums are kept: of columns 0, 1 and of columns 2, 3 of every
+ * four. --- */
 
 INLINE int32_t total_of_sum(int32_t sum) { return (int16_t)sum + (sum >> 16); }
 
@@ -66,7 +67,8 @@ INLINE float block_q8(const float *x, int8_t *q, int32_t *sum)
         __m256 scale = _mm256_set1_ps(inverse);
         all = _mm256_packs_epi16(_mm256_packs_epi32(rounded(v[0], scale), rounded(v[1], scale)),
                                  _mm256_packs_epi32(rounded(v[2], scale), rounded(v[3], scale)));
-        all = _mm256_permutevar8x32_epi32(all, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)); /* packs worked within halves */
+        /* packs worked within halves */
+        all = _mm256_permutevar8x32_epi32(all, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
     }
     _mm256_storeu_si256((__m256i *)q, all);
     __m256i pair = _mm256_maddubs_epi16(_mm256_set1_epi8(1), all);

@@ -57,8 +57,11 @@ static void utf8(void)
 {
     size_t at = 99;
     CU_ASSERT_TRUE(cl_utf8_valid("h\xc3\xa9 \xe2\x82\xac \xf0\x9f\x99\x82", 12, &at));
-    struct { const char *s; size_t n, at; } bad[] = {
-        {"a\xff", 2, 1}, {"\xc0\x80", 2, 0}, {"\xed\xa0\x80", 3, 0}, {"\xf4\x90\x80\x80", 4, 0}, {"ab\xe2\x82", 4, 2}, {"\xe0\x80\x80", 3, 0}, {"\x80", 1, 0}};
+    struct {
+        const char *s;
+        size_t n, at;
+    } bad[] = {{"a\xff", 2, 1},      {"\xc0\x80", 2, 0},     {"\xed\xa0\x80", 3, 0}, {"\xf4\x90\x80\x80", 4, 0},
+               {"ab\xe2\x82", 4, 2}, {"\xe0\x80\x80", 3, 0}, {"\x80", 1, 0}};
     for (size_t k = 0; k < sizeof bad / sizeof *bad; k++) {
         CU_ASSERT_FALSE(cl_utf8_valid(bad[k].s, bad[k].n, &at));
         CU_ASSERT_EQUAL(at, bad[k].at);
@@ -148,16 +151,20 @@ static void json_access(void)
     CU_ASSERT_EQUAL(cl_json_object(j, "l", true, &l, &err), CL_E_INPUT);
     json_decref(j);
     const char *bad[] = {"{", "{\"a\":1,\"a\":2}", "{\"a\": NaN}", "[1,]", ""};
-    for (size_t k = 0; k < sizeof bad / sizeof *bad; k++) CU_ASSERT_EQUAL(cl_json_parse(bad[k], strlen(bad[k]), "t", &j, &err), CL_E_INPUT);
+    for (size_t k = 0; k < sizeof bad / sizeof *bad; k++)
+        CU_ASSERT_EQUAL(cl_json_parse(bad[k], strlen(bad[k]), "t", &j, &err), CL_E_INPUT);
 }
 
 static void bad_numbers(void)
 {
-    static const struct { const char *text, *says; } cases[] = {
+    static const struct {
+        const char *text, *says;
+    } cases[] = {
         {"{\"a\": 1,\n\"rope_theta\": NaN}", "t: rope_theta: line 2: NaN is not a number that JSON has"},
         {"{\"a\": {\"f\": 1, \"factor\": -Infinity}, \"b\": 2}", "t: a.factor: line 1: -Infinity is not a number"},
         {"{\"a\": {\"f\": [2]}, \"l\": [1, {\"x\": 1, \"y\": [3, Infinity]}]}", "t: l.y: line 1: Infinity is not"},
-        {"{\"NaN\": \"a \\\" NaN\", \"n\": 99999999999999999999}", "t: n: line 1: 99999999999999999999 is beyond 64 bits"},
+        {"{\"NaN\": \"a \\\" NaN\", \"n\": 99999999999999999999}",
+         "t: n: line 1: 99999999999999999999 is beyond 64 bits"},
         {"{\"n\": -99999999999999999999}", "t: n: line 1: -99999999999999999999 is beyond"},
         {"{\"n\": 1e999}", "t: n: line 1: 1e999 is beyond floating point"},
         {"NaN", "t: line 1: NaN is not"},
@@ -206,8 +213,14 @@ static void errors(void)
 
 int main(void)
 {
-    CU_TestInfo tests[] = {{"half floats", half_floats}, {"numbers in text", numbers_in_text}, {"utf-8", utf8}, {"near words", near_words},
-                           {"files", files}, {"json access", json_access}, {"numbers that JSON lacks", bad_numbers},
-                           {"errors", errors}, CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"half floats", half_floats},
+                           {"numbers in text", numbers_in_text},
+                           {"utf-8", utf8},
+                           {"near words", near_words},
+                           {"files", files},
+                           {"json access", json_access},
+                           {"numbers that JSON lacks", bad_numbers},
+                           {"errors", errors},
+                           CU_TEST_INFO_NULL};
     return run_suite("base", tests);
 }

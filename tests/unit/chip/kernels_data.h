@@ -1,4 +1,5 @@
-/* kernels_data.h: random inputs for the tests of kernels: weights with awkward scales, activations with awkward blocks. */
+/* kernels_data.h: random inputs for the tests of kernels: weights with awkward scales, activations with awkward
+ * blocks. */
 #ifndef CHIPLINE_TEST_KERNELS_DATA_H
 #define CHIPLINE_TEST_KERNELS_DATA_H
 
@@ -77,9 +78,7 @@ static inline void awkward_block(cl_format f, uint64_t *r, unsigned char *p)
         scales = 2;
         break;
     case CL_Q4_1: put_u16(p + 2, awkward_f16(r)); /* fallthrough */
-    default:
-        put_u16(p, awkward_f16(r));
-        scales = f == CL_Q4_1 ? 4 : 2;
+    default: put_u16(p, awkward_f16(r)); scales = f == CL_Q4_1 ? 4 : 2;
     }
     int fill = below(r, 8);
     for (int i = scales; i < bytes; i++) {
@@ -87,7 +86,8 @@ static inline void awkward_block(cl_format f, uint64_t *r, unsigned char *p)
     }
 }
 
-/* One fp8 matrix: scales of tiles of 128 x 128, repeated by their rows; codes but for the two NaNs, often the extremes. */
+/* One fp8 matrix: scales of tiles of 128 x 128, repeated by their rows; codes but for the two NaNs, often the
+ * extremes. */
 static inline void awkward_fp8(int64_t rows, int64_t cols, uint64_t *r, unsigned char *p)
 {
     static const float sizes[8] = {1, 1, 1, 1e-4f, 0, 1e-39f, -1, 1e20f};
@@ -99,7 +99,8 @@ static inline void awkward_fp8(int64_t rows, int64_t cols, uint64_t *r, unsigned
             float d = sizes[below(r, 8)] * (1.5f + uniform(r));
             memcpy(row + t, &d, sizeof d);
         }
-        static const unsigned char extremes[4] = {0x7e, 0xfe, 0x01, 0x88}; /* +-448, the smallest, the smallest normal */
+        /* +-448, the smallest, the smallest normal */
+        static const unsigned char extremes[4] = {0x7e, 0xfe, 0x01, 0x88};
         int fill = below(r, 8);
         for (size_t c = scales; c < bytes; c++) {
             row[c] = fill < 4 ? extremes[fill] : (unsigned char)next_u64(r);
@@ -108,7 +109,8 @@ static inline void awkward_fp8(int64_t rows, int64_t cols, uint64_t *r, unsigned
     }
 }
 
-/* Canonical rows of `experts` matrices; numbers past `cols` in the last block are whatever the random bytes say (x is 0 there). */
+/* Canonical rows of `experts` matrices; numbers past `cols` in the last block are whatever the random bytes say (x is
+ * 0 there). */
 static inline unsigned char *awkward_rows(cl_format f, int64_t experts, int64_t rows, int64_t cols, uint64_t seed)
 {
     size_t bytes = (size_t)rows * cl_row_bytes(f, cols), step = (size_t)cl_format_get(f)->block_bytes;
@@ -121,7 +123,11 @@ static inline unsigned char *awkward_rows(cl_format f, int64_t experts, int64_t 
 static inline cl_matrix pack_matrix(const cl_kernels *k, cl_format f, int64_t experts, int64_t rows, int64_t cols,
                                     const unsigned char *data)
 {
-    cl_matrix m = {.format = f, .experts = experts, .rows = rows, .cols = cols, .panels = (rows + 15) / 16,
+    cl_matrix m = {.format = f,
+                   .experts = experts,
+                   .rows = rows,
+                   .cols = cols,
+                   .panels = (rows + 15) / 16,
                    .panel_bytes = k->panel_bytes(f, cols)};
     CU_ASSERT_EQUAL_FATAL(m.panel_bytes % 64, 0);
     m.data = need((size_t)(experts * m.panels), m.panel_bytes);
@@ -143,7 +149,12 @@ typedef struct acts {
 static inline acts make_acts(int n, int64_t cols, int planes, uint64_t seed)
 {
     size_t blocks = (size_t)(cols + 31) / 32, count = (size_t)n * blocks;
-    acts a = {.x = {.n = n, .cols = cols, .q8 = planes > 0, .planes = planes > 1 ? 2 : 1, .mixed = planes == 3, .stride = blocks * 32 + 32}};
+    acts a = {.x = {.n = n,
+                    .cols = cols,
+                    .q8 = planes > 0,
+                    .planes = planes > 1 ? 2 : 1,
+                    .mixed = planes == 3,
+                    .stride = blocks * 32 + 32}};
     a.f32 = need((size_t)n * a.x.stride, sizeof(float));
     for (size_t t = 0; t < (size_t)n; t++) {
         for (size_t c = 0; c < blocks * 32; c++) {
@@ -151,7 +162,7 @@ static inline acts make_acts(int n, int64_t cols, int planes, uint64_t seed)
             float v = uniform(&seed) * sizes[(t * 5 + c / 32 * 3) % 8];
             if ((t + c / 32) % 8 == 7 && c % 32 == 5) v = 1000;
             if ((t + c / 32) % 5 == 4) v = t % 2 ? -3 : 3; /* 8-bit: all 127 or all -127 */
-            if (t % 3 == 1 && c % 512 == 70) v = -1e6f; /* one large number of a row */
+            if (t % 3 == 1 && c % 512 == 70) v = -1e6f;    /* one large number of a row */
             a.f32[t * a.x.stride + c] = c < (size_t)cols ? v : 0;
         }
     }
@@ -182,7 +193,8 @@ static inline const cl_kernels *set_named(const char *name)
 /* Calls check(k, reference) for every set but the reference. */
 static inline void each_set(void (*check)(const cl_kernels *k, const cl_kernels *ref))
 {
-    for (const char *const *name = cl_kernels_available(); *name; name++) check(set_named(*name), cl_kernels_reference());
+    for (const char *const *name = cl_kernels_available(); *name; name++)
+        check(set_named(*name), cl_kernels_reference());
 }
 
 static inline float *random_floats(size_t n, float size, uint64_t seed)
@@ -215,10 +227,10 @@ static inline void free_cache(cl_kv_head *h)
 static const float cache_tolerance[] = {[CL_KV_F32] = 2e-6f, [CL_KV_BF16] = 2e-2f, [CL_KV_Q8] = 2e-2f};
 static const cl_kv_format cache_formats[] = {CL_KV_F32, CL_KV_BF16, CL_KV_Q8};
 
-/* softmax(scale q.k) v over lo..pos in double, of the numbers before they were stored ([position][n] each, the first v_dim of v);
- * returns the scale of the values. */
-static inline double attend_direct(const float *k, const float *v, int n, int v_dim, const float *q, int64_t lo, int64_t pos,
-                                   double scale, const float *sink, double *out)
+/* softmax(scale q.k) v over lo..pos in double, of the numbers before they were stored ([position][n] each, the first
+ * v_dim of v); returns the scale of the values. */
+static inline double attend_direct(const float *k, const float *v, int n, int v_dim, const float *q, int64_t lo,
+                                   int64_t pos, double scale, const float *sink, double *out)
 {
     double e[POSITIONS], max = sink ? *sink : -INFINITY, sum = 0, size = 0;
     for (int64_t j = lo; j <= pos; j++) {

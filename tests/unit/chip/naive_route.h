@@ -1,4 +1,5 @@
-/* naive_route.h: the choice of experts in double precision, written from model.h's comments alone: everything is sorted. */
+/* naive_route.h: the choice of experts in double precision, written from model.h's comments alone: everything is
+ * sorted. */
 #ifndef CHIPLINE_TEST_NAIVE_ROUTE_H
 #define CHIPLINE_TEST_NAIVE_ROUTE_H
 
@@ -28,7 +29,9 @@ static inline void naive_route(const cl_ffn *f, const double *l, const double *b
     naive_item pick[NAIVE_EXPERTS], runs[NAIVE_EXPERTS];
     for (int e = 0; e < f->experts; e++) all += exp(l[e]);
     for (int e = 0; e < f->experts; e++) {
-        score[e] = f->scoring == CL_SCORE_SOFTMAX ? exp(l[e]) / all : f->scoring == CL_SCORE_SIGMOID ? 1 / (1 + exp(-l[e])) : l[e];
+        score[e] = f->scoring == CL_SCORE_SOFTMAX   ? exp(l[e]) / all
+                   : f->scoring == CL_SCORE_SIGMOID ? 1 / (1 + exp(-l[e]))
+                                                    : l[e];
         pick[e] = (naive_item){score[e] + (bias ? bias[e] : 0), e};
     }
     if (f->groups > 1) {

@@ -29,7 +29,8 @@ static bool same_run(const tiny *m, int stages, const cl_chip_options *opt, int 
     return same_rows(0, N);
 }
 
-/* Threads, chunks, kernel sets and stages, for one model and one kind of arithmetic. The reference: one thread, one token at a time. */
+/* Threads, chunks, kernel sets and stages, for one model and one kind of arithmetic. The reference: one thread, one
+ * token at a time. */
 static void check_bits(const tiny *m, cl_activations act, cl_kv_format kv)
 {
     cl_chip_options base = tiny_options(1, N, NULL);
@@ -49,7 +50,8 @@ static void check_bits(const tiny *m, cl_activations act, cl_kv_format kv)
     cl_chip_options many = base; /* more threads than panels of most matrices */
     many.threads = 9;
     CU_ASSERT(same_run(m, 1, &many, 17));
-    for (int stages = 2; stages <= TINY_LAYERS + 1; stages++) CU_ASSERT(same_run(m, stages, &base, stages == 2 ? N : 9));
+    for (int stages = 2; stages <= TINY_LAYERS + 1; stages++)
+        CU_ASSERT(same_run(m, stages, &base, stages == 2 ? N : 9));
     for (const char *const *name = cl_kernels_available(); *name; name++) {
         cl_chip_options o = base;
         o.kernels = *name;
@@ -63,8 +65,10 @@ static void check_bits(const tiny *m, cl_activations act, cl_kv_format kv)
 
 static void check_model(int which)
 {
-    static const struct { cl_activations act; cl_kv_format kv; } arithmetic[] =
-        {{CL_ACT_F32, CL_KV_F32}, {CL_ACT_Q16, CL_KV_Q8}, {CL_ACT_MIXED, CL_KV_BF16}};
+    static const struct {
+        cl_activations act;
+        cl_kv_format kv;
+    } arithmetic[] = {{CL_ACT_F32, CL_KV_F32}, {CL_ACT_Q16, CL_KV_Q8}, {CL_ACT_MIXED, CL_KV_BF16}};
     tiny_outlier = 40;
     tiny m = tiny_make(tiny_any(which), CL_F32, true);
     tiny_outlier = 1;
@@ -108,8 +112,8 @@ static void check_tiles(cl_spec s)
     tiny_free(&m);
 }
 
-/* So many choices or heads per token that a chunk goes through the layers in several tiles: they see each other's keys all the
- * same. */
+/* So many choices or heads per token that a chunk goes through the layers in several tiles: they see each other's
+ * keys all the same. */
 static void test_tiles(void)
 {
     cl_spec s = tiny_spec(true);
@@ -210,10 +214,7 @@ static void test_broken_slot(void)
     for (int which = TINY_MOE; which < TINY_SPECS; which++) check_broken_slot(which);
 }
 
-static void count_poll(void *ctx)
-{
-    ++*(int *)ctx;
-}
+static void count_poll(void *ctx) { ++*(int *)ctx; }
 
 static uint64_t matrix_bytes(const tiny *m, const cl_kernels *k, bool experts)
 {
@@ -221,7 +222,8 @@ static uint64_t matrix_bytes(const tiny *m, const cl_kernels *k, bool experts)
     for (int i = 0; i < m->model->n_tensors; i++) {
         const cl_tensor *t = &m->model->tensors[i];
         if (t->cols == 1 || t->role == CL_T_EMBED || (t->experts && !experts)) continue;
-        bytes += (uint64_t)(t->experts ? t->experts : 1) * (uint64_t)((t->rows + 15) / 16) * k->panel_bytes(t->format, t->cols);
+        bytes += (uint64_t)(t->experts ? t->experts : 1) * (uint64_t)((t->rows + 15) / 16) *
+                 k->panel_bytes(t->format, t->cols);
     }
     return bytes;
 }
@@ -262,7 +264,9 @@ static void test_events(void)
         if (!outer) kernel_ns += e[i].end_ns - e[i].start_ns;
         if (e[i].kind == CL_EV_LAYER) layer_ns += e[i].end_ns - e[i].start_ns;
         last_ns = e[i].end_ns;
-        CU_ASSERT_EQUAL(e[i].tokens, e[i].kind == CL_EV_HEAD && count[CL_EV_HEAD] == 4 ? 2 : e[i].kind == CL_EV_HEAD ? 16 : 50);
+        CU_ASSERT_EQUAL(e[i].tokens, e[i].kind == CL_EV_HEAD && count[CL_EV_HEAD] == 4 ? 2
+                                     : e[i].kind == CL_EV_HEAD                         ? 16
+                                                                                       : 50);
         CU_ASSERT_EQUAL(e[i].parts, 1);
         CU_ASSERT_EQUAL(e[i].peer, -1);
         if (e[i].kind == CL_EV_LAYER) CU_ASSERT_EQUAL(e[i].experts, e[i].layer == 2 ? 0 : 6);
@@ -292,8 +296,8 @@ static void test_events(void)
     tiny_free(&m);
 }
 
-/* What one layer's step of n tokens at positions 0 .. n - 1 must read, counted from the tensors and, position by position, from the
- * comments in model.h. experts: of each stack of experts, so many were touched. */
+/* What one layer's step of n tokens at positions 0 .. n - 1 must read, counted from the tensors and, position by
+ * position, from the comments in model.h. experts: of each stack of experts, so many were touched. */
 static uint64_t layer_weights(const tiny *m, const cl_kernels *k, int layer, int experts)
 {
     uint64_t bytes = 0;
@@ -389,7 +393,8 @@ static void test_sizes(void)
     CU_ASSERT_STRING_EQUAL(cl_chip_kernels(l.chips[0]), k->name);
     /* a tied table is there once on one chip, and on both ends of a longer line */
     uint64_t table = (uint64_t)((TINY_VOCAB + 15) / 16) * k->panel_bytes(CL_Q8_0, 100);
-    uint64_t one = cl_chip_slice_bytes(l.chips[0]), sum = cl_chip_slice_bytes(two.chips[0]) + cl_chip_slice_bytes(two.chips[1]);
+    uint64_t one = cl_chip_slice_bytes(l.chips[0]),
+             sum = cl_chip_slice_bytes(two.chips[0]) + cl_chip_slice_bytes(two.chips[1]);
     CU_ASSERT(one >= matrix_bytes(&m, k, true) + table);
     CU_ASSERT(one <= matrix_bytes(&m, k, true) + table + 40000);
     CU_ASSERT_EQUAL(sum, one + table);
@@ -406,7 +411,8 @@ static void damage(const tiny *m, int i)
     const cl_tensor *t = &m->model->tensors[i];
     size_t n = cl_row_bytes(t->format, t->cols);
     unsigned char *row = malloc(n);
-    CU_ASSERT_EQUAL_FATAL(cl_model_file_read(m->file, i, t->experts ? t->experts - 1 : 0, t->rows - 1, 1, row, NULL), CL_OK);
+    CU_ASSERT_EQUAL_FATAL(cl_model_file_read(m->file, i, t->experts ? t->experts - 1 : 0, t->rows - 1, 1, row, NULL),
+                          CL_OK);
     cl_buf b = {0};
     CU_ASSERT_EQUAL_FATAL(cl_read_file(m->path, 1 << 28, &b, NULL), CL_OK);
     char *at = memmem(b.data, b.len, row, n);
@@ -475,11 +481,20 @@ static void test_refusals(void)
 
 int main(void)
 {
-    CU_TestInfo tests[] = {{"same bits, dense", test_bits_dense}, {"same bits, moe", test_bits_moe},
-                           {"same bits, sinks", test_bits_sinks}, {"same bits, latent", test_bits_latent},
-                           {"same bits, chunked", test_bits_chunked}, {"tiles", test_tiles}, {"batch", test_batch},
-                           {"head", test_head}, {"broken slot", test_broken_slot}, {"events", test_events},
-                           {"traffic", test_traffic}, {"sizes", test_sizes}, {"damage", test_damage},
-                           {"refusals", test_refusals}, CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"same bits, dense", test_bits_dense},
+                           {"same bits, moe", test_bits_moe},
+                           {"same bits, sinks", test_bits_sinks},
+                           {"same bits, latent", test_bits_latent},
+                           {"same bits, chunked", test_bits_chunked},
+                           {"tiles", test_tiles},
+                           {"batch", test_batch},
+                           {"head", test_head},
+                           {"broken slot", test_broken_slot},
+                           {"events", test_events},
+                           {"traffic", test_traffic},
+                           {"sizes", test_sizes},
+                           {"damage", test_damage},
+                           {"refusals", test_refusals},
+                           CU_TEST_INFO_NULL};
     return run_suite("chip", tests);
 }

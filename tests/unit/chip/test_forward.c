@@ -1,4 +1,5 @@
-/* test_forward.c: a chip's logits against a plain forward pass in double precision, written here from the spec's comments alone. */
+/* test_forward.c: a chip's logits against a plain forward pass in double precision, written here from the spec's
+ * comments alone. */
 #include "naive_route.h"
 #include "tiny.h"
 
@@ -204,10 +205,11 @@ static void ffn(const tiny *m, int layer, vec x)
     for (int j = 0; j < f->top_k; j++) {
         vec scaled;
         for (int i = 0; i < s->hidden; i++) scaled[i] = in[i] * (f->weight_input ? weight[j] : 1);
-        mlp(f, mlp_of(m, layer, CL_T_EXPERT_GATE, CL_T_EXPERT_GATE_BIAS, chosen[j], f->width), f->width, s->hidden, scaled,
-            f->weight_input ? 1 : weight[j], x);
+        mlp(f, mlp_of(m, layer, CL_T_EXPERT_GATE, CL_T_EXPERT_GATE_BIAS, chosen[j], f->width), f->width, s->hidden,
+            scaled, f->weight_input ? 1 : weight[j], x);
     }
-    if (f->shared_width) mlp(f, mlp_of(m, layer, CL_T_SHARED_GATE, CL_ROLES, 0, f->shared_width), f->shared_width, s->hidden, in, 1, x);
+    if (f->shared_width)
+        mlp(f, mlp_of(m, layer, CL_T_SHARED_GATE, CL_ROLES, 0, f->shared_width), f->shared_width, s->hidden, in, 1, x);
 }
 
 static double want[TINY_MAX][TINY_VOCAB];
@@ -318,8 +320,10 @@ static void test_approximate(void)
 
 int main(void)
 {
-    CU_TestInfo tests[] = {{"dense", test_dense}, {"moe", test_moe}, {"sinks", test_sinks}, {"latent", test_latent},
-                           {"chunked", test_chunked}, {"router ties", test_ties}, {"formats", test_formats},
-                           {"approximate", test_approximate}, CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"dense", test_dense},     {"moe", test_moe},
+                           {"sinks", test_sinks},     {"latent", test_latent},
+                           {"chunked", test_chunked}, {"router ties", test_ties},
+                           {"formats", test_formats}, {"approximate", test_approximate},
+                           CU_TEST_INFO_NULL};
     return run_suite("forward", tests);
 }

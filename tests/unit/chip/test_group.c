@@ -1,5 +1,5 @@
-/* test_group.c: a stage of several chips in one process, a thread each, gives the bits of one chip: rows of everything or whole
- * experts, in shared memory or in copies, whatever the threads and chunks. */
+/* test_group.c: a stage of several chips in one process, a thread each, gives the bits of one chip: rows of
+ * everything or whole experts, in shared memory or in copies, whatever the threads and chunks. */
 #include <pthread.h>
 
 #include "tiny.h"
@@ -11,7 +11,7 @@ static tiny_rows want;
 
 typedef struct stage {
     int members;
-    bool copies;               /* every chip has its own memory */
+    bool copies; /* every chip has its own memory */
     pthread_barrier_t barrier;
     float *memory[MOST], *x[MOST];
     const cl_region *regions[MOST];
@@ -19,7 +19,10 @@ typedef struct stage {
     cl_stage plan;
     cl_chip *chips[MOST];
     cl_group groups[MOST];
-    struct seat { struct stage *stage; int member; } seats[MOST];
+    struct seat {
+        struct stage *stage;
+        int member;
+    } seats[MOST];
     uint64_t gathers[MOST], bytes[MOST];
 } stage;
 
@@ -81,7 +84,8 @@ static void stage_step(stage *s, const cl_microbatch *mb, const cl_head_reader *
         calls[i] = (call){s, i, mb, reader};
         for (int k = 0; k < N * 100; k++) s->x[i][k] = NAN;
     }
-    for (int i = 1; i < s->members; i++) CU_ASSERT_EQUAL_FATAL(pthread_create(&threads[i], NULL, one_chip, &calls[i]), 0);
+    for (int i = 1; i < s->members; i++)
+        CU_ASSERT_EQUAL_FATAL(pthread_create(&threads[i], NULL, one_chip, &calls[i]), 0);
     one_chip(&calls[0]);
     for (int i = 1; i < s->members; i++) pthread_join(threads[i], NULL);
 }
@@ -128,7 +132,8 @@ static void stage_make(stage *s, const tiny *m, int members, experts mode, bool 
         cl_part *parts;
         int n_parts;
         s->seats[i] = (struct seat){s, i};
-        s->groups[i] = (cl_group){.member = i, .members = members, .memory = s->memory[i], .gather = gather, .ctx = &s->seats[i]};
+        s->groups[i] =
+            (cl_group){.member = i, .members = members, .memory = s->memory[i], .gather = gather, .ctx = &s->seats[i]};
         o.group = &s->groups[i];
         CU_ASSERT_EQUAL_FATAL(cl_placement_slice(m->model, &s->placement, i, &parts, &n_parts, &err), CL_OK);
         if (cl_chip_create(&s->chips[i], m->file, &s->plan, parts, n_parts, &o, NULL, &err)) puts(err.msg);
@@ -183,13 +188,18 @@ static bool same(const tiny *m, int members, experts mode, bool copies, int chun
     for (int i = 1; i < members; i++) CU_ASSERT(s.gathers[i] == s.gathers[0] && s.gathers[i] > 0);
     stage_free(&s);
     bool ok = got.calls == N && memcmp(want.row[0], got.row[0], N * sizeof got.row[0][0]) == 0;
-    if (!ok) printf("%d chips, experts %d, copies %d, chunk %d, threads %d: other bits\n", members, mode, copies, chunk, o->threads);
+    if (!ok)
+        printf("%d chips, experts %d, copies %d, chunk %d, threads %d: other bits\n", members, mode, copies, chunk,
+               o->threads);
     return ok;
 }
 
 static void check(int which)
 {
-    static const struct { cl_activations act; cl_kv_format kv; } arithmetic[] = {{CL_ACT_Q16, CL_KV_F32}, {CL_ACT_MIXED, CL_KV_BF16}};
+    static const struct {
+        cl_activations act;
+        cl_kv_format kv;
+    } arithmetic[] = {{CL_ACT_Q16, CL_KV_F32}, {CL_ACT_MIXED, CL_KV_BF16}};
     tiny_outlier = 40;
     tiny m = tiny_make(tiny_any(which), CL_F32, true);
     tiny_outlier = 1;
@@ -270,7 +280,9 @@ static void test_candidates(void)
     for (int members = 2; members <= MOST; members++) {
         stage s;
         stage_make(&s, &m, members, SLICED, members % 2, &o);
-        cl_seq_part parts[3] = {{.slot = 2, .n_tokens = 9, .flags = CL_PART_SAMPLE}, {.slot = 0, .n_tokens = 4}, {.slot = 3, .n_tokens = 1, .flags = CL_PART_SAMPLE}};
+        cl_seq_part parts[3] = {{.slot = 2, .n_tokens = 9, .flags = CL_PART_SAMPLE},
+                                {.slot = 0, .n_tokens = 4},
+                                {.slot = 3, .n_tokens = 1, .flags = CL_PART_SAMPLE}};
         int32_t ids[14];
         int n = 0;
         for (int p = 0; p < 3; p++)
@@ -286,7 +298,8 @@ static void test_candidates(void)
 
 int main(void)
 {
-    CU_TestInfo tests[] = {{"dense", test_dense}, {"moe", test_moe}, {"sinks", test_sinks}, {"latent", test_latent},
-                           {"chunked", test_chunked}, {"candidates", test_candidates}, CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"dense", test_dense},   {"moe", test_moe},         {"sinks", test_sinks},
+                           {"latent", test_latent}, {"chunked", test_chunked}, {"candidates", test_candidates},
+                           CU_TEST_INFO_NULL};
     return run_suite("group", tests);
 }

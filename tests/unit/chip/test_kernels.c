@@ -1,4 +1,5 @@
-/* test_kernels.c: products: the definition against double precision, and every set of this CPU against the definition, bit by bit. */
+/* test_kernels.c: products: the definition against double precision, and every set of this CPU against the
+ * definition, bit by bit. */
 #include <signal.h>
 #include <stdio.h>
 #include <sys/wait.h>
@@ -12,7 +13,8 @@ enum { WIDTHS = 8, HEIGHTS = 5, COUNTS = 7, MOST = 64 };
 enum { KINDS = 4 }; /* float32, 8-bit, two planes of it */
 
 /* All tokens of all rows, [n][rows + 3]; the gaps keep a mark that must survive. */
-static float *product(const cl_kernels *k, const cl_matrix *m, int64_t expert, const cl_acts *x, const int32_t *index, int n)
+static float *product(const cl_kernels *k, const cl_matrix *m, int64_t expert, const cl_acts *x, const int32_t *index,
+                      int n)
 {
     size_t stride = (size_t)m->rows + 3;
     float *y = need((size_t)n * stride, sizeof(float));
@@ -20,20 +22,24 @@ static float *product(const cl_kernels *k, const cl_matrix *m, int64_t expert, c
     return y;
 }
 
-static void compare(const char *set, cl_format f, int q8, int64_t rows, int64_t cols, int n, const float *y, const float *ref)
+static void compare(const char *set, cl_format f, int q8, int64_t rows, int64_t cols, int n, const float *y,
+                    const float *ref)
 {
     bool equal = memcmp(y, ref, (size_t)n * ((size_t)rows + 3) * sizeof *y) == 0;
     CU_ASSERT_TRUE(equal);
     if (!equal) {
-        fprintf(stderr, "\n%s differs: %s, %s, %lld x %lld, %d tokens", set, cl_format_get(f)->name, q8 == 2 ? "q16" : q8 ? "q8" : "f32",
+        fprintf(stderr, "\n%s differs: %s, %s, %lld x %lld, %d tokens", set, cl_format_get(f)->name,
+                q8 == 2 ? "q16"
+                : q8    ? "q8"
+                        : "f32",
                 (long long)rows, (long long)cols, n);
     }
 }
 
 /* --- the definition itself --- */
 
-/* The value a row times x must have, in double, from the decoded numbers; *size is the sum of magnitudes. 8-bit: x is what its
- * blocks say. */
+/* The value a row times x must have, in double, from the decoded numbers; *size is the sum of magnitudes. 8-bit: x is
+ * what its blocks say. */
 static double direct(const float *w, const cl_acts *x, int t, double *size)
 {
     double y = 0;
@@ -42,7 +48,8 @@ static double direct(const float *w, const cl_acts *x, int t, double *size)
     for (int64_t c = 0; c < x->cols; c++) {
         int64_t at = t * blocks + c / 32;
         double v = x->q8 ? 0 : (double)x->f32[(size_t)t * x->stride + (size_t)c];
-        for (int64_t p = at * x->planes; x->q8 && p < (at + 1) * x->planes; p++) v += (double)x->d[p] * x->q[p * 32 + c % 32];
+        for (int64_t p = at * x->planes; x->q8 && p < (at + 1) * x->planes; p++)
+            v += (double)x->d[p] * x->q[p * 32 + c % 32];
         y += w[c] * v;
         *size += fabs(w[c] * v);
     }
@@ -98,7 +105,8 @@ static void test_blocks(void)
                 CU_ASSERT_EQUAL(a.x.q[i * 32 + c], q);
                 sum += q;
             }
-            if (k == cl_kernels_reference()) CU_ASSERT_EQUAL(a.x.sum[i], sum); /* other sets keep what they like of it */
+            /* other sets keep what they like of it */
+            if (k == cl_kernels_reference()) CU_ASSERT_EQUAL(a.x.sum[i], sum);
         }
         /* a broken number is not hidden */
         a.f32[0] = NAN;
@@ -137,7 +145,8 @@ static void test_planes(void)
         a.f32[0] = NAN;
         a.f32[a.x.stride + 40] = -INFINITY;
         k->prepare(&a.x, 0, 2);
-        CU_ASSERT_TRUE(isnan(a.x.d[0]) && isnan(a.x.d[1]) && isinf(a.x.d[10]) && isinf(a.x.d[11]) && a.x.q[0] == 0 && a.x.q[5 * 64 + 40] == 0);
+        CU_ASSERT_TRUE(isnan(a.x.d[0]) && isnan(a.x.d[1]) && isinf(a.x.d[10]) && isinf(a.x.d[11]) && a.x.q[0] == 0 &&
+                       a.x.q[5 * 64 + 40] == 0);
         free_acts(&a);
     }
 }
@@ -154,7 +163,8 @@ static void test_mixed(void)
         int fine = 0;
         for (int t = 0; t < MOST; t++) {
             double squares = 0;
-            for (int c = 0; c < 1000; c++) squares += (double)mixed.f32[t * mixed.x.stride + c] * mixed.f32[t * mixed.x.stride + c];
+            for (int c = 0; c < 1000; c++)
+                squares += (double)mixed.f32[t * mixed.x.stride + c] * mixed.f32[t * mixed.x.stride + c];
             for (int b = 0; b < 32; b++) {
                 const float *x = mixed.f32 + t * mixed.x.stride + b * 32;
                 int i = t * 32 + b;
@@ -165,11 +175,13 @@ static void test_mixed(void)
                 if (over > 1.0001 || over < 0.9999) CU_ASSERT_EQUAL(has, over > 1);
                 fine += has;
                 if (has) {
-                    CU_ASSERT(memcmp(mixed.x.q + i * 64, two.x.q + i * 64, 64) == 0 && memcmp(mixed.x.d + 2 * i, two.x.d + 2 * i, 8) == 0);
+                    CU_ASSERT(memcmp(mixed.x.q + i * 64, two.x.q + i * 64, 64) == 0 &&
+                              memcmp(mixed.x.d + 2 * i, two.x.d + 2 * i, 8) == 0);
                     CU_ASSERT_EQUAL(memcmp(mixed.x.sum + 2 * i, two.x.sum + 2 * i, 8), 0);
                 } else {
                     CU_ASSERT(memcmp(mixed.x.q + i * 64, one.x.q + i * 32, 32) == 0 && mixed.x.d[2 * i] == one.x.d[i]);
-                    CU_ASSERT(mixed.x.sum[2 * i] == one.x.sum[i] && mixed.x.sum[2 * i + 1] == 0 && mixed.x.q[i * 64 + 32] == 0);
+                    CU_ASSERT(mixed.x.sum[2 * i] == one.x.sum[i] && mixed.x.sum[2 * i + 1] == 0 &&
+                              mixed.x.q[i * 64 + 32] == 0);
                 }
             }
         }
@@ -182,7 +194,8 @@ static void test_mixed(void)
 
 /* --- sets against the definition --- */
 
-static void check_count(const cl_kernels *k, const cl_kernels *ref, const cl_matrix *m, const cl_matrix *mr, int q8, int n)
+static void check_count(const cl_kernels *k, const cl_kernels *ref, const cl_matrix *m, const cl_matrix *mr, int q8,
+                        int n)
 {
     acts a = make_acts(n, m->cols, q8, 5), ar = make_acts(n, m->cols, q8, 5);
     k->prepare(&a.x, 0, n);
@@ -324,8 +337,8 @@ static void test_unpack(void)
 
 /* --- fp8 --- */
 
-/* Every code but the NaNs, picked out by tokens that are 1 at one column: d times the number, by the formula of E4M3. A row with a
- * NaN is NaN, the others are not. */
+/* Every code but the NaNs, picked out by tokens that are 1 at one column: d times the number, by the formula of E4M3.
+ * A row with a NaN is NaN, the others are not. */
 static void test_codes(void)
 {
     enum { COLS = 256, ROW = 2 * 4 + COLS, ROWS = 17, NANS = 5 };
@@ -362,7 +375,8 @@ static void test_codes(void)
     }
 }
 
-/* Rows of a panel that disagree about a scale are a bug of the caller, which the sets that keep one scale per panel find. */
+/* Rows of a panel that disagree about a scale are a bug of the caller, which the sets that keep one scale per panel
+ * find. */
 static void test_disagree(void)
 {
     unsigned char rows[2 * 6] = {0, 0, 0x80, 0x3f, 1, 2, 1, 0, 0x80, 0x3f, 1, 2};
@@ -390,7 +404,8 @@ static void test_choose(void)
     CU_ASSERT_EQUAL(cl_kernels_choose(NULL, &k, &err), CL_OK);
     CU_ASSERT_STRING_EQUAL(k->name, cl_kernels_available()[0]);
     int n = 0;
-    for (const char *const *name = cl_kernels_available(); *name; name++, n++) CU_ASSERT_STRING_EQUAL(set_named(*name)->name, *name);
+    for (const char *const *name = cl_kernels_available(); *name; name++, n++)
+        CU_ASSERT_STRING_EQUAL(set_named(*name)->name, *name);
     CU_ASSERT_STRING_EQUAL(cl_kernels_available()[n - 1], "reference");
     CU_ASSERT_STRING_EQUAL(cl_kernels_available()[n - 2], "generic");
     k = NULL;
@@ -409,7 +424,8 @@ static void test_choose(void)
 int main(void)
 {
     CU_TestInfo tests[] = {{"the definition agrees with double precision", test_definition},
-                           {"8-bit blocks of activations", test_blocks}, {"two planes", test_planes},
+                           {"8-bit blocks of activations", test_blocks},
+                           {"two planes", test_planes},
                            {"a second plane where it is needed", test_mixed},
                            {"every set has the reference's bits", test_sets},
                            {"long rows, many panels", test_long},

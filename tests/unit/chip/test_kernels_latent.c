@@ -1,5 +1,5 @@
-/* test_kernels_latent.c: latent attention, where several heads share keys that hold the values too: against double precision, against
- * ordinary attention, and every set of this CPU against the definition, bit by bit. */
+/* test_kernels_latent.c: latent attention, where several heads share keys that hold the values too: against double
+ * precision, against ordinary attention, and every set of this CPU against the definition, bit by bit. */
 #include "kernels_data.h"
 
 enum { MAX_DIM = 576, GAP = 5 };
@@ -46,25 +46,27 @@ static cl_kv_head make_latent(cl_kv_format f, int head_dim, int64_t blocks)
 }
 
 /* Every head as one of ordinary attention whose values are its keys: the same bits. */
-static bool like_ordinary(const cl_kernels *k, const cl_kv_head *both, shape s, const data *d, int64_t lo, int64_t pos, float scale,
-                          const float *sinks)
+static bool like_ordinary(const cl_kernels *k, const cl_kv_head *both, shape s, const data *d, int64_t lo, int64_t pos,
+                          float scale, const float *sinks)
 {
     bool equal = true;
     for (int t = 0; t < s.n; t++) {
         float out[MAX_DIM];
-        k->attend(both, 1, &(cl_query){d->q + (size_t)t * d->q_stride, out, sinks ? &sinks[t] : NULL, lo, pos}, scale, d->scratch);
+        k->attend(both, 1, &(cl_query){d->q + (size_t)t * d->q_stride, out, sinks ? &sinks[t] : NULL, lo, pos}, scale,
+                  d->scratch);
         equal &= memcmp(out, d->out + (size_t)t * d->out_stride, (size_t)s.v_dim * sizeof *out) == 0;
     }
     return equal;
 }
 
-static bool near_direct(cl_kv_format f, shape s, const data *d, int64_t lo, int64_t pos, float scale, const float *sinks)
+static bool near_direct(cl_kv_format f, shape s, const data *d, int64_t lo, int64_t pos, float scale,
+                        const float *sinks)
 {
     bool near = true;
     for (int t = 0; t < s.n; t++) {
         double want[MAX_DIM];
-        double size = attend_direct(d->keys, d->keys, s.head_dim, s.v_dim, d->q + (size_t)t * d->q_stride, lo, pos, scale,
-                                    sinks ? &sinks[t] : NULL, want);
+        double size = attend_direct(d->keys, d->keys, s.head_dim, s.v_dim, d->q + (size_t)t * d->q_stride, lo, pos,
+                                    scale, sinks ? &sinks[t] : NULL, want);
         for (int i = 0; i < s.v_dim; i++) {
             near &= fabs(d->out[(size_t)t * d->out_stride + (size_t)i] - want[i]) <= cache_tolerance[f] * size;
         }
@@ -107,8 +109,9 @@ static void check_shape(const cl_kernels *k, const cl_kernels *ref, cl_kv_format
 
 static void check_latent(const cl_kernels *k, const cl_kernels *ref)
 {
-    static const shape shapes[] = {{1, 1, 1, 40}, {20, 5, 3, 1000}, {20, 20, 16, 7}, {33, 16, 8, 16}, {40, 33, 5, 128},
-                                   {72, 64, 7, 100}, {96, 96, 16, 1}, {100, 47, 11, 40}, {192, 128, 16, 1000}};
+    static const shape shapes[] = {{1, 1, 1, 40},   {20, 5, 3, 1000},  {20, 20, 16, 7},
+                                   {33, 16, 8, 16}, {40, 33, 5, 128},  {72, 64, 7, 100},
+                                   {96, 96, 16, 1}, {100, 47, 11, 40}, {192, 128, 16, 1000}};
     for (int f = 0; f < 3; f++) {
         for (int i = 0; i < 9; i++) check_shape(k, ref, cache_formats[f], shapes[i], shapes[i].head_dim > 64 ? 47 : 23);
         for (int n = 1; n <= CL_LATENT_HEADS; n++) check_shape(k, ref, cache_formats[f], (shape){36, 20, n, 45}, 41);
@@ -121,7 +124,8 @@ static void test_latent(void) { each_set(check_latent); }
 /* Sums that are -0 stay so, whichever positions of a block are not visible: the products underflow. */
 static void check_zero(const cl_kernels *k, const cl_kernels *ref)
 {
-    float key[3] = {0, -0x1p-149f, -0.0f}, q[3] = {0, 0, 0}, scratch[512], out[3] = {1, 1, 1}, outr[3] = {2, 2, 2}, sink = 3;
+    float key[3] = {0, -0x1p-149f, -0.0f}, q[3] = {0, 0, 0}, scratch[512], out[3] = {1, 1, 1}, outr[3] = {2, 2, 2},
+          sink = 3;
     for (int f = 0; f < 3; f++) {
         cl_kv_head h = make_latent(cache_formats[f], 3, 1);
         for (int64_t pos = 0; pos < 5; pos++) k->kv_store(&h, pos, key, NULL);

@@ -1,5 +1,5 @@
-/* test_kernels_vectors.c: exp, norms and attention: the definition against double precision, and every set of this CPU against the
- * definition, bit by bit. */
+/* test_kernels_vectors.c: exp, norms and attention: the definition against double precision, and every set of this
+ * CPU against the definition, bit by bit. */
 #include "kernels_data.h"
 
 /* --- exp --- */
@@ -43,8 +43,8 @@ static void check_vectors(const cl_kernels *k, const cl_kernels *ref)
     for (int i = 0; i < LENGTHS; i++) {
         int64_t n = lengths[i];
         size_t bytes = (size_t)n * sizeof(float);
-        float *x = random_floats((size_t)n, 3, 1), *w = random_floats((size_t)n, 1, 2), *y = random_floats((size_t)n + 1, 1, 3),
-              *yr = random_floats((size_t)n + 1, 1, 3), mark = y[n];
+        float *x = random_floats((size_t)n, 3, 1), *w = random_floats((size_t)n, 1, 2),
+              *y = random_floats((size_t)n + 1, 1, 3), *yr = random_floats((size_t)n + 1, 1, 3), mark = y[n];
         for (int64_t e = 0; e < n; e += 9) x[e] *= 40; /* far ends of exp */
 
         k->rmsnorm(x, w, n, 1e-5f, y);
@@ -73,7 +73,8 @@ static void check_vectors(const cl_kernels *k, const cl_kernels *ref)
             ref->clamped_mul(x, w, n, limit, alpha, yr);
             CU_ASSERT_EQUAL(memcmp(y, yr, bytes), 0);
             for (int64_t e = 0; e < n; e++) {
-                double g = fmin(x[e], limit), u = fmax(fmin(w[e], limit), -limit), want = (u + 1) * g / (1 + exp(-alpha * g));
+                double g = fmin(x[e], limit), u = fmax(fmin(w[e], limit), -limit),
+                       want = (u + 1) * g / (1 + exp(-alpha * g));
                 CU_ASSERT_DOUBLE_EQUAL(y[e], want, (1e-6 + 2e-7 * fabs(alpha * g)) * fabs(want) + 1e-35);
             }
         }
@@ -170,7 +171,8 @@ static void check_attention(const cl_kernels *k, const cl_kernels *ref)
     static const int64_t windows[] = {1, 7, 16, 40, 128, 1000};
     for (int f = 0; f < 3; f++) {
         for (int i = 0; i < HEADS; i++) {
-            for (int w = 0; w < 6; w++) check_cache(k, ref, cache_formats[f], heads[i], windows[w], heads[i] > 64 ? 37 : 11);
+            for (int w = 0; w < 6; w++)
+                check_cache(k, ref, cache_formats[f], heads[i], windows[w], heads[i] > 64 ? 37 : 11);
         }
     }
 }
@@ -205,17 +207,18 @@ static bool same_floats(const float *x, const float *y, int n)
     return same;
 }
 
-/* n queries at once, each alone, and by the definition. All memory is NaN but the positions that they see; what only the spoiled
- * one sees is NaN too, which must not reach the others (spoiled = n: there is none). */
-static void check_group(const cl_kernels *k, const cl_kernels *ref, cl_kv_format f, int d, int n, ranges kind, uint64_t seed)
+/* n queries at once, each alone, and by the definition. All memory is NaN but the positions that they see; what only
+ * the spoiled one sees is NaN too, which must not reach the others (spoiled = n: there is none). */
+static void check_group(const cl_kernels *k, const cl_kernels *ref, cl_kv_format f, int d, int n, ranges kind,
+                        uint64_t seed)
 {
     static const float sinks[CL_ATTEND_QUERIES] = {0.3f, 80, -1e4f, -2, 1, 0, 5, 3};
     const int64_t base = below(&seed, 200), blocks = (SPAN + 14) / 16 + 1;
     const int spoiled = below(&seed, n + 1), row = d + 1; /* a number that stays follows every result */
     cl_kv_head h = make_cache(f, d, blocks), hr = make_cache(f, d, blocks);
-    float *keys = random_floats((size_t)(SPAN * d), 1, seed + 1), *values = random_floats((size_t)(SPAN * d), 2, seed + 2),
-          *q = random_floats((size_t)(n * d), 2, seed + 3), *scratch = need(cl_attend_scratch(SPAN, d), sizeof(float)),
-          *out[3];
+    float *keys = random_floats((size_t)(SPAN * d), 1, seed + 1),
+          *values = random_floats((size_t)(SPAN * d), 2, seed + 2), *q = random_floats((size_t)(n * d), 2, seed + 3),
+          *scratch = need(cl_attend_scratch(SPAN, d), sizeof(float)), *out[3];
     cl_query queries[3][CL_ATTEND_QUERIES]; /* at once, alone, by the definition */
     bool finite = true;
     for (int way = 0; way < 3; way++) out[way] = random_floats((size_t)(n * row), 1, 4);
@@ -257,7 +260,8 @@ static void check_groups(const cl_kernels *k, const cl_kernels *ref)
     for (int f = 0; f < 3; f++) {
         for (int i = 0; i < HEADS; i++) {
             for (int n = 1; n <= CL_ATTEND_QUERIES; n++) {
-                for (int kind = 0; kind < RANGES; kind++) check_group(k, ref, cache_formats[f], heads[i], n, (ranges)kind, seed++);
+                for (int kind = 0; kind < RANGES; kind++)
+                    check_group(k, ref, cache_formats[f], heads[i], n, (ranges)kind, seed++);
             }
         }
     }
@@ -272,7 +276,8 @@ static void test_attention_known(void)
         const cl_kernels *k = set_named(*name);
         cl_kv_head h = make_cache(CL_KV_F32, 2, 2);
         float scratch[CL_ATTEND_QUERIES * 160], out[2], q[2] = {0, 0}; /* as much as 32 positions and 48 numbers need */
-        for (int64_t j = 0; j < 20; j++) k->kv_store(&h, j, (float[2]){(float)j, 1}, (float[2]){(float)(j % 4), (float)j});
+        for (int64_t j = 0; j < 20; j++)
+            k->kv_store(&h, j, (float[2]){(float)j, 1}, (float[2]){(float)(j % 4), (float)j});
         k->attend(&h, 1, &(cl_query){q, out, NULL, 0, 19}, 1, scratch);
         CU_ASSERT_EQUAL(out[0], 1.5f);
         CU_ASSERT_DOUBLE_EQUAL(out[1], 9.5, 1e-5);

@@ -36,25 +36,33 @@ static void check(const cl_ffn *f, const double *l, const double *bias)
     }
 }
 
-/* Every way of scoring, with and without groups, bias, renormalisation; several sizes. step: outputs and biases are multiples of it,
- * so that ties are common where it is coarse. */
+/* Every way of scoring, with and without groups, bias, renormalisation; several sizes. step: outputs and biases are
+ * multiples of it, so that ties are common where it is coarse. */
 static void check_all(double step, double largest)
 {
-    static const struct { int experts, top_k, groups, top_groups, group_best; } shapes[] =
-        {{1, 1, 0, 0, 0}, {8, 2, 0, 0, 0}, {60, 4, 0, 0, 0}, {256, 8, 8, 4, 2}, {384, 8, 0, 0, 0}, {160, 6, 8, 3, 1}, {12, 6, 4, 2, 3},
-         {16, 16, 2, 2, 8}, {30, 3, 30, 5, 1}, {9, 9, 0, 0, 0}};
+    static const struct {
+        int experts, top_k, groups, top_groups, group_best;
+    } shapes[] = {{1, 1, 0, 0, 0},   {8, 2, 0, 0, 0},  {60, 4, 0, 0, 0},  {256, 8, 8, 4, 2}, {384, 8, 0, 0, 0},
+                  {160, 6, 8, 3, 1}, {12, 6, 4, 2, 3}, {16, 16, 2, 2, 8}, {30, 3, 30, 5, 1}, {9, 9, 0, 0, 0}};
     for (int i = 0; i < 10; i++)
         for (int kind = 0; kind < 12; kind++)
             for (int repeat = 0; repeat < 20; repeat++) {
-                cl_ffn f = {.kind = CL_FFN_MOE, .experts = shapes[i].experts, .top_k = shapes[i].top_k, .groups = shapes[i].groups,
-                            .top_groups = shapes[i].top_groups, .group_best = shapes[i].group_best, .scoring = (cl_scoring)(kind % 3),
-                            .renormalise = kind / 3 % 2, .weight_scale = kind % 2 ? 1 : 2.5};
+                cl_ffn f = {.kind = CL_FFN_MOE,
+                            .experts = shapes[i].experts,
+                            .top_k = shapes[i].top_k,
+                            .groups = shapes[i].groups,
+                            .top_groups = shapes[i].top_groups,
+                            .group_best = shapes[i].group_best,
+                            .scoring = (cl_scoring)(kind % 3),
+                            .renormalise = kind / 3 % 2,
+                            .weight_scale = kind % 2 ? 1 : 2.5};
                 double l[NAIVE_EXPERTS], bias[NAIVE_EXPERTS];
                 for (int e = 0; e < f.experts; e++) {
                     l[e] = step * rint(uniform() * largest / step);
                     bias[e] = (double)(float)(step * rint(uniform() / step));
                 }
-                /* sums with rounded scores may tie in one precision only: biases go with coarse steps only where scores are exact */
+                /* sums with rounded scores may tie in one precision only: biases go with coarse steps only where
+                 * scores are exact */
                 bool exact = f.scoring == CL_SCORE_CHOSEN_SOFTMAX || step < 1e-3;
                 check(&f, l, kind / 6 && exact ? bias : NULL);
             }
@@ -70,7 +78,13 @@ static void test_ties(void)
 {
     state = 2;
     check_all(0.25, 1);
-    cl_ffn f = {.kind = CL_FFN_MOE, .experts = 12, .top_k = 4, .groups = 4, .top_groups = 2, .group_best = 2, .weight_scale = 1};
+    cl_ffn f = {.kind = CL_FFN_MOE,
+                .experts = 12,
+                .top_k = 4,
+                .groups = 4,
+                .top_groups = 2,
+                .group_best = 2,
+                .weight_scale = 1};
     double same[12] = {0};
     choice out[12];
     for (int s = 0; s < 3; s++) {
@@ -80,11 +94,19 @@ static void test_ties(void)
     }
 }
 
-/* Worked out by hand: run 1 has the largest expert, but the two best of run 2 are more together; the bias only chooses. */
+/* Worked out by hand: run 1 has the largest expert, but the two best of run 2 are more together; the bias only
+ * chooses. */
 static void test_by_hand(void)
 {
-    cl_ffn f = {.kind = CL_FFN_MOE, .experts = 6, .top_k = 2, .groups = 3, .top_groups = 1, .group_best = 2, .weight_scale = 3,
-                .scoring = CL_SCORE_SIGMOID, .renormalise = true};
+    cl_ffn f = {.kind = CL_FFN_MOE,
+                .experts = 6,
+                .top_k = 2,
+                .groups = 3,
+                .top_groups = 1,
+                .group_best = 2,
+                .weight_scale = 3,
+                .scoring = CL_SCORE_SIGMOID,
+                .renormalise = true};
     const double third = log(0.5), l[6] = {-9, -9, 9, -9, 0, third}, bias[6] = {0, 0, 0, 0, 0.25, 0.5};
     choice out[2];
     run(&f, l, bias, out); /* scores 0.5 and 1/3, chosen as 0.75 and 0.8333 */
@@ -113,7 +135,11 @@ static void test_wrong_numbers(void)
     static const double odd[] = {NAN, INFINITY, -INFINITY, 0};
     state = 3;
     for (int i = 0; i < 3000; i++) {
-        cl_ffn f = {.kind = CL_FFN_MOE, .experts = 24, .top_k = 6, .scoring = (cl_scoring)(i % 3), .renormalise = i % 2,
+        cl_ffn f = {.kind = CL_FFN_MOE,
+                    .experts = 24,
+                    .top_k = 6,
+                    .scoring = (cl_scoring)(i % 3),
+                    .renormalise = i % 2,
                     .weight_scale = 1};
         if (i % 5) f.groups = 6, f.top_groups = 2, f.group_best = 2;
         double l[24], bias[24];
@@ -134,7 +160,10 @@ static void test_wrong_numbers(void)
 
 int main(void)
 {
-    CU_TestInfo tests[] = {{"random", test_random}, {"ties", test_ties}, {"by hand", test_by_hand},
-                           {"wrong numbers", test_wrong_numbers}, CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"random", test_random},
+                           {"ties", test_ties},
+                           {"by hand", test_by_hand},
+                           {"wrong numbers", test_wrong_numbers},
+                           CU_TEST_INFO_NULL};
     return run_suite("route", tests);
 }

@@ -177,7 +177,8 @@ static void test_pure(void)
     cl_sampler_free(NULL);
 }
 
-/* A vocabulary in parts, some of them empty, gives what the whole one gives: ties, NaN, penalties and ids that are not allowed included. */
+/* A vocabulary in parts, some of them empty, gives what the whole one gives: ties, NaN, penalties and ids that are
+ * not allowed included. */
 static void test_parts(void)
 {
     uint32_t x = 7;
@@ -200,7 +201,9 @@ static void test_parts(void)
         o.seed = x;
         int32_t recent[5] = {(int32_t)(x % V), (int32_t)(x / 7 % V), (int32_t)(x % V), 150, -4};
         int need = cl_sample_candidates_needed(&o, allowed);
-        CU_ASSERT_EQUAL(need, o.temperature == 0 ? 1 : o.top_k > 0 && o.top_k < allowed && o.top_k <= CL_CANDIDATES ? o.top_k : 0);
+        CU_ASSERT_EQUAL(need, o.temperature == 0                                             ? 1
+                              : o.top_k > 0 && o.top_k < allowed && o.top_k <= CL_CANDIDATES ? o.top_k
+                                                                                             : 0);
         if (!need) continue;
         cl_candidate all[6 * CL_CANDIDATES];
         for (int c = 0; c < cuts; c++, n += need) {
@@ -216,8 +219,12 @@ static void test_parts(void)
 
 int main(void)
 {
-    CU_TestInfo tests[] = {{"greedy", test_greedy}, {"repeat penalty", test_penalty}, {"distribution", test_distribution},
-                           {"pure function", test_pure}, {"parts of a vocabulary", test_parts}, CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"greedy", test_greedy},
+                           {"repeat penalty", test_penalty},
+                           {"distribution", test_distribution},
+                           {"pure function", test_pure},
+                           {"parts of a vocabulary", test_parts},
+                           CU_TEST_INFO_NULL};
     if (cl_sampler_create(&s, V, NULL)) return EXIT_FAILURE;
     int rc = run_suite("sample", tests);
     cl_sampler_free(s);

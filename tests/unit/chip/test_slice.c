@@ -1,5 +1,5 @@
-/* The slice: what the chip keeps of a model file is what the file holds: every role and format, whole or in part; damage is found
- * while it is read. */
+/* The slice: what the chip keeps of a model file is what the file holds: every role and format, whole or in part;
+ * damage is found while it is read. */
 #include <fcntl.h>
 
 #include "chipline/kernels.h"
@@ -26,11 +26,13 @@ static void check_row(const cl_kernels *k, const slice_tensor *st, const cl_tens
     CU_ASSERT_TRUE_FATAL(t->cols <= 160);
     cl_decode_row(t->format, row, t->cols, want);
     if (st->vec) got[0] = st->vec[e * st->m.rows + r];
-    else k->unpack(t->format, t->cols, st->m.data + (size_t)(e * st->m.panels + r / CL_PANEL) * st->m.panel_bytes,
-                   (int)(r % CL_PANEL), got);
+    else
+        k->unpack(t->format, t->cols, st->m.data + (size_t)(e * st->m.panels + r / CL_PANEL) * st->m.panel_bytes,
+                  (int)(r % CL_PANEL), got);
     if (memcmp(got, want, (size_t)t->cols * sizeof *got) == 0) return;
     CU_FAIL("a row differs");
-    fprintf(stderr, "%s (%s): expert %lld, row %lld\n", t->name, cl_format_get(t->format)->name, (long long)e, (long long)r);
+    fprintf(stderr, "%s (%s): expert %lld, row %lld\n", t->name, cl_format_get(t->format)->name, (long long)e,
+            (long long)r);
 }
 
 static void check_parts(const cl_kernels *k, const cl_part *parts, int n)
@@ -46,8 +48,9 @@ static void check_parts(const cl_kernels *k, const cl_part *parts, int n)
         CU_ASSERT_TRUE_FATAL(cl_role_is_vector(t->role) ? st->vec && !st->m.data : st->m.data && !st->vec);
         for (int64_t e = 0; e < parts[i].experts; e++)
             for (int64_t r = 0; r < parts[i].rows; r++)
-                check_row(k, st, t, e, r, b + (size_t)((parts[i].expert0 + e) * t->rows + parts[i].row0 + r) *
-                                                  cl_row_bytes(t->format, t->cols));
+                check_row(k, st, t, e, r,
+                          b + (size_t)((parts[i].expert0 + e) * t->rows + parts[i].row0 + r) *
+                                  cl_row_bytes(t->format, t->cols));
         free(b);
     }
     slice_free(&s);
@@ -62,7 +65,8 @@ static int list_parts(bool whole, cl_part *parts)
     for (int i = 0; i < m.n_tensors; i++) {
         const cl_tensor *t = &m.tensors[i];
         int64_t stack = t->experts ? t->experts : 1, cut = whole || t->rows < 40 ? 0 : 16, from = whole ? 0 : stack / 3;
-        parts[n++] = (cl_part){.tensor = i, .expert0 = from, .experts = stack - 2 * from, .row0 = cut, .rows = t->rows - cut};
+        parts[n++] =
+            (cl_part){.tensor = i, .expert0 = from, .experts = stack - 2 * from, .row0 = cut, .rows = t->rows - cut};
     }
     cl_model_free(&m);
     return n;
@@ -80,7 +84,8 @@ static void test_parts(void)
     }
 }
 
-/* One bit of the last scales of a stack of fp8, then of the biases of the last expert, wherever they are in the file. */
+/* One bit of the last scales of a stack of fp8, then of the biases of the last expert, wherever they are in the file.
+ * */
 static void test_damage(void)
 {
     static const cl_role roles[] = {CL_T_EXPERT_DOWN, CL_T_EXPERT_UP_BIAS};
@@ -93,7 +98,8 @@ static void test_damage(void)
     for (int i = 0; i < 2; i++) {
         const cl_tensor *t = cl_model_find(&m, roles[i], 1);
         size_t row = cl_row_bytes(t->format, t->cols), rows = i ? 2 : 1;
-        unsigned char *b = tensor_bytes(t, 1), *at = memmem(file, size, b + ((size_t)cl_tensor_rows(t) - rows) * row, 8);
+        unsigned char *b = tensor_bytes(t, 1),
+                      *at = memmem(file, size, b + ((size_t)cl_tensor_rows(t) - rows) * row, 8);
         CU_ASSERT_PTR_NOT_NULL_FATAL(at);
         unsigned char bad = *at ^ 4;
         CU_ASSERT_EQUAL(pwrite(fd, &bad, 1, at - file), 1);

@@ -1,4 +1,5 @@
-/* test_team.c: a chip's threads: jobs, waits in their midst, waits so long that threads sleep, more threads than cores. */
+/* test_team.c: a chip's threads: jobs, waits in their midst, waits so long that threads sleep, more threads than
+ * cores. */
 #include <time.h>
 
 #include "chip_impl.h"
@@ -9,7 +10,7 @@ enum { MOST = 16, ROUNDS = 50 };
 typedef struct sums {
     int64_t own[MOST]; /* each thread's, read by all others after a wait */
     int64_t seen[MOST];
-    int pauses_us;     /* thread 0 lets the others wait so long in each round */
+    int pauses_us; /* thread 0 lets the others wait so long in each round */
 } sums;
 
 static void pause_us(int us) { nanosleep(&(struct timespec){.tv_nsec = us * 1000L}, NULL); }
@@ -77,7 +78,10 @@ static void never_run(void)
 
 int main(void)
 {
-    CU_TestInfo tests[] = {{"jobs and waits", jobs_and_waits}, {"waits that sleep", waits_that_sleep},
-                           {"more threads than cores", more_threads_than_cores}, {"never run", never_run}, CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"jobs and waits", jobs_and_waits},
+                           {"waits that sleep", waits_that_sleep},
+                           {"more threads than cores", more_threads_than_cores},
+                           {"never run", never_run},
+                           CU_TEST_INFO_NULL};
     return run_suite("team", tests);
 }

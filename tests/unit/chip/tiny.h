@@ -1,4 +1,5 @@
-/* tiny.h: tiny models with random weights, chips made from them, and a plain double-precision forward pass to compare with. */
+/* tiny.h: tiny models with random weights, chips made from them, and a plain double-precision forward pass to compare
+ * with. */
 #ifndef CHIPLINE_TEST_TINY_H
 #define CHIPLINE_TEST_TINY_H
 
@@ -23,8 +24,8 @@ typedef struct tiny {
 } tiny;
 
 static uint64_t tiny_state;
-static double tiny_router = 2; /* size of router weights */
-static float tiny_outlier = 1;  /* the 8th number of the norms in front of products, times this */
+static double tiny_router = 2;   /* size of router weights */
+static float tiny_outlier = 1;   /* the 8th number of the norms in front of products, times this */
 static double tiny_uniform(void) /* in [-1, 1) */
 {
     tiny_state = tiny_state * 6364136223846793005u + 1442695040888963407u;
@@ -39,11 +40,19 @@ static double *tiny_freq(int dims, double base)
     return f;
 }
 
-/* Hidden 100, 7 query heads on 1 kv head, every kind of norm, bias, window, clip and rotation; moe: experts in all layers but one. */
+/* Hidden 100, 7 query heads on 1 kv head, every kind of norm, bias, window, clip and rotation; moe: experts in all
+ * layers but one. */
 static cl_spec tiny_spec(bool moe)
 {
-    cl_spec s = {.family = "tiny", .vocab = TINY_VOCAB, .hidden = 100, .n_layers = TINY_LAYERS, .context = TINY_MAX, .norm_eps = 1e-5,
-                 .tied = !moe, .n_ropes = 2, .bos = -1};
+    cl_spec s = {.family = "tiny",
+                 .vocab = TINY_VOCAB,
+                 .hidden = 100,
+                 .n_layers = TINY_LAYERS,
+                 .context = TINY_MAX,
+                 .norm_eps = 1e-5,
+                 .tied = !moe,
+                 .n_ropes = 2,
+                 .bos = -1};
     s.ropes = calloc(2, sizeof *s.ropes);
     s.ropes[0] = (cl_rope){.dims = 18, .pairing = CL_ROPE_HALF, .scale = 1, .inv_freq = tiny_freq(18, 10000)};
     s.ropes[1] = (cl_rope){.dims = 12, .pairing = CL_ROPE_INTERLEAVED, .scale = 1.2, .inv_freq = tiny_freq(12, 100)};
@@ -59,7 +68,13 @@ static cl_spec tiny_spec(bool moe)
         a->clip = i == 1 ? 0.9 : i == 3 ? 0.5 : 0;
         cl_ffn *f = &s.layers[i].ffn;
         *f = (cl_ffn){.kind = CL_FFN_DENSE, .width = i == 1 ? 130 : 90, .bias = i == 3 && !moe};
-        if (moe && i != 2) *f = (cl_ffn){.kind = CL_FFN_MOE, .weight_scale = 1, .width = 42, .experts = 6, .top_k = i == 3 ? 3 : 2, .renormalise = i == 1};
+        if (moe && i != 2)
+            *f = (cl_ffn){.kind = CL_FFN_MOE,
+                          .weight_scale = 1,
+                          .width = 42,
+                          .experts = 6,
+                          .top_k = i == 3 ? 3 : 2,
+                          .renormalise = i == 1};
     }
     return s;
 }
@@ -69,8 +84,10 @@ enum { TINY_DENSE, TINY_MOE, TINY_SINKS, TINY_LATENT, TINY_CHUNKED, TINY_SPECS }
 static const char *const tiny_names[] = {"dense", "moe", "sinks", "latent", "chunked"};
 static cl_spec tiny_any(int which)
 {
-    return which == TINY_SINKS ? test_spec_sinks() : which == TINY_LATENT ? test_spec_latent()
-         : which == TINY_CHUNKED ? test_spec_chunked() : tiny_spec(which == TINY_MOE);
+    return which == TINY_SINKS     ? test_spec_sinks()
+           : which == TINY_LATENT  ? test_spec_latent()
+           : which == TINY_CHUNKED ? test_spec_chunked()
+                                   : tiny_spec(which == TINY_MOE);
 }
 
 /* --- building --- */
@@ -82,7 +99,10 @@ static float tiny_value(const cl_tensor *t)
         return (float)(1 + 0.3 * r);
     if (t->role == CL_T_SINKS) return (float)(2 * r);
     if (t->cols == 1) return (float)(0.2 * r);
-    return (float)(r * sqrt(3.0 / (double)t->cols) * (t->role == CL_T_EMBED ? 3 : t->role == CL_T_ROUTER ? tiny_router : 1));
+    return (float)(r * sqrt(3.0 / (double)t->cols) *
+                   (t->role == CL_T_EMBED    ? 3
+                    : t->role == CL_T_ROUTER ? tiny_router
+                                             : 1));
 }
 
 static void tiny_write(tiny *m, cl_model_writer *w, int i)
@@ -95,10 +115,12 @@ static void tiny_write(tiny *m, cl_model_writer *w, int i)
     for (int64_t c = 0; c < rows * t->cols; c++) m->w[i][c] = tiny_value(t);
     if (t->role == CL_T_ATTN_NORM || t->role == CL_T_FFN_NORM || t->role == CL_T_FINAL_NORM) m->w[i][7] *= tiny_outlier;
     for (int64_t r = 0, n; r < rows; r += n) { /* tiles begin anew in every matrix of a stack */
-        n = cl_format_tile_rows(t->format) < t->rows - r % t->rows ? cl_format_tile_rows(t->format) : t->rows - r % t->rows;
+        n = cl_format_tile_rows(t->format) < t->rows - r % t->rows ? cl_format_tile_rows(t->format)
+                                                                   : t->rows - r % t->rows;
         cl_encode_rows(t->format, m->w[i] + r * t->cols, n, t->cols, data + (size_t)r * bytes);
     }
-    for (int64_t r = 0; r < rows; r++) cl_decode_row(t->format, data + (size_t)r * bytes, t->cols, m->w[i] + r * t->cols);
+    for (int64_t r = 0; r < rows; r++)
+        cl_decode_row(t->format, data + (size_t)r * bytes, t->cols, m->w[i] + r * t->cols);
     CU_ASSERT_EQUAL_FATAL(cl_model_writer_rows(w, i, data, rows, NULL), CL_OK);
     free(data);
 }
@@ -161,18 +183,27 @@ static int tiny_parts(const tiny *m, const cl_stage *s, cl_part *parts)
 
 static cl_chip_options tiny_options(int threads, int chunk, const char *kernels)
 {
-    return (cl_chip_options){.threads = threads, .activations = CL_ACT_F32, .kv = CL_KV_F32, .kernels = kernels,
-                             .limits = {.slots = 4, .context = TINY_MAX, .chunk = chunk, .hidden = 100, .vocab = TINY_VOCAB}};
+    return (cl_chip_options){.threads = threads,
+                             .activations = CL_ACT_F32,
+                             .kv = CL_KV_F32,
+                             .kernels = kernels,
+                             .limits =
+                                 {.slots = 4, .context = TINY_MAX, .chunk = chunk, .hidden = 100, .vocab = TINY_VOCAB}};
 }
 
-/* A line of `stages` chips of about equal numbers of layers (the last may have only the head: stages = TINY_LAYERS + 1). */
+/* A line of `stages` chips of about equal numbers of layers (the last may have only the head: stages = TINY_LAYERS +
+ * 1). */
 static tiny_line tiny_chips(const tiny *m, int stages, const cl_chip_options *opt, cl_trace *trace)
 {
     tiny_line line = {.n = stages};
     for (int i = 0; i < stages; i++) {
         cl_part parts[256];
         int first = TINY_LAYERS * i / stages, last = TINY_LAYERS * (i + 1) / stages;
-        cl_stage s = {.first_layer = first, .n_layers = last - first, .embed = i == 0, .head = i == stages - 1, .n_ranks = 1};
+        cl_stage s = {.first_layer = first,
+                      .n_layers = last - first,
+                      .embed = i == 0,
+                      .head = i == stages - 1,
+                      .n_ranks = 1};
         cl_err err = {0};
         int n = tiny_parts(m, &s, parts);
         if (cl_chip_create(&line.chips[i], m->file, &s, parts, n, opt, trace, &err)) puts(err.msg);

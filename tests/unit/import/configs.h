@@ -10,7 +10,8 @@
 #include "suite.h"
 
 static const char base[] =
-    "{\"vocab_size\":100,\"hidden_size\":64,\"num_hidden_layers\":4,\"num_attention_heads\":4,\"num_key_value_heads\":2,"
+    "{\"vocab_size\":100,\"hidden_size\":64,\"num_hidden_layers\":4,\"num_attention_heads\":4,\"num_key_value_heads\":"
+    "2,"
     "\"intermediate_size\":48,\"max_position_embeddings\":512,\"rms_norm_eps\":1e-5,\"hidden_act\":\"silu\"";
 
 /* The base with further members ("\"a\":1"); in members of `more`, the last one of a name counts. */
@@ -43,7 +44,9 @@ static inline cl_spec made(const char *family, const char *more)
     return s;
 }
 
-typedef struct refused { const char *family, *more, *part; } refused;
+typedef struct refused {
+    const char *family, *more, *part;
+} refused;
 
 /* Every one is CL_E_INPUT with `part` in its message. */
 static inline void all_refused(const refused *cases, size_t n)
@@ -54,7 +57,8 @@ static inline void all_refused(const refused *cases, size_t n)
         cl_code c = make(cases[i].family, cases[i].more, &s, &err);
         CU_ASSERT_EQUAL(c, CL_E_INPUT);
         if (c != CL_E_INPUT || !strstr(err.msg, cases[i].part)) {
-            fprintf(stderr, "case %zu: %s %s: %s\n", i, cases[i].family, cases[i].more, c == CL_OK ? "accepted" : err.msg);
+            fprintf(stderr, "case %zu: %s %s: %s\n", i, cases[i].family, cases[i].more,
+                    c == CL_OK ? "accepted" : err.msg);
             CU_FAIL("wrong answer");
         }
         if (c == CL_OK) cl_spec_free(&s);

@@ -18,7 +18,9 @@
 
 /* --- temporary folder --- */
 
-typedef struct folder { char path[256]; } folder;
+typedef struct folder {
+    char path[256];
+} folder;
 
 static inline folder folder_new(void)
 {
@@ -29,7 +31,9 @@ static inline folder folder_new(void)
     return f;
 }
 
-typedef struct place { char path[600]; } place;
+typedef struct place {
+    char path[600];
+} place;
 static inline place in(const folder *f, const char *name)
 {
     place p;
@@ -165,8 +169,8 @@ static inline void g_pad(cl_buf *b, size_t to)
 }
 
 /* dims outermost first, as everywhere but in the file. */
-static inline void g_tensor(gguf_file *g, const char *name, uint32_t type, int n_dims, const int64_t *dims, const void *data,
-                            size_t bytes)
+static inline void g_tensor(gguf_file *g, const char *name, uint32_t type, int n_dims, const int64_t *dims,
+                            const void *data, size_t bytes)
 {
     g_pad(&g->data, g->alignment ? g->alignment : 32);
     g_text(&g->info, name);
@@ -206,9 +210,9 @@ static inline void g_write(gguf_file *g, const char *path)
 
 static inline uint32_t ggml_id(cl_format f)
 {
-    static const uint32_t ids[CL_FORMATS] = {
-        [CL_F32] = 0,    [CL_F16] = 1,  [CL_BF16] = 30, [CL_Q8_0] = 8,  [CL_Q4_0] = 2,  [CL_Q4_1] = 3,
-        [CL_MXFP4] = 39, [CL_Q5_0] = 6, [CL_Q5_1] = 7,  [CL_Q4_K] = 12, [CL_Q5_K] = 13, [CL_Q6_K] = 14};
+    static const uint32_t ids[CL_FORMATS] =
+        {[CL_F32] = 0,    [CL_F16] = 1,  [CL_BF16] = 30, [CL_Q8_0] = 8,  [CL_Q4_0] = 2,  [CL_Q4_1] = 3,
+         [CL_MXFP4] = 39, [CL_Q5_0] = 6, [CL_Q5_1] = 7,  [CL_Q4_K] = 12, [CL_Q5_K] = 13, [CL_Q6_K] = 14};
     return ids[f];
 }
 
@@ -222,7 +226,8 @@ static inline void g_made(gguf_file *g, const char *name, cl_format f, int64_t e
     if (!cols) f = CL_F32;
     unsigned char *data = make_rows(seed, f, n, cols ? cols : 1);
     int skip = experts ? 0 : 1;
-    g_tensor(g, name, ggml_id(f), 3 - skip - (cols ? 0 : 1), dims + skip, data, (size_t)n * cl_row_bytes(f, cols ? cols : 1));
+    g_tensor(g, name, ggml_id(f), 3 - skip - (cols ? 0 : 1), dims + skip, data,
+             (size_t)n * cl_row_bytes(f, cols ? cols : 1));
     free(data);
 }
 
@@ -277,8 +282,8 @@ typedef struct st_file {
     cl_buf head, data;
 } st_file;
 
-static inline void st_tensor(st_file *s, const char *name, const char *dtype, int n_dims, const int64_t *dims, const void *data,
-                             size_t bytes)
+static inline void st_tensor(st_file *s, const char *name, const char *dtype, int n_dims, const int64_t *dims,
+                             const void *data, size_t bytes)
 {
     cl_err err;
     cl_buf_printf(&s->head, &err, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[", s->head.len ? "," : "{", name, dtype);

@@ -22,12 +22,11 @@ static void test_families(void)
     CU_ASSERT(s.layers[3].ffn.kind == CL_FFN_DENSE && s.layers[3].ffn.width == 48 && !s.layers[3].ffn.bias);
     cl_spec_free(&s);
 
-    s = made(
-        "llama",
-        "\"attention_bias\":true,\"mlp_bias\":true,\"head_dim\":20,\"tie_word_embeddings\":true,\"num_key_value_heads\":null,"
-        "\"architectures\":[\"LlamaForCausalLM\"],\"layer_types\":null");
-    CU_ASSERT(s.layers[0].attn.qkv_bias && s.layers[0].attn.o_bias && s.layers[0].ffn.bias && s.layers[0].attn.head_dim == 20 &&
-              s.tied);
+    s = made("llama", "\"attention_bias\":true,\"mlp_bias\":true,\"head_dim\":20,\"tie_word_embeddings\":true,\"num_"
+                      "key_value_heads\":null,"
+                      "\"architectures\":[\"LlamaForCausalLM\"],\"layer_types\":null");
+    CU_ASSERT(s.layers[0].attn.qkv_bias && s.layers[0].attn.o_bias && s.layers[0].ffn.bias &&
+              s.layers[0].attn.head_dim == 20 && s.tied);
     CU_ASSERT(s.layers[0].attn.kv_heads == 4 && s.ropes[0].dims == 20 && s.bos == -1 && s.n_eos == 0);
     cl_spec_free(&s);
 
@@ -40,9 +39,8 @@ static void test_families(void)
     s = made("mistral", "\"sliding_window\":null");
     CU_ASSERT_EQUAL(s.layers[0].attn.window, 0);
     cl_spec_free(&s);
-    s = made(
-        "mistral",
-        "\"sliding_window\":9,\"layer_types\":[\"full_attention\",\"sliding_attention\",\"full_attention\",\"full_attention\"]");
+    s = made("mistral", "\"sliding_window\":9,\"layer_types\":[\"full_attention\",\"sliding_attention\",\"full_"
+                        "attention\",\"full_attention\"]");
     CU_ASSERT(s.layers[0].attn.window == 0 && s.layers[1].attn.window == 9);
     cl_spec_free(&s);
 
@@ -53,7 +51,8 @@ static void test_families(void)
     CU_ASSERT(s.layers[2].attn.window == 0 && s.layers[3].attn.window == 8);
     cl_spec_free(&s);
     s = made("qwen3", "");
-    CU_ASSERT(s.layers[0].attn.head_dim == 128 && s.layers[0].attn.qk_norm == CL_QK_NORM_HEAD && !s.layers[0].attn.qkv_bias);
+    CU_ASSERT(s.layers[0].attn.head_dim == 128 && s.layers[0].attn.qk_norm == CL_QK_NORM_HEAD &&
+              !s.layers[0].attn.qkv_bias);
     cl_spec_free(&s);
 
     s = made("mixtral", "\"num_local_experts\":6,\"num_experts_per_tok\":3");
@@ -63,11 +62,13 @@ static void test_families(void)
     CU_ASSERT_DOUBLE_EQUAL(s.ropes[0].inv_freq[1], pow(1e6, -2.0 / 16), 1e-15); /* this class's default */
     cl_spec_free(&s);
     s = made("olmoe", "\"num_experts\":7,\"num_experts_per_tok\":3,\"clip_qkv\":0.5,\"eos_token_id\":50279");
-    CU_ASSERT(s.layers[0].attn.qk_norm == CL_QK_NORM_FULL && s.layers[0].attn.clip == 0.5 && !s.layers[0].ffn.renormalise);
+    CU_ASSERT(s.layers[0].attn.qk_norm == CL_QK_NORM_FULL && s.layers[0].attn.clip == 0.5 &&
+              !s.layers[0].ffn.renormalise);
     CU_ASSERT_EQUAL(s.n_eos, 0); /* past the vocabulary: nobody can sample it */
     cl_spec_free(&s);
-    s = made("qwen3_moe", "\"num_experts\":8,\"num_experts_per_tok\":2,\"moe_intermediate_size\":12,\"decoder_sparse_step\":2,"
-                          "\"mlp_only_layers\":[3],\"norm_topk_prob\":true,\"head_dim\":16");
+    s = made("qwen3_moe",
+             "\"num_experts\":8,\"num_experts_per_tok\":2,\"moe_intermediate_size\":12,\"decoder_sparse_step\":2,"
+             "\"mlp_only_layers\":[3],\"norm_topk_prob\":true,\"head_dim\":16");
     CU_ASSERT(s.layers[0].ffn.kind == CL_FFN_DENSE && s.layers[2].ffn.kind == CL_FFN_DENSE &&
               s.layers[3].ffn.kind == CL_FFN_DENSE);
     CU_ASSERT(s.layers[1].ffn.kind == CL_FFN_MOE && s.layers[1].ffn.width == 12 && s.layers[1].ffn.renormalise &&
@@ -78,38 +79,43 @@ static void test_families(void)
 /* Numbers from transformers 5.23's ROPE_INIT_FUNCTIONS in float64, head_dim 64, every fourth. */
 static void test_rope(void)
 {
-    static const struct { const char *more; double f[8], scale;
+    static const struct {
+        const char *more;
+        double f[8], scale;
     } cases[] = {
         {"\"max_position_embeddings\":131072,\"rope_theta\":1e6,"
          "\"rope_scaling\":{\"type\":\"yarn\",\"factor\":4.0,\"original_max_position_embeddings\":32768}",
-         {1.0, 0.177827941004, 0.0316227766017, 0.00515479548091, 0.000583333333333, 4.4456985251e-05, 7.90569415042e-06,
-          1.40585331298e-06},
+         {1.0, 0.177827941004, 0.0316227766017, 0.00515479548091, 0.000583333333333, 4.4456985251e-05,
+          7.90569415042e-06, 1.40585331298e-06},
          1.138629436111989},
-        {"\"max_position_embeddings\":32768,\"rope_parameters\":{\"rope_type\":\"yarn\",\"factor\":4.0,\"rope_theta\":1000000}",
-         {1.0, 0.177827941004, 0.0316227766017, 0.00515479548091, 0.000583333333333, 4.4456985251e-05, 7.90569415042e-06,
-          1.40585331298e-06},
+        {"\"max_position_embeddings\":32768,\"rope_parameters\":{\"rope_type\":\"yarn\",\"factor\":4.0,\"rope_"
+         "theta\":1000000}",
+         {1.0, 0.177827941004, 0.0316227766017, 0.00515479548091, 0.000583333333333, 4.4456985251e-05,
+          7.90569415042e-06, 1.40585331298e-06},
          1.138629436111989},
-        {"\"max_position_embeddings\":131072,\"rope_theta\":150000,\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":32.0,"
+        {"\"max_position_embeddings\":131072,\"rope_theta\":150000,\"rope_scaling\":{\"rope_type\":\"yarn\","
+         "\"factor\":32.0,"
          "\"original_max_position_embeddings\":4096,\"truncate\":false,\"beta_fast\":32,\"beta_slow\":1}",
-         {1.0, 0.225418000203, 0.0508132748155, 0.00679495948973, 0.000456483919223, 1.81883366817e-05, 4.0999784818e-06,
-          9.24208950243e-07},
+         {1.0, 0.225418000203, 0.0508132748155, 0.00679495948973, 0.000456483919223, 1.81883366817e-05,
+          4.0999784818e-06, 9.24208950243e-07},
          1.3465735902799727},
-        {"\"max_position_embeddings\":163840,\"rope_theta\":10000,\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":40,"
+        {"\"max_position_embeddings\":163840,\"rope_theta\":10000,\"rope_scaling\":{\"rope_type\":\"yarn\","
+         "\"factor\":40,"
          "\"original_max_position_embeddings\":4096,\"mscale\":1.0,\"mscale_all_dim\":0.707}",
          {1.0, 0.316227766017, 0.1, 0.0268793601114, 0.0055, 0.000790569415042, 2.5e-05, 7.90569415042e-06},
          1.0857263992561355},
         {"\"rope_theta\":10000,\"rope_scaling\":{\"type\":\"linear\",\"factor\":2.5}",
          {0.4, 0.126491106407, 0.04, 0.0126491106407, 0.004, 0.00126491106407, 0.0004, 0.000126491106407},
          1.0},
-        {"\"rope_theta\":500000,\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":32.0,\"low_freq_factor\":1.0,\"high_freq_"
+        {"\"rope_theta\":500000,\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":32.0,\"low_freq_factor\":1.0,"
+         "\"high_freq_"
          "factor\":4.0,"
          "\"original_max_position_embeddings\":8192}",
-         {1.0, 0.193922744749, 0.0376060309309, 0.00729266473722, 0.000429556796559, 8.57025548988e-06, 1.6619674678e-06,
-          3.22293293038e-07},
+         {1.0, 0.193922744749, 0.0376060309309, 0.00729266473722, 0.000429556796559, 8.57025548988e-06,
+          1.6619674678e-06, 3.22293293038e-07},
          1.0},
-        {"\"rope_theta\":5,\"rope_scaling\":null,\"rope_parameters\":{\"rope_type\":\"default\",\"rope_theta\":10000}", /* inside
-                                                                                                                           counts
-                                                                                                                           more */
+        /* what stands inside counts more */
+        {"\"rope_theta\":5,\"rope_scaling\":null,\"rope_parameters\":{\"rope_type\":\"default\",\"rope_theta\":10000}",
          {1.0, 0.316227766017, 0.1, 0.0316227766017, 0.01, 0.00316227766017, 0.001, 0.000316227766017},
          1.0},
     };
@@ -144,7 +150,8 @@ static void test_refused(void)
 {
     static const refused cases[] = {
         {"mamba", "",
-         "model_type: mamba is not a known family (known: llama, mistral, mixtral, olmoe, qwen2, qwen3, qwen3_moe, gpt_oss, "},
+         "model_type: mamba is not a known family (known: llama, mistral, mixtral, olmoe, qwen2, qwen3, qwen3_moe, "
+         "gpt_oss, "},
         {"mamba", "", "deepseek_v2, deepseek_v3, kimi_k2, kimi_k25)"},
         {"llama", "\"model_type\":null", "model_type: missing"},
         {"llama", "\"architectures\":[\"LlamaForSequenceClassification\"]",
@@ -168,17 +175,24 @@ static void test_refused(void)
         {"llama", "\"partial_rotary_factor\":0.5", "partial_rotary_factor: 0.5"},
         {"llama", "\"rope_parameters\":{\"rope_type\":\"default\",\"partial_rotary_factor\":0.25}",
          "rope_parameters: partial_rotary_factor: 0.25"},
-        {"llama", "\"rope_scaling\":{\"type\":\"dynamic\",\"factor\":2}", "rope_scaling: type: dynamic is not supported"},
+        {"llama", "\"rope_scaling\":{\"type\":\"dynamic\",\"factor\":2}",
+         "rope_scaling: type: dynamic is not supported"},
         {"llama", "\"rope_scaling\":{\"rope_type\":\"longrope\"}", "rope_scaling: rope_type: longrope"},
         {"llama", "\"rope_scaling\":{\"rope_type\":\"linear\"}", "rope_scaling: factor: missing"},
         {"llama", "\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":0}", "rope_scaling: factor: is 0"},
-        {"llama", "\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":5,\"high_freq_factor\":4}",
+        {"llama",
+         "\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":5,\"high_freq_factor\":4}",
          "rope_scaling: low_freq_factor 5"},
-        {"llama", "\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8,\"high_freq_factor\":4}", "low_freq_factor: missing"},
-        {"llama", "\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4,\"beta_fast\":1,\"beta_slow\":2}", "rope_scaling: beta_fast 1"},
-        {"llama", "\"rope_scaling\":{\"factor\":4}", "rope_scaling: has factor, but no rope_type or type (one of default, "},
-        {"llama", "\"rope_scaling\":{\"rope_theta\":5,\"beta_fast\":4}", "rope_scaling: has beta_fast, but no rope_type"},
-        {"llama", "\"rope_parameters\":{\"rope_type\":null,\"short_factor\":[1]}", "rope_parameters: has short_factor, but"},
+        {"llama", "\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8,\"high_freq_factor\":4}",
+         "low_freq_factor: missing"},
+        {"llama", "\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4,\"beta_fast\":1,\"beta_slow\":2}",
+         "rope_scaling: beta_fast 1"},
+        {"llama", "\"rope_scaling\":{\"factor\":4}",
+         "rope_scaling: has factor, but no rope_type or type (one of default, "},
+        {"llama", "\"rope_scaling\":{\"rope_theta\":5,\"beta_fast\":4}",
+         "rope_scaling: has beta_fast, but no rope_type"},
+        {"llama", "\"rope_parameters\":{\"rope_type\":null,\"short_factor\":[1]}",
+         "rope_parameters: has short_factor, but"},
         {"llama", "\"rope_scaling\":{\"rope_type\":null,\"type\":\"linear\"}", "rope_scaling: factor: missing"},
         {"llama", "\"eos_token_id\":1000000000000000", "eos_token_id: is 1000000000000000, must be from -1"},
         {"llama", "\"eos_token_id\":[2,2147483648]", "eos_token_id: is 2147483648, must be from -1"},
@@ -195,7 +209,8 @@ static void test_refused(void)
          "layer_types: chunked_attention"},
         {"qwen2", "\"layer_types\":[\"full_attention\",\"full_attention\",\"sliding_attention\",\"full_attention\"]",
          "layer_types: layer 2 is sliding_attention"},
-        {"mixtral", "\"num_local_experts\":2,\"num_experts_per_tok\":3", "num_experts_per_tok: 3 is more than the 2 experts"},
+        {"mixtral", "\"num_local_experts\":2,\"num_experts_per_tok\":3",
+         "num_experts_per_tok: 3 is more than the 2 experts"},
         {"mixtral", "\"num_local_experts\":0", "num_local_experts: is 0"},
         {"olmoe", "\"clip_qkv\":-1", "clip_qkv"},
         {"qwen3_moe", "\"mlp_only_layers\":[4]", "mlp_only_layers: entry 0"},
@@ -223,10 +238,14 @@ static char *spec_text(const char *path)
 
 static void test_dialects(void)
 {
-    static const char *const names[] = {
-        "llama_a",  "llama_b",    "llama_c",     "mistral",     "mixtral",          "olmoe",       "olmoe_clip",    "qwen2",
-        "qwen3",    "qwen3_moe",  "qwen3_moe_b", "gpt_oss",     "gpt_oss_b",        "llama4",      "llama4_b",      "llama4_c",
-        "glm4_moe", "glm4_moe_b", "minimax_m2",  "deepseek_v2", "deepseek_v2_lite", "deepseek_v3", "deepseek_v3_b", "kimi_k2"};
+    static const char *const names[] = {"llama_a",     "llama_b",       "llama_c",
+                                        "mistral",     "mixtral",       "olmoe",
+                                        "olmoe_clip",  "qwen2",         "qwen3",
+                                        "qwen3_moe",   "qwen3_moe_b",   "gpt_oss",
+                                        "gpt_oss_b",   "llama4",        "llama4_b",
+                                        "llama4_c",    "glm4_moe",      "glm4_moe_b",
+                                        "minimax_m2",  "deepseek_v2",   "deepseek_v2_lite",
+                                        "deepseek_v3", "deepseek_v3_b", "kimi_k2"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char path[512];
         snprintf(path, sizeof path, CL_FIXTURES "/%s/config.json", names[i]);
@@ -257,7 +276,8 @@ static void test_import_config(void)
     write_text(p.path, b.data);
     write_text(g.path, "{\"eos_token_id\":[5,2],\"bos_token_id\":1}");
     CU_ASSERT_EQUAL_FATAL(cl_import_config(f.path, &s, &dtype, &err), CL_OK);
-    CU_ASSERT(dtype.linear == CL_F16 && dtype.routers == CL_F16 && s.n_eos == 2 && s.eos[0] == 2 && s.eos[1] == 5 && s.bos == 1);
+    CU_ASSERT(dtype.linear == CL_F16 && dtype.routers == CL_F16 && s.n_eos == 2 && s.eos[0] == 2 && s.eos[1] == 5 &&
+              s.bos == 1);
     cl_spec_free(&s);
     CU_ASSERT_EQUAL_FATAL(cl_import_config(p.path, &s, &dtype, &err), CL_OK); /* the file alone */
     CU_ASSERT_EQUAL(s.n_eos, 1);
@@ -323,10 +343,9 @@ static void test_metadata(void)
     g_made(&g, "blk.0.attn_q.bias", CL_F32, 0, 32, 0);
     g_made(&g, "output.weight", CL_F32, 0, TINY_VOCAB, TINY_HIDDEN);
     CU_ASSERT_EQUAL_FATAL(metadata(&g, &s, &err), CL_OK);
-    cl_spec h =
-        made("llama",
-             "\"hidden_size\":32,\"num_attention_heads\":2,\"max_position_embeddings\":128,\"rope_scaling\":{\"type\":\"yarn\","
-             "\"factor\":4,\"original_max_position_embeddings\":32}");
+    cl_spec h = made("llama", "\"hidden_size\":32,\"num_attention_heads\":2,\"max_position_embeddings\":128,\"rope_"
+                              "scaling\":{\"type\":\"yarn\","
+                              "\"factor\":4,\"original_max_position_embeddings\":32}");
     CU_ASSERT(!s.tied && s.layers[0].attn.qkv_bias && s.ropes[0].scale == h.ropes[0].scale);
     for (int i = 0; i < 8; i++) CU_ASSERT_EQUAL(s.ropes[0].inv_freq[i], h.ropes[0].inv_freq[i]);
     cl_spec_free(&s);
@@ -380,7 +399,11 @@ static void metadata_refused(gguf_file *g, const char *part)
 
 static void test_metadata_refused(void)
 {
-    static const struct { const char *key; float v; const char *part; } numbers[] = {
+    static const struct {
+        const char *key;
+        float v;
+        const char *part;
+    } numbers[] = {
         {"llama.attention.scale", 0.1f, "llama.attention.scale: 0.1 is not supported"},
         {"llama.final_logit_softcapping", 30, "final_logit_softcapping"},
         {"llama.expert_weights_scale", 2.5f, "expert_weights_scale"},
@@ -388,7 +411,11 @@ static void test_metadata_refused(void)
         {"llama.rope.freq_base", NAN, "llama.rope.freq_base: is nan"},
         {"llama.rope.scaling.factor", -1, "rope.scaling.factor"},
     };
-    static const struct { const char *key; uint32_t v; const char *part; } integers[] = {
+    static const struct {
+        const char *key;
+        uint32_t v;
+        const char *part;
+    } integers[] = {
         {"llama.expert_gating_func", 2, "expert_gating_func"},
         {"llama.expert_shared_count", 1, "expert_shared_count"},
         {"llama.rope.dimension_count", 8, "llama.rope.dimension_count: 8 of the 16"},
@@ -408,8 +435,9 @@ static void test_metadata_refused(void)
     }
     metadata_refused(&g, "general.architecture: missing");
     g_kv_str(&g, "general.architecture", "mamba");
-    metadata_refused(&g,
-                     "general.architecture: mamba is not a known family (known: llama, olmoe, qwen2, qwen3, qwen3moe, gpt-oss, ");
+    metadata_refused(
+        &g,
+        "general.architecture: mamba is not a known family (known: llama, olmoe, qwen2, qwen3, qwen3moe, gpt-oss, ");
     g_kv_str(&g, "general.architecture", "llama");
     metadata_refused(&g, "llama.embedding_length: missing");
     tiny_llama(&g, CL_F32);

@@ -4,10 +4,11 @@
 #include "files.h"
 #include "suite.h"
 
-#define INT4                                                                                                                     \
-    "\"quant_method\":\"compressed-tensors\",\"format\":\"pack-quantized\",\"config_groups\":{\"group_0\":{\"targets\":["        \
-    "\"Linear\"],"                                                                                                               \
-    "\"input_activations\":null,\"weights\":{\"num_bits\":4,\"group_size\":32,\"symmetric\":true,\"type\":\"int\","              \
+#define INT4                                                                                                        \
+    "\"quant_method\":\"compressed-tensors\",\"format\":\"pack-quantized\",\"config_groups\":{\"group_0\":{"        \
+    "\"targets\":["                                                                                                 \
+    "\"Linear\"],"                                                                                                  \
+    "\"input_activations\":null,\"weights\":{\"num_bits\":4,\"group_size\":32,\"symmetric\":true,\"type\":\"int\"," \
     "\"strategy\":\"group\"}}}"
 #define KIMI "\"re:.*self_attn.*\",\"re:.*shared_experts.*\",\"re:.*mlp\\\\.(gate|up|gate_up|down)_proj.*\""
 
@@ -26,25 +27,30 @@ static cl_code formats(const char *text, cl_formats *f, cl_err *err)
 
 static void test_known(void)
 {
-    static const struct { const char *text; cl_format tables, linear, experts;
+    static const struct {
+        const char *text;
+        cl_format tables, linear, experts;
     } cases[] = {
         {"{}", CL_BF16, CL_BF16, CL_BF16},
         {"{\"dtype\":\"float32\",\"torch_dtype\":\"float16\",\"quantization_config\":null}", CL_F32, CL_F32, CL_F32},
         {"{\"torch_dtype\":\"float16\"}", CL_F16, CL_F16, CL_F16},
         {"{\"torch_dtype\":\"auto\"}", CL_BF16, CL_BF16, CL_BF16},
         {"{\"dtype\":\"float8_e4m3fn\"}", CL_BF16, CL_BF16, CL_BF16},
-        {"{\"quantization_config\":{\"quant_method\":\"fp8\",\"fmt\":\"float8_e4m3fn\",\"weight_block_size\":[128,128]}}",
+        {"{\"quantization_config\":{\"quant_method\":\"fp8\",\"fmt\":\"float8_e4m3fn\",\"weight_block_size\":[128,128]}"
+         "}",
          CL_BF16, CL_FP8, CL_FP8},
         {"{\"torch_dtype\":\"float32\",\"text_config\":{\"torch_dtype\":\"float16\"}}", CL_F16, CL_F16, CL_F16},
         {"{\"torch_dtype\":\"float32\",\"text_config\":{}}", CL_F32, CL_F32, CL_F32},
-        {"{\"quantization_config\":{\"quant_method\":\"mxfp4\",\"modules_to_not_convert\":[\"lm_head\"]}}", CL_BF16, CL_BF16,
-         CL_MXFP4},
-        {"{\"quantization_config\":{\"quant_method\":\"fp8\",\"fmt\":\"e4m3\",\"weight_block_size\":[128,128]}}", CL_BF16, CL_FP8,
-         CL_FP8},
+        {"{\"quantization_config\":{\"quant_method\":\"mxfp4\",\"modules_to_not_convert\":[\"lm_head\"]}}", CL_BF16,
+         CL_BF16, CL_MXFP4},
+        {"{\"quantization_config\":{\"quant_method\":\"fp8\",\"fmt\":\"e4m3\",\"weight_block_size\":[128,128]}}",
+         CL_BF16, CL_FP8, CL_FP8},
         {"{\"quantization_config\":{" INT4 ",\"ignore\":[\"lm_head\"," KIMI "]}}", CL_BF16, CL_BF16, CL_INT4},
-        {"{\"text_config\":{\"quantization_config\":{" INT4 ",\"ignore\":[\"lm_head\"," KIMI "]}}}", CL_BF16, CL_BF16, CL_INT4},
+        {"{\"text_config\":{\"quantization_config\":{" INT4 ",\"ignore\":[\"lm_head\"," KIMI "]}}}", CL_BF16, CL_BF16,
+         CL_INT4},
         {"{\"quantization_config\":{" INT4 ",\"ignore\":[\"re:.*lm_head\"]}}", CL_BF16, CL_INT4, CL_INT4},
-        {"{\"quantization_config\":{" INT4 ",\"ignore\":[\"lm_head\"," KIMI ",\"re:.*experts.*\"]}}", CL_BF16, CL_BF16, CL_BF16},
+        {"{\"quantization_config\":{" INT4 ",\"ignore\":[\"lm_head\"," KIMI ",\"re:.*experts.*\"]}}", CL_BF16, CL_BF16,
+         CL_BF16},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         cl_formats f;
@@ -59,10 +65,12 @@ static void test_known(void)
 
 static void test_refused(void)
 {
-    static const struct { const char *quant, *part;
+    static const struct {
+        const char *quant, *part;
     } cases[] = {
         {"5", "quantization_config: is an integer"},
-        {"{}", "quantization_config: this way of quantising is not supported (convert the unquantised checkpoint, or a GGUF)"},
+        {"{}", "quantization_config: this way of quantising is not supported (convert the unquantised checkpoint, or a "
+               "GGUF)"},
         {"{\"quant_method\":7}", "quantization_config: quant_method"},
         {"{\"quant_method\":\"gptq\"}", "quantization_config: gptq is not supported (convert"},
         {"{\"quant_method\":\"fp8\"}", "fp8, other than e4m3"},
@@ -71,16 +79,20 @@ static void test_refused(void)
         {"{\"quant_method\":\"compressed-tensors\",\"format\":\"float-quantized\"}",
          "compressed-tensors, float-quantized is not supported (convert the unquantised checkpoint, or a GGUF)"},
         {"{\"quant_method\":\"compressed-tensors\"}", "compressed-tensors is not supported"},
-        {"{\"quant_method\":\"compressed-tensors\",\"format\":\"pack-quantized\"}", "other than symmetric int4 in groups of 32"},
-        {"{\"quant_method\":\"compressed-tensors\",\"format\":\"pack-quantized\",\"config_groups\":{\"a\":{\"weights\":{\"num_"
+        {"{\"quant_method\":\"compressed-tensors\",\"format\":\"pack-quantized\"}",
+         "other than symmetric int4 in groups of 32"},
+        {"{\"quant_method\":\"compressed-tensors\",\"format\":\"pack-quantized\",\"config_groups\":{\"a\":{\"weights\":"
+         "{\"num_"
          "bits\":8,"
          "\"group_size\":32}}}}",
          "other than symmetric int4"},
-        {"{\"quant_method\":\"compressed-tensors\",\"format\":\"pack-quantized\",\"config_groups\":{\"a\":{\"weights\":{\"num_"
+        {"{\"quant_method\":\"compressed-tensors\",\"format\":\"pack-quantized\",\"config_groups\":{\"a\":{\"weights\":"
+         "{\"num_"
          "bits\":4,"
          "\"group_size\":32,\"symmetric\":false}}}}",
          "other than symmetric int4"},
-        {"{\"quant_method\":\"compressed-tensors\",\"format\":\"pack-quantized\",\"config_groups\":{\"a\":{\"weights\":{\"num_"
+        {"{\"quant_method\":\"compressed-tensors\",\"format\":\"pack-quantized\",\"config_groups\":{\"a\":{\"weights\":"
+         "{\"num_"
          "bits\":4,"
          "\"group_size\":128}}}}",
          "other than symmetric int4"},
@@ -103,7 +115,8 @@ static void test_refused(void)
 
 static void test_dtypes(void)
 {
-    static const char *const bad[][2] = {{"{\"torch_dtype\":\"abc\"}", "torch_dtype: abc is not supported (known: float32, float16, "},
+    static const char *const bad[][2] = {{"{\"torch_dtype\":\"abc\"}",
+                                          "torch_dtype: abc is not supported (known: float32, float16, "},
                                          {"{\"dtype\":\"int8\",\"torch_dtype\":\"float16\"}", "dtype: int8 is not"},
                                          {"{\"text_config\":{\"dtype\":\"float64\"}}", "dtype: float64 is not"},
                                          {"{\"dtype\":16}", "dtype: is an integer"}};
@@ -120,7 +133,8 @@ static void test_translation(void)
 {
     static const refused cases[] = {
         {"llama4",
-         "\"quantization_config\":{\"quant_method\":\"compressed-tensors\",\"format\":\"float-quantized\"},\"text_config\":{}",
+         "\"quantization_config\":{\"quant_method\":\"compressed-tensors\",\"format\":\"float-quantized\"},\"text_"
+         "config\":{}",
          "quantization_config: compressed-tensors, float-quantized is not supported"},
         {"gpt_oss", "\"quantization_config\":{\"quant_method\":\"bitsandbytes\"}", "quantization_config: bitsandbytes"},
     };

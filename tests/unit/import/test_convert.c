@@ -1,5 +1,5 @@
-/* Whole conversions: fixtures in both containers give the same model; formats, names, shapes; what is refused leaves nothing
- * behind. */
+/* Whole conversions: fixtures in both containers give the same model; formats, names, shapes; what is refused leaves
+ * nothing behind. */
 #include <math.h>
 
 #include "chipline/import.h"
@@ -47,12 +47,14 @@ static int index_of(const cl_model_file *f, const char *name)
 
 static void same_layer(const cl_layer *a, const cl_layer *b)
 {
-    CU_ASSERT(a->attn.heads == b->attn.heads && a->attn.kv_heads == b->attn.kv_heads && a->attn.head_dim == b->attn.head_dim);
+    CU_ASSERT(a->attn.heads == b->attn.heads && a->attn.kv_heads == b->attn.kv_heads &&
+              a->attn.head_dim == b->attn.head_dim);
     CU_ASSERT(a->attn.window == b->attn.window && a->attn.rope == b->attn.rope && a->attn.qk_norm == b->attn.qk_norm);
     CU_ASSERT(a->attn.clip == b->attn.clip && a->attn.kind == b->attn.kind && a->attn.sinks == b->attn.sinks);
     CU_ASSERT_DOUBLE_EQUAL(a->attn.scale / b->attn.scale, 1, 1e-6);
-    CU_ASSERT(a->attn.q_rank == b->attn.q_rank && a->attn.kv_rank == b->attn.kv_rank && a->attn.rope_dim == b->attn.rope_dim &&
-              a->attn.v_dim == b->attn.v_dim && a->attn.latent_eps == b->attn.latent_eps);
+    CU_ASSERT(a->attn.q_rank == b->attn.q_rank && a->attn.kv_rank == b->attn.kv_rank &&
+              a->attn.rope_dim == b->attn.rope_dim && a->attn.v_dim == b->attn.v_dim &&
+              a->attn.latent_eps == b->attn.latent_eps);
     CU_ASSERT(a->attn.qkv_bias == b->attn.qkv_bias && a->attn.o_bias == b->attn.o_bias);
     CU_ASSERT(a->ffn.kind == b->ffn.kind && a->ffn.width == b->ffn.width && a->ffn.experts == b->ffn.experts &&
               a->ffn.top_k == b->ffn.top_k);
@@ -60,7 +62,8 @@ static void same_layer(const cl_layer *a, const cl_layer *b)
     CU_ASSERT(a->ffn.shared_width == b->ffn.shared_width && a->ffn.scoring == b->ffn.scoring);
     CU_ASSERT((float)a->ffn.weight_scale == (float)b->ffn.weight_scale);
     CU_ASSERT(a->ffn.router_bias == b->ffn.router_bias && a->ffn.select_bias == b->ffn.select_bias);
-    CU_ASSERT(a->ffn.groups == b->ffn.groups && a->ffn.top_groups == b->ffn.top_groups && a->ffn.group_best == b->ffn.group_best);
+    CU_ASSERT(a->ffn.groups == b->ffn.groups && a->ffn.top_groups == b->ffn.top_groups &&
+              a->ffn.group_best == b->ffn.group_best);
 }
 
 /* GGUF keeps eps and rope divisors in float32, and ids only beside a tokenizer. */
@@ -69,8 +72,8 @@ static void same_model(const cl_model_file *fa, const cl_model_file *fb)
     const cl_model *a = cl_model_file_model(fa), *b = cl_model_file_model(fb);
     const cl_spec *s = &a->spec, *t = &b->spec;
     CU_ASSERT_STRING_EQUAL(s->family, t->family);
-    CU_ASSERT(s->vocab == t->vocab && s->hidden == t->hidden && s->n_layers == t->n_layers && s->context == t->context &&
-              s->tied == t->tied);
+    CU_ASSERT(s->vocab == t->vocab && s->hidden == t->hidden && s->n_layers == t->n_layers &&
+              s->context == t->context && s->tied == t->tied);
     CU_ASSERT((float)s->norm_eps == (float)t->norm_eps);
     CU_ASSERT(s->n_ropes == 1 && t->n_ropes == 1 && s->ropes[0].dims == t->ropes[0].dims &&
               s->ropes[0].scale == t->ropes[0].scale);
@@ -91,7 +94,8 @@ static void same_model(const cl_model_file *fa, const cl_model_file *fb)
 
 static void test_pairs(void)
 {
-    static const struct { const char *folder, *file;
+    static const struct {
+        const char *folder, *file;
     } pairs[] = {{"llama_a", "model.gguf"},
                  {"llama_b", "model.gguf"},
                  {"deepseek_v2_lite", "model.gguf"},     /* kv_b as a whole */
@@ -156,7 +160,8 @@ static int64_t gguf_row(const char *name, int64_t r)
     return head * TINY_HEAD + (j < TINY_HEAD / 2 ? 2 * j : 2 * (j - TINY_HEAD / 2) + 1);
 }
 
-/* Source rows in canonical order, in format `to`: as they are, or encoded as format.h says, tile by tile of each matrix. */
+/* Source rows in canonical order, in format `to`: as they are, or encoded as format.h says, tile by tile of each
+ * matrix. */
 static unsigned char *want_rows(const cl_tensor *t, const unsigned char *raw, cl_format from, cl_format to)
 {
     int64_t tile = cl_format_tile_rows(to), n = cl_tensor_rows(t);
@@ -177,7 +182,8 @@ static unsigned char *want_rows(const cl_tensor *t, const unsigned char *raw, cl
     return want;
 }
 
-static void check_rows(const cl_model_file *m, const cl_source *s, const char *canonical, const char *source, cl_format to)
+static void check_rows(const cl_model_file *m, const cl_source *s, const char *canonical, const char *source,
+                       cl_format to)
 {
     int i = index_of(m, canonical);
     const cl_tensor *t = &cl_model_file_model(m)->tensors[i];
@@ -195,18 +201,24 @@ static void check_rows(const cl_model_file *m, const cl_source *s, const char *c
 
 static void check_layer(const cl_model_file *m, const char *path, cl_format matrices)
 {
-    static const char *const names[][2] = {
-        {"layers.0.attn.q.weight", "blk.0.attn_q.weight"}, {"layers.0.attn.k.weight", "blk.0.attn_k.weight"},
-        {"layers.0.attn.v.weight", "blk.0.attn_v.weight"}, {"layers.0.attn.o.weight", "blk.0.attn_output.weight"},
-        {"layers.0.ffn.gate.weight", "blk.0.ffn_gate.weight"}, {"layers.0.ffn.up.weight", "blk.0.ffn_up.weight"},
-        {"layers.0.ffn.down.weight", "blk.0.ffn_down.weight"}, {"embed.weight", "token_embd.weight"}};
+    static const char *const names[][2] = {{"layers.0.attn.q.weight", "blk.0.attn_q.weight"},
+                                           {"layers.0.attn.k.weight", "blk.0.attn_k.weight"},
+                                           {"layers.0.attn.v.weight", "blk.0.attn_v.weight"},
+                                           {"layers.0.attn.o.weight", "blk.0.attn_output.weight"},
+                                           {"layers.0.ffn.gate.weight", "blk.0.ffn_gate.weight"},
+                                           {"layers.0.ffn.up.weight", "blk.0.ffn_up.weight"},
+                                           {"layers.0.ffn.down.weight", "blk.0.ffn_down.weight"},
+                                           {"embed.weight", "token_embd.weight"}};
     cl_gguf *g;
     cl_err err;
     CU_ASSERT_EQUAL_FATAL(cl_gguf_open(&g, path, &err), CL_OK);
     const cl_source *s = cl_gguf_source(g);
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         cl_format from = (cl_format)s->tensors[cl_source_find(s, names[i][1])].format;
-        check_rows(m, s, names[i][0], names[i][1], matrices != CL_FORMATS ? matrices : cl_format_native(from) ? from : CL_Q8_0);
+        check_rows(m, s, names[i][0], names[i][1],
+                   matrices != CL_FORMATS   ? matrices
+                   : cl_format_native(from) ? from
+                                            : CL_Q8_0);
     }
     check_rows(m, s, "layers.0.attn.norm.weight", "blk.0.attn_norm.weight", CL_F32);
     cl_gguf_close(g);
@@ -318,29 +330,39 @@ static void test_bias_pairs(void)
 /* --- a folder with changes --- */
 
 typedef struct edit {
-    const char *config;      /* further members of config.json */
+    const char *config; /* further members of config.json */
     const char *drop, *rename, *to;
-    const char *spoil;       /* tensor that gets a NaN */
+    const char *spoil; /* tensor that gets a NaN */
     const char *retype, *dtype;
-    const char *reshape;     /* matrix that loses a row */
-    const char *extra;       /* further tensor */
-    const char *copy, *as;   /* a tensor once more under another name */
+    const char *reshape;   /* matrix that loses a row */
+    const char *extra;     /* further tensor */
+    const char *copy, *as; /* a tensor once more under another name */
 } edit;
 
 static const char tiny_config[] =
-    "{\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\",\"vocab_size\":10,\"hidden_size\":8,\"num_hidden_"
+    "{\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\",\"vocab_size\":10,\"hidden_size\":8,\"num_"
+    "hidden_"
     "layers\":1,"
     "\"num_attention_heads\":2,\"num_key_value_heads\":1,\"intermediate_size\":6,\"max_position_embeddings\":64%s%s}";
 
 static void write_folder(const folder *f, const edit *e)
 {
-    static const struct { const char *name; int64_t rows, cols; } tensors[] = {
-        {"model.embed_tokens.weight", 10, 8}, {"lm_head.weight", 10, 8}, {"model.norm.weight", 8, 0},
-        {"model.layers.0.input_layernorm.weight", 8, 0}, {"model.layers.0.post_attention_layernorm.weight", 8, 0},
-        {"model.layers.0.self_attn.q_proj.weight", 8, 8}, {"model.layers.0.self_attn.k_proj.weight", 4, 8},
-        {"model.layers.0.self_attn.v_proj.weight", 4, 8}, {"model.layers.0.self_attn.o_proj.weight", 8, 8},
-        {"model.layers.0.mlp.gate_proj.weight", 6, 8}, {"model.layers.0.mlp.up_proj.weight", 6, 8},
-        {"model.layers.0.mlp.down_proj.weight", 8, 6}, {"model.layers.0.self_attn.rotary_emb.inv_freq", 2, 0}};
+    static const struct {
+        const char *name;
+        int64_t rows, cols;
+    } tensors[] = {{"model.embed_tokens.weight", 10, 8},
+                   {"lm_head.weight", 10, 8},
+                   {"model.norm.weight", 8, 0},
+                   {"model.layers.0.input_layernorm.weight", 8, 0},
+                   {"model.layers.0.post_attention_layernorm.weight", 8, 0},
+                   {"model.layers.0.self_attn.q_proj.weight", 8, 8},
+                   {"model.layers.0.self_attn.k_proj.weight", 4, 8},
+                   {"model.layers.0.self_attn.v_proj.weight", 4, 8},
+                   {"model.layers.0.self_attn.o_proj.weight", 8, 8},
+                   {"model.layers.0.mlp.gate_proj.weight", 6, 8},
+                   {"model.layers.0.mlp.up_proj.weight", 6, 8},
+                   {"model.layers.0.mlp.down_proj.weight", 8, 6},
+                   {"model.layers.0.self_attn.rotary_emb.inv_freq", 2, 0}};
     char text[1024];
     st_file s = {0};
     place config = in(f, "config.json"), weights = in(f, "model.safetensors");
@@ -385,16 +407,19 @@ static void test_refused(void)
                    "missing for a llama model: lm_head.weight");
     folder_refused(&(edit){.rename = "model.norm.weight", .to = "model.normal.weight"}, CL_E_INPUT,
                    "missing for a llama model: model.norm.weight; not expected: model.normal.weight");
-    folder_refused(&(edit){.config = "\"num_hidden_layers\":2"}, CL_E_INPUT, "config.json: not valid JSON"); /* twice: rejected */
+    /* twice: rejected */
+    folder_refused(&(edit){.config = "\"num_hidden_layers\":2"}, CL_E_INPUT, "config.json: not valid JSON");
     folder_refused(&(edit){.extra = "model.layers.0.self_attn.sinks"}, CL_E_INPUT,
                    "1 tensor has no place in a llama model with this configuration: model.layers.0.self_attn.sinks");
-    folder_refused(&(edit){.reshape = "model.layers.0.self_attn.k_proj.weight"}, CL_E_INPUT,
-                   "tensor model.layers.0.self_attn.k_proj.weight has the shape [3, 8], the configuration makes it [4, 8]");
+    folder_refused(
+        &(edit){.reshape = "model.layers.0.self_attn.k_proj.weight"}, CL_E_INPUT,
+        "tensor model.layers.0.self_attn.k_proj.weight has the shape [3, 8], the configuration makes it [4, 8]");
     folder_refused(&(edit){.reshape = "lm_head.weight"}, CL_E_INPUT, "tensor lm_head.weight has the shape [9, 8]");
     folder_refused(&(edit){.config = "\"attention_bias\":true"}, CL_E_INPUT, "4 tensors are missing");
     folder_refused(&(edit){.retype = "model.norm.weight", .dtype = "I32"}, CL_E_INPUT,
                    "tensor model.norm.weight is I32, which cannot be read");
-    folder_refused(&(edit){.spoil = "lm_head.weight"}, CL_E_INPUT, "tensor lm_head.weight: a number in row 9 is NaN or infinite");
+    folder_refused(&(edit){.spoil = "lm_head.weight"}, CL_E_INPUT,
+                   "tensor lm_head.weight: a number in row 9 is NaN or infinite");
     folder_refused(&(edit){.spoil = "model.norm.weight"}, CL_E_INPUT,
                    "tensor model.norm.weight: a number in row 7 is NaN or infinite");
     folder_refused(&(edit){.config = "\"hidden_act\":\"relu\""}, CL_E_INPUT, "config.json: hidden_act: relu");
@@ -408,13 +433,14 @@ static void test_promises(void)
     place config = in(&f, "config.json"), out = in(&f, "m.h5");
     cl_err err;
     write_folder(&f, &(edit){0});
-    write_text(
-        config.path,
-        "{\"model_type\":\"mixtral\",\"vocab_size\":10,\"hidden_size\":8,\"num_hidden_layers\":4000,\"num_attention_heads\":2,"
-        "\"num_key_value_heads\":1,\"intermediate_size\":6,\"max_position_embeddings\":64,\"num_local_experts\":65536}");
+    write_text(config.path, "{\"model_type\":\"mixtral\",\"vocab_size\":10,\"hidden_size\":8,\"num_hidden_layers\":"
+                            "4000,\"num_attention_heads\":2,"
+                            "\"num_key_value_heads\":1,\"intermediate_size\":6,\"max_position_embeddings\":64,\"num_"
+                            "local_experts\":65536}");
     uint64_t start = cl_now_ns();
     CU_ASSERT_EQUAL(cl_convert(f.path, out.path, &keep, &err), CL_E_INPUT);
-    CU_ASSERT(says(&err, "over 1000 tensors are missing for a mixtral model: model.layers.0.block_sparse_moe.gate.weight"));
+    CU_ASSERT(
+        says(&err, "over 1000 tensors are missing for a mixtral model: model.layers.0.block_sparse_moe.gate.weight"));
     CU_ASSERT(cl_now_ns() - start < 5000000000u);
     folder_remove(&f);
 }
@@ -423,7 +449,9 @@ static const cl_spec *spec_of(const cl_model_file *m) { return &cl_model_file_mo
 
 static void test_heads(void)
 {
-    static const struct { edit e; bool tied;
+    static const struct {
+        edit e;
+        bool tied;
     } cases[] = {{{.config = NULL}, false},
                  {{.config = "\"tie_word_embeddings\":true"}, false}, /* they differ: both are kept */
                  {{.config = "\"tie_word_embeddings\":true", .drop = "lm_head.weight"}, true},

@@ -1,5 +1,5 @@
-/* Damaged checkpoints: headers cut at every length, bytes and words changed at random. Whatever is read, the answer is a valid
- * reading or CL_E_INPUT with a message, soon, and without memory for what a lying header promises. */
+/* Damaged checkpoints: headers cut at every length, bytes and words changed at random. Whatever is read, the answer
+ * is a valid reading or CL_E_INPUT with a message, soon, and without memory for what a lying header promises. */
 #include <fcntl.h>
 #include <sys/resource.h>
 
@@ -14,8 +14,8 @@ static const cl_convert_options keep = {.keep = true, .jobs = 1, .quiet = true};
 typedef struct victim {
     folder dir;
     place file, out, nowhere; /* nowhere: in no folder; a conversion to it does all but write */
-    cl_buf good;   /* the file's bytes */
-    size_t header; /* bytes that are worth changing */
+    cl_buf good;              /* the file's bytes */
+    size_t header;            /* bytes that are worth changing */
     bool gguf;
 } victim;
 
@@ -24,7 +24,8 @@ typedef enum depth { HEADERS, MATCHED, CONVERTED } depth;
 static cl_code read_it(const victim *v, depth d, cl_err *err)
 {
     if (d != HEADERS)
-        return cl_convert(v->gguf ? v->file.path : v->dir.path, d == MATCHED ? v->nowhere.path : v->out.path, &keep, err);
+        return cl_convert(v->gguf ? v->file.path : v->dir.path, d == MATCHED ? v->nowhere.path : v->out.path, &keep,
+                          err);
     if (!v->gguf) {
         cl_source s;
         cl_code c = cl_safetensors_open(&s, v->dir.path, err);
@@ -53,8 +54,8 @@ static void check(const victim *v, depth d, const char *what, uint64_t which)
     cl_code c = read_it(v, d, &err);
     bool soon = cl_now_ns() - start < 5000000000u;
     size_t bad;
-    bool fine =
-        c == CL_OK || (c == CL_E_INPUT && err.msg[0] && !strchr(err.msg, '\n') && cl_utf8_valid(err.msg, strlen(err.msg), &bad));
+    bool fine = c == CL_OK || (c == CL_E_INPUT && err.msg[0] && !strchr(err.msg, '\n') &&
+                               cl_utf8_valid(err.msg, strlen(err.msg), &bad));
     if (!fine || !soon) {
         fprintf(stderr, "%s %llu: code %d, %s\n", what, (unsigned long long)which, c, err.msg);
         CU_FAIL("not a clean answer");
@@ -85,7 +86,8 @@ static void damage(victim *v, int changes, size_t step)
     cl_buf b = {0};
     cl_err none;
     CU_ASSERT_EQUAL(read_it(v, CONVERTED, &none), CL_OK);
-    int fd = open(v->file.path, O_WRONLY); /* changed in place: truncating and writing anew can mean waiting for the disk */
+    /* changed in place: truncating and writing anew can mean waiting for the disk */
+    int fd = open(v->file.path, O_WRONLY);
     for (size_t n = v->good.len; fd >= 0 && n > 0;) {
         size_t less = n > v->header + step * 64 ? step * 64 : step;
         n -= less < n ? less : n;

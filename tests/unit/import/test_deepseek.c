@@ -8,24 +8,29 @@
 
 /* The hub's config.json of V3; `more` replaces members of it. */
 static const char v3[] =
-    "{\"architectures\":[\"DeepseekV3ForCausalLM\"],\"model_type\":\"deepseek_v3\",\"vocab_size\":129280,\"hidden_size\":7168,"
+    "{\"architectures\":[\"DeepseekV3ForCausalLM\"],\"model_type\":\"deepseek_v3\",\"vocab_size\":129280,\"hidden_"
+    "size\":7168,"
     "\"intermediate_size\":18432,\"moe_intermediate_size\":2048,\"num_hidden_layers\":61,\"num_attention_heads\":128,"
     "\"num_key_value_heads\":128,\"n_shared_experts\":1,\"n_routed_experts\":256,\"routed_scaling_factor\":2.5,"
     "\"kv_lora_rank\":512,"
-    "\"q_lora_rank\":1536,\"qk_rope_head_dim\":64,\"v_head_dim\":128,\"qk_nope_head_dim\":128,\"topk_method\":\"noaux_tc\","
+    "\"q_lora_rank\":1536,\"qk_rope_head_dim\":64,\"v_head_dim\":128,\"qk_nope_head_dim\":128,\"topk_method\":\"noaux_"
+    "tc\","
     "\"n_group\":8,\"topk_group\":4,\"num_experts_per_tok\":8,\"moe_layer_freq\":1,\"first_k_dense_replace\":3,"
-    "\"norm_topk_prob\":true,\"scoring_func\":\"sigmoid\",\"num_nextn_predict_layers\":1,\"max_position_embeddings\":163840,"
+    "\"norm_topk_prob\":true,\"scoring_func\":\"sigmoid\",\"num_nextn_predict_layers\":1,\"max_position_embeddings\":"
+    "163840,"
     "\"rms_norm_eps\":1e-6,\"rope_theta\":10000,\"rope_scaling\":{\"type\":\"yarn\",\"factor\":40,\"beta_fast\":32,"
     "\"beta_slow\":1,\"mscale\":1.0,\"mscale_all_dim\":1.0,\"original_max_position_embeddings\":4096},"
     "\"quantization_config\":{\"quant_method\":\"fp8\",\"fmt\":\"e4m3\",\"activation_scheme\":\"dynamic\","
     "\"weight_block_size\":[128,128]}}";
 
 static const char v2_lite[] =
-    "{\"architectures\":[\"DeepseekV2ForCausalLM\"],\"model_type\":\"deepseek_v2\",\"vocab_size\":102400,\"hidden_size\":2048,"
+    "{\"architectures\":[\"DeepseekV2ForCausalLM\"],\"model_type\":\"deepseek_v2\",\"vocab_size\":102400,\"hidden_"
+    "size\":2048,"
     "\"intermediate_size\":10944,\"moe_intermediate_size\":1408,\"num_hidden_layers\":27,\"num_attention_heads\":16,"
     "\"num_key_value_heads\":16,\"n_shared_experts\":2,\"n_routed_experts\":64,\"routed_scaling_factor\":1.0,"
     "\"kv_lora_rank\":512,"
-    "\"q_lora_rank\":null,\"qk_rope_head_dim\":64,\"v_head_dim\":128,\"qk_nope_head_dim\":128,\"topk_method\":\"greedy\","
+    "\"q_lora_rank\":null,\"qk_rope_head_dim\":64,\"v_head_dim\":128,\"qk_nope_head_dim\":128,\"topk_method\":"
+    "\"greedy\","
     "\"n_group\":1,\"topk_group\":1,\"num_experts_per_tok\":6,\"first_k_dense_replace\":1,\"norm_topk_prob\":false,"
     "\"scoring_func\":\"softmax\",\"max_position_embeddings\":163840,\"rms_norm_eps\":1e-6,\"rope_theta\":10000,"
     "\"rope_scaling\":{\"type\":\"yarn\",\"factor\":40,\"beta_fast\":32,\"beta_slow\":1,\"mscale\":0.707,"
@@ -61,19 +66,25 @@ static void test_v3(void)
     const cl_ffn *f = &moe->ffn;
     CU_ASSERT_STRING_EQUAL(s.family, "deepseek_v3");
     CU_ASSERT(s.n_layers == 61 && dense->ffn.kind == CL_FFN_DENSE && dense->ffn.width == 18432 && !s.tied);
-    CU_ASSERT(a->kind == CL_ATTN_LATENT && a->heads == 128 && a->kv_heads == 1 && a->head_dim == 192 && a->rope_dim == 64);
+    CU_ASSERT(a->kind == CL_ATTN_LATENT && a->heads == 128 && a->kv_heads == 1 && a->head_dim == 192 &&
+              a->rope_dim == 64);
     CU_ASSERT(a->q_rank == 1536 && a->kv_rank == 512 && a->v_dim == 128 && a->latent_eps == 1e-6 && a->rope == 0);
     CU_ASSERT_DOUBLE_EQUAL(a->scale, 0.13523378, 1e-8);
-    CU_ASSERT(s.n_ropes == 1 && s.ropes[0].dims == 64 && s.ropes[0].pairing == CL_ROPE_INTERLEAVED && s.ropes[0].scale == 1);
-    CU_ASSERT(f->kind == CL_FFN_MOE && f->experts == 256 && f->top_k == 8 && f->width == 2048 && f->shared_width == 2048);
+    CU_ASSERT(s.n_ropes == 1 && s.ropes[0].dims == 64 && s.ropes[0].pairing == CL_ROPE_INTERLEAVED &&
+              s.ropes[0].scale == 1);
+    CU_ASSERT(f->kind == CL_FFN_MOE && f->experts == 256 && f->top_k == 8 && f->width == 2048 &&
+              f->shared_width == 2048);
     CU_ASSERT(f->scoring == CL_SCORE_SIGMOID && f->select_bias && f->renormalise && f->weight_scale == 2.5);
     CU_ASSERT(f->groups == 8 && f->top_groups == 4 && f->group_best == 2 && !f->router_bias && !f->weight_input);
     cl_spec_free(&s);
     /* The class's own defaults are V3's. */
-    cl_spec t = good("{\"model_type\":\"deepseek_v3\",\"vocab_size\":129280,\"hidden_size\":7168,\"intermediate_size\":18432,"
-                     "\"num_hidden_layers\":61,\"num_attention_heads\":128,\"max_position_embeddings\":163840}", "{}");
+    cl_spec t =
+        good("{\"model_type\":\"deepseek_v3\",\"vocab_size\":129280,\"hidden_size\":7168,\"intermediate_size\":18432,"
+             "\"num_hidden_layers\":61,\"num_attention_heads\":128,\"max_position_embeddings\":163840}",
+             "{}");
     CU_ASSERT(t.layers[3].ffn.groups == 8 && t.layers[3].ffn.experts == 256 && t.layers[3].ffn.top_k == 8);
-    CU_ASSERT(t.layers[2].ffn.kind == CL_FFN_DENSE && t.layers[0].attn.q_rank == 1536 && t.layers[0].attn.head_dim == 192);
+    CU_ASSERT(t.layers[2].ffn.kind == CL_FFN_DENSE && t.layers[0].attn.q_rank == 1536 &&
+              t.layers[0].attn.head_dim == 192);
     CU_ASSERT_DOUBLE_EQUAL(t.layers[0].attn.scale, 1 / sqrt(192), 1e-15);
     cl_spec_free(&t);
     t = good(v3, "{\"rope_interleave\":false}");
@@ -84,7 +95,8 @@ static void test_v3(void)
 static const char kimi[] =
     "{\"model_type\":\"kimi_k2\",\"rope_theta\":50000,\"n_routed_experts\":384,\"n_group\":1,\"topk_group\":1,"
     "\"routed_scaling_factor\":2.827,\"num_attention_heads\":64,\"num_key_value_heads\":64,\"first_k_dense_replace\":1,"
-    "\"rope_scaling\":{\"type\":\"yarn\",\"factor\":32,\"beta_fast\":1,\"beta_slow\":1,\"mscale\":1.0,\"mscale_all_dim\":1.0,"
+    "\"rope_scaling\":{\"type\":\"yarn\",\"factor\":32,\"beta_fast\":1,\"beta_slow\":1,\"mscale\":1.0,\"mscale_all_"
+    "dim\":1.0,"
     "\"original_max_position_embeddings\":4096}}";
 
 /* The multimodal K2.5 holds a K2. */
@@ -120,7 +132,8 @@ static void test_others(void)
     CU_ASSERT(s.layers[0].attn.q_rank == 0 && f->scoring == CL_SCORE_SOFTMAX && !f->select_bias && !f->renormalise);
     CU_ASSERT(f->shared_width == 2816 && f->groups == 0 && f->top_k == 6);
     cl_spec_free(&s);
-    s = good(v2_lite, "{\"topk_method\":\"group_limited_greedy\",\"n_group\":8,\"topk_group\":3,\"routed_scaling_factor\":16}");
+    s = good(v2_lite,
+             "{\"topk_method\":\"group_limited_greedy\",\"n_group\":8,\"topk_group\":3,\"routed_scaling_factor\":16}");
     f = &s.layers[1].ffn;
     CU_ASSERT(f->groups == 8 && f->top_groups == 3 && f->group_best == 1 && f->weight_scale == 16);
     cl_spec_free(&s);
@@ -131,7 +144,9 @@ static void test_others(void)
 
 static void test_refused(void)
 {
-    static const struct { const char *base, *more, *part; } cases[] = {
+    static const struct {
+        const char *base, *more, *part;
+    } cases[] = {
         {v3, "{\"n_routed_experts\":0}", "n_routed_experts: is 0"},
         {v3, "{\"num_experts_per_tok\":257}", "num_experts_per_tok: 257 is more than the 256 experts"},
         {v3, "{\"num_experts_per_tok\":33,\"topk_group\":1}", "n_group: 8 groups of 32 experts are too small"},

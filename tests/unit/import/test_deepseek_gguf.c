@@ -1,4 +1,5 @@
-/* DeepSeek as GGUF: files with kv_b as a whole, with its two parts, with all three; quantised ones; metadata that cannot be. */
+/* DeepSeek as GGUF: files with kv_b as a whole, with its two parts, with all three; quantised ones; metadata that
+ * cannot be. */
 #include <math.h>
 
 #include "chipline/import.h"
@@ -68,7 +69,8 @@ static void put_rows(gguf_file *g, const char *name, cl_format f, int n_dims, co
 static void kv_b(cl_format f, float *x)
 {
     unsigned char *rows = make_rows(99, f, HEADS * (NOPE + V), RANK);
-    for (int r = 0; r < HEADS * (NOPE + V); r++) cl_decode_row(f, rows + (size_t)r * cl_row_bytes(f, RANK), RANK, x + r * RANK);
+    for (int r = 0; r < HEADS * (NOPE + V); r++)
+        cl_decode_row(f, rows + (size_t)r * cl_row_bytes(f, RANK), RANK, x + r * RANK);
     free(rows);
 }
 
@@ -98,7 +100,8 @@ static cl_model_file *convert(gguf_file *g, const folder *f, const cl_convert_op
     cl_model_file *m = NULL;
     cl_err err;
     g_write(g, gguf.path);
-    if (cl_convert(gguf.path, out.path, opt, &err) == CL_OK && cl_model_file_open(&m, out.path, &err) == CL_OK) return m;
+    if (cl_convert(gguf.path, out.path, opt, &err) == CL_OK && cl_model_file_open(&m, out.path, &err) == CL_OK)
+        return m;
     fprintf(stderr, "%s\n", err.msg);
     abort();
 }
@@ -123,7 +126,8 @@ static void test_generations(void)
         const cl_spec *s = &cl_model_file_model(m)->spec;
         const cl_attention *a = &s->layers[0].attn;
         CU_ASSERT_STRING_EQUAL(s->family, "deepseek_v2"); /* without expert_gating_func */
-        CU_ASSERT(a->head_dim == NOPE + ROPE && a->v_dim == V && a->kv_heads == 1 && a->q_rank == 0 && a->kind == CL_ATTN_LATENT);
+        CU_ASSERT(a->head_dim == NOPE + ROPE && a->v_dim == V && a->kv_heads == 1 && a->q_rank == 0 &&
+                  a->kind == CL_ATTN_LATENT);
         CU_ASSERT(s->layers[0].ffn.scoring == CL_SCORE_SOFTMAX && s->layers[0].ffn.shared_width == 0);
         CU_ASSERT_EQUAL(sums[i], sums[0]);
         cl_model_file_close(m);
@@ -173,9 +177,10 @@ static void test_quantised(void)
 /* What --format does to routers: they take a float format, and keep their own beside a quantised one. */
 static void test_routers(void)
 {
-    static const struct { cl_format source, asked, router; } cases[] = {
-        {CL_F16, CL_Q8_0, CL_F16}, {CL_BF16, CL_FP8, CL_BF16}, {CL_F16, CL_F32, CL_F32}, {CL_F32, CL_BF16, CL_BF16},
-        {CL_F32, CL_INT4, CL_F32}, {CL_Q8_0, CL_MXFP4, CL_F32}};
+    static const struct {
+        cl_format source, asked, router;
+    } cases[] = {{CL_F16, CL_Q8_0, CL_F16},  {CL_BF16, CL_FP8, CL_BF16}, {CL_F16, CL_F32, CL_F32},
+                 {CL_F32, CL_BF16, CL_BF16}, {CL_F32, CL_INT4, CL_F32},  {CL_Q8_0, CL_MXFP4, CL_F32}};
     folder f = folder_new();
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         gguf_file g = {0};
@@ -205,7 +210,8 @@ static void test_refused(void)
     static const edit cases[] = {
         {"deepseek2.attention.kv_lora_rank_", 1, NEW, NULL}, /* an unknown key: nothing happens */
         {"deepseek2.expert_gating_func", 4, NEW, "deepseek2.expert_gating_func: 4 is not supported"},
-        {"deepseek2.expert_group_count", 3, NEW, "deepseek2.expert_group_count: 3 does not divide deepseek2.expert_count, 4"},
+        {"deepseek2.expert_group_count", 3, NEW,
+         "deepseek2.expert_group_count: 3 does not divide deepseek2.expert_count, 4"},
         {"deepseek2.expert_group_count", 2, NEW, "deepseek2.expert_group_used_count: missing"},
         {"deepseek2.attention.q_lora_rank", 16, NEW, "tensor blk.0.attn_q.weight has the shape [80, 32]"},
         {"deepseek2.expert_shared_count", 1, NEW, "3 tensors are missing"},

@@ -1,4 +1,5 @@
-/* The newer families: what their configurations and GGUF metadata mean, what is refused, and that both say the same of a model.
+/* The newer families: what their configurations and GGUF metadata mean, what is refused, and that both say the same
+ * of a model.
  */
 #include <math.h>
 #include <string.h>
@@ -16,14 +17,16 @@ static void test_gpt_oss(void)
     cl_spec s = made("gpt_oss", "");
     const cl_attention *a = s.layers[0].attn.window ? &s.layers[0].attn : NULL;
     CU_ASSERT_PTR_NOT_NULL_FATAL(a);
-    CU_ASSERT(a->window == 128 && !a->chunked && a->sinks && a->qkv_bias && a->o_bias && a->head_dim == 64 && a->rope == 0);
+    CU_ASSERT(a->window == 128 && !a->chunked && a->sinks && a->qkv_bias && a->o_bias && a->head_dim == 64 &&
+              a->rope == 0);
     CU_ASSERT(a->scale == 0.125 && a->qk_norm == CL_QK_NORM_NONE && a->temperature == 0 && a->kind == CL_ATTN_GROUPED);
     CU_ASSERT(s.layers[1].attn.window == 0 && s.layers[2].attn.window == 128 && s.layers[3].attn.window == 0 &&
               s.layers[3].attn.sinks);
     const cl_ffn *f = &s.layers[1].ffn;
     CU_ASSERT(f->kind == CL_FFN_MOE && f->width == 48 && f->bias && f->glu == CL_GLU_CLAMPED && f->glu_limit == 7 &&
               f->glu_alpha == 1.702);
-    CU_ASSERT(f->experts == 128 && f->top_k == 4 && f->scoring == CL_SCORE_CHOSEN_SOFTMAX && f->router_bias && !f->select_bias);
+    CU_ASSERT(f->experts == 128 && f->top_k == 4 && f->scoring == CL_SCORE_CHOSEN_SOFTMAX && f->router_bias &&
+              !f->select_bias);
     CU_ASSERT(!f->renormalise && f->weight_scale == 1 && !f->weight_input && f->shared_width == 0 && f->groups == 0);
     /* the class's own yarn: base 150000, ramp ends not rounded (models.md 7) */
     CU_ASSERT_DOUBLE_EQUAL(s.ropes[0].scale, 1.3465736, 1e-7);
@@ -31,11 +34,12 @@ static void test_gpt_oss(void)
     CU_ASSERT_DOUBLE_EQUAL(s.ropes[0].inv_freq[31] / 3.02351143e-07, 1, 1e-8);
     cl_spec_free(&s);
 
-    s = made("gpt_oss",
-             "\"num_local_experts\":6,\"num_experts_per_tok\":3,\"swiglu_limit\":5,\"swiglu_alpha\":2,\"sliding_window\":9,"
-             "\"attention_bias\":false,\"layer_types\":[\"full_attention\",\"full_attention\",\"sliding_attention\","
-             "\"full_attention\"],\"rope_theta\":1000,\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":8,"
-             "\"original_max_position_embeddings\":64},\"architectures\":[\"GptOssForCausalLM\"]");
+    s = made(
+        "gpt_oss",
+        "\"num_local_experts\":6,\"num_experts_per_tok\":3,\"swiglu_limit\":5,\"swiglu_alpha\":2,\"sliding_window\":9,"
+        "\"attention_bias\":false,\"layer_types\":[\"full_attention\",\"full_attention\",\"sliding_attention\","
+        "\"full_attention\"],\"rope_theta\":1000,\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":8,"
+        "\"original_max_position_embeddings\":64},\"architectures\":[\"GptOssForCausalLM\"]");
     CU_ASSERT(s.layers[0].attn.window == 0 && s.layers[2].attn.window == 9 && !s.layers[0].attn.qkv_bias &&
               !s.layers[0].attn.o_bias);
     CU_ASSERT(s.layers[0].ffn.glu_limit == 5 && s.layers[0].ffn.glu_alpha == 2 && s.layers[0].ffn.top_k == 3);
@@ -58,7 +62,8 @@ static void test_llama4(void)
     const cl_ffn *f = &s.layers[0].ffn;
     CU_ASSERT(f->kind == CL_FFN_MOE && f->experts == 16 && f->top_k == 1 && f->width == 48 && f->shared_width == 48 &&
               f->weight_input);
-    CU_ASSERT(f->scoring == CL_SCORE_SIGMOID && !f->renormalise && f->weight_scale == 1 && !f->bias && f->glu == CL_GLU_SILU);
+    CU_ASSERT(f->scoring == CL_SCORE_SIGMOID && !f->renormalise && f->weight_scale == 1 && !f->bias &&
+              f->glu == CL_GLU_SILU);
     /* no ramp: wave lengths over 8192 positions are divided by 16 (models.md 7) */
     CU_ASSERT_EQUAL(s.ropes[0].pairing, CL_ROPE_INTERLEAVED);
     for (int i = 0; i < 64; i++)
@@ -72,32 +77,37 @@ static void test_llama4(void)
     CU_ASSERT(s.layers[1].ffn.kind == CL_FFN_MOE && s.layers[2].ffn.kind == CL_FFN_DENSE && s.layers[3].ffn.top_k == 2);
     CU_ASSERT(s.layers[0].attn.rope == -1 && s.layers[0].attn.window == 0 && s.layers[0].attn.temperature == 0.3 &&
               s.layers[0].attn.temperature_floor == 5);
-    CU_ASSERT(s.layers[1].attn.rope == 0 && s.layers[1].attn.window == 11 && s.layers[1].attn.qk_norm == CL_QK_NORM_NONE);
+    CU_ASSERT(s.layers[1].attn.rope == 0 && s.layers[1].attn.window == 11 &&
+              s.layers[1].attn.qk_norm == CL_QK_NORM_NONE);
     cl_spec_free(&s);
 
     s = made("llama4_text",
              "\"moe_layers\":[2],\"attn_temperature_tuning\":false,\"attention_chunk_size\":null,\"no_rope_layers\":[],"
              "\"no_rope_layer_interval\":2,\"attention_bias\":true");
-    CU_ASSERT(s.layers[1].ffn.kind == CL_FFN_DENSE && s.layers[1].ffn.width == 16384 && s.layers[2].ffn.kind == CL_FFN_MOE);
+    CU_ASSERT(s.layers[1].ffn.kind == CL_FFN_DENSE && s.layers[1].ffn.width == 16384 &&
+              s.layers[2].ffn.kind == CL_FFN_MOE);
     CU_ASSERT(s.layers[0].attn.rope == 0 && s.layers[1].attn.rope == -1 && s.layers[1].attn.temperature == 0);
-    CU_ASSERT(s.layers[0].attn.window == 0 && !s.layers[0].attn.chunked && s.layers[0].attn.qkv_bias && s.layers[0].attn.o_bias);
+    CU_ASSERT(s.layers[0].attn.window == 0 && !s.layers[0].attn.chunked && s.layers[0].attn.qkv_bias &&
+              s.layers[0].attn.o_bias);
     cl_spec_free(&s);
     s = made("llama4_text", "\"attn_temperature_tuning\":4"); /* as older configurations have it */
     CU_ASSERT_EQUAL(s.layers[3].attn.temperature, 0.1);
     cl_spec_free(&s);
 
     /* the language model of a multimodal one: its own numbers count, and its ids */
-    s = made("llama4",
-             "\"hidden_size\":8,\"architectures\":[\"Llama4ForConditionalGeneration\"],\"eos_token_id\":9,\"text_config\":{"
-             "\"model_type\":\"llama4_text\",\"vocab_size\":50,\"hidden_size\":32,\"num_hidden_layers\":2,"
-             "\"num_attention_heads\":4,\"num_key_value_heads\":1,\"intermediate_size\":6,\"max_position_embeddings\":64,"
-             "\"eos_token_id\":[3,4]},\"vision_config\":{\"hidden_size\":7}");
+    s = made(
+        "llama4",
+        "\"hidden_size\":8,\"architectures\":[\"Llama4ForConditionalGeneration\"],\"eos_token_id\":9,\"text_config\":{"
+        "\"model_type\":\"llama4_text\",\"vocab_size\":50,\"hidden_size\":32,\"num_hidden_layers\":2,"
+        "\"num_attention_heads\":4,\"num_key_value_heads\":1,\"intermediate_size\":6,\"max_position_embeddings\":64,"
+        "\"eos_token_id\":[3,4]},\"vision_config\":{\"hidden_size\":7}");
     CU_ASSERT(s.hidden == 32 && s.vocab == 50 && s.n_layers == 2 && s.n_eos == 2 && s.eos[0] == 3 &&
               s.layers[0].attn.kv_heads == 1);
     cl_spec_free(&s);
-    s = made("llama4", "\"eos_token_id\":9,\"tie_word_embeddings\":true,\"text_config\":{\"vocab_size\":50,\"hidden_size\":32,"
-                       "\"num_hidden_layers\":2,\"num_attention_heads\":4,\"num_key_value_heads\":1,\"intermediate_size\":6,"
-                       "\"max_position_embeddings\":64}");
+    s = made("llama4",
+             "\"eos_token_id\":9,\"tie_word_embeddings\":true,\"text_config\":{\"vocab_size\":50,\"hidden_size\":32,"
+             "\"num_hidden_layers\":2,\"num_attention_heads\":4,\"num_key_value_heads\":1,\"intermediate_size\":6,"
+             "\"max_position_embeddings\":64}");
     CU_ASSERT(s.n_eos == 1 && s.eos[0] == 9 && s.tied); /* inside it says neither */
     cl_spec_free(&s);
 }
@@ -105,15 +115,17 @@ static void test_llama4(void)
 /* A latent family inside a multimodal model (Kimi K2.5): the outer type and class are its alternatives. */
 static void test_wrapped_latent(void)
 {
-    cl_spec s = made("kimi_k25",
-                     "\"architectures\":[\"KimiK25ForConditionalGeneration\"],\"text_config\":{\"model_type\":\"kimi_k2\","
-                                 "\"architectures\":[\"DeepseekV3ForCausalLM\"],\"vocab_size\":50,\"hidden_size\":30,"
-                                 "\"num_hidden_layers\":4,\"num_attention_heads\":4,\"intermediate_size\":6,"
-                                 "\"max_position_embeddings\":64,\"n_group\":1,\"rms_norm_eps\":1e-5}");
+    cl_spec s =
+        made("kimi_k25",
+             "\"architectures\":[\"KimiK25ForConditionalGeneration\"],\"text_config\":{\"model_type\":\"kimi_k2\","
+             "\"architectures\":[\"DeepseekV3ForCausalLM\"],\"vocab_size\":50,\"hidden_size\":30,"
+             "\"num_hidden_layers\":4,\"num_attention_heads\":4,\"intermediate_size\":6,"
+             "\"max_position_embeddings\":64,\"n_group\":1,\"rms_norm_eps\":1e-5}");
     CU_ASSERT_STRING_EQUAL(s.family, "deepseek_v3");
     CU_ASSERT(s.hidden == 30 && s.layers[0].attn.kind == CL_ATTN_LATENT && s.norm_eps == 1e-5);
     CU_ASSERT_EQUAL(s.layers[0].attn.latent_eps, 1e-6);
-    CU_ASSERT(s.layers[2].ffn.kind == CL_FFN_DENSE && s.layers[3].ffn.kind == CL_FFN_MOE && s.layers[3].ffn.groups == 0);
+    CU_ASSERT(s.layers[2].ffn.kind == CL_FFN_DENSE && s.layers[3].ffn.kind == CL_FFN_MOE &&
+              s.layers[3].ffn.groups == 0);
     cl_spec_free(&s);
 }
 
@@ -121,19 +133,22 @@ static void test_glm4_moe(void)
 {
     cl_spec s = made("glm4_moe", "\"head_dim\":24,\"rope_theta\":1e6,\"num_nextn_predict_layers\":1");
     const cl_attention *a = &s.layers[0].attn;
-    CU_ASSERT(s.ropes[0].dims == 12 && s.ropes[0].pairing == CL_ROPE_HALF && a->head_dim == 24 && a->qk_norm == CL_QK_NORM_NONE);
+    CU_ASSERT(s.ropes[0].dims == 12 && s.ropes[0].pairing == CL_ROPE_HALF && a->head_dim == 24 &&
+              a->qk_norm == CL_QK_NORM_NONE);
     CU_ASSERT_DOUBLE_EQUAL(s.ropes[0].inv_freq[1], pow(1e6, -2.0 / 12), 1e-15);
     CU_ASSERT(s.n_layers == 4 && s.layers[0].ffn.kind == CL_FFN_DENSE && s.layers[0].ffn.width == 48 && !a->qkv_bias &&
               !a->o_bias);
     const cl_ffn *f = &s.layers[1].ffn;
-    CU_ASSERT(f->kind == CL_FFN_MOE && f->experts == 128 && f->top_k == 8 && f->width == 1408 && f->shared_width == 1408);
-    CU_ASSERT(f->scoring == CL_SCORE_SIGMOID && f->select_bias && f->renormalise && f->weight_scale == 1 && f->groups == 0 &&
-              f->top_groups == 0 && f->group_best == 0 && !f->router_bias && !f->weight_input);
+    CU_ASSERT(f->kind == CL_FFN_MOE && f->experts == 128 && f->top_k == 8 && f->width == 1408 &&
+              f->shared_width == 1408);
+    CU_ASSERT(f->scoring == CL_SCORE_SIGMOID && f->select_bias && f->renormalise && f->weight_scale == 1 &&
+              f->groups == 0 && f->top_groups == 0 && f->group_best == 0 && !f->router_bias && !f->weight_input);
     cl_spec_free(&s);
-    s = made("glm4_moe",
-             "\"use_qk_norm\":true,\"attention_bias\":true,\"partial_rotary_factor\":0.25,\"n_routed_experts\":12,"
-             "\"num_experts_per_tok\":3,\"n_group\":4,\"topk_group\":2,\"n_shared_experts\":2,\"moe_intermediate_size\":5,"
-             "\"first_k_dense_replace\":3,\"routed_scaling_factor\":1.5,\"norm_topk_prob\":false");
+    s = made(
+        "glm4_moe",
+        "\"use_qk_norm\":true,\"attention_bias\":true,\"partial_rotary_factor\":0.25,\"n_routed_experts\":12,"
+        "\"num_experts_per_tok\":3,\"n_group\":4,\"topk_group\":2,\"n_shared_experts\":2,\"moe_intermediate_size\":5,"
+        "\"first_k_dense_replace\":3,\"routed_scaling_factor\":1.5,\"norm_topk_prob\":false");
     CU_ASSERT(s.ropes[0].dims == 4 && s.layers[0].attn.qk_norm == CL_QK_NORM_HEAD && s.layers[0].attn.qkv_bias &&
               !s.layers[0].attn.o_bias);
     f = &s.layers[3].ffn;
@@ -141,21 +156,25 @@ static void test_glm4_moe(void)
               f->group_best == 2);
     CU_ASSERT(f->shared_width == 10 && f->width == 5 && f->weight_scale == 1.5 && !f->renormalise);
     cl_spec_free(&s);
-    s = made("glm4_moe", "\"n_shared_experts\":null,\"first_k_dense_replace\":0,\"rope_parameters\":{\"rope_type\":\"default\","
-                         "\"rope_theta\":100,\"partial_rotary_factor\":1.0}");
+    s = made("glm4_moe",
+             "\"n_shared_experts\":null,\"first_k_dense_replace\":0,\"rope_parameters\":{\"rope_type\":\"default\","
+             "\"rope_theta\":100,\"partial_rotary_factor\":1.0}");
     CU_ASSERT(s.layers[0].ffn.kind == CL_FFN_MOE && s.layers[0].ffn.shared_width == 0 && s.ropes[0].dims == 16);
     cl_spec_free(&s);
 }
 
 static void test_minimax_m2(void)
 {
-    cl_spec s = made("minimax_m2", "\"rotary_dim\":6,\"head_dim\":14,\"use_routing_bias\":true,\"scoring_func\":\"sigmoid\","
-                                   "\"attn_type_list\":[1,1,1,1],\"shared_intermediate_size\":0");
+    cl_spec s = made("minimax_m2",
+                     "\"rotary_dim\":6,\"head_dim\":14,\"use_routing_bias\":true,\"scoring_func\":\"sigmoid\","
+                     "\"attn_type_list\":[1,1,1,1],\"shared_intermediate_size\":0");
     const cl_ffn *f = &s.layers[0].ffn;
     CU_ASSERT(s.ropes[0].dims == 6 && s.layers[0].attn.qk_norm == CL_QK_NORM_FULL && s.layers[0].attn.head_dim == 14);
     CU_ASSERT_DOUBLE_EQUAL(s.ropes[0].inv_freq[1], pow(5e6, -2.0 / 6), 1e-15);
-    CU_ASSERT(f->kind == CL_FFN_MOE && f->experts == 256 && f->top_k == 8 && f->width == 48 && f->scoring == CL_SCORE_SIGMOID);
-    CU_ASSERT(f->select_bias && f->renormalise && f->weight_scale == 1 && f->shared_width == 0 && f->groups == 0 && !f->bias);
+    CU_ASSERT(f->kind == CL_FFN_MOE && f->experts == 256 && f->top_k == 8 && f->width == 48 &&
+              f->scoring == CL_SCORE_SIGMOID);
+    CU_ASSERT(f->select_bias && f->renormalise && f->weight_scale == 1 && f->shared_width == 0 && f->groups == 0 &&
+              !f->bias);
     cl_spec_free(&s);
     s = made("minimax_m2",
              "\"num_local_experts\":6,\"num_experts_per_tok\":2,\"rotary_dim\":6,\"rope_parameters\":{\"rope_type\":"
@@ -173,7 +192,8 @@ static void test_refused(void)
     static const refused cases[] = {
         {"gpt_oss", "\"architectures\":[\"GptOssForSequenceClassification\"]", "must be GptOssForCausalLM"},
         {"gpt_oss", "\"num_local_experts\":0", "num_local_experts: is 0"},
-        {"gpt_oss", "\"num_local_experts\":2,\"num_experts_per_tok\":3", "num_experts_per_tok: 3 is more than the 2 experts"},
+        {"gpt_oss", "\"num_local_experts\":2,\"num_experts_per_tok\":3",
+         "num_experts_per_tok: 3 is more than the 2 experts"},
         {"gpt_oss", "\"num_experts_per_tok\":0", "num_experts_per_tok: is 0"},
         {"gpt_oss", "\"sliding_window\":0", "sliding_window: is 0"},
         {"gpt_oss", "\"sliding_window\":-5", "sliding_window: is -5"},
@@ -198,17 +218,21 @@ static void test_refused(void)
         {"llama4_text", "\"intermediate_size_mlp\":-3", "intermediate_size_mlp: is -3"},
         {"llama4_text", "\"floor_scale\":0", "floor_scale: is 0"},
         {"llama4_text", "\"attn_temperature_tuning\":\"yes\"", "attn_temperature_tuning: is a text"},
-        {"llama4_text", "\"layer_types\":[\"full_attention\",\"sliding_attention\",\"full_attention\",\"full_attention\"]",
+        {"llama4_text",
+         "\"layer_types\":[\"full_attention\",\"sliding_attention\",\"full_attention\",\"full_attention\"]",
          "layer_types: sliding_attention is not supported (known: full_attention, chunked_attention)"},
         {"llama4", "\"text_config\":{\"model_type\":\"qwen2\"}", "model_type: llama4 is not a known family"},
         {"llava", "\"text_config\":{\"model_type\":\"llama\"}", "model_type: llava is not a known family"},
-        {"llama4", "\"architectures\":[\"LlavaForConditionalGeneration\"],\"text_config\":{}", "architectures: is LlavaFor"},
+        {"llama4", "\"architectures\":[\"LlavaForConditionalGeneration\"],\"text_config\":{}",
+         "architectures: is LlavaFor"},
         {"llama4", "\"text_config\":{\"model_type\":\"llama4_text\"}", "vocab_size: missing"},
         {"glm4_moe", "\"n_routed_experts\":0", "n_routed_experts: is 0"},
-        {"glm4_moe", "\"n_routed_experts\":4,\"num_experts_per_tok\":5", "num_experts_per_tok: 5 is more than the 4 experts"},
+        {"glm4_moe", "\"n_routed_experts\":4,\"num_experts_per_tok\":5",
+         "num_experts_per_tok: 5 is more than the 4 experts"},
         {"glm4_moe", "\"n_routed_experts\":10,\"num_experts_per_tok\":2,\"n_group\":4",
          "n_group: 4 does not divide n_routed_experts, 10"},
-        {"glm4_moe", "\"n_routed_experts\":8,\"num_experts_per_tok\":2,\"n_group\":4,\"topk_group\":5", "topk_group: is 5"},
+        {"glm4_moe", "\"n_routed_experts\":8,\"num_experts_per_tok\":2,\"n_group\":4,\"topk_group\":5",
+         "topk_group: is 5"},
         {"glm4_moe", "\"n_routed_experts\":8,\"num_experts_per_tok\":2,\"n_group\":8,\"topk_group\":4",
          "n_group: 8 groups of 1 experts"},
         {"glm4_moe", "\"n_routed_experts\":8,\"num_experts_per_tok\":3,\"n_group\":4,\"topk_group\":1",
@@ -219,7 +243,8 @@ static void test_refused(void)
         {"glm4_moe", "\"routed_scaling_factor\":0", "routed_scaling_factor: is 0"},
         {"glm4_moe", "\"partial_rotary_factor\":0.2", "partial_rotary_factor: 0.2 rotates 3 of the 16"},
         {"glm4_moe", "\"partial_rotary_factor\":1.5", "partial_rotary_factor: is 1.5"},
-        {"glm4_moe", "\"rope_parameters\":{\"partial_rotary_factor\":-1}", "rope_parameters: partial_rotary_factor: is -1"},
+        {"glm4_moe", "\"rope_parameters\":{\"partial_rotary_factor\":-1}",
+         "rope_parameters: partial_rotary_factor: is -1"},
         {"minimax_m2", "\"rotary_dim\":0", "rotary_dim: is 0"},
         {"minimax_m2", "\"rotary_dim\":200", "rotary_dim: is 200"},
         {"minimax_m2", "\"rotary_dim\":7,\"head_dim\":14", "rotates 7 of the 14"},
@@ -269,13 +294,15 @@ static bool alike(const json_t *a, const json_t *b, const char *where)
         same = fabs(x - y) <= 1e-6 * fabs(x);
     } else if (same && json_is_object(a)) {
         same = json_object_size(a) == json_object_size(b);
-        json_object_foreach((json_t *)a, key, v) {
+        json_object_foreach((json_t *)a, key, v)
+        {
             const json_t *w = json_object_get(b, key);
             same = w && alike(v, w, key) && same;
         }
     } else if (same && json_is_array(a)) {
         same = json_array_size(a) == json_array_size(b);
-        for (size_t i = 0; same && i < json_array_size(a); i++) same = alike(json_array_get(a, i), json_array_get(b, i), where);
+        for (size_t i = 0; same && i < json_array_size(a); i++)
+            same = alike(json_array_get(a, i), json_array_get(b, i), where);
     } else if (same) {
         same = json_equal((json_t *)a, (json_t *)b) == 1;
     }
@@ -285,9 +312,14 @@ static bool alike(const json_t *a, const json_t *b, const char *where)
 
 static void test_gguf_fixtures(void)
 {
-    static const struct { const char *name, *file;
-    } pairs[] = {{"gpt_oss", "model.gguf"},          {"gpt_oss_mxfp4", "model.gguf"},        {"llama4_c", "model.gguf"},
-                 {"deepseek_v2_lite", "model.gguf"}, {"deepseek_v2_lite", "model_new.gguf"}, {"deepseek_v3", "model.gguf"},
+    static const struct {
+        const char *name, *file;
+    } pairs[] = {{"gpt_oss", "model.gguf"},
+                 {"gpt_oss_mxfp4", "model.gguf"},
+                 {"llama4_c", "model.gguf"},
+                 {"deepseek_v2_lite", "model.gguf"},
+                 {"deepseek_v2_lite", "model_new.gguf"},
+                 {"deepseek_v3", "model.gguf"},
                  {"deepseek_v3", "model_old.gguf"}};
     for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
         char path[512];
@@ -319,7 +351,9 @@ enum { HIDDEN = 16 };
 
 static void keys(gguf_file *g, const char *arch, int layers, int experts)
 {
-    static const struct { const char *key; uint32_t v;
+    static const struct {
+        const char *key;
+        uint32_t v;
     } all[] = {{"embedding_length", HIDDEN}, {"context_length", 64},
                {"attention.head_count", 4},  {"attention.head_count_kv", 2},
                {"attention.key_length", 8},  {"attention.value_length", 8},
@@ -363,8 +397,10 @@ static void test_gguf_made(void)
               s.ropes[0].dims == 4);
     CU_ASSERT(s.layers[2].attn.qk_norm == CL_QK_NORM_HEAD && s.layers[2].attn.head_dim == 8 &&
               s.ropes[0].pairing == CL_ROPE_HALF);
-    CU_ASSERT(f->kind == CL_FFN_MOE && f->shared_width == 12 && f->groups == 2 && f->top_groups == 1 && f->group_best == 2);
-    CU_ASSERT(f->scoring == CL_SCORE_SIGMOID && f->select_bias && f->weight_scale == 1.5 && f->renormalise && f->width == 6);
+    CU_ASSERT(f->kind == CL_FFN_MOE && f->shared_width == 12 && f->groups == 2 && f->top_groups == 1 &&
+              f->group_best == 2);
+    CU_ASSERT(f->scoring == CL_SCORE_SIGMOID && f->select_bias && f->weight_scale == 1.5 && f->renormalise &&
+              f->width == 6);
     cl_spec_free(&s);
 
     keys(&g, "minimax-m2", 2, 4);
@@ -386,7 +422,8 @@ static void test_gguf_made(void)
     g_made(&g, "blk.1.ffn_gate_shexp.weight", CL_F32, 0, 10, HIDDEN);
     CU_ASSERT_EQUAL_FATAL(written(&g, &s, &err), CL_OK);
     CU_ASSERT(s.layers[0].attn.window == 32 && s.layers[0].attn.chunked && s.layers[0].attn.qk_norm == CL_QK_NORM_NONE);
-    CU_ASSERT(s.layers[1].attn.rope == -1 && s.layers[1].attn.temperature == 0.25 && s.layers[1].attn.temperature_floor == 16);
+    CU_ASSERT(s.layers[1].attn.rope == -1 && s.layers[1].attn.temperature == 0.25 &&
+              s.layers[1].attn.temperature_floor == 16);
     CU_ASSERT(s.layers[2].attn.window == 0 && s.layers[3].attn.window == 32 && s.layers[3].attn.rope == 0);
     CU_ASSERT(s.layers[1].ffn.shared_width == 10 && s.layers[1].ffn.weight_input && s.layers[0].ffn.shared_width == 0);
     cl_spec_free(&s);
@@ -410,7 +447,11 @@ static void gguf_refused(gguf_file *g, const char *part)
 
 static void test_gguf_refused(void)
 {
-    static const struct { const char *key; uint32_t v; const char *part; } cases[] = {
+    static const struct {
+        const char *key;
+        uint32_t v;
+        const char *part;
+    } cases[] = {
         {"nextn_predict_layers", 3, "glm4moe.nextn_predict_layers: is 3"},
         {"rope.dimension_count", 5, "glm4moe.rope.dimension_count: 5 of the 8"},
         {"rope.dimension_count", 10, "glm4moe.rope.dimension_count: 10 of the 8"},

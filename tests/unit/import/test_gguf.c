@@ -64,7 +64,8 @@ static void test_metadata(void)
         CU_ASSERT(!cl_gguf_str(r, "words", &s, &len));
         CU_ASSERT(cl_gguf_array(r, "words", &type, &n) && type == CL_GGUF_STR && n == 4);
         for (uint64_t i = 0; i < 4; i++)
-            CU_ASSERT(cl_gguf_array_str(r, "words", i, &s, &len) && len == strlen(words[i]) && memcmp(s, words[i], len) == 0);
+            CU_ASSERT(cl_gguf_array_str(r, "words", i, &s, &len) && len == strlen(words[i]) &&
+                      memcmp(s, words[i], len) == 0);
         CU_ASSERT(!cl_gguf_array_str(r, "words", 4, &s, &len) && !cl_gguf_array_str(r, "ints", 0, &s, &len));
         CU_ASSERT(cl_gguf_array_i64(r, "ints", 0, &v) && v == -1);
         CU_ASSERT(cl_gguf_array_i64(r, "bools", 1, &v) && v == 1);
@@ -112,7 +113,8 @@ static void test_tensors(void)
         unsigned char *want = make_rows(7 * 31 + 'c', CL_Q4_1, 2, 32);
         CU_ASSERT(memcmp(got, want, 40) == 0);
         free(want);
-        CU_ASSERT_EQUAL(cl_source_read(s, 0, s->tensors[i].offset, 41, got, &err), CL_E_INPUT); /* the file ends there */
+        /* the file ends there */
+        CU_ASSERT_EQUAL(cl_source_read(s, 0, s->tensors[i].offset, 41, got, &err), CL_E_INPUT);
         cl_gguf_close(r);
     }
     folder_remove(&f);

@@ -1,4 +1,5 @@
-/* Tensors that checkpoints store in several parts, and those of other modalities: what becomes of them, and what is refused. */
+/* Tensors that checkpoints store in several parts, and those of other modalities: what becomes of them, and what is
+ * refused. */
 #include "chipline/import.h"
 #include "chipline/model_file.h"
 #include "files.h"
@@ -81,14 +82,16 @@ static void test_blocks(void)
             "tensor a_blocks has the shape [16]");
     refused((part[PARTS]){{"a_blocks", "U8", 3, {4, 0, 16}, 1, NULL}, {"a_scales", "U8", 2, {4, 0}, 1, NULL}},
             "tensor a_blocks has an impossible shape");
-    refused((part[PARTS]){{"a_blocks", "U8", 3, {4, 1, 16}, 1, NULL}, {"a_scales", "U8", 2, {4, 1}, 1, NULL},
+    refused((part[PARTS]){{"a_blocks", "U8", 3, {4, 1, 16}, 1, NULL},
+                          {"a_scales", "U8", 2, {4, 1}, 1, NULL},
                           {"a", "U8", 1, {1}, 1, NULL}},
             "tensor a is there twice");
 }
 
 static void test_tiles(void)
 {
-    part p[PARTS] = {{"a.weight", "F8_E4M3", 2, {129, 128}, 1, NULL}, {"a.weight_scale_inv", "F32", 2, {2, 1}, 4, NULL}};
+    part p[PARTS] = {{"a.weight", "F8_E4M3", 2, {129, 128}, 1, NULL},
+                     {"a.weight_scale_inv", "F32", 2, {2, 1}, 4, NULL}};
     joined(p, "a.weight", CL_FP8, CL_SRC_FP8_TILES, 2, (int64_t[]){129, 128});
     part stack[PARTS] = {{"a.w", "F8_E4M3", 3, {3, 5, 257}, 1, NULL}, {"a.w_scale_inv", "BF16", 3, {3, 1, 3}, 2, NULL}};
     joined(stack, "a.w", CL_FP8, CL_SRC_FP8_TILES, 3, (int64_t[]){3, 5, 257});
@@ -107,7 +110,8 @@ static void test_words(void)
 {
     int64_t shape[2] = {3, 64};
     int32_t narrow[2] = {3, 64};
-    part p[PARTS] = {{"a.weight_packed", "I32", 2, {3, 8}, 4, NULL}, {"a.weight_scale", "BF16", 2, {3, 2}, 2, NULL},
+    part p[PARTS] = {{"a.weight_packed", "I32", 2, {3, 8}, 4, NULL},
+                     {"a.weight_scale", "BF16", 2, {3, 2}, 2, NULL},
                      {"a.weight_shape", "I64", 1, {2}, 8, shape}};
     joined(p, "a.weight", CL_INT4, CL_SRC_INT4_WORDS, 2, (int64_t[]){3, 64});
     p[1].dtype = "F32", p[1].size = 4;
@@ -155,10 +159,13 @@ static void test_modalities(void)
 /* Quantised folders keep their formats; what cannot is what cuts through tiles (deepseek_v3_fp8's kv_b). */
 static void test_quantised_folders(void)
 {
-    static const struct { const char *folder; cl_formats f; cl_format up; } cases[] = {
-        {"gpt_oss_mxfp4", {CL_BF16, CL_BF16, CL_MXFP4, CL_BF16}, CL_BF16},
-        {"kimi_k2_int4", {CL_BF16, CL_BF16, CL_INT4, CL_BF16}, CL_BF16},
-        {"deepseek_v3_fp8", {CL_BF16, CL_FP8, CL_FP8, CL_BF16}, CL_F32}};
+    static const struct {
+        const char *folder;
+        cl_formats f;
+        cl_format up;
+    } cases[] = {{"gpt_oss_mxfp4", {CL_BF16, CL_BF16, CL_MXFP4, CL_BF16}, CL_BF16},
+                 {"kimi_k2_int4", {CL_BF16, CL_BF16, CL_INT4, CL_BF16}, CL_BF16},
+                 {"deepseek_v3_fp8", {CL_BF16, CL_FP8, CL_FP8, CL_BF16}, CL_F32}};
     folder f = folder_new();
     place out = in(&f, "m.h5");
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -168,7 +175,8 @@ static void test_quantised_folders(void)
         cl_model_file *file = NULL;
         cl_model plain;
         cl_err err;
-        CU_ASSERT_FATAL(cl_convert(src, out.path, &keep, &err) == CL_OK && cl_model_file_open(&file, out.path, &err) == CL_OK);
+        CU_ASSERT_FATAL(cl_convert(src, out.path, &keep, &err) == CL_OK &&
+                        cl_model_file_open(&file, out.path, &err) == CL_OK);
         CU_ASSERT_EQUAL(cl_model_file_verify(file, false, &err), CL_OK);
         const cl_model *m = cl_model_file_model(file);
         CU_ASSERT_EQUAL_FATAL(cl_model_from_spec(&m->spec, &cases[i].f, &plain, &err), CL_OK);

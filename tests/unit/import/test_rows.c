@@ -1,5 +1,5 @@
-/* Views of source tensors: parts of kv_b, halves and every other row of gate_up, transposed stacks; in all number formats, in
- * runs of any size, against the definition number by number. */
+/* Views of source tensors: parts of kv_b, halves and every other row of gate_up, transposed stacks; in all number
+ * formats, in runs of any size, against the definition number by number. */
 #include <math.h>
 
 #include "files.h"
@@ -48,7 +48,8 @@ static made add(st_file *st, const char *name, const char *dtype, int64_t stack,
     st_tensor(st, name, dtype, 3 - skip, dims + skip, raw, (size_t)n * size);
     char beside[256];
     snprintf(beside, sizeof beside, "%s_scale_inv", name);
-    if (size == 1) st_tensor(st, beside, "F32", 3 - skip, sdims + skip, scales, (size_t)((stack ? stack : 1) * tr * tc) * 4);
+    if (size == 1)
+        st_tensor(st, beside, "F32", 3 - skip, sdims + skip, scales, (size_t)((stack ? stack : 1) * tr * tc) * 4);
     free(scales);
     free(raw);
     return m;
@@ -102,7 +103,8 @@ static size_t caught_at;
 cl_code cl_model_writer_rows(cl_model_writer *w, int tensor, const void *rows, int64_t n_rows, cl_err *err)
 {
     const cl_tensor *t = (const cl_tensor *)w;
-    int64_t first = (int64_t)(caught_at / cl_row_bytes(t->format, t->cols)) % t->rows, tile = cl_format_tile_rows(t->format);
+    int64_t first = (int64_t)(caught_at / cl_row_bytes(t->format, t->cols)) % t->rows,
+            tile = cl_format_tile_rows(t->format);
     size_t n = (size_t)n_rows * cl_row_bytes(t->format, t->cols);
     /* Whole tiles of one matrix at a time. */
     if (tile > 1 && (first % tile || first + n_rows > t->rows || (n_rows % tile && first + n_rows != t->rows)))
@@ -136,9 +138,15 @@ static void check(bench *b, const made *m, cl_format to, bool exact)
                 x[k * t->cols + c] = by_definition(m, &b->origin, (r + k) / t->rows, (r + k) % t->rows, c);
         cl_encode_rows(to, x, k, t->cols, want + (size_t)r * row_bytes);
     }
-    static const struct { int jobs; size_t room; } ways[] = {{1, 0}, {3, 1}, {2, 5000}, {1, 1 << 20}};
+    static const struct {
+        int jobs;
+        size_t room;
+    } ways[] = {{1, 0}, {3, 1}, {2, 5000}, {1, 1 << 20}};
     for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
-        cl_stream st = {.source = &b->source, .model = &b->model, .writer = (cl_model_writer *)t, .jobs = ways[i].jobs,
+        cl_stream st = {.source = &b->source,
+                        .model = &b->model,
+                        .writer = (cl_model_writer *)t,
+                        .jobs = ways[i].jobs,
                         .room = ways[i].room};
         cl_err err;
         caught_at = 0;
@@ -148,7 +156,8 @@ static void check(bench *b, const made *m, cl_format to, bool exact)
         for (int64_t r = 0; exact && r < n; r++) {
             int bad = 0;
             cl_decode_row(to, caught + (size_t)r * row_bytes, t->cols, y);
-            for (int64_t c = 0; c < t->cols; c++) bad += y[c] != by_definition(m, &b->origin, r / t->rows, r % t->rows, c);
+            for (int64_t c = 0; c < t->cols; c++)
+                bad += y[c] != by_definition(m, &b->origin, r / t->rows, r % t->rows, c);
             CU_ASSERT_EQUAL(bad, 0);
         }
     }
@@ -159,7 +168,8 @@ static void check(bench *b, const made *m, cl_format to, bool exact)
 }
 
 /* The format that the source has if it can be kept, and others that must be encoded. */
-static void check_view(const char *dtype, int64_t stack, int64_t rows, int64_t cols, cl_tensor t, cl_origin o, bool keeps)
+static void check_view(const char *dtype, int64_t stack, int64_t rows, int64_t cols, cl_tensor t, cl_origin o,
+                       bool keeps)
 {
     static const cl_format encoded[] = {CL_F32, CL_BF16, CL_Q8_0, CL_FP8, CL_INT4};
     bench b = {.dir = folder_new()};
@@ -176,7 +186,8 @@ static void check_view(const char *dtype, int64_t stack, int64_t rows, int64_t c
 }
 
 /* kv_b's key rows transposed per head, and its value rows. */
-static void check_up(const char *dtype, int64_t heads, int64_t nope, int64_t v, int64_t rank, bool keeps_k, bool keeps_v)
+static void check_up(const char *dtype, int64_t heads, int64_t nope, int64_t v, int64_t rank, bool keeps_k,
+                     bool keeps_v)
 {
     int64_t stride = nope + v;
     check_view(dtype, 0, heads * stride, rank, (cl_tensor){.experts = heads, .rows = rank, .cols = nope},
@@ -203,7 +214,8 @@ static void test_gate_up(void)
     cl_tensor t = {.experts = E, .rows = F, .cols = IN};
     for (int half = 0; half < 2; half++) {
         check_view("BF16", E, IN, 2 * F, t, (cl_origin){.turned = true, .stride = IN, .first = half, .step = 2}, true);
-        check_view("F32", E, IN, 2 * F, t, (cl_origin){.turned = true, .stride = IN, .first = half * F, .step = 1}, true);
+        check_view("F32", E, IN, 2 * F, t, (cl_origin){.turned = true, .stride = IN, .first = half * F, .step = 1},
+                   true);
         check_view("F32", E, 2 * F, IN, t, (cl_origin){.stride = 2 * F, .first = half, .step = 2}, true);
         check_view("BF16", E, 2 * F, IN, t, (cl_origin){.stride = 2 * F, .first = half * F, .step = 1}, true);
         check_view("F8_E4M3", E, 2 * F, IN, t, (cl_origin){.stride = 2 * F, .first = half * F, .step = 1}, half == 0);
@@ -258,7 +270,8 @@ static void test_numbers(void)
     refused("model.w", "F8_E4M3", 1, 4, "F32", codes, &one, "tensor model.w: a number in row 2 is NaN or infinite");
     memset(codes, 0x38, sizeof codes);
     refused("model.w", "F8_E4M3", 1, 4, "F32", codes, &bad, "tensor model.w: a number in row 0 is NaN or infinite");
-    refused("model.weight_packed", "I32", 4, 4, "F32", words, scales, "tensor model.weight: a scale in row 2 is no bf16 number");
+    refused("model.weight_packed", "I32", 4, 4, "F32", words, scales,
+            "tensor model.weight: a scale in row 2 is no bf16 number");
     refused("model.weight_packed", "I32", 4, 2, "BF16", words, halves,
             "tensor model.weight: a number in row 2 is NaN or infinite");
 }

@@ -19,11 +19,12 @@ static void test_single(void)
     folder f = folder_new();
     cl_source s;
     cl_err err;
-    write_raw(&f, "model.safetensors",
-              "{\"__metadata__\":{\"format\":\"pt\"},\"b\":{\"dtype\":\"BF16\",\"shape\":[2,3],\"data_offsets\":[4,16]},"
-              "\"a\":{\"dtype\":\"I32\",\"shape\":[],\"data_offsets\":[0,4]},\"z\":{\"dtype\":\"F16\",\"shape\":[0,5],\"data_"
-              "offsets\":[4,4]}}   ",
-              16);
+    write_raw(
+        &f, "model.safetensors",
+        "{\"__metadata__\":{\"format\":\"pt\"},\"b\":{\"dtype\":\"BF16\",\"shape\":[2,3],\"data_offsets\":[4,16]},"
+        "\"a\":{\"dtype\":\"I32\",\"shape\":[],\"data_offsets\":[0,4]},\"z\":{\"dtype\":\"F16\",\"shape\":[0,5],\"data_"
+        "offsets\":[4,4]}}   ",
+        16);
     CU_ASSERT_EQUAL_FATAL(cl_safetensors_open(&s, f.path, &err), CL_OK);
     CU_ASSERT_EQUAL(s.n_tensors, 3);
     const cl_src_tensor *t = &s.tensors[cl_source_find(&s, "b")];
@@ -104,7 +105,9 @@ static void test_index(void)
     cl_err err;
     write_raw(&f, "m-1.safetensors", "{\"a\":" T("F32", "[1]", 0, 4) "}", 4);
     write_raw(&f, "m-2.safetensors", "{\"b\":" T("F32", "[2]", 0, 8) "}", 8);
-    write_text(p.path, "{\"metadata\":{\"total_size\":12},\"weight_map\":{\"a\":\"m-1.safetensors\",\"b\":\"m-2.safetensors\"}}");
+    write_text(
+        p.path,
+        "{\"metadata\":{\"total_size\":12},\"weight_map\":{\"a\":\"m-1.safetensors\",\"b\":\"m-2.safetensors\"}}");
     CU_ASSERT_EQUAL_FATAL(cl_safetensors_open(&s, f.path, &err), CL_OK);
     CU_ASSERT(s.n_files == 2 && s.n_tensors == 2);
     cl_source_free(&s);
@@ -119,7 +122,8 @@ static void test_index(void)
     index_refused(&f, "{\"weight_map\":[]}", "weight_map");
     index_refused(&f, "[]", "not an object");
     write_raw(&f, "m-2.safetensors", "{\"a\":" T("F32", "[2]", 0, 8) "}", 8);
-    index_refused(&f, "{\"weight_map\":{\"a\":\"m-1.safetensors\",\"b\":\"m-2.safetensors\"}}", "tensor a is there twice");
+    index_refused(&f, "{\"weight_map\":{\"a\":\"m-1.safetensors\",\"b\":\"m-2.safetensors\"}}",
+                  "tensor a is there twice");
     folder_remove(&f);
 }
 

@@ -9,20 +9,23 @@
 
 /* A byte-level tokenizer of 256 bytes, "ab" and two added tokens, with parts that a test may replace. */
 typedef struct parts {
-    const char *normalizer, *pre_tokenizer, *decoder, *post_processor, *model, *merges, *added, *vocab; /* NULL: the usual */
+    /* NULL: the usual */
+    const char *normalizer, *pre_tokenizer, *decoder, *post_processor, *model, *merges, *added, *vocab;
 } parts;
 
 static void write_json(const char *path, const parts *p)
 {
     cl_buf b = {0};
     cl_err err;
-    cl_buf_printf(
-        &b, &err,
-        "{\"version\":\"1.0\",\"truncation\":null,\"padding\":null,\"added_tokens\":%s,\"normalizer\":%s,\"pre_tokenizer\":%s,",
-        p->added ? p->added : "[{\"id\":257,\"content\":\"<s>\",\"special\":true},{\"id\":258,\"content\":\"<u>\"}]",
-        p->normalizer ? p->normalizer : "null",
-        p->pre_tokenizer ? p->pre_tokenizer : "{\"type\":\"ByteLevel\",\"add_prefix_space\":false}");
-    cl_buf_printf(&b, &err, "\"decoder\":%s,\"post_processor\":%s,\"model\":{\"type\":\"BPE\",%s\"merges\":%s,\"vocab\":{",
+    cl_buf_printf(&b, &err,
+                  "{\"version\":\"1.0\",\"truncation\":null,\"padding\":null,\"added_tokens\":%s,\"normalizer\":%s,"
+                  "\"pre_tokenizer\":%s,",
+                  p->added ? p->added
+                           : "[{\"id\":257,\"content\":\"<s>\",\"special\":true},{\"id\":258,\"content\":\"<u>\"}]",
+                  p->normalizer ? p->normalizer : "null",
+                  p->pre_tokenizer ? p->pre_tokenizer : "{\"type\":\"ByteLevel\",\"add_prefix_space\":false}");
+    cl_buf_printf(&b, &err,
+                  "\"decoder\":%s,\"post_processor\":%s,\"model\":{\"type\":\"BPE\",%s\"merges\":%s,\"vocab\":{",
                   p->decoder ? p->decoder : "{\"type\":\"ByteLevel\"}", p->post_processor ? p->post_processor : "null",
                   p->model ? p->model : "", p->merges ? p->merges : "[\"a b\"]");
     if (p->vocab) cl_buf_str(&b, p->vocab, &err);
@@ -62,26 +65,24 @@ static void test_json(void)
     CU_ASSERT_EQUAL(cl_tok_from_hf_folder(f.path, &d, &err), CL_OK); /* no tokenizer is no error */
     CU_ASSERT_PTR_NULL(d);
     d = imported(&f, &(parts){0});
-    CU_ASSERT(d->kind == CL_TOK_BPE_BYTES && d->n_tokens == 259 && d->n_merges == 1 && d->n_splits == 1 && !d->add_bos &&
-              !d->add_eos && d->bos == -1);
+    CU_ASSERT(d->kind == CL_TOK_BPE_BYTES && d->n_tokens == 259 && d->n_merges == 1 && d->n_splits == 1 &&
+              !d->add_bos && !d->add_eos && d->bos == -1);
     CU_ASSERT(memcmp(d->bytes + d->offset[' '], " ", 1) == 0 && memcmp(d->bytes + d->offset[0xff], "\xff", 1) == 0);
     CU_ASSERT(d->type[257] == CL_TOK_CONTROL && d->type[258] == CL_TOK_USER && d->type[256] == CL_TOK_NORMAL &&
               !d->chat_template);
     cl_tokenizer_data_free(d);
-    d = imported(
-        &f,
-        &(parts){
-            .merges = "[[\"a\",\"b\"]]",
-            .added =
-                "[{\"id\":300,\"content\":\"<s>\",\"lstrip\":true,\"rstrip\":true,\"single_word\":true,\"normalized\":true}]"});
+    d = imported(&f, &(parts){.merges = "[[\"a\",\"b\"]]",
+                              .added = "[{\"id\":300,\"content\":\"<s>\",\"lstrip\":true,\"rstrip\":true,\"single_"
+                                       "word\":true,\"normalized\":true}]"});
     CU_ASSERT(d->n_merges == 1 && d->merge[0] == 'a' && d->merge[1] == 'b' && d->merge[2] == 256);
-    CU_ASSERT(d->n_tokens == 301 && d->flags[300] == 15 && d->type[300] == CL_TOK_USER && d->type[299] == CL_TOK_UNUSED &&
-              d->offset[299] == d->offset[300]);
+    CU_ASSERT(d->n_tokens == 301 && d->flags[300] == 15 && d->type[300] == CL_TOK_USER &&
+              d->type[299] == CL_TOK_UNUSED && d->offset[299] == d->offset[300]);
     cl_tokenizer_data_free(d);
-    d = imported(&f, &(parts){.pre_tokenizer = "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{"
-                                               "\"String\":\"a.b\"},\"behavior\":\"Isolated\",\"invert\":true},"
-                                               "{\"type\":\"Digits\"},{\"type\":\"Digits\",\"individual_digits\":true},{\"type\":"
-                                               "\"ByteLevel\",\"use_regex\":false}]}",
+    d = imported(&f, &(parts){.pre_tokenizer =
+                                  "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{"
+                                  "\"String\":\"a.b\"},\"behavior\":\"Isolated\",\"invert\":true},"
+                                  "{\"type\":\"Digits\"},{\"type\":\"Digits\",\"individual_digits\":true},{\"type\":"
+                                  "\"ByteLevel\",\"use_regex\":false}]}",
                               .normalizer = "{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"NFC\"}]}",
                               .model = "\"ignore_merges\":true,\"dropout\":0.0,\"end_of_word_suffix\":\"\","});
     CU_ASSERT(d->n_splits == 3 && d->nfc && d->ignore_merges);
@@ -89,12 +90,12 @@ static void test_json(void)
     CU_ASSERT_STRING_EQUAL(d->splits[1].regex, "\\p{N}+");
     CU_ASSERT_STRING_EQUAL(d->splits[2].regex, "\\p{N}");
     cl_tokenizer_data_free(d);
-    d = imported(
-        &f, &(parts){
-                .post_processor =
-                    "{\"type\":\"Sequence\",\"processors\":[{\"type\":\"ByteLevel\"},{\"type\":\"TemplateProcessing\",\"single\":"
-                    "[{\"SpecialToken\":{\"id\":\"<s>\"}},{\"Sequence\":{\"id\":\"A\"}},{\"SpecialToken\":{\"id\":\"<u>\"}}],"
-                    "\"special_tokens\":{\"<s>\":{\"ids\":[257]},\"<u>\":{\"ids\":[258]}}}]}"});
+    d = imported(&f,
+                 &(parts){.post_processor = "{\"type\":\"Sequence\",\"processors\":[{\"type\":\"ByteLevel\"},{\"type\":"
+                                            "\"TemplateProcessing\",\"single\":"
+                                            "[{\"SpecialToken\":{\"id\":\"<s>\"}},{\"Sequence\":{\"id\":\"A\"}},{"
+                                            "\"SpecialToken\":{\"id\":\"<u>\"}}],"
+                                            "\"special_tokens\":{\"<s>\":{\"ids\":[257]},\"<u>\":{\"ids\":[258]}}}]}"});
     CU_ASSERT(d->add_bos && d->bos == 257 && d->add_eos && d->eos == 258);
     cl_tokenizer_data_free(d);
     folder_remove(&f);
@@ -102,7 +103,9 @@ static void test_json(void)
 
 static void test_json_refused(void)
 {
-    static const struct { parts p; const char *part;
+    static const struct {
+        parts p;
+        const char *part;
     } bad[] = {
         {{.normalizer = "{\"type\":\"NFKC\"}"}, "normalizer: NFKC is not understood"},
         {{.normalizer = "{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Lowercase\"}]}"}, "Lowercase"},
@@ -112,18 +115,22 @@ static void test_json_refused(void)
         {{.normalizer = "{}"}, "normalizer: type: missing"},
         {{.pre_tokenizer = "null"}, "neither ByteLevel nor"},
         {{.pre_tokenizer = "{\"type\":\"Whitespace\"}"}, "pre_tokenizer: Whitespace"},
-        {{.pre_tokenizer = "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"a\"},\"behavior\":\"Removed\",\"invert\":true}"},
+        {{.pre_tokenizer =
+              "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"a\"},\"behavior\":\"Removed\",\"invert\":true}"},
          "Split with behavior Removed"},
         {{.pre_tokenizer = "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"a\"},\"behavior\":\"MergedWithPrevious\"}"},
          "MergedWithPrevious"},
         {{.pre_tokenizer = "{\"type\":\"Split\",\"pattern\":{},\"behavior\":\"Isolated\"}"}, "Split without a pattern"},
-        {{.pre_tokenizer = "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"ByteLevel\"},{\"type\":\"Digits\"}]}"},
+        {{.pre_tokenizer =
+              "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"ByteLevel\"},{\"type\":\"Digits\"}]}"},
          "behind ByteLevel"},
-        {{.pre_tokenizer = "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Digits\"},{\"type\":\"ByteLevel\",\"add_prefix_"
-                           "space\":true}]}"},
+        {{.pre_tokenizer =
+              "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Digits\"},{\"type\":\"ByteLevel\",\"add_prefix_"
+              "space\":true}]}"},
          "add_prefix_space behind"},
-        {{.pre_tokenizer = "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{\"Regex\":\"\\\\w+\"},"
-                           "\"behavior\":\"Isolated\"},{\"type\":\"ByteLevel\"}]}"},
+        {{.pre_tokenizer =
+              "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{\"Regex\":\"\\\\w+\"},"
+              "\"behavior\":\"Isolated\"},{\"type\":\"ByteLevel\"}]}"},
          "split regex \\w+"},
         {{.pre_tokenizer = "{\"type\":\"Metaspace\",\"replacement\":\"_\"}"}, "this Metaspace"},
         {{.pre_tokenizer = "{\"type\":\"Metaspace\",\"replacement\":\"" SPACE "\",\"prepend_scheme\":\"often\"}"},
@@ -131,16 +138,19 @@ static void test_json_refused(void)
         {{.decoder = "{\"type\":\"WordPiece\"}"}, "decoder: WordPiece"},
         {{.decoder = "{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Fuse\"}]}"}, "decoder: Fuse"},
         {{.post_processor = "{\"type\":\"BertProcessing\"}"}, "post_processor: BertProcessing"},
-        {{.post_processor = "{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<s>\"}},{\"SpecialToken\":{"
-                            "\"id\":\"<s>\"}},{\"Sequence\":{\"id\":\"A\"}}],"
-                            "\"special_tokens\":{\"<s>\":{\"ids\":[257]}}}"},
-         "more than one token"},
         {{.post_processor =
-              "{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<q>\"}}],\"special_tokens\":{}}"},
+              "{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<s>\"}},{\"SpecialToken\":{"
+              "\"id\":\"<s>\"}},{\"Sequence\":{\"id\":\"A\"}}],"
+              "\"special_tokens\":{\"<s>\":{\"ids\":[257]}}}"},
+         "more than one token"},
+        {{.post_processor = "{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<q>\"}}],"
+                            "\"special_tokens\":{}}"},
          "<q> has no single id"},
-        {{.post_processor = "{\"type\":\"TemplateProcessing\",\"single\":[],\"special_tokens\":{}}"}, "without the text"},
-        {{.post_processor = "{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<s>\"}},{\"Sequence\":{"
-                            "\"id\":\"A\"}}],\"special_tokens\":{\"<s>\":{\"ids\":[999]}}}"},
+        {{.post_processor = "{\"type\":\"TemplateProcessing\",\"single\":[],\"special_tokens\":{}}"},
+         "without the text"},
+        {{.post_processor =
+              "{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<s>\"}},{\"Sequence\":{"
+              "\"id\":\"A\"}}],\"special_tokens\":{\"<s>\":{\"ids\":[999]}}}"},
          "bos is token 999"},
         {{.model = "\"dropout\":0.1,"}, "model: dropout"},
         {{.model = "\"end_of_word_suffix\":\"</w>\","}, "end_of_word_suffix '</w>'"},
@@ -179,7 +189,8 @@ static void test_json_refused(void)
     }
     cl_tokenizer_data *d = NULL;
     cl_err err;
-    write_text(in(&f, "tokenizer.json").path, "{\"model\":{\"type\":\"Unigram\"},\"pre_tokenizer\":{\"type\":\"ByteLevel\"}}");
+    write_text(in(&f, "tokenizer.json").path,
+               "{\"model\":{\"type\":\"Unigram\"},\"pre_tokenizer\":{\"type\":\"ByteLevel\"}}");
     CU_ASSERT(cl_tok_from_hf_folder(f.path, &d, &err) == CL_E_INPUT && says(&err, "type Unigram is not supported"));
     write_text(in(&f, "tokenizer.json").path, "{");
     CU_ASSERT(cl_tok_from_hf_folder(f.path, &d, &err) == CL_E_INPUT && says(&err, "not valid JSON"));
@@ -188,11 +199,17 @@ static void test_json_refused(void)
 
 static void test_metaspace(void)
 {
-    static const struct { const char *pre; bool prefix, start_only; int splits; } good[] = {
-        {"{\"type\":\"Metaspace\",\"replacement\":\"" SPACE "\",\"prepend_scheme\":\"first\",\"split\":false}", true, true, 0},
-        {"{\"type\":\"Metaspace\",\"replacement\":\"" SPACE "\",\"prepend_scheme\":\"always\",\"split\":true}", true, false, 1},
-        {"{\"type\":\"Metaspace\",\"replacement\":\"" SPACE "\",\"prepend_scheme\":\"never\",\"split\":false}", false, false, 0},
-        {"{\"type\":\"Metaspace\",\"replacement\":\"" SPACE "\",\"add_prefix_space\":false}", false, false, 1}};
+    static const struct {
+        const char *pre;
+        bool prefix, start_only;
+        int splits;
+    } good[] = {{"{\"type\":\"Metaspace\",\"replacement\":\"" SPACE "\",\"prepend_scheme\":\"first\",\"split\":false}",
+                 true, true, 0},
+                {"{\"type\":\"Metaspace\",\"replacement\":\"" SPACE "\",\"prepend_scheme\":\"always\",\"split\":true}",
+                 true, false, 1},
+                {"{\"type\":\"Metaspace\",\"replacement\":\"" SPACE "\",\"prepend_scheme\":\"never\",\"split\":false}",
+                 false, false, 0},
+                {"{\"type\":\"Metaspace\",\"replacement\":\"" SPACE "\",\"add_prefix_space\":false}", false, false, 1}};
     folder f = folder_new();
     parts p = {.decoder = "{\"type\":\"Metaspace\"}",
                .vocab = "\"<unk>\":0,\"a\":1,\"b\":2,\"ab\":3,\"<0x41>\":4",
@@ -223,11 +240,12 @@ static void test_config(void)
 {
     folder f = folder_new();
     place config = in(&f, "tokenizer_config.json");
-    write_text(config.path, "{\"bos_token\":\"<s>\",\"eos_token\":{\"content\":\"<u>\"},\"pad_token\":null,\"unk_token\":\"<none>"
-                            "\",\"add_bos_token\":true,"
-                            "\"model_max_length\":1000000000000000019884624838656,\"chat_template\":\"from config\","
-                            "\"added_tokens_decoder\":{\"257\":{\"content\":\"<s>\",\"special\":true},\"259\":{\"content\":\"<"
-                            "new>\",\"special\":false,\"rstrip\":true}}}");
+    write_text(config.path,
+               "{\"bos_token\":\"<s>\",\"eos_token\":{\"content\":\"<u>\"},\"pad_token\":null,\"unk_token\":\"<none>"
+               "\",\"add_bos_token\":true,"
+               "\"model_max_length\":1000000000000000019884624838656,\"chat_template\":\"from config\","
+               "\"added_tokens_decoder\":{\"257\":{\"content\":\"<s>\",\"special\":true},\"259\":{\"content\":\"<"
+               "new>\",\"special\":false,\"rstrip\":true}}}");
     cl_tokenizer_data *d = imported(&f, &(parts){0});
     CU_ASSERT(d->bos == 257 && d->eos == 258 && d->pad == -1 && d->unk == -1 && d->add_bos && !d->add_eos);
     CU_ASSERT(d->n_tokens == 260 && d->type[259] == CL_TOK_USER && d->flags[259] == CL_TOK_RSTRIP);
@@ -248,7 +266,8 @@ static void test_config(void)
     CU_ASSERT(d->bos == 257 && d->pad == 258);
     cl_tokenizer_data_free(d);
 
-    static const struct { const char *text, *part;
+    static const struct {
+        const char *text, *part;
     } bad[] = {{"{\"add_bos_token\":true}", "texts are to be wrapped"},
                {"{\"add_eos_token\":3}", "add_eos_token"},
                {"{\"added_tokens_decoder\":[]}", "added_tokens_decoder"},
@@ -274,10 +293,12 @@ static void test_spm(void)
     cl_tokenizer_data *d = NULL;
     cl_err err = {0};
     write_file(model.path, whole.data, whole.len);
-    write_text(config.path, "{\"legacy\":false,\"add_bos_token\":false,\"add_eos_token\":true,\"added_tokens_decoder\":{\"600\":{"
-                            "\"content\":\"<|x|>\",\"special\":true}}}");
+    write_text(config.path,
+               "{\"legacy\":false,\"add_bos_token\":false,\"add_eos_token\":true,\"added_tokens_decoder\":{\"600\":{"
+               "\"content\":\"<|x|>\",\"special\":true}}}");
     CU_ASSERT_EQUAL_FATAL(cl_tok_from_hf_folder(f.path, &d, &err), CL_OK);
-    CU_ASSERT(d->prefix_start_only && !d->add_bos && d->add_eos && d->n_tokens == 601 && d->type[600] == CL_TOK_CONTROL);
+    CU_ASSERT(d->prefix_start_only && !d->add_bos && d->add_eos && d->n_tokens == 601 &&
+              d->type[600] == CL_TOK_CONTROL);
     cl_tokenizer_data_free(d);
     unlink(config.path);
     write_text(in(&f, "added_tokens.json").path, "{\"<|x|>\":600}");
@@ -310,7 +331,10 @@ static void test_spm(void)
 /* Settings of the message that would change tokens. */
 static void test_spm_refused(void)
 {
-    static const struct { const char *tail; size_t n; const char *part;
+    static const struct {
+        const char *tail;
+        size_t n;
+        const char *part;
     } bad[] = {/* behind one piece "a" */
                {"\x12\x02\x18\x01\x1a\x02\x20\x00", 8, "model type 1 is no BPE"},
                {"\x12\x02\x18\x02\x1a\x00", 6, "removes white space"},
@@ -332,7 +356,10 @@ static void test_spm_refused(void)
         cl_buf b = {0};
         cl_tokenizer_data *d = NULL;
         cl_err err = {0};
-        put(&b, "\x0a\x03\x0a\x01" "a", 5);
+        put(&b,
+            "\x0a\x03\x0a\x01"
+            "a",
+            5);
         put(&b, bad[i].tail, bad[i].n);
         write_file(model.path, b.data, b.len);
         cl_buf_free(&b);
@@ -362,9 +389,11 @@ static cl_code import_gguf(const gguf_parts *p, cl_tokenizer_data **d, cl_err *e
     if (p->pre) g_kv_str(&g, "tokenizer.ggml.pre", p->pre);
     if (!p->no_tokens) g_kv_strings(&g, "tokenizer.ggml.tokens", 5, tokens);
     if (p->types)
-        g_kv_array(&g, "tokenizer.ggml.token_type", CL_GGUF_I32, (uint64_t)p->types, types, (size_t)p->types * sizeof *types);
+        g_kv_array(&g, "tokenizer.ggml.token_type", CL_GGUF_I32, (uint64_t)p->types, types,
+                   (size_t)p->types * sizeof *types);
     if (p->scores)
-        g_kv_array(&g, "tokenizer.ggml.scores", CL_GGUF_F32, (uint64_t)p->scores, scores, (size_t)p->scores * sizeof *scores);
+        g_kv_array(&g, "tokenizer.ggml.scores", CL_GGUF_F32, (uint64_t)p->scores, scores,
+                   (size_t)p->scores * sizeof *scores);
     if (p->merge) g_kv_strings(&g, "tokenizer.ggml.merges", 1, &p->merge);
     if (p->bos >= 0) g_kv_u32(&g, "tokenizer.ggml.bos_token_id", (uint32_t)p->bos);
     if (p->chat) g_kv_str(&g, "tokenizer.chat_template", p->chat);
@@ -381,21 +410,28 @@ static cl_code import_gguf(const gguf_parts *p, cl_tokenizer_data **d, cl_err *e
 
 static void test_gguf(void)
 {
-    static const struct { const char *pre; int splits; bool ignore, add_bos, nfc; } kinds[] = {
-        {"gpt-2", 1, false, false, false}, {"olmo", 1, false, false, false}, {"smollm", 2, false, false, false},
-        {"llama-bpe", 1, true, true, false}, {"qwen2", 1, false, false, true}, {"default", 4, false, false, false}};
+    static const struct {
+        const char *pre;
+        int splits;
+        bool ignore, add_bos, nfc;
+    } kinds[] = {{"gpt-2", 1, false, false, false},  {"olmo", 1, false, false, false},
+                 {"smollm", 2, false, false, false}, {"llama-bpe", 1, true, true, false},
+                 {"qwen2", 1, false, false, true},   {"default", 4, false, false, false}};
     cl_tokenizer_data *d;
     cl_err err;
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
-        CU_ASSERT_EQUAL_FATAL(
-            import_gguf(
-                &(gguf_parts){
-                    .model = "gpt2", .pre = kinds[i].pre, .merge = "a b", .types = 5, .type0 = 1, .bos = 4, .chat = "c"},
-                &d, &err),
-            CL_OK);
+        CU_ASSERT_EQUAL_FATAL(import_gguf(&(gguf_parts){.model = "gpt2",
+                                                        .pre = kinds[i].pre,
+                                                        .merge = "a b",
+                                                        .types = 5,
+                                                        .type0 = 1,
+                                                        .bos = 4,
+                                                        .chat = "c"},
+                                          &d, &err),
+                              CL_OK);
         CU_ASSERT_PTR_NOT_NULL_FATAL(d);
-        CU_ASSERT(d->n_splits == kinds[i].splits && d->ignore_merges == kinds[i].ignore && d->add_bos == kinds[i].add_bos &&
-                  d->nfc == kinds[i].nfc);
+        CU_ASSERT(d->n_splits == kinds[i].splits && d->ignore_merges == kinds[i].ignore &&
+                  d->add_bos == kinds[i].add_bos && d->nfc == kinds[i].nfc);
         CU_ASSERT(d->bos == 4 && d->eos == -1 && d->n_merges == 1 && d->bytes[d->offset[3]] == ' ' &&
                   d->type[4] == CL_TOK_CONTROL);
         CU_ASSERT_STRING_EQUAL(d->chat_template, "c");
@@ -403,7 +439,8 @@ static void test_gguf(void)
     }
     CU_ASSERT(import_gguf(&(gguf_parts){.bos = -1}, &d, &err) == CL_OK && !d);
     CU_ASSERT(import_gguf(&(gguf_parts){.model = "none", .bos = -1, .no_tokens = true}, &d, &err) == CL_OK && !d);
-    CU_ASSERT(import_gguf(&(gguf_parts){.model = "llama", .types = 5, .type0 = 2, .scores = 5, .bos = 4}, &d, &err) == CL_OK &&
+    CU_ASSERT(import_gguf(&(gguf_parts){.model = "llama", .types = 5, .type0 = 2, .scores = 5, .bos = 4}, &d, &err) ==
+                  CL_OK &&
               d);
     CU_ASSERT(d->kind == CL_TOK_SPM && d->add_bos && d->add_prefix_space && !d->byte_fallback && d->unk == 0);
     cl_tokenizer_data_free(d);
@@ -411,16 +448,20 @@ static void test_gguf(void)
 
 static void test_gguf_refused(void)
 {
-    static const struct { gguf_parts p; const char *part;
+    static const struct {
+        gguf_parts p;
+        const char *part;
     } bad[] = {
         {{.model = "gpt2", .pre = "gpt-5x", .merge = "a b", .types = 5, .type0 = 1, .bos = -1},
          "tokenizer.ggml.pre: gpt-5x is not known"},
         {{.model = "gpt2", .merge = "a b", .types = 5, .type0 = 1, .bos = -1}, "tokenizer.ggml.pre: missing"},
         {{.model = "bert", .bos = -1}, "tokenizer.ggml.model: bert is not supported"},
         {{.model = "gpt2", .pre = "qwen2", .types = 5, .type0 = 1, .bos = -1}, "tokenizer.ggml.merges: missing"},
-        {{.model = "gpt2", .pre = "qwen2", .merge = "a b", .no_tokens = true, .bos = -1}, "tokenizer.ggml.tokens: missing"},
+        {{.model = "gpt2", .pre = "qwen2", .merge = "a b", .no_tokens = true, .bos = -1},
+         "tokenizer.ggml.tokens: missing"},
         {{.model = "gpt2", .pre = "qwen2", .merge = "ab", .types = 5, .type0 = 1, .bos = -1}, "entry 0 is no pair"},
-        {{.model = "gpt2", .pre = "qwen2", .merge = "b a", .types = 5, .type0 = 1, .bos = -1}, "both together is no token"},
+        {{.model = "gpt2", .pre = "qwen2", .merge = "b a", .types = 5, .type0 = 1, .bos = -1},
+         "both together is no token"},
         {{.model = "gpt2", .pre = "qwen2", .merge = "a b", .types = 4, .type0 = 1, .bos = -1},
          "token_type: 4 entries for 5 tokens"},
         {{.model = "gpt2", .pre = "qwen2", .merge = "a b", .types = 5, .type0 = 7, .bos = -1}, "7 is none of 1 to 6"},

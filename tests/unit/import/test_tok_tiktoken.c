@@ -10,8 +10,9 @@ static cl_code import(const folder *f, cl_tokenizer_data **d, cl_err *err)
     return cl_tok_from_hf_folder(f->path, d, err);
 }
 
-static const char kimi[] = "{\"tokenizer_class\": \"TikTokenTokenizer\", \"added_tokens_decoder\": {\"3\": {\"content\": \"[BOS]\", "
-                           "\"special\": true}, \"5\": {\"content\": \"<tool>\", \"special\": false}}, \"bos_token\": \"[BOS]\"}";
+static const char kimi[] =
+    "{\"tokenizer_class\": \"TikTokenTokenizer\", \"added_tokens_decoder\": {\"3\": {\"content\": \"[BOS]\", "
+    "\"special\": true}, \"5\": {\"content\": \"<tool>\", \"special\": false}}, \"bos_token\": \"[BOS]\"}";
 
 /* Ranks in any order, reserved names around those that the configuration has. */
 static void test_kimi(void)
@@ -24,7 +25,8 @@ static void test_kimi(void)
     write_text(in(&f, "tokenizer_config.json").path, kimi);
     CU_ASSERT_EQUAL_FATAL(import(&f, &d, &err), CL_OK);
     CU_ASSERT_EQUAL_FATAL(cl_tokenizer_create(&t, d, &err), CL_OK);
-    CU_ASSERT(d->kind == CL_TOK_BPE_BYTES && d->n_tokens == 3 + 256 && d->n_merges == 0 && !d->score && d->n_splits == 1 && d->ignore_merges);
+    CU_ASSERT(d->kind == CL_TOK_BPE_BYTES && d->n_tokens == 3 + 256 && d->n_merges == 0 && !d->score &&
+              d->n_splits == 1 && d->ignore_merges);
     CU_ASSERT(!d->add_bos && d->bos == 3 && d->eos == -1);
     CU_ASSERT_EQUAL(cl_tokenizer_find(t, "ab"), 2);
     CU_ASSERT_EQUAL(cl_tokenizer_find(t, "[BOS]"), 3);
@@ -46,7 +48,8 @@ static void write_ranks(const char *path, int n)
     cl_buf b = {0};
     cl_err err;
     for (int i = 0; i < n; i++)
-        cl_buf_printf(&b, &err, "%c%c%c%c %d\n", digits[i >> 18 & 63], digits[i >> 12 & 63], digits[i >> 6 & 63], digits[i & 63], i);
+        cl_buf_printf(&b, &err, "%c%c%c%c %d\n", digits[i >> 18 & 63], digits[i >> 12 & 63], digits[i >> 6 & 63],
+                      digits[i & 63], i);
     write_file(path, b.data, b.len);
     cl_buf_free(&b);
 }
@@ -54,10 +57,17 @@ static void write_ranks(const char *path, int n)
 /* Files with nothing beside them are told by their size: special tokens have the ids of the checkpoints. */
 static void test_llama(void)
 {
-    static const struct { int ranks, n; const char *name[4]; int id[4];
-    } kinds[] = {{128000, 128256, {"<|eot_id|>", "<|python_tag|>", "<|reserved_special_token_1|>", "<|reserved_special_token_245|>"},
+    static const struct {
+        int ranks, n;
+        const char *name[4];
+        int id[4];
+    } kinds[] = {{128000,
+                  128256,
+                  {"<|eot_id|>", "<|python_tag|>", "<|reserved_special_token_1|>", "<|reserved_special_token_245|>"},
                   {128009, 128010, 128003, 128255}},
-                 {200000, 202048, {"<|eot|>", "<|image|>", "<|finetune_right_pad|>", "<|reasoning_thinking_end|>"},
+                 {200000,
+                  202048,
+                  {"<|eot|>", "<|image|>", "<|finetune_right_pad|>", "<|reasoning_thinking_end|>"},
                   {200008, 200090, 200018, 201143}}};
     for (int i = 0; i < 2; i++) {
         folder f = folder_new();
@@ -77,7 +87,8 @@ static void test_llama(void)
 
 static void test_refused(void)
 {
-    static const struct { const char *text, *part;
+    static const struct {
+        const char *text, *part;
     } bad[] = {{"YQ== 0\nYg== 0\n", "line 2: rank 0 is there twice"},
                {"YQ== 0\nYg== 2\n", "2 tokens for ranks up to 2"},
                {"YQ== 0\nYg= 1\n", "line 2: is no token"},
@@ -130,6 +141,10 @@ static void test_damage(void)
 
 int main(void)
 {
-    CU_TestInfo tests[] = {{"kimi", test_kimi}, {"llama", test_llama}, {"refused", test_refused}, {"damage", test_damage}, CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"kimi", test_kimi},
+                           {"llama", test_llama},
+                           {"refused", test_refused},
+                           {"damage", test_damage},
+                           CU_TEST_INFO_NULL};
     return run_suite("tiktoken", tests);
 }

@@ -1,5 +1,5 @@
-/* Small tokenizers of every family (tests/fixtures/tokenizers), imported, against what the reference libraries made of 300
- * texts. */
+/* Small tokenizers of every family (tests/fixtures/tokenizers), imported, against what the reference libraries made
+ * of 300 texts. */
 #include <jansson.h>
 
 #include "files.h"
@@ -53,7 +53,8 @@ static int32_t *encode(const cl_tokenizer *t, const json_t *text, bool specials,
 {
     cl_err err = {0};
     int32_t *ids = NULL;
-    if (cl_tokenizer_encode(t, json_string_value(text), json_string_length(text), specials, wrap, &ids, n, &err) != CL_OK)
+    if (cl_tokenizer_encode(t, json_string_value(text), json_string_length(text), specials, wrap, &ids, n, &err) !=
+        CL_OK)
         fprintf(stderr, "%s\n", err.msg);
     CU_ASSERT_PTR_NOT_NULL_FATAL(ids);
     return ids;
@@ -142,7 +143,6 @@ static void check_like(const char *name, const char *like)
 
 static void check_family(const char *name) { check_like(name, name); }
 
-
 static void test_gpt2(void) { check_family("gpt2"); }
 static void test_prefix(void) { check_family("prefix"); }
 static void test_splits(void) { check_family("splits"); }
@@ -206,7 +206,8 @@ static void test_settings(void)
 
     d = import("spm");
     CU_ASSERT_EQUAL(d->kind, CL_TOK_SPM);
-    CU_ASSERT(d->add_bos && d->byte_fallback && d->add_prefix_space && !d->prefix_start_only && d->score && d->n_merges == 0);
+    CU_ASSERT(d->add_bos && d->byte_fallback && d->add_prefix_space && !d->prefix_start_only && d->score &&
+              d->n_merges == 0);
     CU_ASSERT(d->unk == 0 && d->bos == 1 && d->eos == 2 && d->pad == -1);
     cl_tokenizer_data_free(d);
 

@@ -1,4 +1,5 @@
-/* model_file_data.h: what the tests of the model file write: a small model of every kind of tensor, its bytes and a tokenizer. */
+/* model_file_data.h: what the tests of the model file write: a small model of every kind of tensor, its bytes and a
+ * tokenizer. */
 #ifndef CHIPLINE_TEST_MODEL_FILE_DATA_H
 #define CHIPLINE_TEST_MODEL_FILE_DATA_H
 
@@ -24,15 +25,33 @@ static inline cl_model small_model(void)
     cl_spec s = test_spec((test_geometry){50, 36, 3, 6, 2, 10, 140, 0, 0, false, CL_QK_NORM_HEAD});
     s.layers[0].attn.qkv_bias = s.layers[0].attn.o_bias = s.layers[0].ffn.bias = true;
     s.layers[1].attn.sinks = true;
-    s.layers[1].ffn = (cl_ffn){.kind = CL_FFN_MOE, .weight_scale = 1, .width = 130, .experts = 5, .top_k = 2, .renormalise = true,
-                               .bias = true, .router_bias = true, .select_bias = true, .shared_width = 7};
-    s.layers[2].attn = (cl_attention){.kind = CL_ATTN_LATENT, .heads = 3, .kv_heads = 1, .head_dim = 10, .rope = -1, .scale = 1,
-                                      .q_rank = 12, .kv_rank = 33, .rope_dim = 4, .v_dim = 5, .latent_eps = 1e-6};
+    s.layers[1].ffn = (cl_ffn){.kind = CL_FFN_MOE,
+                               .weight_scale = 1,
+                               .width = 130,
+                               .experts = 5,
+                               .top_k = 2,
+                               .renormalise = true,
+                               .bias = true,
+                               .router_bias = true,
+                               .select_bias = true,
+                               .shared_width = 7};
+    s.layers[2].attn = (cl_attention){.kind = CL_ATTN_LATENT,
+                                      .heads = 3,
+                                      .kv_heads = 1,
+                                      .head_dim = 10,
+                                      .rope = -1,
+                                      .scale = 1,
+                                      .q_rank = 12,
+                                      .kv_rank = 33,
+                                      .rope_dim = 4,
+                                      .v_dim = 5,
+                                      .latent_eps = 1e-6};
     s.layers[2].ffn.width = 3;
     cl_model m;
     CU_ASSERT_EQUAL_FATAL(test_model_of(&s, CL_BF16, &m, &err), CL_OK);
     cl_spec_free(&s);
-    /* fp8: gates of layers 0 and 1 (two row tiles), down of layer 1's experts (two column tiles), v_b of layer 2, and others */
+    /* fp8: gates of layers 0 and 1 (two row tiles), down of layer 1's experts (two column tiles), v_b of layer 2, and
+     * others */
     static const cl_format cycle[] = {CL_Q8_0, CL_F16, CL_Q4_0, CL_F32, CL_MXFP4, CL_FP8, CL_INT4, CL_Q4_1, CL_BF16};
     for (int i = 0, k = 0; i < m.n_tensors; i++) {
         cl_tensor *t = &m.tensors[i];
@@ -68,10 +87,26 @@ static inline cl_tokenizer_data small_tokenizer(void)
     static int32_t merge[] = {0, 1, 3};
     static char digit[] = "\\p{N}", none[] = "", word[] = " ?\\p{L}+";
     static cl_tok_split splits[] = {{digit}, {none}, {word}};
-    return (cl_tokenizer_data){.kind = CL_TOK_BPE_BYTES, .n_tokens = 6, .bytes = bytes, .offset = offset, .type = type,
-                               .flags = flags, .score = score, .n_merges = 1, .merge = merge, .n_splits = 3, .splits = splits,
-                               .ignore_merges = true, .add_prefix_space = true, .add_bos = true, .bos = 4, .eos = 4, .unk = -1,
-                               .pad = -1, .chat_template = template, .source = source};
+    return (cl_tokenizer_data){.kind = CL_TOK_BPE_BYTES,
+                               .n_tokens = 6,
+                               .bytes = bytes,
+                               .offset = offset,
+                               .type = type,
+                               .flags = flags,
+                               .score = score,
+                               .n_merges = 1,
+                               .merge = merge,
+                               .n_splits = 3,
+                               .splits = splits,
+                               .ignore_merges = true,
+                               .add_prefix_space = true,
+                               .add_bos = true,
+                               .bos = 4,
+                               .eos = 4,
+                               .unk = -1,
+                               .pad = -1,
+                               .chat_template = template,
+                               .source = source};
 }
 
 /* Rows in runs of odd lengths, tensors in two interleaved passes. */
@@ -100,7 +135,8 @@ static inline void write_model(const char *name, bool full, uint64_t seed)
     cl_model m = small_model();
     cl_tokenizer_data tok = small_tokenizer();
     cl_model_writer *w = NULL;
-    CU_ASSERT_EQUAL(cl_model_writer_create(&w, name, &m, "a test", full ? config : NULL, full ? &tok : NULL, &err), CL_OK);
+    CU_ASSERT_EQUAL(cl_model_writer_create(&w, name, &m, "a test", full ? config : NULL, full ? &tok : NULL, &err),
+                    CL_OK);
     if (!w) fprintf(stderr, "%s\n", err.msg);
     CU_ASSERT_PTR_NOT_NULL_FATAL(w);
     bool fresh = access(name, F_OK) != 0;
@@ -113,7 +149,8 @@ static inline void write_model(const char *name, bool full, uint64_t seed)
 }
 
 /* Runs the tests with a folder of their own, which they leave empty but for *path. */
-static inline int run_in_folder(const char *name, CU_TestInfo *tests, char *dir, size_t dir_size, char *path, size_t path_size)
+static inline int run_in_folder(const char *name, CU_TestInfo *tests, char *dir, size_t dir_size, char *path,
+                                size_t path_size)
 {
     const char *tmp = getenv("TMPDIR");
     snprintf(dir, dir_size, "%s/chipline-model-XXXXXX", tmp ? tmp : "/tmp");

@@ -1,5 +1,5 @@
-/* Chat formats: found from the templates in fixtures/tokenizers/chat.json, equal to what Jinja makes of them, and not found where
- * none fits. */
+/* Chat formats: found from the templates in fixtures/tokenizers/chat.json, equal to what Jinja makes of them, and not
+ * found where none fits. */
 #include <jansson.h>
 
 #include "chipline/chat.h"
@@ -45,15 +45,18 @@ static void check_template(const json_t *entry)
     CU_ASSERT_STRING_EQUAL(cl_chat_name(c), name);
     if (cl_chat_has_date(c)) CU_ASSERT_EQUAL(cl_chat_set_date(c, "2031-12-24", &err), CL_OK);
     CU_ASSERT(json_array_size(cases) >= 20);
-    json_array_foreach(cases, i, one) {
+    json_array_foreach(cases, i, one)
+    {
         cl_message m[MAX_TURNS];
         int n = messages_of(json_object_get(one, "messages"), m);
         const json_t *want = json_object_get(one, "text");
         cl_buf got = {0};
         cl_code code = cl_chat_render(c, m, n, json_is_true(json_object_get(one, "generation")), &got, &err);
-        bool same = json_is_null(want) ? code == CL_E_INPUT : code == CL_OK && strcmp(got.data, json_string_value(want)) == 0;
+        bool same = json_is_null(want) ? code == CL_E_INPUT
+                                       : code == CL_OK && strcmp(got.data, json_string_value(want)) == 0;
         if (!same)
-            fprintf(stderr, "%s, case %zu:\n%s\ninstead of\n%s\n", name, i, code ? err.msg : got.data, json_string_value(want));
+            fprintf(stderr, "%s, case %zu:\n%s\ninstead of\n%s\n", name, i, code ? err.msg : got.data,
+                    json_string_value(want));
         CU_ASSERT(same);
         cl_buf_free(&got);
     }
@@ -74,7 +77,8 @@ static void test_unfit(void)
     json_t *all = load(), *entry;
     size_t i;
     CU_ASSERT(json_array_size(json_object_get(all, "unfit")) >= 30);
-    json_array_foreach(json_object_get(all, "unfit"), i, entry) {
+    json_array_foreach(json_object_get(all, "unfit"), i, entry)
+    {
         cl_chat *c = NULL;
         cl_err err = {0};
         cl_code code = cl_chat_detect(json_string_value(entry), &c, &err);
@@ -131,21 +135,24 @@ static void test_refusals(void)
     CU_ASSERT(refuses("mistral", 2, (cl_message[]){{"system", "x"}, {"user", "x"}}, "has no system message"));
     CU_ASSERT(refuses("mistral", 2, (cl_message[]){{"user", "x"}, {"user", "y"}}, "message 2: is user"));
     CU_ASSERT(refuses("mistral-v1", 1, (cl_message[]){{"assistant", "x"}}, "take turns after the system message"));
+    CU_ASSERT(refuses("mistral-v3", 3, (cl_message[]){{"user", "x"}, {"assistant", "y"}, {"system", "z"}},
+                      "message 3: is system"));
     CU_ASSERT(
-        refuses("mistral-v3", 3, (cl_message[]){{"user", "x"}, {"assistant", "y"}, {"system", "z"}}, "message 3: is system"));
-    CU_ASSERT(refuses("qwen3", 1, (cl_message[]){{"user", "<tool_response>x</tool_response>"}}, "tools are not supported"));
+        refuses("qwen3", 1, (cl_message[]){{"user", "<tool_response>x</tool_response>"}}, "tools are not supported"));
 }
 
 static void test_dates(void)
 {
     static const char *const good[] = {"2026-01-31", "2024-02-29", "2000-02-29", "2026-12-01"},
-                      *const bad[] = {"2026-13-01", "2026-00-10", "2026-02-29", "2026-02-30", "1900-02-29", "2026-04-31", "2026-01-00",
-                                      "2026-1-01", "2026-01-011", "", "yesterday"};
+                             *const bad[] = {"2026-13-01",  "2026-00-10", "2026-02-29", "2026-02-30",
+                                             "1900-02-29",  "2026-04-31", "2026-01-00", "2026-1-01",
+                                             "2026-01-011", "",           "yesterday"};
     cl_chat *c = NULL;
     cl_err err;
     CU_ASSERT_EQUAL_FATAL(cl_chat_by_name("harmony", &c, &err), CL_OK);
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) CU_ASSERT_EQUAL(cl_chat_set_date(c, good[i], &err), CL_OK);
-    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) CU_ASSERT_EQUAL(cl_chat_set_date(c, bad[i], &err), CL_E_USAGE);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        CU_ASSERT_EQUAL(cl_chat_set_date(c, bad[i], &err), CL_E_USAGE);
     cl_chat_free(c);
 }
 
@@ -168,15 +175,19 @@ static cl_code check_marks(const char *format, const char *const *marks, cl_err 
 static void test_marks(void)
 {
     static const char *const llama4[] = {"<|begin_of_text|>", "<|header_start|>", "<|header_end|>", "<|eot|>", NULL},
-                      *const chatml[] = {"<|im_start|>", "<|im_end|>", NULL}, *const half[] = {"<|im_start|>", NULL},
-                      *const none[] = {"<|endoftext|>", "<s>", NULL},
-                      *const deepseek[] = {"<\xef\xbd\x9cUser\xef\xbd\x9c>", "<\xef\xbd\x9c" "Assistant\xef\xbd\x9c>",
-                                           "<\xef\xbd\x9c" "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>", NULL};
+                             *const chatml[] = {"<|im_start|>", "<|im_end|>", NULL},
+                             *const half[] = {"<|im_start|>", NULL}, *const none[] = {"<|endoftext|>", "<s>", NULL},
+                             *const deepseek[] = {"<\xef\xbd\x9cUser\xef\xbd\x9c>",
+                                                  "<\xef\xbd\x9c"
+                                                  "Assistant\xef\xbd\x9c>",
+                                                  "<\xef\xbd\x9c"
+                                                  "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>",
+                                                  NULL};
     cl_err err = {0};
     CU_ASSERT_EQUAL(check_marks("llama4", llama4, &err), CL_OK);
     CU_ASSERT_EQUAL(check_marks("qwen3", chatml, &err), CL_OK);
     CU_ASSERT_EQUAL(check_marks("deepseek-r1", deepseek, &err), CL_OK);
-    CU_ASSERT_EQUAL(check_marks("qwen3", none, &err), CL_OK); /* a model without any turns */
+    CU_ASSERT_EQUAL(check_marks("qwen3", none, &err), CL_OK);     /* a model without any turns */
     CU_ASSERT_EQUAL(check_marks("mistral", chatml, &err), CL_OK); /* marks that are text everywhere */
     CU_ASSERT_EQUAL(check_marks("qwen3", llama4, &err), CL_E_INPUT);
     CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "chat format qwen3: the vocabulary has no token <|im_start|>"));
@@ -196,9 +207,10 @@ static void test_append(void)
     CU_ASSERT_EQUAL(cl_buf_str(&out, ">", &err), CL_OK);
     CU_ASSERT_EQUAL(cl_chat_render(c, (cl_message[]){{"user", " hi\n"}}, 1, true, &out, &err), CL_OK);
     CU_ASSERT_STRING_EQUAL(
-        out.data, "><|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\n"
-                  "Today Date: 26 Jul 2024\n\n<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nhi<|eot_id|>"
-                  "<|start_header_id|>assistant<|end_header_id|>\n\n");
+        out.data,
+        "><|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\n"
+        "Today Date: 26 Jul 2024\n\n<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nhi<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n");
     cl_chat_free(c);
     cl_buf_free(&out);
 }
@@ -206,7 +218,7 @@ static void test_append(void)
 int main(void)
 {
     CU_TestInfo tests[] = {{"templates", test_templates}, {"unfit", test_unfit},   {"names", test_names},
-                           {"refusals", test_refusals},   {"append", test_append}, {"dates", test_dates}, {"marks", test_marks},
-                           CU_TEST_INFO_NULL};
+                           {"refusals", test_refusals},   {"append", test_append}, {"dates", test_dates},
+                           {"marks", test_marks},         CU_TEST_INFO_NULL};
     return run_suite("chat", tests);
 }

@@ -2,11 +2,12 @@
 #include "chat_jinja.h"
 #include "suite.h"
 
-/* What a template gives for x = 3, s = " Text ", l = [1, 2, 3], o = {"k": "v"}, nothing = none; NULL: nothing, it is not
- * understood or raises. */
+/* What a template gives for x = 3, s = " Text ", l = [1, 2, 3], o = {"k": "v"}, nothing = none; NULL: nothing, it is
+ * not understood or raises. */
 static bool gives(const char *template, const char *want)
 {
-    json_t *vars = json_pack("{s:i,s:s,s:[iii],s:{s:s},s:n}", "x", 3, "s", " Text ", "l", 1, 2, 3, "o", "k", "v", "nothing");
+    json_t *vars =
+        json_pack("{s:i,s:s,s:[iii],s:{s:s},s:n}", "x", 3, "s", " Text ", "l", 1, 2, 3, "o", "k", "v", "nothing");
     cl_buf out = {0};
     char why[CL_JINJA_WHY];
     cl_jinja_result r = cl_jinja_render(template, vars, &out, why);
@@ -21,7 +22,8 @@ static bool gives(const char *template, const char *want)
 
 static void test_jinja(void)
 {
-    static const struct { const char *template, *want;
+    static const struct {
+        const char *template, *want;
     } good[] = {
         {"", ""},
         {"text\n", "text"},
@@ -57,82 +59,92 @@ static void test_jinja(void)
         {"{% for i in l %}{% if i == 2 %}{% continue %}{% endif %}{{ i }}{% endfor %}", "13"},
         {"{% for i in range(3) %}{{ i }}{% endfor %}{% for i in range(5, 0, -2) %}{{ i }}{% endfor %}", "012531"},
         {"{% set y = 1 %}{% for i in l %}{% set y = i %}{% endfor %}{{ y }}", "1"},
-        {"{% set n = namespace(y=1, z='q') %}{% for i in l %}{% set n.y = n.y + i %}{% endfor %}{{ n.y }}{{ n.z }}", "7q"},
+        {"{% set n = namespace(y=1, z='q') %}{% for i in l %}{% set n.y = n.y + i %}{% endfor %}{{ n.y }}{{ n.z }}",
+         "7q"},
         {"{% set b %}in {{ x }}{% endset %}[{{ b }}]", "[in 3]"},
         {"{{ l[0] }}{{ l[-1] }}{{ o['k'] }}{{ o.k }}{{ o.no }}", "13vv"},
-        {"{% for i in l[::-1] %}{{ i }}{% endfor %}{% for i in l[1:] %}{{ i }}{% endfor %}{% for i in l[-2:-1] %}{{ i }}{% "
+        {"{% for i in l[::-1] %}{{ i }}{% endfor %}{% for i in l[1:] %}{{ i }}{% endfor %}{% for i in l[-2:-1] %}{{ i "
+         "}}{% "
          "endfor %}",
          "321232"},
         {"{{ s | trim }}{{ s|trim|length }}{{ l | length }}", "Text43"},
         {"{{ s.strip() }}{{ 'xxaxx'.strip('x') }}{{ '  b '.lstrip() }}{{ ' c '.rstrip() }}", "Textab  c"},
         {"{{ 'a,b,c'.split(',')[1] }}{{ 'abc'.startswith('ab') }}{{ 'abc'.endswith('ab') }}", "bTrueFalse"},
         {"{{ 'b' in 'abc' }}{{ 'k' in o }}{{ 4 in l }}{{ 4 not in l }}", "TrueTrueFalseTrue"},
-        {"{{ x is defined }}{{ y is defined }}{{ nothing is none }}{{ s is string }}{{ x is not string }}{{ o is mapping }}",
+        {"{{ x is defined }}{{ y is defined }}{{ nothing is none }}{{ s is string }}{{ x is not string }}{{ o is "
+         "mapping }}",
          "TrueFalseTrueTrueTrueTrue"},
         {"{% for m in [o, {'k': 'w'}] | selectattr('k', 'equalto', 'w') | list %}{{ m.k }}{% endfor %}", "w"},
         {"{{ missing | default('d') }}{{ o.get('k') }}{{ o.get('q', 'r') }}", "dvr"},
         {"{% if false %}{{ unknown(1, a=2) | strange(b=3) }}{% for z in 7 %}{% endfor %}{% endif %}ok", "ok"},
         {"{% macro m(a, b=1) %}{{ a }}{% endmacro %}ok", "ok"},
-        {"{% macro m(a, b=x) -%} <{{ a }}{{ b }}> {%- endmacro %}{{ m(1) }}{{ m(1, 2) }}{{ m(b=4, a='q') }}{{ m() ~ '.' }}",
+        {"{% macro m(a, b=x) -%} <{{ a }}{{ b }}> {%- endmacro %}{{ m(1) }}{{ m(1, 2) }}{{ m(b=4, a='q') }}{{ m() ~ "
+         "'.' }}",
          "<13><12><q4><3>."},
-        {"{% macro m() %}{{ i is defined }}{{ x }}{% set x = 9 %}{{ x }}{% endmacro %}{% for i in [1] %}{{ m() }}{% endfor %}{{ x }}",
+        {"{% macro m() %}{{ i is defined }}{{ x }}{% set x = 9 %}{{ x }}{% endmacro %}{% for i in [1] %}{{ m() }}{% "
+         "endfor %}{{ x }}",
          "False393"},
-        {"{% macro a(n) %}{{ n }}{% if n %}{{ a(n - 1) }}{% endif %}{% endmacro %}{{ a(3) }}{{ a(1) | length }}", "32102"},
-        {"{% macro a() %}1{% endmacro %}{% macro a() %}2{% endmacro %}{{ a() }}{% if false %}{% macro a() %}3{% endmacro %}{% endif %}{{ a() }}",
+        {"{% macro a(n) %}{{ n }}{% if n %}{{ a(n - 1) }}{% endif %}{% endmacro %}{{ a(3) }}{{ a(1) | length }}",
+         "32102"},
+        {"{% macro a() %}1{% endmacro %}{% macro a() %}2{% endmacro %}{{ a() }}{% if false %}{% macro a() %}3{% "
+         "endmacro %}{% endif %}{{ a() }}",
          "22"},
-        {"{% macro a(l) %}{% for i in l %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}{% endmacro %}{{ a(l) }}", "1"},
+        {"{% macro a(l) %}{% for i in l %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}{% endmacro %}{{ "
+         "a(l) }}",
+         "1"},
         {"{{ 'a-b-c'.split('-', 1)[1] }}{{ 'a-b-c'.split('-', 0)[0] }}{{ 'ab'.split('-', 1)[0] }}", "b-ca-b-cab"},
-        {"{% if false %}{{ x | tojson(separators=(',', ':')) }}{% endif %}{{ strftime_now is defined }}{{ strftime_now('%Y-%m-%d') | length }}",
+        {"{% if false %}{{ x | tojson(separators=(',', ':')) }}{% endif %}{{ strftime_now is defined }}{{ "
+         "strftime_now('%Y-%m-%d') | length }}",
          "False10"},
         {"{% generation %}g{% endgeneration %}", "g"},
         {"{{ 2 == 2.0 if false else [1, 2] == [1, 2] }}", "True"}};
-    static const char *const bad[] = {
-        "{{",
-        "{{ x",
-        "{% if x %}",
-        "{% endif %}",
-        "{% if %}a{% endif %}",
-        "{% for i %}{% endfor %}",
-        "{% for i in x %}{% endfor %}",
-        "{{ 'a }}",
-        "{{ 1.5 }}",
-        "{{ x / 2 }}",
-        "{{ l }}",
-        "{{ s + x }}",
-        "{{ s < x }}",
-        "{{ missing.a }}",
-        "{{ missing + 'a' }}",
-        "{{ s[0] }}",
-        "{{ s[:-1] }}",
-        "{{ l[::0] }}",
-        "{{ x | upper }}",
-        "{{ x is even }}",
-        "{{ s.title() }}",
-        "{{ f() }}",
-        "{{ raise_exception('no') }}",
-        "{% include 'x' %}",
-        "{% set o.k %}a{% endset %}{% set x.y = 1 %}",
-        "{% break %}",
-        "{{ (1, 2) }}",
-        "{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}",
-        "{% macro a(b) %}{% endmacro %}{{ a(1, 2) }}",
-        "{% macro a(b) %}{% endmacro %}{{ a(c=1) }}",
-        "{% macro a(b) %}{% endmacro %}{{ a(1, b=1) }}",
-        "{% macro a %}{% endmacro %}{{ a() }}",
-        "{% macro a() %}{% break %}{% endmacro %}{% for i in l %}{{ a() }}{% endfor %}",
-        "{% macro a() %}{{ raise_exception('no') }}{% endmacro %}{{ a() }}",
-        "{% macro a(n) %}{% if n %}{{ a(n - 1) }}{{ a(n - 1) }}{% endif %}{% endmacro %}{{ a(20) }}",
-        "{{ strftime_now('%d %b') }}",
-        "{{ strftime_now() }}",
-        "{{ 'a'.split('b', 'c') }}",
-        "{{ 9223372036854775807 + 1 }}",
-        "{# a",
-        "{{ 'a\\q' }}",
-        "{{ x y }}",
-        "a\rb",
-        "{% for a in range(9999999) %}{% endfor %}",
-        "{% set n = namespace(a='xx') %}{% for i in range(99) %}{% set n.a = n.a + n.a %}{% endfor %}",
-        "{% set n = namespace(a=[1]) %}{% for i in range(99) %}{% set n.a = n.a + n.a %}{% endfor %}"};
+    static const char *const bad[] =
+        {"{{",
+         "{{ x",
+         "{% if x %}",
+         "{% endif %}",
+         "{% if %}a{% endif %}",
+         "{% for i %}{% endfor %}",
+         "{% for i in x %}{% endfor %}",
+         "{{ 'a }}",
+         "{{ 1.5 }}",
+         "{{ x / 2 }}",
+         "{{ l }}",
+         "{{ s + x }}",
+         "{{ s < x }}",
+         "{{ missing.a }}",
+         "{{ missing + 'a' }}",
+         "{{ s[0] }}",
+         "{{ s[:-1] }}",
+         "{{ l[::0] }}",
+         "{{ x | upper }}",
+         "{{ x is even }}",
+         "{{ s.title() }}",
+         "{{ f() }}",
+         "{{ raise_exception('no') }}",
+         "{% include 'x' %}",
+         "{% set o.k %}a{% endset %}{% set x.y = 1 %}",
+         "{% break %}",
+         "{{ (1, 2) }}",
+         "{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}",
+         "{% macro a(b) %}{% endmacro %}{{ a(1, 2) }}",
+         "{% macro a(b) %}{% endmacro %}{{ a(c=1) }}",
+         "{% macro a(b) %}{% endmacro %}{{ a(1, b=1) }}",
+         "{% macro a %}{% endmacro %}{{ a() }}",
+         "{% macro a() %}{% break %}{% endmacro %}{% for i in l %}{{ a() }}{% endfor %}",
+         "{% macro a() %}{{ raise_exception('no') }}{% endmacro %}{{ a() }}",
+         "{% macro a(n) %}{% if n %}{{ a(n - 1) }}{{ a(n - 1) }}{% endif %}{% endmacro %}{{ a(20) }}",
+         "{{ strftime_now('%d %b') }}",
+         "{{ strftime_now() }}",
+         "{{ 'a'.split('b', 'c') }}",
+         "{{ 9223372036854775807 + 1 }}",
+         "{# a",
+         "{{ 'a\\q' }}",
+         "{{ x y }}",
+         "a\rb",
+         "{% for a in range(9999999) %}{% endfor %}",
+         "{% set n = namespace(a='xx') %}{% for i in range(99) %}{% set n.a = n.a + n.a %}{% endfor %}",
+         "{% set n = namespace(a=[1]) %}{% for i in range(99) %}{% set n.a = n.a + n.a %}{% endfor %}"};
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) CU_ASSERT(gives(good[i].template, good[i].want));
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) CU_ASSERT(gives(bad[i], NULL));
 }
@@ -142,12 +154,15 @@ static void test_jinja_depth(void)
 {
     static const struct {
         const char *open, *inner, *close;
-    } deep[] = {
-        {"{{ (", "1", ")"}, {"{{ [", "1", "]"}, {"{% if x %}", "", "{% endif %}"}, {"{% for a in l %}", "", "{% endfor %}"}};
+    } deep[] = {{"{{ (", "1", ")"},
+                {"{{ [", "1", "]"},
+                {"{% if x %}", "", "{% endif %}"},
+                {"{% for a in l %}", "", "{% endfor %}"}};
     for (size_t i = 0; i < sizeof deep / sizeof *deep; i++) {
         cl_buf b = {0};
         cl_err err;
-        for (int k = 0; k < 3000; k++) CU_ASSERT_EQUAL(cl_buf_str(&b, k && i < 2 ? deep[i].open + 3 : deep[i].open, &err), CL_OK);
+        for (int k = 0; k < 3000; k++)
+            CU_ASSERT_EQUAL(cl_buf_str(&b, k && i < 2 ? deep[i].open + 3 : deep[i].open, &err), CL_OK);
         CU_ASSERT_EQUAL(cl_buf_str(&b, deep[i].inner, &err), CL_OK);
         for (int k = 0; k < 3000; k++) CU_ASSERT_EQUAL(cl_buf_str(&b, deep[i].close, &err), CL_OK);
         CU_ASSERT_EQUAL(cl_buf_str(&b, i < 2 ? "}}" : "", &err), CL_OK);

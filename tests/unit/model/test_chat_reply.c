@@ -1,4 +1,5 @@
-/* Replies taken apart into reasoning and answer: whole, byte by byte, and as the tokens of a vocabulary. And messages in JSON. */
+/* Replies taken apart into reasoning and answer: whole, byte by byte, and as the tokens of a vocabulary. And messages
+ * in JSON. */
 #include "chipline/chat.h"
 #include "suite.h"
 #include "tokenizer_vocab.h"
@@ -31,9 +32,13 @@ static const reply_case cases[] = {
     {"kimi-k2-thinking", "<think>Hm. </think>Yes.", "Yes.", "Hm."},
     {"harmony", "<|channel|>analysis<|message|>Hm.\n" END "<|channel|>final<|message|>Yes.\n", "Yes.\n", "Hm."},
     {"harmony", "<|channel|>final<|message|>Yes.<|return|>", "Yes.", ""},
-    {"harmony", "<|channel|>analysis<|message|>One." END "<|channel|>commentary<|message|>Two." END "<|channel|>final<|message|>Yes.",
+    {"harmony",
+     "<|channel|>analysis<|message|>One." END "<|channel|>commentary<|message|>Two." END
+     "<|channel|>final<|message|>Yes.",
      "Yes.", "One.\nTwo."},
-    {"harmony", "<|channel|>analysis<|message|>One." END " to=functions.f<|channel|>commentary <|constrain|>json<|message|>{}<|call|>",
+    {"harmony",
+     "<|channel|>analysis<|message|>One." END
+     " to=functions.f<|channel|>commentary <|constrain|>json<|message|>{}<|call|>",
      "", "One.\n{}"},
     {"harmony", " to=functions.f<|channel|>commentary json<|message|>{\"a\": 1}<|call|>", "", "{\"a\": 1}"},
     {"harmony", "<|channel|>analysis<|message|>Hm. <|not a mark|> <|en", "", "Hm. <|not a mark|> <|en"},
@@ -60,14 +65,17 @@ static cl_tokenizer *compiled(const vocab *v)
     return t;
 }
 
-static bool is(const cl_buf *b, const char *want) { return b->len == strlen(want) && (!b->len || memcmp(b->data, want, b->len) == 0); }
+static bool is(const cl_buf *b, const char *want)
+{
+    return b->len == strlen(want) && (!b->len || memcmp(b->data, want, b->len) == 0);
+}
 
 static void compare(const reply_case *k, size_t step, cl_buf *answer, cl_buf *reasoning)
 {
     bool same = is(answer, k->answer) && is(reasoning, k->reasoning);
     if (!same)
-        fprintf(stderr, "%s in steps of %zu: %s\n  answer '%s', reasoning '%s'\n", k->format ? k->format : "none", step, k->text,
-                answer->data ? answer->data : "", reasoning->data ? reasoning->data : "");
+        fprintf(stderr, "%s in steps of %zu: %s\n  answer '%s', reasoning '%s'\n", k->format ? k->format : "none", step,
+                k->text, answer->data ? answer->data : "", reasoning->data ? reasoning->data : "");
     CU_ASSERT(same);
     cl_buf_free(answer);
     cl_buf_free(reasoning);
@@ -86,7 +94,8 @@ static void test_text(void)
             cl_reply_init(&r, c, NULL);
             size_t n = strlen(cases[i].text);
             for (size_t at = 0; at < n; at += steps[k])
-                CU_ASSERT_EQUAL(cl_reply_text(&r, cases[i].text + at, n - at < steps[k] ? n - at : steps[k], &answer, &reasoning, &err),
+                CU_ASSERT_EQUAL(cl_reply_text(&r, cases[i].text + at, n - at < steps[k] ? n - at : steps[k], &answer,
+                                              &reasoning, &err),
                                 CL_OK);
             CU_ASSERT_EQUAL(cl_reply_finish(&r, false, &answer, &reasoning, &err), CL_OK);
             cl_reply_free(&r);
@@ -120,8 +129,8 @@ static void test_stream(void)
 /* With marks that are control tokens of the vocabulary, and other control tokens, which are no text. */
 static void test_tokens(void)
 {
-    static const char *const controls[] = {"<|channel|>", "<|message|>", "<|end|>", "<|start|>", "<|return|>", "<|call|>",
-                                           "<|constrain|>", "<|other|>", NULL};
+    static const char *const controls[] = {"<|channel|>", "<|message|>",   "<|end|>",   "<|start|>", "<|return|>",
+                                           "<|call|>",    "<|constrain|>", "<|other|>", NULL};
     vocab v;
     start_bytes(&v);
     for (int i = 0; controls[i]; i++) control(&v, controls[i], 0);
@@ -133,7 +142,8 @@ static void test_tokens(void)
         cl_err err;
         int32_t *ids;
         int n;
-        CU_ASSERT_EQUAL_FATAL(cl_tokenizer_encode(t, cases[i].text, strlen(cases[i].text), true, false, &ids, &n, &err), CL_OK);
+        CU_ASSERT_EQUAL_FATAL(cl_tokenizer_encode(t, cases[i].text, strlen(cases[i].text), true, false, &ids, &n, &err),
+                              CL_OK);
         cl_reply_init(&r, c, t);
         for (int k = 0; k < n; k++) {
             CU_ASSERT_EQUAL(cl_reply_add(&r, ids[k], &answer, &reasoning, &err), CL_OK);
@@ -181,7 +191,8 @@ static void test_date(void)
     cl_buf out = {0};
     const cl_message m = {"user", "hi"};
     CU_ASSERT(cl_chat_has_date(c) && !cl_chat_has_date(other));
-    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) CU_ASSERT_EQUAL(cl_chat_set_date(c, bad[i], &err), CL_E_USAGE);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        CU_ASSERT_EQUAL(cl_chat_set_date(c, bad[i], &err), CL_E_USAGE);
     CU_ASSERT_EQUAL(cl_chat_render(c, &m, 1, true, &out, &err), CL_OK);
     CU_ASSERT_PTR_NULL(strstr(out.data, "date"));
     CU_ASSERT_PTR_NOT_NULL(strstr(out.data, "Knowledge cutoff: 2024-06\n\nReasoning: medium"));
@@ -196,10 +207,15 @@ static void test_date(void)
 
 static void test_messages(void)
 {
-    static const struct { const char *json, *part; } bad[] = {
-        {"{}", "must be a list"}, {"[]", "is empty"}, {"[1]", "item 0 is not an object"}, {"[{\"role\": \"user\"}]", "content"},
-        {"[{\"role\": \"user\", \"content\": 1}]", "content"},
-        {"[{\"role\": \"user\", \"content\": \"x\"}, {\"role\": \"user\", \"content\": \"x\", \"name\": \"y\"}]", "item 1 has an unknown key name"}};
+    static const struct {
+        const char *json, *part;
+    } bad[] = {{"{}", "must be a list"},
+               {"[]", "is empty"},
+               {"[1]", "item 0 is not an object"},
+               {"[{\"role\": \"user\"}]", "content"},
+               {"[{\"role\": \"user\", \"content\": 1}]", "content"},
+               {"[{\"role\": \"user\", \"content\": \"x\"}, {\"role\": \"user\", \"content\": \"x\", \"name\": \"y\"}]",
+                "item 1 has an unknown key name"}};
     cl_message *m;
     cl_err err = {0};
     int n;
@@ -209,7 +225,8 @@ static void test_messages(void)
         CU_ASSERT(!m && n == 0 && strstr(err.msg, "messages: ") == err.msg && strstr(err.msg, bad[i].part));
         json_decref(j);
     }
-    json_t *j = json_loads("[{\"role\": \"system\", \"content\": \"a\"}, {\"content\": \"b\", \"role\": \"user\"}]", 0, NULL);
+    json_t *j =
+        json_loads("[{\"role\": \"system\", \"content\": \"a\"}, {\"content\": \"b\", \"role\": \"user\"}]", 0, NULL);
     CU_ASSERT_EQUAL_FATAL(cl_messages_read(j, &m, &n, &err), CL_OK);
     CU_ASSERT_EQUAL(n, 2);
     CU_ASSERT_STRING_EQUAL(m[0].role, "system");
@@ -220,7 +237,7 @@ static void test_messages(void)
 
 int main(void)
 {
-    CU_TestInfo tests[] = {{"text", test_text}, {"stream", test_stream}, {"tokens", test_tokens}, {"cut", test_cut},
+    CU_TestInfo tests[] = {{"text", test_text}, {"stream", test_stream},     {"tokens", test_tokens}, {"cut", test_cut},
                            {"date", test_date}, {"messages", test_messages}, CU_TEST_INFO_NULL};
     return run_suite("chat replies", tests);
 }

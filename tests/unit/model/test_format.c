@@ -1,4 +1,5 @@
-/* Number formats: bit for bit the GGUF layouts (fixtures made by gguf's own Python code, values from the formats' definitions),
+/* Number formats: bit for bit the GGUF layouts (fixtures made by gguf's own Python code, values from the formats'
+ * definitions),
  * E4M3 as torch has it, any width, and errors of a round trip within half a step. */
 #include <math.h>
 #include <string.h>
@@ -22,13 +23,18 @@ static float uniform(void) { return (float)((int64_t)rng() - (int64_t)1 * 0x8000
 
 static void test_names_and_sizes(void)
 {
-    static const struct { const char *name; cl_format f; int cols[3]; size_t bytes[3]; } rows[] = {
-        {"f32", CL_F32, {0, 1, 100}, {0, 4, 400}},      {"f16", CL_F16, {0, 1, 100}, {0, 2, 200}},
-        {"bf16", CL_BF16, {0, 1, 100}, {0, 2, 200}},    {"q8_0", CL_Q8_0, {1, 32, 100}, {34, 34, 136}},
-        {"q4_0", CL_Q4_0, {1, 32, 33}, {18, 18, 36}},   {"q4_1", CL_Q4_1, {31, 32, 96}, {20, 20, 60}},
-        {"mxfp4", CL_MXFP4, {2, 64, 65}, {17, 34, 51}}, {"int4", CL_INT4, {1, 32, 33}, {18, 18, 36}},
-        {"fp8", CL_FP8, {1, 128, 129}, {5, 132, 137}},  {"q5_0", CL_Q5_0, {1, 32, 33}, {22, 22, 44}},
-        {"q5_1", CL_Q5_1, {1, 32, 33}, {24, 24, 48}},   {"q4_k", CL_Q4_K, {1, 256, 257}, {144, 144, 288}},
+    static const struct {
+        const char *name;
+        cl_format f;
+        int cols[3];
+        size_t bytes[3];
+    } rows[] = {
+        {"f32", CL_F32, {0, 1, 100}, {0, 4, 400}},         {"f16", CL_F16, {0, 1, 100}, {0, 2, 200}},
+        {"bf16", CL_BF16, {0, 1, 100}, {0, 2, 200}},       {"q8_0", CL_Q8_0, {1, 32, 100}, {34, 34, 136}},
+        {"q4_0", CL_Q4_0, {1, 32, 33}, {18, 18, 36}},      {"q4_1", CL_Q4_1, {31, 32, 96}, {20, 20, 60}},
+        {"mxfp4", CL_MXFP4, {2, 64, 65}, {17, 34, 51}},    {"int4", CL_INT4, {1, 32, 33}, {18, 18, 36}},
+        {"fp8", CL_FP8, {1, 128, 129}, {5, 132, 137}},     {"q5_0", CL_Q5_0, {1, 32, 33}, {22, 22, 44}},
+        {"q5_1", CL_Q5_1, {1, 32, 33}, {24, 24, 48}},      {"q4_k", CL_Q4_K, {1, 256, 257}, {144, 144, 288}},
         {"q5_k", CL_Q5_K, {1, 256, 257}, {176, 176, 352}}, {"q6_k", CL_Q6_K, {1, 256, 257}, {210, 210, 420}},
     };
     CU_ASSERT_EQUAL_FATAL(sizeof rows / sizeof *rows, CL_FORMATS);
@@ -60,9 +66,10 @@ static void test_names_and_sizes(void)
 /* TYPE.bin decodes to TYPE.npy; TYPE_src.npy encodes to TYPE.bin. */
 static void test_fixtures(void)
 {
-    static const char *const types[CL_FORMATS] = {
-        [CL_F16] = "F16",   [CL_BF16] = "BF16", [CL_Q8_0] = "Q8_0", [CL_Q4_0] = "Q4_0", [CL_Q4_1] = "Q4_1", [CL_MXFP4] = "MXFP4",
-        [CL_Q5_0] = "Q5_0", [CL_Q5_1] = "Q5_1", [CL_Q4_K] = "Q4_K", [CL_Q5_K] = "Q5_K", [CL_Q6_K] = "Q6_K"};
+    static const char *const types[CL_FORMATS] =
+        {[CL_F16] = "F16",   [CL_BF16] = "BF16",   [CL_Q8_0] = "Q8_0", [CL_Q4_0] = "Q4_0",
+         [CL_Q4_1] = "Q4_1", [CL_MXFP4] = "MXFP4", [CL_Q5_0] = "Q5_0", [CL_Q5_1] = "Q5_1",
+         [CL_Q4_K] = "Q4_K", [CL_Q5_K] = "Q5_K",   [CL_Q6_K] = "Q6_K"};
     for (int f = CL_F16; f < CL_FORMATS; f++) {
         char path[512];
         npy want, src;
@@ -136,7 +143,8 @@ static void test_by_hand(void)
     CU_ASSERT_EQUAL(cl_e8m0_half(2), 0x1p-126f);
     CU_ASSERT_EQUAL(cl_e8m0_half(128), 1.0f);
     CU_ASSERT_EQUAL(cl_e8m0_half(255), 0x1p127f);
-    /* Q4_K: d = 1, dmin = 1; sub-block 5 has scale 0x31, minimum 0x2c: low parts in sc[9], high parts in sc[1] and sc[5] */
+    /* Q4_K: d = 1, dmin = 1; sub-block 5 has scale 0x31, minimum 0x2c: low parts in sc[9], high parts in sc[1] and
+     * sc[5] */
     uint8_t q4k[144] = {0x00, 0x3c, 0x00, 0x3c};
     q4k[4 + 9] = 0xc1, q4k[4 + 1] = 0xc0, q4k[4 + 5] = 0x80;
     q4k[16 + 2 * 32 + 3] = 0xa0; /* pair 2, byte 3: element 128 + 32 + 3 */
@@ -144,7 +152,8 @@ static void test_by_hand(void)
     CU_ASSERT_EQUAL(out[163], 10.0f * 0x31 - 0x2c);
     CU_ASSERT_EQUAL(out[162], -(float)0x2c);
     CU_ASSERT_EQUAL(out[131], 0.0f);
-    /* Q6_K: d = 1 is the last field; element 128 + 96 + 20, half 1: high nibble of ql[64 + 52], bits 6-7 of qh[32 + 20], sc[8 + 7] */
+    /* Q6_K: d = 1 is the last field; element 128 + 96 + 20, half 1: high nibble of ql[64 + 52], bits 6-7 of qh[32 +
+     * 20], sc[8 + 7] */
     uint8_t q6k[210] = {0};
     q6k[209] = 0x3c, q6k[64 + 52] = 0x50, q6k[128 + 52] = 0xc0, q6k[192 + 15] = (uint8_t)-2;
     cl_decode_row(CL_Q6_K, q6k, 256, out);
@@ -223,9 +232,10 @@ static void test_odd_widths(void)
 /* What is lost is at most the format's step (per block), and what a format can hold exactly comes back as it was. */
 static void test_round_trip(void)
 {
-    /* Largest error as a share of the range: half a step, a whole one of q4_0, int4 and mxfp4 at the far end, and the rounding
-     * of their own scales to f16 or bf16. */
-    static const float bound[CL_NATIVE_FORMATS] = {0, 0x1p-11f, 0x1p-8f, 0.0045f, 0.126f, 0.069f, 0.251f, 0.129f, 0.0358f};
+    /* Largest error as a share of the range: half a step, a whole one of q4_0, int4 and mxfp4 at the far end, and the
+     * rounding of their own scales to f16 or bf16. */
+    static const float bound[CL_NATIVE_FORMATS] = {0,      0x1p-11f, 0x1p-8f, 0.0045f, 0.126f,
+                                                   0.069f, 0.251f,   0.129f,  0.0358f};
     float x[96], y[96];
     uint8_t b[512], again[512];
     rng_state = 2;
@@ -240,7 +250,8 @@ static void test_round_trip(void)
             CU_ASSERT_TRUE(worst <= bound[f]);
             if (f > CL_BF16 && f != CL_MXFP4) continue;
             cl_encode_row((cl_format)f, y, 96, again); /* MXFP4: unless the block's maximum was rounded down a binade */
-            if (f != CL_MXFP4 || memcmp(b, again, 17) == 0) CU_ASSERT_EQUAL(memcmp(b, again, cl_row_bytes((cl_format)f, 32)), 0);
+            if (f != CL_MXFP4 || memcmp(b, again, 17) == 0)
+                CU_ASSERT_EQUAL(memcmp(b, again, cl_row_bytes((cl_format)f, 32)), 0);
         }
     }
     for (int h = 0; h < 0x10000; h++) { /* every half and bfloat that is a number */
@@ -255,13 +266,18 @@ static void test_round_trip(void)
 }
 
 /* E4M3's numbers from 0 in units of 2^-9 (torch.float8_e4m3fn); the 128th is NaN. */
-static const int e4m3[127] = {
-    0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 20, 22, 24, 26, 28, 30, 32, 36, 40, 44, 48, 52, 56, 60, 64,
-    72, 80, 88, 96, 104, 112, 120, 128, 144, 160, 176, 192, 208, 224, 240, 256, 288, 320, 352, 384, 416, 448, 480, 512, 576,
-    640, 704, 768, 832, 896, 960, 1024, 1152, 1280, 1408, 1536, 1664, 1792, 1920, 2048, 2304, 2560, 2816, 3072, 3328, 3584,
-    3840, 4096, 4608, 5120, 5632, 6144, 6656, 7168, 7680, 8192, 9216, 10240, 11264, 12288, 13312, 14336, 15360, 16384, 18432,
-    20480, 22528, 24576, 26624, 28672, 30720, 32768, 36864, 40960, 45056, 49152, 53248, 57344, 61440, 65536, 73728, 81920,
-    90112, 98304, 106496, 114688, 122880, 131072, 147456, 163840, 180224, 196608, 212992, 229376};
+static const int e4m3[127] = {0,      1,      2,      3,      4,      5,     6,     7,      8,      9,      10,
+                              11,     12,     13,     14,     15,     16,    18,    20,     22,     24,     26,
+                              28,     30,     32,     36,     40,     44,    48,    52,     56,     60,     64,
+                              72,     80,     88,     96,     104,    112,   120,   128,    144,    160,    176,
+                              192,    208,    224,    240,    256,    288,   320,   352,    384,    416,    448,
+                              480,    512,    576,    640,    704,    768,   832,   896,    960,    1024,   1152,
+                              1280,   1408,   1536,   1664,   1792,   1920,  2048,  2304,   2560,   2816,   3072,
+                              3328,   3584,   3840,   4096,   4608,   5120,  5632,  6144,   6656,   7168,   7680,
+                              8192,   9216,   10240,  11264,  12288,  13312, 14336, 15360,  16384,  18432,  20480,
+                              22528,  24576,  26624,  28672,  30720,  32768, 36864, 40960,  45056,  49152,  53248,
+                              57344,  61440,  65536,  73728,  81920,  90112, 98304, 106496, 114688, 122880, 131072,
+                              147456, 163840, 180224, 196608, 212992, 229376};
 
 static void test_e4m3(void)
 {
@@ -273,7 +289,8 @@ static void test_e4m3(void)
         CU_ASSERT_EQUAL(cl_f32_to_e4m3(x), c);
         CU_ASSERT_EQUAL(cl_f32_to_e4m3(-x), c | 0x80);
         if (c == 126) continue;
-        float half = (float)(e4m3[c] + e4m3[c + 1]) / 1024; /* between this number and the next: the tie, and its neighbours */
+        /* between this number and the next: the tie, and its neighbours */
+        float half = (float)(e4m3[c] + e4m3[c + 1]) / 1024;
         CU_ASSERT_EQUAL(cl_f32_to_e4m3(half), c + (c & 1));
         CU_ASSERT_EQUAL(cl_f32_to_e4m3(-nextafterf(half, 0)), c | 0x80);
         CU_ASSERT_EQUAL(cl_f32_to_e4m3(nextafterf(half, 1e9f)), c + 1);
@@ -350,7 +367,8 @@ static void test_fp8_tiles(void)
         }
     }
     CU_ASSERT_EQUAL(rows[77 * BYTES + 8 + 100], 0xfe);
-    /* Decoded and encoded once more: the same bytes, whether in one call, or from each row alone where it holds the largest. */
+    /* Decoded and encoded once more: the same bytes, whether in one call, or from each row alone where it holds the
+     * largest. */
     for (int r = 0; r < ROWS; r++) cl_decode_row(CL_FP8, rows + r * BYTES, COLS, x + r * COLS);
     cl_encode_rows(CL_FP8, x, ROWS, COLS, again);
     CU_ASSERT_EQUAL(memcmp(again, rows, sizeof again), 0);
@@ -372,10 +390,14 @@ static void test_fp8_tiles(void)
 
 int main(void)
 {
-    CU_TestInfo tests[] = {{"names and sizes", test_names_and_sizes}, {"fixtures, both ways", test_fixtures},
-                           {"blocks by hand", test_by_hand},          {"encoding at the edges", test_encode_edges},
-                           {"odd widths", test_odd_widths},           {"round trips", test_round_trip},
-                           {"e4m3", test_e4m3},                       {"int4", test_int4},
+    CU_TestInfo tests[] = {{"names and sizes", test_names_and_sizes},
+                           {"fixtures, both ways", test_fixtures},
+                           {"blocks by hand", test_by_hand},
+                           {"encoding at the edges", test_encode_edges},
+                           {"odd widths", test_odd_widths},
+                           {"round trips", test_round_trip},
+                           {"e4m3", test_e4m3},
+                           {"int4", test_int4},
                            {"fp8 tiles", test_fp8_tiles},
                            CU_TEST_INFO_NULL};
     return run_suite("format", tests);

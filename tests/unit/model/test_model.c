@@ -13,7 +13,12 @@ static void test_tensor_list(void)
     s.layers[0].attn.qk_norm = CL_QK_NORM_HEAD;
     s.layers[1].attn.qk_norm = CL_QK_NORM_FULL;
     s.layers[1].ffn = (cl_ffn){.kind = CL_FFN_MOE, .weight_scale = 1, .width = 9, .experts = 5, .top_k = 2};
-    static const struct { const char *name; cl_role role; int layer, experts, rows, cols; bool matrix; } want[] = {
+    static const struct {
+        const char *name;
+        cl_role role;
+        int layer, experts, rows, cols;
+        bool matrix;
+    } want[] = {
         {"embed.weight", CL_T_EMBED, -1, 0, 100, 36, true},
         {"layers.0.attn.norm.weight", CL_T_ATTN_NORM, 0, 0, 36, 1, false},
         {"layers.0.attn.q.weight", CL_T_Q, 0, 0, 60, 36, true},
@@ -99,7 +104,8 @@ static cl_model_counts count(test_geometry g, cl_format f)
 static void near(uint64_t got, double want)
 {
     CU_ASSERT_TRUE(fabs((double)got / want - 1) < 0.005);
-    if (!(fabs((double)got / want - 1) < 0.005)) fprintf(stderr, "got %llu, want %.0f\n", (unsigned long long)got, want);
+    if (!(fabs((double)got / want - 1) < 0.005))
+        fprintf(stderr, "got %llu, want %.0f\n", (unsigned long long)got, want);
 }
 
 static void test_real_geometries(void)
@@ -138,7 +144,8 @@ static void test_real_geometries(void)
 
 int main(void)
 {
-    CU_TestInfo tests[] = {
-        {"tensor list", test_tensor_list}, {"parameters and bytes of real models", test_real_geometries}, CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"tensor list", test_tensor_list},
+                           {"parameters and bytes of real models", test_real_geometries},
+                           CU_TEST_INFO_NULL};
     return run_suite("model", tests);
 }

@@ -1,5 +1,5 @@
-/* The model file: what is written comes back bit for bit, nothing appears under its name before it is whole, what does not fit is
- * refused, and an open file costs little memory. */
+/* The model file: what is written comes back bit for bit, nothing appears under its name before it is whole, what
+ * does not fit is refused, and an open file costs little memory. */
 #include <errno.h>
 #include <hdf5.h>
 #include <signal.h>
@@ -134,7 +134,7 @@ static void test_writer_refuses(void)
     CU_ASSERT_EQUAL(cl_model_writer_rows(w, 1, row, 36, &err), CL_OK);
     CU_ASSERT_EQUAL(cl_model_writer_rows(w, 1, row, 1, &err), CL_E_INPUT); /* one row too many */
     CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, m.tensors[1].name));
-    CU_ASSERT_EQUAL(cl_model_writer_commit(w, &err), CL_E_INPUT);          /* incomplete */
+    CU_ASSERT_EQUAL(cl_model_writer_commit(w, &err), CL_E_INPUT); /* incomplete */
     CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "embed.weight: has 0 of 50 rows"));
     CU_ASSERT_EQUAL_FATAL(cl_model_writer_create(&w, name, &m, NULL, NULL, NULL, &err), CL_OK);
     CU_ASSERT_EQUAL(files_in_dir(), before + 1);
@@ -168,7 +168,8 @@ static void test_tiles_disagree(void)
             rows[(size_t)(36 + at) * row + 7] ^= 1; /* in the second expert, the second of its two scales */
             cl_code c = CL_OK;
             int64_t r = 0;
-            for (; c == CL_OK && r < 72; r += run) c = cl_model_writer_rows(w, tensor, rows + (size_t)r * row, run, &err);
+            for (; c == CL_OK && r < 72; r += run)
+                c = cl_model_writer_rows(w, tensor, rows + (size_t)r * row, run, &err);
             rows[(size_t)(36 + at) * row + 7] ^= 1;
             CU_ASSERT_EQUAL(c, CL_E_INPUT);
             CU_ASSERT_EQUAL(r, run == 1 ? 36 + at + 1 : 72);
@@ -181,7 +182,8 @@ static void test_tiles_disagree(void)
     cl_model_free(&m);
 }
 
-/* The disk is full after `limit` bytes, wherever the writer is by then: an error that says so, nothing left behind, no hang. */
+/* The disk is full after `limit` bytes, wherever the writer is by then: an error that says so, nothing left behind,
+ * no hang. */
 static void full_disk(rlim_t limit)
 {
     cl_err err = {0};
@@ -254,8 +256,11 @@ static void test_memory(void)
 
 int main(void)
 {
-    CU_TestInfo tests[] = {
-        {"round trip", test_round_trip}, {"writer refuses", test_writer_refuses}, {"tiles that disagree", test_tiles_disagree},
-        {"full disk", test_full_disk},   {"memory of an open file", test_memory}, CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"round trip", test_round_trip},
+                           {"writer refuses", test_writer_refuses},
+                           {"tiles that disagree", test_tiles_disagree},
+                           {"full disk", test_full_disk},
+                           {"memory of an open file", test_memory},
+                           CU_TEST_INFO_NULL};
     return run_in_folder("model file", tests, dir, sizeof dir, path, sizeof path);
 }

@@ -1,5 +1,5 @@
-/* The model file: one that lies (wrong shapes, missing parts, flipped bytes, truncation) is refused with a message, whatever byte
- * it lies in. */
+/* The model file: one that lies (wrong shapes, missing parts, flipped bytes, truncation) is refused with a message,
+ * whatever byte it lies in. */
 #include <fcntl.h>
 #include <hdf5.h>
 #include <sys/mman.h>
@@ -140,7 +140,8 @@ static void change(int which, hid_t f, hid_t t)
         replace(f, "tensors/layers.1.attn.v.weight", H5T_STD_U8LE, 2, (hsize_t[]){(hsize_t)1 << 31, (hsize_t)1 << 31});
         break;
     case 17:
-        replace(f, "tensors/layers.1.attn.v.weight", H5T_STD_U8LE, 2, (hsize_t[]){20, 72}); /* never written: no bytes */
+        /* never written: no bytes */
+        replace(f, "tensors/layers.1.attn.v.weight", H5T_STD_U8LE, 2, (hsize_t[]){20, 72});
         break;
     case 18: replace(f, "tokenizer/token_type", H5T_STD_U8LE, 1, (hsize_t[]){5}); break;
     case 19: H5Ldelete(f, "tokenizer/token_offset", H5P_DEFAULT); break;
@@ -172,22 +173,47 @@ static void change(int which, hid_t f, hid_t t)
 
 static void test_lies(void)
 {
-    static const char *const words[] = {
-        "version 2",   "attribute source", "attribute checksum", "checksum does not match", "spec: missing", "spec",
-        "layers.1.attn.k.weight: missing", "layers.1.attn.k.weight: missing", "has 56 tensors, its spec has 55",
-        "layers.1.attn.v.weight: has layer 0", "7 x 7 numbers", "format \"q9", "16 hexadecimal digits", "role", "dimensions",
-        "number type", "not all in the file", "not all in the file", "token_type", "token_offset", "merges", "bos",
-        "group scales: missing", "experts.down.weight: missing", "not all in the file", "number type", "not 3 dimensions",
-        "overflows", "there are 2 x 1 (x 5 experts), there must be 1 x 2 (x 5)", "must be f32, f16 or bf16",
-        "is f16, must be f32",
-        "rows of bytes", "rows of bytes"};
+    static const char *const words[] = {"version 2",
+                                        "attribute source",
+                                        "attribute checksum",
+                                        "checksum does not match",
+                                        "spec: missing",
+                                        "spec",
+                                        "layers.1.attn.k.weight: missing",
+                                        "layers.1.attn.k.weight: missing",
+                                        "has 56 tensors, its spec has 55",
+                                        "layers.1.attn.v.weight: has layer 0",
+                                        "7 x 7 numbers",
+                                        "format \"q9",
+                                        "16 hexadecimal digits",
+                                        "role",
+                                        "dimensions",
+                                        "number type",
+                                        "not all in the file",
+                                        "not all in the file",
+                                        "token_type",
+                                        "token_offset",
+                                        "merges",
+                                        "bos",
+                                        "group scales: missing",
+                                        "experts.down.weight: missing",
+                                        "not all in the file",
+                                        "number type",
+                                        "not 3 dimensions",
+                                        "overflows",
+                                        "there are 2 x 1 (x 5 experts), there must be 1 x 2 (x 5)",
+                                        "must be f32, f16 or bf16",
+                                        "is f16, must be f32",
+                                        "rows of bytes",
+                                        "rows of bytes"};
     char name[300];
     size_t n = 0;
     unsigned char *good = npy_read_file(path, &n);
     snprintf(name, sizeof name, "%s/lie.h5", dir);
     for (int i = 0; i < (int)(sizeof words / sizeof *words); i++) {
         spill(name, good, n);
-        hid_t f = H5Fopen(name, H5F_ACC_RDWR, H5P_DEFAULT), t = H5Dopen2(f, "tensors/layers.1.attn.v.weight", H5P_DEFAULT);
+        hid_t f = H5Fopen(name, H5F_ACC_RDWR, H5P_DEFAULT),
+              t = H5Dopen2(f, "tensors/layers.1.attn.v.weight", H5P_DEFAULT);
         change(i, f, t);
         H5Dclose(t);
         H5Fclose(f);
@@ -199,7 +225,9 @@ static void test_lies(void)
 
 /* --- flipped bytes and truncation, in children: a crash, a hang or a wild allocation is a failure of that byte --- */
 
-typedef struct shared { volatile int64_t at, ok, refused; } shared;
+typedef struct shared {
+    volatile int64_t at, ok, refused;
+} shared;
 
 static int64_t flip_step;
 
@@ -331,10 +359,14 @@ static void test_good(void)
 
 int main(int argc, char **argv)
 {
-    flip_step = argc > 1 && strcmp(argv[1], "--every-byte") == 0 ? 1 : 53; /* 53: thousands, spread over every structure */
-    CU_TestInfo tests[] = {
-        {"good file", test_good},         {"other files", test_other_files},   {"files that lie", test_lies},
-        {"flipped bytes", test_flips},    {"flipped scales", test_scale_flips}, {"truncated files", test_truncated},
-        CU_TEST_INFO_NULL};
+    /* 53: thousands, spread over every structure */
+    flip_step = argc > 1 && strcmp(argv[1], "--every-byte") == 0 ? 1 : 53;
+    CU_TestInfo tests[] = {{"good file", test_good},
+                           {"other files", test_other_files},
+                           {"files that lie", test_lies},
+                           {"flipped bytes", test_flips},
+                           {"flipped scales", test_scale_flips},
+                           {"truncated files", test_truncated},
+                           CU_TEST_INFO_NULL};
     return run_in_folder("damaged model file", tests, dir, sizeof dir, path, sizeof path);
 }

@@ -7,9 +7,13 @@
 static cl_spec rich_spec(void)
 {
     cl_spec s = test_spec((test_geometry){100, 36, 3, 6, 2, 10, 50, 0, 0, false, CL_QK_NORM_HEAD});
-    strcpy(s.family, "r\xc3\xad" "ch \"one\"");
+    strcpy(s.family, "r\xc3\xad"
+                     "ch \"one\"");
     s.ropes = realloc(s.ropes, 2 * sizeof *s.ropes);
-    s.ropes[1] = (cl_rope){.dims = 4, .pairing = CL_ROPE_INTERLEAVED, .scale = 1.3465736, .inv_freq = malloc(2 * sizeof(double))};
+    s.ropes[1] = (cl_rope){.dims = 4,
+                           .pairing = CL_ROPE_INTERLEAVED,
+                           .scale = 1.3465736,
+                           .inv_freq = malloc(2 * sizeof(double))};
     s.ropes[1].inv_freq[0] = 1.0 / 3;
     s.ropes[1].inv_freq[1] = 0;
     s.n_ropes = 2;
@@ -44,7 +48,8 @@ static void assert_equal(const cl_spec *a, const cl_spec *b)
         CU_ASSERT_EQUAL_FATAL(a->ropes[i].dims, b->ropes[i].dims);
         CU_ASSERT_EQUAL(a->ropes[i].pairing, b->ropes[i].pairing);
         CU_ASSERT_EQUAL(a->ropes[i].scale, b->ropes[i].scale);
-        for (int k = 0; k < a->ropes[i].dims / 2; k++) CU_ASSERT_EQUAL(a->ropes[i].inv_freq[k], b->ropes[i].inv_freq[k]);
+        for (int k = 0; k < a->ropes[i].dims / 2; k++)
+            CU_ASSERT_EQUAL(a->ropes[i].inv_freq[k], b->ropes[i].inv_freq[k]);
     }
     CU_ASSERT_EQUAL_FATAL(a->n_layers, b->n_layers);
     for (int i = 0; i < a->n_layers; i++) {
@@ -93,18 +98,18 @@ static void test_copy_and_json(void)
 }
 
 /* One wrong field each; the message must name it. */
-#define REFUSED(CHANGE, NAME)                                                     \
-    do {                                                                          \
-        cl_spec s = rich_spec();                                                  \
-        cl_err why = {0};                                                         \
-        json_t *j = NULL;                                                         \
-        CHANGE;                                                                   \
-        CU_ASSERT_EQUAL(cl_spec_check(&s, &why), CL_E_INPUT);                     \
-        CU_ASSERT_PTR_NOT_NULL(strstr(why.msg, NAME));                            \
-        if (!strstr(why.msg, NAME)) fprintf(stderr, "%s: %s\n", NAME, why.msg);   \
-        CU_ASSERT_EQUAL(cl_spec_to_json(&s, &j, &why), CL_E_INPUT);               \
-        CU_ASSERT_PTR_NULL(j);                                                    \
-        cl_spec_free(&s);                                                         \
+#define REFUSED(CHANGE, NAME)                                                   \
+    do {                                                                        \
+        cl_spec s = rich_spec();                                                \
+        cl_err why = {0};                                                       \
+        json_t *j = NULL;                                                       \
+        CHANGE;                                                                 \
+        CU_ASSERT_EQUAL(cl_spec_check(&s, &why), CL_E_INPUT);                   \
+        CU_ASSERT_PTR_NOT_NULL(strstr(why.msg, NAME));                          \
+        if (!strstr(why.msg, NAME)) fprintf(stderr, "%s: %s\n", NAME, why.msg); \
+        CU_ASSERT_EQUAL(cl_spec_to_json(&s, &j, &why), CL_E_INPUT);             \
+        CU_ASSERT_PTR_NULL(j);                                                  \
+        cl_spec_free(&s);                                                       \
     } while (0)
 
 static void test_refused(void)
@@ -159,7 +164,8 @@ static void test_refused(void)
     REFUSED(s.layers[1].attn.kind = (cl_attention_kind)2, "layer 1: attention: kind");
     REFUSED(s.layers[2].ffn.weight_scale = 0, "layer 2: ffn: weight_scale");
     REFUSED(s.layers[2].ffn.scoring = (cl_scoring)3, "layer 2: ffn: scoring");
-    REFUSED((s.layers[2].ffn.groups = 2, s.layers[2].ffn.top_groups = 1, s.layers[2].ffn.group_best = 1), "layer 2: ffn: groups");
+    REFUSED((s.layers[2].ffn.groups = 2, s.layers[2].ffn.top_groups = 1, s.layers[2].ffn.group_best = 1),
+            "layer 2: ffn: groups");
     REFUSED(s.layers[2].ffn.shared_width = -1, "layer 2: ffn: shared_width");
     REFUSED(s.layers[2].ffn.glu = CL_GLU_CLAMPED, "layer 2: ffn: glu_limit");
     REFUSED(s.layers[1].ffn.shared_width = 4, "layer 1: ffn: experts");
@@ -203,7 +209,10 @@ static void text_freq(json_t *j)
     json_array_set_new(json_object_get(rope(j), "inv_freq_rad_per_position"), 1, json_string("1"));
 }
 static void wrong_pairing(json_t *j) { json_object_set_new(rope(j), "pairing", json_string("thirds")); }
-static void long_family(json_t *j) { json_object_set_new(j, "family", json_string("0123456789012345678901234567890123456789")); }
+static void long_family(json_t *j)
+{
+    json_object_set_new(j, "family", json_string("0123456789012345678901234567890123456789"));
+}
 static void text_eos(json_t *j) { json_array_set_new(json_object_get(j, "eos_ids"), 0, json_string("2")); }
 static void past_eos(json_t *j) { json_array_set_new(json_object_get(j, "eos_ids"), 0, json_integer(1LL << 32)); }
 static void bad_top_k(json_t *j) { json_object_set_new(layer(j, 2, "ffn"), "top_k", json_integer(6)); }

@@ -1,4 +1,5 @@
-/* Text to ids on vocabularies small enough to think through; the families' real pipelines are in import/test_tok_vectors.c. */
+/* Text to ids on vocabularies small enough to think through; the families' real pipelines are in
+ * import/test_tok_vectors.c. */
 #include <stdarg.h>
 #include <time.h>
 
@@ -55,12 +56,12 @@ static void test_merge_order(void)
     cl_tokenizer *t = compile(&v);
     CU_ASSERT(gives(t, "", -1));
     CU_ASSERT(gives(t, "ab", ab));
-    CU_ASSERT(gives(t, "abc", abc));              /* b c goes first, a b never happens */
-    CU_ASSERT(gives(t, "aaa", aa, 'a'));          /* leftmost first */
+    CU_ASSERT(gives(t, "abc", abc));     /* b c goes first, a b never happens */
+    CU_ASSERT(gives(t, "aaa", aa, 'a')); /* leftmost first */
     CU_ASSERT(gives(t, "aaaa", aaaa));
     CU_ASSERT(gives(t, "aaaaa", aaaa, 'a'));
-    CU_ASSERT(gives(t, "aaab", aa, ab));          /* a b before a a */
-    CU_ASSERT(gives(t, "aabc", aa, bc));            /* a a before a bc */
+    CU_ASSERT(gives(t, "aaab", aa, ab)); /* a b before a a */
+    CU_ASSERT(gives(t, "aabc", aa, bc)); /* a a before a bc */
     CU_ASSERT(gives(t, "abbc", ab, bc));
     CU_ASSERT(gives_n(t, "a\0b", 3, true, false, 'a', 0, 'b', -1));
     CU_ASSERT(gives(t, "\xc3\xa9", 0xc3, 0xa9));
@@ -72,7 +73,8 @@ static void test_ids_as_ranks(void)
 {
     vocab v;
     start_bytes(&v);
-    int bc = token(&v, "bc"), ab = token(&v, "ab"), abcd = token(&v, "abcd"), cd = token(&v, "cd"), no = token(&v, "xyz");
+    int bc = token(&v, "bc"), ab = token(&v, "ab"), abcd = token(&v, "abcd"), cd = token(&v, "cd"),
+        no = token(&v, "xyz");
     cl_tokenizer *t = compile(&v);
     CU_ASSERT(gives(t, "ab", ab));
     CU_ASSERT(gives(t, "abcd", 'a', bc, 'd')); /* bc has the lowest id; abcd cannot be put together from a, bc and d */
@@ -96,10 +98,13 @@ static void test_splits(void)
     split(&v, "\\p{N}");
     split(&v, " ?a+|\\s+(?!\\S)");
     cl_tokenizer *t = compile(&v);
-    CU_ASSERT(gives(t, "aa12", aa, '1', '2'));                /* every number alone */
-    CU_ASSERT(gives(t, "a1", 'a', '1'));                      /* nothing merges across a cut */
-    CU_ASSERT(gives(t, "   aa", spaces, ' ', aa));            /* gaps are pieces too; " aa" is one piece */
-    CU_ASSERT(gives(t, "\xc2\xbd" "aa", 0xc2, 0xbd, aa));     /* one half is a number as well */
+    CU_ASSERT(gives(t, "aa12", aa, '1', '2'));     /* every number alone */
+    CU_ASSERT(gives(t, "a1", 'a', '1'));           /* nothing merges across a cut */
+    CU_ASSERT(gives(t, "   aa", spaces, ' ', aa)); /* gaps are pieces too; " aa" is one piece */
+    CU_ASSERT(gives(t,
+                    "\xc2\xbd"
+                    "aa",
+                    0xc2, 0xbd, aa)); /* one half is a number as well */
     /* U+180E is no space in today's Unicode: two of them are a gap, and their first two bytes merge */
     CU_ASSERT(gives(t, "\xe1\xa0\x8e\xe1\xa0\x8e", mongol, 0x8e, mongol, 0x8e));
     cl_tokenizer_free(t);
@@ -124,9 +129,18 @@ static void test_splits(void)
         merge(&v, "a", "\xe3");
         split(&v, words[i]);
         t = compile(&v);
-        CU_ASSERT(gives(t, "a\xc2\x85" "a\xc2\xa0", 'a', 0xc2, 0x85, 'a', 0xc2, 0xa0));
-        CU_ASSERT(gives(t, "a\xe2\x80\x83" "a\xe3\x80\x80", 'a', 0xe2, 0x80, 0x83, 'a', 0xe3, 0x80, 0x80));
-        CU_ASSERT(gives(t, "a\xc2\xa9" "a\xe1\xa0\x8e", a0, 0xa9, mongol_a, 0xa0, 0x8e)); /* not U+00A9, nor U+180E */
+        CU_ASSERT(gives(t,
+                        "a\xc2\x85"
+                        "a\xc2\xa0",
+                        'a', 0xc2, 0x85, 'a', 0xc2, 0xa0));
+        CU_ASSERT(gives(t,
+                        "a\xe2\x80\x83"
+                        "a\xe3\x80\x80",
+                        'a', 0xe2, 0x80, 0x83, 'a', 0xe3, 0x80, 0x80));
+        CU_ASSERT(gives(t,
+                        "a\xc2\xa9"
+                        "a\xe1\xa0\x8e",
+                        a0, 0xa9, mongol_a, 0xa0, 0x8e)); /* not U+00A9, nor U+180E */
         cl_tokenizer_free(t);
     }
 }
@@ -134,11 +148,42 @@ static void test_splits(void)
 /* What Oniguruma and PCRE2 read differently is refused, and so is what neither reads. */
 static void test_regexes_refused(void)
 {
-    static const char *const bad[] = {"\\w+",       "\\W",      "\\h",     "\\b",    "\\A",  "\\1",      "\\x41",  "\\u0041",
-                                      "\\R",        "[\\S]",    "[a[b]]",  "[a&&b]", "[]a]", "[a",       "(?m:a)", "(?s)a",
-                                      "(?<name>a)", "(?P<n>a)", "a{1,3}+", "a{x}",   "a{",   "\\p{Alpha}", "\\pL",   "\\p{L",
-                                      "[\\p{L}&&a]", "[\\p{L}&&[a]]", "[a&&[^b]]", "[\\p{L}&&[^b]c]", "[\\p{L}&&[^b&&c]]", "[\\p{L}&&[^b",
-                                      "a)",         "(a",       "*",       "\\",     "\xff", "(?i)a"};
+    static const char *const bad[] = {"\\w+",
+                                      "\\W",
+                                      "\\h",
+                                      "\\b",
+                                      "\\A",
+                                      "\\1",
+                                      "\\x41",
+                                      "\\u0041",
+                                      "\\R",
+                                      "[\\S]",
+                                      "[a[b]]",
+                                      "[a&&b]",
+                                      "[]a]",
+                                      "[a",
+                                      "(?m:a)",
+                                      "(?s)a",
+                                      "(?<name>a)",
+                                      "(?P<n>a)",
+                                      "a{1,3}+",
+                                      "a{x}",
+                                      "a{",
+                                      "\\p{Alpha}",
+                                      "\\pL",
+                                      "\\p{L",
+                                      "[\\p{L}&&a]",
+                                      "[\\p{L}&&[a]]",
+                                      "[a&&[^b]]",
+                                      "[\\p{L}&&[^b]c]",
+                                      "[\\p{L}&&[^b&&c]]",
+                                      "[\\p{L}&&[^b",
+                                      "a)",
+                                      "(a",
+                                      "*",
+                                      "\\",
+                                      "\xff",
+                                      "(?i)a"};
     vocab v;
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         cl_tokenizer *t = NULL;
@@ -171,7 +216,10 @@ static void test_regex_limit(void)
 
 static void test_bad_text(void)
 {
-    static const struct { const char *text; size_t n; const char *part;
+    static const struct {
+        const char *text;
+        size_t n;
+        const char *part;
     } bad[] = {{"abc\xff", 4, "byte 3 (0xff)"},
                {"\xc3", 1, "byte 0 (0xc3)"},
                {"a\xc0\x80", 3, "byte 1 (0xc0)"},
@@ -186,7 +234,10 @@ static void test_bad_text(void)
     cl_tokenizer_free(t);
     v.type[4] = CL_TOK_UNUSED; /* SmolLM2's vocabulary misses some control characters */
     t = compile(&v);
-    CU_ASSERT(refuses(t, "a\x04" "b", 3, "no token for byte 0x04"));
+    CU_ASSERT(refuses(t,
+                      "a\x04"
+                      "b",
+                      3, "no token for byte 0x04"));
     CU_ASSERT(gives(t, "ab", 'a', 'b'));
     cl_tokenizer_free(t);
 }
@@ -237,9 +288,13 @@ static void test_added(void)
     CU_ASSERT(gives(t, "<r> <l>", r, l)); /* the space is used once */
     CU_ASSERT(gives(t, "ab ab.", w, ' ', w, '.'));
     CU_ASSERT(gives(t, "abc xab a_ab", 'a', 'b', 'c', ' ', 'x', 'a', 'b', ' ', 'a', '_', 'a', 'b'));
-    CU_ASSERT(gives(t, "\xc3\xa9" "ab", 0xc3, 0xa9, 'a', 'b')); /* a letter before it */
+    CU_ASSERT(gives(t,
+                    "\xc3\xa9"
+                    "ab",
+                    0xc3, 0xa9, 'a', 'b')); /* a letter before it */
     CU_ASSERT(gives(t, "e\xcc\x81!", nfd)); /* found once the text is normalised */
-    CU_ASSERT(gives_n(t, "<x>ab", 5, false, false, '<', 'x', '>', w, -1)); /* control tokens only when they are asked for */
+    /* control tokens only when they are asked for */
+    CU_ASSERT(gives_n(t, "<x>ab", 5, false, false, '<', 'x', '>', w, -1));
     CU_ASSERT_EQUAL(cl_tokenizer_find(t, "<x>"), x);
     CU_ASSERT_EQUAL(cl_tokenizer_find(t, "<x>y"), xy);
     CU_ASSERT_EQUAL(cl_tokenizer_find(t, "<x"), -1);
@@ -306,8 +361,8 @@ static void test_spm(void)
     vocab v;
     start_spm(&v, true);
     int space = piece(&v, SPACE, -9), a = piece(&v, "a", -9), b = piece(&v, "b", -9), e = piece(&v, "\xc3\xa9", -9);
-    int ab = piece(&v, "ab", -1), sa = piece(&v, SPACE "a", -2), sab = piece(&v, SPACE "ab", -3), ss = piece(&v, SPACE SPACE, -4),
-        aba = piece(&v, "aba", -1);
+    int ab = piece(&v, "ab", -1), sa = piece(&v, SPACE "a", -2), sab = piece(&v, SPACE "ab", -3),
+        ss = piece(&v, SPACE SPACE, -4), aba = piece(&v, "aba", -1);
     int byte0 = 3;
     cl_tokenizer *t = compile(&v);
     CU_ASSERT(gives(t, "", -1));
@@ -315,7 +370,7 @@ static void test_spm(void)
     CU_ASSERT(gives(t, "ab", sab));
     CU_ASSERT(gives(t, "ab ab", sab, sab));
     CU_ASSERT(gives(t, "  ", ss, space));
-    CU_ASSERT(gives(t, " a", space, sa)); /* the prefix comes first */
+    CU_ASSERT(gives(t, " a", space, sa));   /* the prefix comes first */
     CU_ASSERT(gives(t, "aba", space, aba)); /* ab, then aba as good as ab: before the space gets hold of it */
     CU_ASSERT(gives(t, "b\xc3\xa9z", space, b, e, byte0 + 'z'));
     CU_ASSERT(gives(t, "\xf0\x9f\xa6\x99", space, byte0 + 0xf0, byte0 + 0x9f, byte0 + 0xa6, byte0 + 0x99));
@@ -359,7 +414,8 @@ static void test_spm_space_inside(void)
 {
     vocab v;
     start_spm(&v, true);
-    int space = piece(&v, SPACE, -9), a = piece(&v, "a", -9), as = piece(&v, "a" SPACE, -1), asa = piece(&v, "a" SPACE "a", -2);
+    int space = piece(&v, SPACE, -9), a = piece(&v, "a", -9), as = piece(&v, "a" SPACE, -1),
+        asa = piece(&v, "a" SPACE "a", -2);
     cl_tokenizer *t = compile(&v);
     CU_ASSERT(gives(t, "a a", space, asa));
     CU_ASSERT(gives(t, "a  a", space, as, space, a));

@@ -28,7 +28,8 @@ static bool shows(const cl_tokenizer *t, bool strip, bool controls, const char *
     cl_buf_free(&b);
     return same;
 }
-#define IDS(...) (int)(sizeof(int32_t[]){__VA_ARGS__} / sizeof(int32_t)), (int32_t[]){__VA_ARGS__}
+#define IDS(...) \
+    (int)(sizeof(int32_t[]){__VA_ARGS__} / sizeof(int32_t)), (int32_t[]) { __VA_ARGS__ }
 #define BAD "\xef\xbf\xbd"
 
 static void test_detok(void)
@@ -41,16 +42,18 @@ static void test_detok(void)
     cl_tokenizer *t = compile(&v);
     int sizes[4];
     cl_buf llama = text_of(t, true, false, (int32_t[]){0xf0, half, 0x99, 'a'}, 4, sizes);
-    CU_ASSERT_STRING_EQUAL(llama.data, "\xf0\x9f\xa6\x99" "a");
-    CU_ASSERT(sizes[0] == 0 && sizes[1] == 0 && sizes[2] == 4 && sizes[3] == 1); /* whole characters, as soon as they are whole */
+    CU_ASSERT_STRING_EQUAL(llama.data, "\xf0\x9f\xa6\x99"
+                                       "a");
+    /* whole characters, as soon as they are whole */
+    CU_ASSERT(sizes[0] == 0 && sizes[1] == 0 && sizes[2] == 4 && sizes[3] == 1);
     cl_buf_free(&llama);
-    CU_ASSERT(shows(t, true, false, "a" BAD, IDS('a', 0xf0, half)));                /* an end that never comes */
-    CU_ASSERT(shows(t, true, false, BAD "a", IDS(0xf0, 0x9f, 'a')));                /* one for the longest beginning */
-    CU_ASSERT(shows(t, true, false, BAD BAD BAD, IDS(0xff, 0x80, 0xc0)));           /* bytes that begin nothing */
+    CU_ASSERT(shows(t, true, false, "a" BAD, IDS('a', 0xf0, half)));      /* an end that never comes */
+    CU_ASSERT(shows(t, true, false, BAD "a", IDS(0xf0, 0x9f, 'a')));      /* one for the longest beginning */
+    CU_ASSERT(shows(t, true, false, BAD BAD BAD, IDS(0xff, 0x80, 0xc0))); /* bytes that begin nothing */
     CU_ASSERT(shows(t, true, false, BAD BAD BAD "\xc3\xa9", IDS(0xed, 0xa0, 0x80, 0xc3, 0xa9))); /* a surrogate */
     CU_ASSERT(shows(t, true, false, BAD "\xe2\x82\xac", IDS(0xe2, 0x82, 0xe2, 0x82, 0xac)));
     CU_ASSERT(shows(t, true, false, BAD BAD BAD BAD, IDS(0xf4, 0x90, 0x80, 0x80))); /* over U+10FFFF */
-    CU_ASSERT(shows(t, true, false, BAD BAD BAD "a", IDS(0xe0, 0x80, 0x80, 'a'))); /* overlong */
+    CU_ASSERT(shows(t, true, false, BAD BAD BAD "a", IDS(0xe0, 0x80, 0x80, 'a')));  /* overlong */
     CU_ASSERT(shows(t, true, false, BAD BAD BAD BAD "a", IDS(0xf0, 0x80, 0x80, 0x80, 'a')));
     CU_ASSERT(shows(t, true, false, "a<u>b", IDS('a', x, user, unused, 'b')));
     CU_ASSERT(shows(t, true, true, "a<x><u>[PAD]b", IDS('a', x, user, unused, 'b')));
@@ -73,7 +76,8 @@ static void test_detok(void)
     cl_tokenizer_free(t);
 
     start_spm(&v, true);
-    int sa = piece(&v, SPACE "a", -1), space = piece(&v, SPACE, -1), all = add(&v, SPACE "u" SPACE, 7, CL_TOK_USER, 0, 0);
+    int sa = piece(&v, SPACE "a", -1), space = piece(&v, SPACE, -1),
+        all = add(&v, SPACE "u" SPACE, 7, CL_TOK_USER, 0, 0);
     t = compile(&v);
     CU_ASSERT(shows(t, true, false, "a a", IDS(sa, sa)));
     CU_ASSERT(shows(t, false, false, " a a", IDS(sa, sa)));
@@ -99,7 +103,8 @@ static size_t put_char(char *p, uint32_t c)
 {
     if (c < 0x80) return p[0] = (char)c, 1;
     if (c < 0x800) return p[0] = (char)(0xc0 | c >> 6), p[1] = (char)(0x80 | (c & 63)), 2;
-    if (c < 0x10000) return p[0] = (char)(0xe0 | c >> 12), p[1] = (char)(0x80 | (c >> 6 & 63)), p[2] = (char)(0x80 | (c & 63)), 3;
+    if (c < 0x10000)
+        return p[0] = (char)(0xe0 | c >> 12), p[1] = (char)(0x80 | (c >> 6 & 63)), p[2] = (char)(0x80 | (c & 63)), 3;
     return p[0] = (char)(0xf0 | c >> 18), p[1] = (char)(0x80 | (c >> 12 & 63)), p[2] = (char)(0x80 | (c >> 6 & 63)),
            p[3] = (char)(0x80 | (c & 63)), 4;
 }
@@ -107,8 +112,9 @@ static size_t put_char(char *p, uint32_t c)
 static void check_round_trips(const cl_tokenizer *t, uint64_t seed)
 {
     char text[4 * 200];
-    static const uint32_t ranges[][2] = {{0, 0x80},     {0x20, 0x7f},    {'a', 'f'},        {' ', '!'},         {'0', '9' + 1},
-                                         {0x80, 0x800}, {0x800, 0xd800}, {0xe000, 0x10000}, {0x10000, 0x110000}};
+    static const uint32_t ranges[][2] = {{0, 0x80},       {0x20, 0x7f},      {'a', 'f'},
+                                         {' ', '!'},      {'0', '9' + 1},    {0x80, 0x800},
+                                         {0x800, 0xd800}, {0xe000, 0x10000}, {0x10000, 0x110000}};
     for (int round = 0; round < 3000; round++) {
         size_t n = 0, chars = next_random(&seed) % 100;
         for (size_t i = 0; i < chars; i++) {
@@ -227,7 +233,9 @@ static void test_bad_data(void)
 
 int main(void)
 {
-    CU_TestInfo tests[] = {
-        {"detok", test_detok}, {"round trip", test_round_trip}, {"bad data", test_bad_data}, CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"detok", test_detok},
+                           {"round trip", test_round_trip},
+                           {"bad data", test_bad_data},
+                           CU_TEST_INFO_NULL};
     return run_suite("tokenizer, text", tests);
 }

@@ -60,7 +60,8 @@ static inline void start_bytes(vocab *v)
 static inline int find(const vocab *v, const char *s)
 {
     for (int id = 0; id < v->d.n_tokens; id++)
-        if (v->offset[id + 1] - v->offset[id] == strlen(s) && memcmp(v->bytes + v->offset[id], s, strlen(s)) == 0) return id;
+        if (v->offset[id + 1] - v->offset[id] == strlen(s) && memcmp(v->bytes + v->offset[id], s, strlen(s)) == 0)
+            return id;
     abort();
 }
 
@@ -71,7 +72,8 @@ static inline int merge(vocab *v, const char *a, const char *b)
     snprintf(both, sizeof both, "%s%s", a, b);
     int result = -1;
     for (int id = 0; id < v->d.n_tokens; id++)
-        if (v->offset[id + 1] - v->offset[id] == strlen(both) && memcmp(v->bytes + v->offset[id], both, strlen(both)) == 0)
+        if (v->offset[id + 1] - v->offset[id] == strlen(both) &&
+            memcmp(v->bytes + v->offset[id], both, strlen(both)) == 0)
             result = id;
     if (result < 0) result = token(v, both);
     int32_t *m = v->merge[v->d.n_merges++];

@@ -18,7 +18,8 @@ static inline int pick(int from, int to) /* inclusive */
 static inline cl_model random_model(int layers)
 {
     cl_err err = {0};
-    cl_spec s = test_spec((test_geometry){pick(1, 400), pick(1, 40), layers, 1, 1, 2, 1, 0, 0, pick(0, 1) == 1, CL_QK_NORM_NONE});
+    cl_spec s = test_spec(
+        (test_geometry){pick(1, 400), pick(1, 40), layers, 1, 1, 2, 1, 0, 0, pick(0, 1) == 1, CL_QK_NORM_NONE});
     for (int i = 0; i < layers; i++) {
         cl_layer *l = &s.layers[i];
         l->attn.kv_heads = pick(1, 3);
@@ -29,8 +30,11 @@ static inline cl_model random_model(int layers)
         l->attn.qk_norm = (cl_qk_norm)pick(0, 2);
         l->ffn.width = pick(1, pick(0, 3) ? 50 : 900);
         if (pick(0, 1)) {
-            l->ffn = (cl_ffn){
-                .kind = CL_FFN_MOE, .weight_scale = 1, .width = pick(1, 60), .experts = pick(1, 12), .renormalise = true};
+            l->ffn = (cl_ffn){.kind = CL_FFN_MOE,
+                              .weight_scale = 1,
+                              .width = pick(1, 60),
+                              .experts = pick(1, 12),
+                              .renormalise = true};
             l->ffn.top_k = pick(1, l->ffn.experts);
         }
     }

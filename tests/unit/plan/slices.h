@@ -26,15 +26,16 @@ static inline bool test_in_stage(const cl_model *m, const cl_stage *s, const cl_
 static inline void test_times(const cl_tensor *t, int chips, int *least, int *most)
 {
     bool vector = cl_role_is_vector(t->role) || t->role == CL_T_ROUTER;
-    bool split_bias = t->role == CL_T_O_BIAS || t->role == CL_T_GATE_BIAS || t->role == CL_T_UP_BIAS || t->role == CL_T_DOWN_BIAS;
+    bool split_bias = t->role == CL_T_O_BIAS || t->role == CL_T_GATE_BIAS || t->role == CL_T_UP_BIAS ||
+                      t->role == CL_T_DOWN_BIAS;
     bool keys = t->role == CL_T_K || t->role == CL_T_V, heads = keys || t->role == CL_T_Q;
     *least = *most = 1;
     if (vector && !split_bias && !cl_role_is_expert(t->role)) *least = *most = chips;
     if (keys || (heads && t->format == CL_FP8)) *most = chips;
 }
 
-/* The slices of all chips: canonical order, in range, and together all of the model, each row as often as it should be; bytes as
- * the placement and the costs say. Placements without copies. */
+/* The slices of all chips: canonical order, in range, and together all of the model, each row as often as it should
+ * be; bytes as the placement and the costs say. Placements without copies. */
 static inline void test_slices(const cl_model *m, const cl_place_options *o, const cl_placement *p)
 {
     cl_err err = {0};
@@ -42,7 +43,8 @@ static inline void test_slices(const cl_model *m, const cl_place_options *o, con
     for (int stage = 0; stage < p->n_stages; stage++) {
         const cl_stage *s = &p->stages[stage];
         cl_chip_cost all = {0};
-        for (int i = 0; i < m->n_tensors; i++) times[i] = calloc((size_t)cl_tensor_rows(&m->tensors[i]), sizeof **times);
+        for (int i = 0; i < m->n_tensors; i++)
+            times[i] = calloc((size_t)cl_tensor_rows(&m->tensors[i]), sizeof **times);
         for (int rank = s->first_rank; rank < s->first_rank + s->n_ranks; rank++) {
             cl_part *parts = NULL;
             cl_chip_cost cost;
@@ -57,7 +59,8 @@ static inline void test_slices(const cl_model *m, const cl_place_options *o, con
                 int64_t stack = t->experts ? t->experts : 1;
                 bool same = i && x->tensor == parts[i - 1].tensor;
                 if (i && !same && x->tensor < parts[i - 1].tensor) wrong++;
-                if (same && x->expert0 <= parts[i - 1].expert0 + parts[i - 1].experts) wrong++; /* else they were one part */
+                /* else they were one part */
+                if (same && x->expert0 <= parts[i - 1].expert0 + parts[i - 1].experts) wrong++;
                 if (!test_in_stage(m, s, t) || x->rows < 1 || x->experts < 1 || x->expert0 < 0 || x->row0 < 0) wrong++;
                 if (x->expert0 + x->experts > stack || x->row0 + x->rows > t->rows) wrong++;
                 for (int64_t e = x->expert0; !wrong && e < x->expert0 + x->experts; e++)
@@ -77,7 +80,8 @@ static inline void test_slices(const cl_model *m, const cl_place_options *o, con
         for (int i = 0; i < m->n_tensors; i++) {
             int least = 0, most = 0, bad = 0;
             if (test_in_stage(m, s, &m->tensors[i])) test_times(&m->tensors[i], s->n_ranks, &least, &most);
-            for (int64_t r = 0; r < cl_tensor_rows(&m->tensors[i]); r++) bad += times[i][r] < least || times[i][r] > most;
+            for (int64_t r = 0; r < cl_tensor_rows(&m->tensors[i]); r++)
+                bad += times[i][r] < least || times[i][r] > most;
             CU_ASSERT_EQUAL(bad, 0);
             free(times[i]);
         }

@@ -99,7 +99,8 @@ static void test_budgets(void)
     cl_alternative *list;
     int n;
     CU_ASSERT_EQUAL_FATAL(cl_choose_layout(&m, &o, &slow_gathers, CL_GOAL_LATENCY, &l, &list, &n, &err), CL_OK);
-    CU_ASSERT_EQUAL(l.n_stages, 4); /* a layer and a table are too much for one chip, half of two layers and a table is not */
+    /* a layer and a table are too much for one chip, half of two layers and a table is not */
+    CU_ASSERT_EQUAL(l.n_stages, 4);
     CU_ASSERT_TRUE(n == 4 && list[3].stages == 8 && list[3].code == CL_E_FIT);
     CU_ASSERT_PTR_NOT_NULL(strstr(list[3].why, "bytes more than a chip's"));
     cl_layout_free(&l);
@@ -144,11 +145,18 @@ static void test_large(void)
 static void test_fewest(void)
 {
     for (int which = 0; which < 4; which++) {
-        cl_spec s = which == 0 ? test_spec(SMOLLM2_135M) : which == 1 ? test_spec_latent() : which == 2 ? test_spec_sinks() : test_spec_chunked();
+        cl_spec s = which == 0   ? test_spec(SMOLLM2_135M)
+                    : which == 1 ? test_spec_latent()
+                    : which == 2 ? test_spec_sinks()
+                                 : test_spec_chunked();
         cl_model m;
         cl_err err;
         CU_ASSERT_EQUAL_FATAL(test_model_of(&s, CL_F32, &m, &err), CL_OK);
-        cl_place_options o = {.kv = CL_KV_F32, .slots = 2, .context = 64, .chunk = 16, .experts = which % 2 ? CL_EXPERTS_WHOLE : CL_EXPERTS_SLICED};
+        cl_place_options o = {.kv = CL_KV_F32,
+                              .slots = 2,
+                              .context = 64,
+                              .chunk = 16,
+                              .experts = which % 2 ? CL_EXPERTS_WHOLE : CL_EXPERTS_SLICED};
         uint64_t all = 0;
         for (int i = 0; i < m.n_tensors; i++) all += cl_tensor_bytes(&m.tensors[i]);
         for (int part = 1; part < 12; part += 2) {
@@ -180,7 +188,7 @@ static void test_fewest(void)
 
 int main(void)
 {
-    CU_TestInfo tests[] = {
-        {"goals", test_goals}, {"list", test_list}, {"budgets", test_budgets}, {"large lines", test_large}, {"fewest chips", test_fewest}, CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"goals", test_goals},       {"list", test_list},           {"budgets", test_budgets},
+                           {"large lines", test_large}, {"fewest chips", test_fewest}, CU_TEST_INFO_NULL};
     return run_suite("choose", tests);
 }

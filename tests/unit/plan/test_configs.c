@@ -1,5 +1,5 @@
-/* The chips and clusters that come with chipline: only keys that mean something, numbers of a size that can be, and every number
- * has its source. */
+/* The chips and clusters that come with chipline: only keys that mean something, numbers of a size that can be, and
+ * every number has its source. */
 #include <ctype.h>
 #include <glob.h>
 #include <math.h>
@@ -19,34 +19,32 @@ typedef struct key {
     const char *told; /* word of the source that says where the number is from; NULL: none asked for */
 } key;
 
-static const key chip_keys[] = {
-    {"name", TEXT, true, 0, 0, NULL},
-    {"memory_bytes", WHOLE, true, 1e8, 1e13, "memory"},
-    {"read_bytes_per_s", NUMBER, true, 1e9, 1e17, "read"},
-    {"flops_f32", NUMBER, false, 1e9, 1e16, "peak"},
-    {"flops_f16", NUMBER, false, 1e12, 1e17, "peak"},
-    {"flops_bf16", NUMBER, false, 1e12, 1e17, "peak"},
-    {"flops_fp8", NUMBER, false, 1e12, 1e17, "peak"},
-    {"flops_fp4", NUMBER, false, 1e12, 1e17, "peak"},
-    {"ops_int8", NUMBER, false, 1e12, 1e17, "peak"},
-    {"link_bytes_per_s", NUMBER, false, 1e9, 1e13, "links:"},
-    {"links", WHOLE, false, 1, 1000, "links:"},
-    {"hop_s", NUMBER, false, 1e-8, 1e-3, "hop:"},
-    {"power_w", NUMBER, false, 1, 5e4, "power:"},
-    {"price_usd", NUMBER, false, 10, 1e7, "price:"},
-    {"rent_usd_per_h", NUMBER, false, 0.01, 1e3, "rent:"},
-    {"source", TEXT, true, 0, 0, NULL},
-    {"as_of", TEXT, true, 0, 0, NULL},
-    {0}};
+static const key chip_keys[] = {{"name", TEXT, true, 0, 0, NULL},
+                                {"memory_bytes", WHOLE, true, 1e8, 1e13, "memory"},
+                                {"read_bytes_per_s", NUMBER, true, 1e9, 1e17, "read"},
+                                {"flops_f32", NUMBER, false, 1e9, 1e16, "peak"},
+                                {"flops_f16", NUMBER, false, 1e12, 1e17, "peak"},
+                                {"flops_bf16", NUMBER, false, 1e12, 1e17, "peak"},
+                                {"flops_fp8", NUMBER, false, 1e12, 1e17, "peak"},
+                                {"flops_fp4", NUMBER, false, 1e12, 1e17, "peak"},
+                                {"ops_int8", NUMBER, false, 1e12, 1e17, "peak"},
+                                {"link_bytes_per_s", NUMBER, false, 1e9, 1e13, "links:"},
+                                {"links", WHOLE, false, 1, 1000, "links:"},
+                                {"hop_s", NUMBER, false, 1e-8, 1e-3, "hop:"},
+                                {"power_w", NUMBER, false, 1, 5e4, "power:"},
+                                {"price_usd", NUMBER, false, 10, 1e7, "price:"},
+                                {"rent_usd_per_h", NUMBER, false, 0.01, 1e3, "rent:"},
+                                {"source", TEXT, true, 0, 0, NULL},
+                                {"as_of", TEXT, true, 0, 0, NULL},
+                                {0}};
 
-static const key cluster_keys[] = {
-    {"name", TEXT, true, 0, 0, NULL},
-    {"nodes", WHOLE, true, 1, 1 << 20, NULL},
-    {"chips_per_node", WHOLE, true, 1, 1 << 10, NULL},
-    {"chip", TEXT, true, 0, 0, NULL},
-    {"source", TEXT, true, 0, 0, NULL},
-    {"as_of", TEXT, true, 0, 0, NULL},
-    {0}};
+static const key cluster_keys[] = {{"name", TEXT, true, 0, 0, NULL},
+                                   {"nodes", WHOLE, true, 1, 1 << 20, NULL},
+                                   {"chips_per_node", WHOLE, true, 1, 1 << 10, NULL},
+                                   {"chip", TEXT, true, 0, 0, NULL},
+                                   {"source", TEXT, true, 0, 0, NULL},
+                                   {"as_of", TEXT, true, 0, 0, NULL},
+                                   {0}};
 
 static const key *known(const key *keys, const char *name)
 {
@@ -80,7 +78,8 @@ static const char *wrong_key(const json_t *j, const key *keys)
     for (const key *k = keys; k->name; k++) {
         if (k->required && !json_object_get(j, k->name)) return k->name;
     }
-    json_object_foreach((json_t *)j, name, v) {
+    json_object_foreach((json_t *)j, name, v)
+    {
         const key *k = known(keys, name);
         if (!k || !good(k, v) || (k->told && !(source && strstr(source, k->told)))) return name;
     }
@@ -89,8 +88,9 @@ static const char *wrong_key(const json_t *j, const key *keys)
 
 static double number(const json_t *j, const char *name) { return json_number_value(json_object_get(j, name)); }
 
-/* What one power of ten too many or too few would break: a chip reads all its memory in microseconds to seconds, does 1 to 10,000
- * operations (flops, int8 ops) for each byte that it reads, and has a time and a rate for its links or neither. */
+/* What one power of ten too many or too few would break: a chip reads all its memory in microseconds to seconds, does
+ * 1 to 10,000 operations (flops, int8 ops) for each byte that it reads, and has a time and a rate for its links or
+ * neither. */
 static const char *wrong_chip(const json_t *j)
 {
     const char *name, *wrong = wrong_key(j, chip_keys);
@@ -98,7 +98,8 @@ static const char *wrong_chip(const json_t *j)
     if (wrong) return wrong;
     double read = number(j, "read_bytes_per_s"), all = number(j, "memory_bytes") / read;
     if (all < 1e-6 || all > 10) return "memory_bytes";
-    json_object_foreach((json_t *)j, name, v) {
+    json_object_foreach((json_t *)j, name, v)
+    {
         double per_byte = json_number_value(v) / read;
         if (strstr(name, "ops_") && (per_byte < 1 || per_byte > 1e4)) return name;
     }
@@ -183,8 +184,9 @@ static void test_wrong(void)
         {"{" CHIP "}", "as_of"},
         {"{" CHIP ", \"as_of\": \"2026\"}", "as_of"},
         {"{" SOURCE AS_OF ", \"memory_bytes\": 230000000, \"read_bytes_per_s\": 8e13}", NULL},
-        {"{" SOURCE AS_OF ", \"memory_bytes\": 230000000, \"read_bytes_per_s\": 8e14}", "memory_bytes"}, /* all read too soon */
-        {"{" SOURCE AS_OF ", \"memory_bytes\": 2.3e8, \"read_bytes_per_s\": 8e13}", "memory_bytes"},     /* not whole */
+        /* all read too soon */
+        {"{" SOURCE AS_OF ", \"memory_bytes\": 230000000, \"read_bytes_per_s\": 8e14}", "memory_bytes"},
+        {"{" SOURCE AS_OF ", \"memory_bytes\": 2.3e8, \"read_bytes_per_s\": 8e13}", "memory_bytes"}, /* not whole */
         {"{" SOURCE AS_OF ", \"memory_bytes\": 230000000}", "read_bytes_per_s"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -201,6 +203,9 @@ static void test_wrong(void)
 
 int main(void)
 {
-    CU_TestInfo tests[] = {{"chips", test_chips}, {"clusters", test_clusters}, {"wrong ones", test_wrong}, CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"chips", test_chips},
+                           {"clusters", test_clusters},
+                           {"wrong ones", test_wrong},
+                           CU_TEST_INFO_NULL};
     return run_suite("configs", tests);
 }

@@ -1,4 +1,5 @@
-/* What a token costs a chip: worked out by hand; gathers against the bytes of the exchanges themselves; predicted seconds. */
+/* What a token costs a chip: worked out by hand; gathers against the bytes of the exchanges themselves; predicted
+ * seconds. */
 #include <math.h>
 #include <string.h>
 
@@ -49,7 +50,8 @@ static void test_by_hand(void)
         CU_ASSERT_EQUAL(c.kv_bytes, 2 * 3 * 4 * 2 * 1024);             /* layers, slots, blocks of 16, key and value */
         CU_ASSERT_EQUAL(c.token_kv_bytes, 2 * 10 * 2 * 64);
         CU_ASSERT_EQUAL(c.gathers, 1 + 2 * 4 + 1);
-        /* attention, hidden twice: 32 numbers from the other; width: 48; the embedding's row half of the times; one candidate */
+        /* attention, hidden twice: 32 numbers from the other; width: 48; the embedding's row half of the times; one
+         * candidate */
         CU_ASSERT_EQUAL(c.gather_bytes, 128 + 2 * (3 * 128 + 192) + (k ? 0u : 8u));
     }
     cl_placement_free(&p);
@@ -113,8 +115,8 @@ static void exchanges(const cl_spec *s, int members, int k, int *count, uint64_t
             ++*count;
         }
         if (a->kind == CL_ATTN_LATENT) {
-            *bytes +=
-                region(a, row_ends, a->q_rank, 1, members, k) + region(a, row_ends, a->kv_rank + a->rope_dim, 1, members, k);
+            *bytes += region(a, row_ends, a->q_rank, 1, members, k) +
+                      region(a, row_ends, a->kv_rank + a->rope_dim, 1, members, k);
             ++*count;
         }
     }
@@ -132,8 +134,8 @@ static void check_gathers(cl_spec spec)
             cl_chip_cost c = cost_of(&m, &o, &p, k);
             int count = 2;
             cl_share rows = cl_split_rows(s->vocab, g, k);
-            uint64_t bytes =
-                (uint64_t)llround(4.0 * s->hidden * (1 - (double)rows.n / s->vocab)) + (k ? 0u : 8u * (unsigned)(g - 1));
+            uint64_t bytes = (uint64_t)llround(4.0 * s->hidden * (1 - (double)rows.n / s->vocab)) +
+                             (k ? 0u : 8u * (unsigned)(g - 1));
             exchanges(s, g, k, &count, &bytes);
             CU_ASSERT_EQUAL(c.gathers, count);
             CU_ASSERT_EQUAL(c.gather_bytes, bytes);
@@ -148,7 +150,8 @@ static void test_gathers(void)
     check_gathers(test_spec_sinks());
     check_gathers(test_spec_latent());
     check_gathers(test_spec_chunked());
-    check_gathers(test_spec((test_geometry){75, 100, 4, 8, 2, 16, 150, 11, 3, true, CL_QK_NORM_FULL})); /* kv heads held twice */
+    /* kv heads held twice */
+    check_gathers(test_spec((test_geometry){75, 100, 4, 8, 2, 16, 150, 11, 3, true, CL_QK_NORM_FULL}));
     check_gathers(test_spec((test_geometry){300, 130, 3, 9, 3, 16, 50, 0, 0, true, CL_QK_NORM_NONE}));
 }
 
@@ -162,7 +165,8 @@ static void test_whole(void)
     sliced.experts = CL_EXPERTS_SLICED;
     cl_placement p = place(&m, &o), q = place(&m, &sliced);
     cl_chip_cost c = cost_of(&m, &o, &p, 1), d = cost_of(&m, &sliced, &q, 1);
-    const uint64_t expert = 3 * 48 * 128; /* three each; sliced: the middle run of 16 rows of gate and up is the first chip's */
+    /* three each; sliced: the middle run of 16 rows of gate and up is the first chip's */
+    const uint64_t expert = 3 * 48 * 128;
     CU_ASSERT_EQUAL(c.weight_bytes - 3 * expert, d.weight_bytes - 6 * (2 * 16 * 128 + 32 * 96));
     CU_ASSERT_EQUAL(c.token_bytes - expert, d.token_bytes - 2 * (2 * 16 * 128 + 32 * 96)); /* one of two expected */
     CU_ASSERT_EQUAL(c.gathers, d.gathers);
@@ -174,7 +178,8 @@ static void test_whole(void)
     cl_routing r = {1, 6, chosen};
     o.routing = &r;
     p = place(&m, &o);
-    uint64_t both = cost_of(&m, &o, &p, 0).token_bytes + cost_of(&m, &o, &p, 1).token_bytes, rest = c.token_bytes - expert;
+    uint64_t both = cost_of(&m, &o, &p, 0).token_bytes + cost_of(&m, &o, &p, 1).token_bytes,
+             rest = c.token_bytes - expert;
     CU_ASSERT_EQUAL(both, 2 * rest + 2 * expert); /* all that is chosen is somewhere */
     CU_ASSERT_EQUAL(cost_of(&m, &o, &p, 0).token_bytes - rest, expert * 2 * 9 / 10);
     cl_placement_free(&p);
@@ -199,14 +204,20 @@ static void test_predicted(void)
     int chips[] = {2, 1};
     cl_layout l = {1, chips, NULL};
     cl_place_options o = {.layout = &l, .kv = CL_KV_F32, .slots = 3, .context = 64, .chunk = 8, .read_context = 10};
-    cl_rates r = {.read_bytes_per_s = 1e6, .gather_s = 0.1, .gather_bytes_per_s = 1e4, .hop_s = 0.5, .hop_bytes_per_s = 1e3};
+    cl_rates r = {.read_bytes_per_s = 1e6,
+                  .gather_s = 0.1,
+                  .gather_bytes_per_s = 1e4,
+                  .hop_s = 0.5,
+                  .hop_bytes_per_s = 1e3};
     cl_prediction x;
     cl_placement p = place(&m, &o);
     CU_ASSERT_EQUAL_FATAL(cl_predict(&m, &o, &p, &r, &x, &err), CL_OK);
     cl_chip_cost c = cost_of(&m, &o, &p, 0); /* one stage: no hops */
     double gathers = c.gathers * 0.1;
-    CU_ASSERT_TRUE(near(x.token_s, (double)(c.token_bytes + c.token_kv_bytes) / 1e6 + gathers + (double)c.gather_bytes / 1e4));
-    double step = (double)(c.token_bytes + 2 * 64 + 3 * c.token_kv_bytes) / 1e6 + gathers + 3 * (double)c.gather_bytes / 1e4;
+    CU_ASSERT_TRUE(
+        near(x.token_s, (double)(c.token_bytes + c.token_kv_bytes) / 1e6 + gathers + (double)c.gather_bytes / 1e4));
+    double step = (double)(c.token_bytes + 2 * 64 + 3 * c.token_kv_bytes) / 1e6 + gathers +
+                  3 * (double)c.gather_bytes / 1e4;
     CU_ASSERT_TRUE(near(x.step_s, step));
     CU_ASSERT_TRUE(near(x.tokens_per_s, 3 / step));
     cl_placement_free(&p);
@@ -217,8 +228,8 @@ static void test_predicted(void)
     CU_ASSERT_EQUAL_FATAL(cl_predict(&m, &o, &p, &r, &x, &err), CL_OK);
     c = cost_of(&m, &o, &p, 0);
     cl_chip_cost d = cost_of(&m, &o, &p, 2);
-    double first =
-        (double)(c.token_bytes + c.token_kv_bytes) / 1e6 + c.gathers * 0.1 + (double)c.gather_bytes / 1e4 + 0.5 + 4 * 64 / 1e3;
+    double first = (double)(c.token_bytes + c.token_kv_bytes) / 1e6 + c.gathers * 0.1 + (double)c.gather_bytes / 1e4 +
+                   0.5 + 4 * 64 / 1e3;
     double second = (double)(d.token_bytes + d.token_kv_bytes) / 1e6 + 0.5;
     CU_ASSERT_TRUE(near(x.token_s, first + second));
     CU_ASSERT_TRUE(near(x.step_s, first > second ? first : second));
@@ -251,8 +262,11 @@ static void test_experts_in_a_step(void)
     cl_rates r = {.read_bytes_per_s = 1};
     const double expert = 3 * 48 * 128, four = 8 * (1 - pow(0.75, 4));
     for (int whole = 0; whole < 2; whole++) {
-        cl_place_options o = {
-            .layout = &l, .slots = 4, .context = 16, .chunk = 8, .experts = whole ? CL_EXPERTS_WHOLE : CL_EXPERTS_SLICED};
+        cl_place_options o = {.layout = &l,
+                              .slots = 4,
+                              .context = 16,
+                              .chunk = 8,
+                              .experts = whole ? CL_EXPERTS_WHOLE : CL_EXPERTS_SLICED};
         cl_placement p = place(&m, &o);
         cl_prediction x;
         cl_chip_cost c = cost_of(&m, &o, &p, 0);
@@ -266,8 +280,11 @@ static void test_experts_in_a_step(void)
 
 int main(void)
 {
-    CU_TestInfo tests[] = {
-        {"by hand", test_by_hand}, {"gathers", test_gathers}, {"whole experts", test_whole}, {"predictions", test_predicted},
-        {"experts in a step", test_experts_in_a_step}, CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"by hand", test_by_hand},
+                           {"gathers", test_gathers},
+                           {"whole experts", test_whole},
+                           {"predictions", test_predicted},
+                           {"experts in a step", test_experts_in_a_step},
+                           CU_TEST_INFO_NULL};
     return run_suite("cost", tests);
 }

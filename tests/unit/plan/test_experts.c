@@ -77,7 +77,8 @@ static void test_maps(void)
            by_routing = expected_loads(&routed.experts[0], chosen, load);
     CU_ASSERT_TRUE(by_routing < 0.5 * by_turns);
     check_map(&routed.experts[2], EXPERTS, held);
-    CU_ASSERT_EQUAL(memcmp(routed.experts[2].member, turns.experts[2].member, EXPERTS * sizeof(int32_t)), 0); /* nobody counted */
+    /* nobody counted */
+    CU_ASSERT_EQUAL(memcmp(routed.experts[2].member, turns.experts[2].member, EXPERTS * sizeof(int32_t)), 0);
     for (int i = 0; i < LAYERS; i += 2)
         CU_ASSERT_EQUAL(memcmp(routed.experts[i].member, again.experts[i].member, EXPERTS * sizeof(int32_t)), 0);
     o.routing = NULL;
@@ -92,7 +93,8 @@ static void test_maps(void)
 
 static int copies_in(const cl_placement *p) { return p->experts[0].first[EXPERTS] - EXPERTS; }
 
-/* With chip_bytes grown step by step: no copies without room, then more and more, the budget kept, the busiest chip less busy. */
+/* With chip_bytes grown step by step: no copies without room, then more and more, the budget kept, the busiest chip
+ * less busy. */
 static void test_copies(void)
 {
     cl_err err = {0};
@@ -101,7 +103,8 @@ static void test_copies(void)
     int chips[] = {CHIPS}, held[CHIPS], last = -1, most = 0;
     double load[CHIPS], first_load = 0;
     cl_layout l = {1, chips, NULL};
-    cl_place_options o = {.layout = &l, .experts = CL_EXPERTS_WHOLE, .copies = true, .slots = 1, .context = 32, .chunk = 8};
+    cl_place_options o =
+        {.layout = &l, .experts = CL_EXPERTS_WHOLE, .copies = true, .slots = 1, .context = 32, .chunk = 8};
     cl_placement p;
     skewed(chosen);
     cl_routing r = {LAYERS, EXPERTS, chosen};
@@ -109,7 +112,8 @@ static void test_copies(void)
     CU_ASSERT_EQUAL_FATAL(cl_place(&m, &o, &p, &err), CL_OK); /* no limit said: no room that could be known */
     CU_ASSERT_EQUAL(copies_in(&p), 0);
     for (int i = 0; i < m.n_tensors; i++)
-        if (m.tensors[i].layer == 0 && cl_role_is_expert(m.tensors[i].role)) one += cl_tensor_bytes(&m.tensors[i]) / EXPERTS;
+        if (m.tensors[i].layer == 0 && cl_role_is_expert(m.tensors[i].role))
+            one += cl_tensor_bytes(&m.tensors[i]) / EXPERTS;
     for (int k = 0; k < CHIPS; k++) {
         cl_chip_cost c;
         CU_ASSERT_EQUAL_FATAL(cl_placement_cost(&m, &o, &p, k, &c, &err), CL_OK);
@@ -159,8 +163,14 @@ static void test_slices_with_copies(void)
     int chips[] = {CHIPS};
     cl_layout l = {1, chips, NULL};
     cl_routing r = {LAYERS, EXPERTS, chosen};
-    cl_place_options o = {.layout = &l, .experts = CL_EXPERTS_WHOLE, .copies = true, .routing = &r, .slots = 1, .context = 32,
-                          .chunk = 8, .chip_bytes = 10000000};
+    cl_place_options o = {.layout = &l,
+                          .experts = CL_EXPERTS_WHOLE,
+                          .copies = true,
+                          .routing = &r,
+                          .slots = 1,
+                          .context = 32,
+                          .chunk = 8,
+                          .chip_bytes = 10000000};
     cl_placement p;
     skewed(chosen);
     CU_ASSERT_EQUAL_FATAL(cl_place(&m, &o, &p, &err), CL_OK);
@@ -189,7 +199,9 @@ static void test_slices_with_copies(void)
 
 int main(void)
 {
-    CU_TestInfo tests[] = {
-        {"maps", test_maps}, {"copies", test_copies}, {"slices with copies", test_slices_with_copies}, CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"maps", test_maps},
+                           {"copies", test_copies},
+                           {"slices with copies", test_slices_with_copies},
+                           CU_TEST_INFO_NULL};
     return run_suite("experts", tests);
 }

@@ -1,4 +1,5 @@
-/* Stages of several chips, of different sizes, against brute force over all cuts; the order of stages; what is refused. */
+/* Stages of several chips, of different sizes, against brute force over all cuts; the order of stages; what is
+ * refused. */
 #include <stdint.h>
 #include <string.h>
 
@@ -7,9 +8,10 @@
 #include "plan/slices.h"
 #include "suite.h"
 
-/* Bytes that one chip of several holds and touches in a stage of layers [first, end); whole experts are dealt out in turns. */
-static void member_bytes(const cl_model *m, const cl_place_options *o, int first, int end, int chips, int k, uint64_t *held,
-                         uint64_t *touched)
+/* Bytes that one chip of several holds and touches in a stage of layers [first, end); whole experts are dealt out in
+ * turns. */
+static void member_bytes(const cl_model *m, const cl_place_options *o, int first, int end, int chips, int k,
+                         uint64_t *held, uint64_t *touched)
 {
     bool start = first == 0, last = end == m->spec.n_layers, whole = o->experts == CL_EXPERTS_WHOLE;
     *held = *touched = 0;
@@ -21,7 +23,8 @@ static void member_bytes(const cl_model *m, const cl_place_options *o, int first
             int64_t mine = 0;
             for (int64_t e = 0; e < t->experts; e++) mine += !whole || e % chips == k;
             *held += all * (uint64_t)mine;
-            *touched += (uint64_t)llround((double)all * m->spec.layers[t->layer].ffn.top_k * (double)mine / (double)t->experts);
+            *touched +=
+                (uint64_t)llround((double)all * m->spec.layers[t->layer].ffn.top_k * (double)mine / (double)t->experts);
         } else if (t->layer >= first && t->layer < end) *held += all, *touched += all;
         if (t->role == CL_T_EMBED && (start || (last && m->spec.tied))) *held += all;
         if (t->role == CL_T_EMBED && start)
@@ -49,10 +52,13 @@ static void busiest_bytes(const cl_model *m, const cl_place_options *o, int firs
     }
 }
 
-typedef struct brute { uint64_t best; double squares; } brute;
+typedef struct brute {
+    uint64_t best;
+    double squares;
+} brute;
 
-static void try_groups(const cl_model *m, const cl_place_options *o, int stage, int first, uint64_t largest, double squares,
-                       brute *b)
+static void try_groups(const cl_model *m, const cl_place_options *o, int stage, int first, uint64_t largest,
+                       double squares, brute *b)
 {
     int rest = o->layout->n_stages - stage - 1, n = m->spec.n_layers;
     for (int end = rest ? first + 1 : n; end <= n - rest; end++) {
@@ -122,8 +128,11 @@ static void test_groups(void)
         cl_model m = random_model(pick(1, 7));
         cl_err err = {0};
         cl_layout l;
-        cl_place_options o = {.experts = pick(0, 1) ? CL_EXPERTS_WHOLE : CL_EXPERTS_SLICED, .kv = (cl_kv_format)pick(0, 2),
-                              .slots = pick(1, 5), .context = pick(4, 300), .chunk = pick(1, 40)};
+        cl_place_options o = {.experts = pick(0, 1) ? CL_EXPERTS_WHOLE : CL_EXPERTS_SLICED,
+                              .kv = (cl_kv_format)pick(0, 2),
+                              .slots = pick(1, 5),
+                              .context = pick(4, 300),
+                              .chunk = pick(1, 40)};
         int most = most_chips(&m, o.experts == CL_EXPERTS_WHOLE);
         CU_ASSERT_EQUAL_FATAL(cl_layout_make(pick(1, m.spec.n_layers), 1, &l, &err), CL_OK);
         for (int s = 0; s < l.n_stages; s++) l.chips[s] = pick(1, most < 6 ? most : 6);
@@ -160,8 +169,8 @@ static void test_groups(void)
     CU_ASSERT_TRUE(uneven > 200);
 }
 
-/* A chip that can hold the small layers only stands where taking all that fits would leave it the large one, whose experts make
- * it the one with the fewest bytes to read. */
+/* A chip that can hold the small layers only stands where taking all that fits would leave it the large one, whose
+ * experts make it the one with the fewest bytes to read. */
 static void test_order(void)
 {
     cl_err err = {0};
@@ -203,7 +212,10 @@ static void test_refused_layouts(void)
     cl_model m = geometry(SMOLLM2_135M, CL_BF16); /* 30 layers, 9 heads, 36 runs of hidden, 96 of width */
     cl_place_options o = {.kv = CL_KV_F32, .slots = 1, .context = 128, .chunk = 16};
     cl_placement p;
-    static const struct { int stages, chips, ranks; const char *says; } cases[] = {
+    static const struct {
+        int stages, chips, ranks;
+        const char *says;
+    } cases[] = {
         {2, 3, 4, "--layout 2x3 needs 6 ranks, there are 4 (start 6, or use 2x2)"},
         {3, 2, 5, "--layout 3x2 needs 6 ranks, there are 5 (start 6, or use 1x5)"},
         {31, 2, 0, "31 stages for 30 layers, and every stage needs one (use at most 30 stages, for example 2x31)"},
@@ -250,7 +262,9 @@ static void test_refused_layouts(void)
 
 int main(void)
 {
-    CU_TestInfo tests[] = {
-        {"brute force", test_groups}, {"order of stages", test_order}, {"refused", test_refused_layouts}, CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"brute force", test_groups},
+                           {"order of stages", test_order},
+                           {"refused", test_refused_layouts},
+                           CU_TEST_INFO_NULL};
     return run_suite("groups", tests);
 }

@@ -19,11 +19,13 @@ static void test_layer_bytes(void)
     CU_ASSERT_EQUAL(cl_kv_layer_bytes(&a, CL_KV_BF16, 1, 1), 1 * 3 * 2 * 2048);
     CU_ASSERT_EQUAL(cl_kv_layer_bytes(&a, CL_KV_BF16, 16, 1), 1 * 3 * 2 * 2048);
     CU_ASSERT_EQUAL(cl_kv_layer_bytes(&a, CL_KV_BF16, 17, 1), 2 * 3 * 2 * 2048);
-    a = (cl_attention){.heads = 7, .kv_heads = 1, .head_dim = 5}; /* rounded up to 64: 320, 160 -> 192, 80 + 64 -> 192 */
+    /* rounded up to 64: 320, 160 -> 192, 80 + 64 -> 192 */
+    a = (cl_attention){.heads = 7, .kv_heads = 1, .head_dim = 5};
     CU_ASSERT_EQUAL(cl_kv_layer_bytes(&a, CL_KV_F32, 16, 1), 2 * 320);
     CU_ASSERT_EQUAL(cl_kv_layer_bytes(&a, CL_KV_BF16, 16, 1), 2 * 192);
     CU_ASSERT_EQUAL(cl_kv_layer_bytes(&a, CL_KV_Q8, 16, 1), 2 * 192);
-    a = (cl_attention){.heads = 8, .kv_heads = 2, .head_dim = 40, .window = 100}; /* 100 + 30 positions: 9 blocks and one more */
+    /* 100 + 30 positions: 9 blocks and one more */
+    a = (cl_attention){.heads = 8, .kv_heads = 2, .head_dim = 40, .window = 100};
     CU_ASSERT_EQUAL(cl_kv_layer_bytes(&a, CL_KV_F32, 4096, 30), 10 * 2 * 2 * 2560);
     CU_ASSERT_EQUAL(cl_kv_layer_bytes(&a, CL_KV_F32, 144, 30), 9 * 2 * 2 * 2560); /* the context is shorter */
     CU_ASSERT_EQUAL(cl_kv_layer_bytes(&a, CL_KV_Q8, 4096, 30), 10 * 2 * 2 * (640 + 16 * 2 * 4));
@@ -45,10 +47,17 @@ static void test_read_bytes(void)
     CU_ASSERT_EQUAL(cl_kv_read_bytes(&a, CL_KV_BF16, 127), 127 * 2048);
 }
 
-/* DeepSeek-V3: 512 + 64 numbers per position and layer, whatever the number of heads; and chunks: only the token's own one. */
+/* DeepSeek-V3: 512 + 64 numbers per position and layer, whatever the number of heads; and chunks: only the token's
+ * own one. */
 static void test_latent_and_chunks(void)
 {
-    cl_attention a = {.kind = CL_ATTN_LATENT, .heads = 128, .kv_heads = 1, .head_dim = 192, .kv_rank = 512, .rope_dim = 64, .v_dim = 128};
+    cl_attention a = {.kind = CL_ATTN_LATENT,
+                      .heads = 128,
+                      .kv_heads = 1,
+                      .head_dim = 192,
+                      .kv_rank = 512,
+                      .rope_dim = 64,
+                      .v_dim = 128};
     CU_ASSERT_EQUAL(cl_kv_read_bytes(&a, CL_KV_BF16, 1), 1152);
     CU_ASSERT_EQUAL(cl_kv_read_bytes(&a, CL_KV_Q8, 10), 10 * (576 + 18 * 4));
     CU_ASSERT_EQUAL(cl_kv_layer_bytes(&a, CL_KV_BF16, 100, 32), 7 * 16 * 1152);
@@ -66,8 +75,10 @@ static void test_latent_and_chunks(void)
 
 int main(void)
 {
-    CU_TestInfo tests[] = {
-        {"names", test_names}, {"bytes of a layer", test_layer_bytes}, {"bytes read", test_read_bytes},
-        {"latent vectors and chunks", test_latent_and_chunks}, CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"names", test_names},
+                           {"bytes of a layer", test_layer_bytes},
+                           {"bytes read", test_read_bytes},
+                           {"latent vectors and chunks", test_latent_and_chunks},
+                           CU_TEST_INFO_NULL};
     return run_suite("kv", tests);
 }

@@ -38,7 +38,8 @@ static void test_read(void)
     cl_err err = {0};
     cl_layout l, copy;
     char text[32];
-    CU_ASSERT_EQUAL_FATAL(from_text("{\"stages\": [{\"chips\": 3, \"layers\": 10}, {\"chips\": 2, \"layers\": 6}]}", &l, &err),
+    CU_ASSERT_EQUAL_FATAL(from_text("{\"stages\": [{\"chips\": 3, \"layers\": 10}, {\"chips\": 2, \"layers\": 6}]}", &l,
+                                    &err),
                           CL_OK);
     CU_ASSERT_TRUE(l.n_stages == 2 && l.chips[0] == 3 && l.chips[1] == 2 && l.layers[0] == 10 && l.layers[1] == 6);
     CU_ASSERT_STRING_EQUAL(cl_layout_name(&l, text, sizeof text), "3:10+2:6");
@@ -54,15 +55,23 @@ static void test_read(void)
 
 static void test_refused(void)
 {
-    static const struct { const char *text, *says; } cases[] = {
-        {"[]", "is not an object"}, {"{}", "stages: missing"}, {"{\"stages\": []}", "0 of them"},
-        {"{\"stages\": 3}", "must be a list"}, {"{\"stages\": [{\"chips\": 1}], \"stagse\": 1}", "did you mean stages?"},
-        {"{\"stages\": [3]}", "stages[0]: is not an object"}, {"{\"stages\": [{\"chips\": 1}, {}]}", "stages[1]: chips: missing"},
-        {"{\"stages\": [{\"chips\": 0}]}", "from 1"}, {"{\"stages\": [{\"chips\": 1, \"layer\": 3}]}", "did you mean layers?"},
-        {"{\"stages\": [{\"chips\": 1, \"layers\": 0}]}", "from 1"},
-        {"{\"stages\": [{\"chips\": 1, \"layers\": 3}, {\"chips\": 1}]}", "stages[1] has no layers, stages[0] has"},
-        {"{\"stages\": [{\"chips\": 1}, {\"chips\": 1, \"layers\": 3}]}", "stages[1] has layers, stages[0] has none"},
-        {"{\"stages\": [{\"chips\": 1048576}, {\"chips\": 1}]}", "over 1048576 chips"}};
+    static const struct {
+        const char *text, *says;
+    } cases[] = {{"[]", "is not an object"},
+                 {"{}", "stages: missing"},
+                 {"{\"stages\": []}", "0 of them"},
+                 {"{\"stages\": 3}", "must be a list"},
+                 {"{\"stages\": [{\"chips\": 1}], \"stagse\": 1}", "did you mean stages?"},
+                 {"{\"stages\": [3]}", "stages[0]: is not an object"},
+                 {"{\"stages\": [{\"chips\": 1}, {}]}", "stages[1]: chips: missing"},
+                 {"{\"stages\": [{\"chips\": 0}]}", "from 1"},
+                 {"{\"stages\": [{\"chips\": 1, \"layer\": 3}]}", "did you mean layers?"},
+                 {"{\"stages\": [{\"chips\": 1, \"layers\": 0}]}", "from 1"},
+                 {"{\"stages\": [{\"chips\": 1, \"layers\": 3}, {\"chips\": 1}]}",
+                  "stages[1] has no layers, stages[0] has"},
+                 {"{\"stages\": [{\"chips\": 1}, {\"chips\": 1, \"layers\": 3}]}",
+                  "stages[1] has layers, stages[0] has none"},
+                 {"{\"stages\": [{\"chips\": 1048576}, {\"chips\": 1}]}", "over 1048576 chips"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         cl_err err = {0};
         cl_layout l;
@@ -93,7 +102,10 @@ static void test_long_names(void)
 
 int main(void)
 {
-    CU_TestInfo tests[] = {
-        {"made", test_made}, {"read", test_read}, {"refused", test_refused}, {"long names", test_long_names}, CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"made", test_made},
+                           {"read", test_read},
+                           {"refused", test_refused},
+                           {"long names", test_long_names},
+                           CU_TEST_INFO_NULL};
     return run_suite("layout", tests);
 }

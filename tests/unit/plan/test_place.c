@@ -7,7 +7,8 @@
 #include "suite.h"
 
 /* Bytes that a stage of layers [first, end) holds and that a token touches there, straight from the definitions. */
-static void stage_bytes(const cl_model *m, const cl_place_options *o, int first, int end, uint64_t *held, uint64_t *touched)
+static void stage_bytes(const cl_model *m, const cl_place_options *o, int first, int end, uint64_t *held,
+                        uint64_t *touched)
 {
     bool start = first == 0, last = end == m->spec.n_layers;
     *held = *touched = 0;
@@ -30,11 +31,14 @@ static void stage_bytes(const cl_model *m, const cl_place_options *o, int first,
     }
 }
 
-typedef struct brute { uint64_t best; double squares; } brute;
+typedef struct brute {
+    uint64_t best;
+    double squares;
+} brute;
 
 /* The smallest largest share of all cuts, and the smallest sum of squares among those that have it. */
-static void try_all(const cl_model *m, const cl_place_options *o, int stage, int first, uint64_t largest, double squares,
-                    brute *b)
+static void try_all(const cl_model *m, const cl_place_options *o, int stage, int first, uint64_t largest,
+                    double squares, brute *b)
 {
     int n = m->spec.n_layers, rest = o->ranks - stage - 1;
     for (int end = rest ? first + 1 : n; end <= n - rest; end++) {
@@ -112,8 +116,11 @@ static void test_brute_force(void)
     int placed = 0, refused = 0;
     for (int round = 0; round < 600; round++) {
         cl_model m = random_model(pick(1, 9));
-        cl_place_options o = {.ranks = pick(1, m.spec.n_layers), .kv = (cl_kv_format)pick(0, 2), .slots = pick(1, 5),
-                              .context = pick(4, 300), .chunk = pick(1, 40)};
+        cl_place_options o = {.ranks = pick(1, m.spec.n_layers),
+                              .kv = (cl_kv_format)pick(0, 2),
+                              .slots = pick(1, 5),
+                              .context = pick(4, 300),
+                              .chunk = pick(1, 40)};
         o.read_context = pick(0, 1) ? pick(1, o.context) : 0;
         if (pick(0, 1)) { /* a budget near what a balanced share takes */
             uint64_t held, touched;
@@ -163,7 +170,8 @@ static void test_real(void)
     for (int i = 0; i < 30; i++) CU_ASSERT_EQUAL(p.stages[i].n_layers, 1);
     cl_placement_free(&p);
     cl_model_free(&m);
-    m = geometry(QWEN3_30B_A3B, CL_Q4_0); /* experts count by top_k of all, so a layer touches little of what it holds */
+    /* experts count by top_k of all, so a layer touches little of what it holds */
+    m = geometry(QWEN3_30B_A3B, CL_Q4_0);
     o.ranks = 8;
     CU_ASSERT_EQUAL_FATAL(cl_place(&m, &o, &p, &err), CL_OK);
     cl_model_counts n;
@@ -199,7 +207,8 @@ static void test_refused(void)
     CU_ASSERT_EQUAL(cl_place(&m, &o, &p, &err), CL_E_USAGE);
     o = good, o.slots = 0x7fffffff, o.context = 0x7fffffff;
     CU_ASSERT_EQUAL(cl_place(&m, &o, &p, &err), CL_E_FIT);
-    o = good, o.chip_bytes = 100000000; /* 3 would hold the layers, but the first and the last chip also hold 57 MB of table */
+    /* 3 would hold the layers, but the first and the last chip also hold 57 MB of table */
+    o = good, o.chip_bytes = 100000000;
     CU_ASSERT_EQUAL(cl_place(&m, &o, &p, &err), CL_E_FIT);
     CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "chip "));
     CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "at least 3 ranks as 1x3"));
@@ -226,7 +235,9 @@ static void test_refused(void)
 
 int main(void)
 {
-    CU_TestInfo tests[] = {
-        {"brute force", test_brute_force}, {"real geometries", test_real}, {"refused", test_refused}, CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"brute force", test_brute_force},
+                           {"real geometries", test_real},
+                           {"refused", test_refused},
+                           CU_TEST_INFO_NULL};
     return run_suite("place", tests);
 }

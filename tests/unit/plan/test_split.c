@@ -143,8 +143,12 @@ static void check_slices(cl_spec s, cl_format f)
             int chips[4], n = 0;
             for (; shapes[i][n]; n++) chips[n] = shapes[i][n];
             cl_layout l = {n, chips, NULL};
-            cl_place_options o = {.layout = &l, .experts = whole ? CL_EXPERTS_WHOLE : CL_EXPERTS_SLICED, .kv = CL_KV_Q8,
-                                  .slots = 2, .context = 64, .chunk = 8};
+            cl_place_options o = {.layout = &l,
+                                  .experts = whole ? CL_EXPERTS_WHOLE : CL_EXPERTS_SLICED,
+                                  .kv = CL_KV_Q8,
+                                  .slots = 2,
+                                  .context = 64,
+                                  .chunk = 8};
             cl_placement p;
             CU_ASSERT_EQUAL_FATAL(cl_place(&m, &o, &p, &err), CL_OK);
             CU_ASSERT_EQUAL(p.experts != NULL, whole);
@@ -169,7 +173,10 @@ static void test_all_slices(void)
 
 int main(void)
 {
-    CU_TestInfo tests[] = {
-        {"runs", test_split}, {"heads", test_heads}, {"rows", test_rows}, {"slices", test_all_slices}, CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"runs", test_split},
+                           {"heads", test_heads},
+                           {"rows", test_rows},
+                           {"slices", test_all_slices},
+                           CU_TEST_INFO_NULL};
     return run_suite("split", tests);
 }

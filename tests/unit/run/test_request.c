@@ -4,7 +4,10 @@
 #include "chipline/request.h"
 #include "suite.h"
 
-static const cl_request_defaults defaults = {.sampling = {.top_p = 1, .repeat_penalty = 1, .seed = 5}, .max_tokens = 9, .context = 16, .vocab = 100};
+static const cl_request_defaults defaults = {.sampling = {.top_p = 1, .repeat_penalty = 1, .seed = 5},
+                                             .max_tokens = 9,
+                                             .context = 16,
+                                             .vocab = 100};
 
 static cl_request *row(const char *text) { return cl_request_from_row(&defaults, text, strlen(text), 3); }
 
@@ -13,23 +16,30 @@ static void good_rows(void)
     cl_request *r = row("{\"tokens\": [1, 2, 3]}");
     CU_ASSERT_EQUAL_FATAL(r->error.code, CL_OK);
     CU_ASSERT_STRING_EQUAL(r->id, "3");
-    CU_ASSERT_TRUE(r->n_prompt == 3 && r->prompt[2] == 3 && r->max_tokens == 9 && r->sampling.seed == 5 && r->sampling.temperature == 0);
+    CU_ASSERT_TRUE(r->n_prompt == 3 && r->prompt[2] == 3 && r->max_tokens == 9 && r->sampling.seed == 5 &&
+                   r->sampling.temperature == 0);
     cl_request_free(r);
-    r = row("{\"id\": \"x\", \"tokens\": [0], \"max_tokens\": 2, \"temperature\": 0.5, \"top_k\": 3, \"top_p\": 0.9, \"min_p\": 0.1, "
+    r = row("{\"id\": \"x\", \"tokens\": [0], \"max_tokens\": 2, \"temperature\": 0.5, \"top_k\": 3, \"top_p\": 0.9, "
+            "\"min_p\": 0.1, "
             "\"repeat_penalty\": 1.2, \"seed\": 0}");
     CU_ASSERT_EQUAL(r->error.code, CL_OK);
     CU_ASSERT_STRING_EQUAL(r->id, "x");
-    CU_ASSERT_TRUE(r->max_tokens == 2 && r->sampling.temperature == 0.5f && r->sampling.top_k == 3 && r->sampling.top_p == 0.9f &&
-                   r->sampling.min_p == 0.1f && r->sampling.repeat_penalty == 1.2f && r->sampling.seed == 0);
+    CU_ASSERT_TRUE(r->max_tokens == 2 && r->sampling.temperature == 0.5f && r->sampling.top_k == 3 &&
+                   r->sampling.top_p == 0.9f && r->sampling.min_p == 0.1f && r->sampling.repeat_penalty == 1.2f &&
+                   r->sampling.seed == 0);
     cl_request_free(r);
-    r = row("{\"tokens\": [0], \"prompt\": null, \"seed\": null, \"stop\": null, \"id\": null, \"top_k\": null}"); /* null: not given */
+    /* null: not given */
+    r = row("{\"tokens\": [0], \"prompt\": null, \"seed\": null, \"stop\": null, \"id\": null, \"top_k\": null}");
     CU_ASSERT_TRUE(r->error.code == CL_OK && r->sampling.seed == 5 && r->n_stops == 0);
     cl_request_free(r);
 }
 
 static void bad_rows(void)
 {
-    const struct { const char *row, *says; cl_code code; } cases[] = {
+    const struct {
+        const char *row, *says;
+        cl_code code;
+    } cases[] = {
         {"{", "not valid JSON", CL_E_INPUT},
         {"[1]", "not a JSON object", CL_E_INPUT},
         {"{}", "needs exactly one of", CL_E_INPUT},
@@ -76,8 +86,13 @@ static void result_row(void)
     r->want_digest = true;
     r->arrived_ns = 1000000000;
     int32_t ids[] = {5, 6, 7};
-    cl_result res = {.tokens = ids, .n_tokens = 3, .finish_reason = "length", .started_ns = 1100000000, .first_token_ns = 1500000000,
-                     .finished_ns = 2500000000, .digest = 0xabc};
+    cl_result res = {.tokens = ids,
+                     .n_tokens = 3,
+                     .finish_reason = "length",
+                     .started_ns = 1100000000,
+                     .first_token_ns = 1500000000,
+                     .finished_ns = 2500000000,
+                     .digest = 0xabc};
     cl_err err;
     cl_buf out = {0};
     CU_ASSERT_EQUAL(cl_buf_str(&res.text, "h\xc3\xa9\n", &err), CL_OK);
@@ -100,6 +115,9 @@ static void result_row(void)
 
 int main(void)
 {
-    CU_TestInfo tests[] = {{"good rows", good_rows}, {"bad rows", bad_rows}, {"result row", result_row}, CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"good rows", good_rows},
+                           {"bad rows", bad_rows},
+                           {"result row", result_row},
+                           CU_TEST_INFO_NULL};
     return run_suite("request", tests);
 }

@@ -139,19 +139,24 @@ static void prompts_mix_with_decoding(void)
     free(c.tokens);
 }
 
-/* A random line: micro-batches come back in order after some time; every token must have gone once, in order of positions. */
+/* A random line: micro-batches come back in order after some time; every token must have gone once, in order of
+ * positions. */
 static void random_lines(void)
 {
     unsigned seed = 1;
     for (int round = 0; round < 200; round++) {
-        int stages = 1 + (int)(rand_r(&seed) % 5), slots = 1 + (int)(rand_r(&seed) % 9), chunk = 1 + (int)(rand_r(&seed) % 12), todo = 12;
+        int stages = 1 + (int)(rand_r(&seed) % 5), slots = 1 + (int)(rand_r(&seed) % 9),
+            chunk = 1 + (int)(rand_r(&seed) % 12), todo = 12;
         bench b;
         start(&b, slots, chunk, stages);
         cl_sequence q[12], *in_slot[MAX] = {0};
         int sent[12] = {0}, started = 0, ended = 0, generated[12] = {0};
-        struct { int n, slot[MAX], sample[MAX]; } line[8];
+        struct {
+            int n, slot[MAX], sample[MAX];
+        } line[8];
         int head = 0, flying = 0;
-        for (int i = 0; i < todo; i++) q[i] = make(1 + (int)(rand_r(&seed) % 30), 1 + (int)(rand_r(&seed) % 10), 1000 * i);
+        for (int i = 0; i < todo; i++)
+            q[i] = make(1 + (int)(rand_r(&seed) % 30), 1 + (int)(rand_r(&seed) % 10), 1000 * i);
         for (int steps = 0; ended < todo && steps < 100000; steps++) {
             while (started < todo && cl_schedule_has_room(b.s)) {
                 int s = cl_schedule_admit(b.s, &q[started]);
@@ -166,7 +171,8 @@ static void random_lines(void)
                     cl_sequence *x = in_slot[b.parts[p].slot];
                     int i = (int)(x - q);
                     CU_ASSERT_EQUAL_FATAL(b.parts[p].pos, sent[i]);
-                    for (int k = 0; k < b.parts[p].n_tokens; k++) CU_ASSERT_EQUAL_FATAL(b.ids[t++], x->tokens[sent[i]++]);
+                    for (int k = 0; k < b.parts[p].n_tokens; k++)
+                        CU_ASSERT_EQUAL_FATAL(b.ids[t++], x->tokens[sent[i]++]);
                     line[at].slot[p] = b.parts[p].slot;
                     line[at].sample[p] = (b.parts[p].flags & CL_PART_SAMPLE) != 0;
                 }
@@ -197,8 +203,12 @@ static void random_lines(void)
 
 int main(void)
 {
-    CU_TestInfo tests[] = {{"prompt in chunks", prompt_in_chunks}, {"prompts fill the stages", prompts_fill_the_stages},
-                           {"prompts never starve", prompts_never_starve}, {"every stage has work", every_stage_has_work},
-                           {"prompts mix with decoding", prompts_mix_with_decoding}, {"random lines", random_lines}, CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"prompt in chunks", prompt_in_chunks},
+                           {"prompts fill the stages", prompts_fill_the_stages},
+                           {"prompts never starve", prompts_never_starve},
+                           {"every stage has work", every_stage_has_work},
+                           {"prompts mix with decoding", prompts_mix_with_decoding},
+                           {"random lines", random_lines},
+                           CU_TEST_INFO_NULL};
     return run_suite("schedule", tests);
 }

@@ -57,10 +57,20 @@ static inline int folder_remove(void)
 /* Event number i: every field depends on i. */
 static inline cl_event numbered(uint64_t i)
 {
-    return (cl_event){.start_ns = 1000 * i, .end_ns = 1000 * i + i % 997, .cpu_ns = i + 1, .weight_bytes = 3 * i, .kv_bytes = 5 * i,
-                      .msg_bytes = 7 * i, .microbatch = (int64_t)(i / 4), .kind = (int32_t)(i % CL_EV_KINDS), .layer = (int32_t)(i % 61),
-                      .tokens = (int32_t)(i % 512), .parts = (int32_t)(i % 17), .peer = (int32_t)(i % 5) - 1,
-                      .waits_for = (int32_t)(i % 3) - 1, .experts = (int32_t)(i % 8)};
+    return (cl_event){.start_ns = 1000 * i,
+                      .end_ns = 1000 * i + i % 997,
+                      .cpu_ns = i + 1,
+                      .weight_bytes = 3 * i,
+                      .kv_bytes = 5 * i,
+                      .msg_bytes = 7 * i,
+                      .microbatch = (int64_t)(i / 4),
+                      .kind = (int32_t)(i % CL_EV_KINDS),
+                      .layer = (int32_t)(i % 61),
+                      .tokens = (int32_t)(i % 512),
+                      .parts = (int32_t)(i % 17),
+                      .peer = (int32_t)(i % 5) - 1,
+                      .waits_for = (int32_t)(i % 3) - 1,
+                      .experts = (int32_t)(i % 8)};
 }
 static inline bool is_numbered(const cl_event *e, uint64_t i)
 {

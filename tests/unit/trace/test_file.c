@@ -7,8 +7,9 @@
 
 #include "folder.h"
 
-static const char run_json[] = "{\"layout\": \"2x1\", \"threads\": 3, \"elapsed_s\": 1.5, \"oversubscribed\": true, \"nothing\": null, "
-                               "\"schema\": \"not yours\", \"model\": {\"name\": \"m\\u00fc\"}}";
+static const char run_json[] =
+    "{\"layout\": \"2x1\", \"threads\": 3, \"elapsed_s\": 1.5, \"oversubscribed\": true, \"nothing\": null, "
+    "\"schema\": \"not yours\", \"model\": {\"name\": \"m\\u00fc\"}}";
 
 static bool attribute_is_text(hid_t on, const char *name, const char *want)
 {
@@ -48,8 +49,17 @@ static hsize_t column(hid_t file, const char *table, const char *name, double *o
 
 static cl_trace_rank rank_row(int rank)
 {
-    cl_trace_rank r = {.rank = rank, .stage = rank, .threads = 3, .clock_offset_ns = -77, .clock_uncertainty_ns = 9,
-                       .slice_bytes = 1000, .first_layer = 4 * rank, .n_layers = 4, .probe_bytes_per_s = 1.25e10, .events = 5, .dropped = 2,
+    cl_trace_rank r = {.rank = rank,
+                       .stage = rank,
+                       .threads = 3,
+                       .clock_offset_ns = -77,
+                       .clock_uncertainty_ns = 9,
+                       .slice_bytes = 1000,
+                       .first_layer = 4 * rank,
+                       .n_layers = 4,
+                       .probe_bytes_per_s = 1.25e10,
+                       .events = 5,
+                       .dropped = 2,
                        .host_cores = 8};
     snprintf(r.host, sizeof r.host, "node%d", rank);
     snprintf(r.cpu, sizeof r.cpu, "chip");
@@ -82,12 +92,16 @@ static void test_round_trip(void)
 
     hid_t h = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
     CU_ASSERT_FATAL(h >= 0);
-    CU_ASSERT(attribute_is_text(h, "schema", "chipline trace") && attribute_number(h, "schema_version") == CL_TRACE_VERSION);
-    CU_ASSERT(attribute_is_text(h, "layout", "2x1") && attribute_number(h, "threads") == 3 && attribute_number(h, "elapsed_s") == 1.5);
+    CU_ASSERT(attribute_is_text(h, "schema", "chipline trace") &&
+              attribute_number(h, "schema_version") == CL_TRACE_VERSION);
+    CU_ASSERT(attribute_is_text(h, "layout", "2x1") && attribute_number(h, "threads") == 3 &&
+              attribute_number(h, "elapsed_s") == 1.5);
     CU_ASSERT(H5Aexists(h, "oversubscribed") > 0 && H5Aexists(h, "nothing") == 0 && H5Aexists(h, "model") == 0);
     double *v = malloc(N * sizeof *v);
-    const struct { const char *name; size_t at; } fields[] = {{"start_ns", offsetof(cl_event, start_ns)},
-                                                              {"weight_bytes", offsetof(cl_event, weight_bytes)}};
+    const struct {
+        const char *name;
+        size_t at;
+    } fields[] = {{"start_ns", offsetof(cl_event, start_ns)}, {"weight_bytes", offsetof(cl_event, weight_bytes)}};
     for (int k = 0; k < 2; k++) {
         uint64_t wrong = 0, want;
         CU_ASSERT(column(h, "/events/rank_0000", fields[k].name, v, N) == N);
@@ -103,7 +117,8 @@ static void test_round_trip(void)
     CU_ASSERT(column(h, "/events/rank_0003", "kind", v, N) == 2 && v[1] == 1);
     hid_t empty = H5Dopen2(h, "/events/rank_0001", H5P_DEFAULT), group = H5Gopen2(h, "/events", H5P_DEFAULT);
     CU_ASSERT(empty >= 0); /* a rank without events has its table all the same */
-    CU_ASSERT(attribute_is_text(group, "start_ns.unit", "ns") && attribute_is_text(group, "kv_bytes.description", "KV cache bytes read"));
+    CU_ASSERT(attribute_is_text(group, "start_ns.unit", "ns") &&
+              attribute_is_text(group, "kv_bytes.description", "KV cache bytes read"));
     H5Dclose(empty);
     H5Gclose(group);
     CU_ASSERT(column(h, "/ranks", "clock_offset_ns", v, N) == 2 && v[0] == -77);
@@ -116,7 +131,8 @@ static void test_round_trip(void)
 
     hid_t d = H5Dopen2(h, "/run", H5P_DEFAULT), t = H5Dget_type(d);
     char text[sizeof run_json];
-    CU_ASSERT(H5Tget_size(t) == sizeof text && H5Dread(d, t, H5S_ALL, H5S_ALL, H5P_DEFAULT, text) >= 0 && strcmp(text, run_json) == 0);
+    CU_ASSERT(H5Tget_size(t) == sizeof text && H5Dread(d, t, H5S_ALL, H5S_ALL, H5P_DEFAULT, text) >= 0 &&
+              strcmp(text, run_json) == 0);
     H5Tclose(t);
     H5Dclose(d);
     H5Fclose(h);
@@ -165,7 +181,9 @@ static void test_refused(void)
     CU_ASSERT(cl_trace_file_create(&f, nowhere, "{}", &err) == CL_E_INPUT && f == NULL);
     CU_ASSERT(strstr(err.msg, nowhere) && strstr(err.msg, "No such file or directory"));
     CU_ASSERT(cl_trace_file_create(&f, folder, "{}", &err) == CL_E_INPUT && f == NULL && strstr(err.msg, "folder"));
-    CU_ASSERT(cl_trace_file_create(&f, "/dev/null", "{}", &err) == CL_E_INPUT && f == NULL && strstr(err.msg, "regular")); /* not replaced */
+    /* not replaced */
+    CU_ASSERT(cl_trace_file_create(&f, "/dev/null", "{}", &err) == CL_E_INPUT && f == NULL &&
+              strstr(err.msg, "regular"));
 
     CU_ASSERT_FATAL(cl_trace_file_create(&f, path, "{}", &err) == CL_OK);
     cl_trace_rank r = rank_row(2);
@@ -205,10 +223,13 @@ static void test_full_disk(void)
             if (!c) c = cl_trace_file_commit(f, &err);
             else cl_trace_file_drop(f);
             setrlimit(RLIMIT_FSIZE, &(struct rlimit){RLIM_INFINITY, RLIM_INFINITY});
-            hid_t other = H5Fcreate(in_folder("other"), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT); /* the library still works */
+            /* the library still works */
+            hid_t other = H5Fcreate(in_folder("other"), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
             if (other < 0 || H5Fclose(other) < 0 || unlink(in_folder("other"))) exit(4);
             if (!c) exit(access(path, R_OK) == 0 && folder_count() == 1 ? 0 : 3);
-            exit(c == CL_E_RUN && strstr(err.msg, path) && strstr(err.msg, "File too large") && folder_count() == 0 ? 1 : 2);
+            exit(c == CL_E_RUN && strstr(err.msg, path) && strstr(err.msg, "File too large") && folder_count() == 0
+                     ? 1
+                     : 2);
         }
         int status = -1;
         waitpid(child, &status, 0);
@@ -223,8 +244,8 @@ static void test_full_disk(void)
 int main(void)
 {
     folder_make();
-    CU_TestInfo tests[] = {{"round trip", test_round_trip}, {"empty", test_empty}, {"drop", test_drop},
-                           {"refused", test_refused}, {"a full disk", test_full_disk}, CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"round trip", test_round_trip}, {"empty", test_empty},           {"drop", test_drop},
+                           {"refused", test_refused},       {"a full disk", test_full_disk}, CU_TEST_INFO_NULL};
     int rc = run_suite("trace file", tests);
     return folder_remove() || rc;
 }

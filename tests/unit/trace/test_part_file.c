@@ -55,8 +55,19 @@ static bool refused(const char *path, uint64_t *count)
 static void test_truncated(void)
 {
     uint64_t count = 0;
-    const size_t cuts[] = {0, 1, 7, 8, 20, sizeof(part_header) - 1, sizeof(part_header), 4096, PART_HEADER_BYTES - 1, PART_HEADER_BYTES,
-                           PART_HEADER_BYTES + 1, sizeof good - sizeof(cl_event), sizeof good - 1};
+    const size_t cuts[] = {0,
+                           1,
+                           7,
+                           8,
+                           20,
+                           sizeof(part_header) - 1,
+                           sizeof(part_header),
+                           4096,
+                           PART_HEADER_BYTES - 1,
+                           PART_HEADER_BYTES,
+                           PART_HEADER_BYTES + 1,
+                           sizeof good - sizeof(cl_event),
+                           sizeof good - 1};
     for (size_t i = 0; i < sizeof cuts / sizeof *cuts; i++) {
         CU_ASSERT(refused(write_bytes(good, cuts[i]), &count));
         unlink(in_folder("part"));
@@ -75,7 +86,8 @@ static void test_lying_header(void)
             bytes[at] = (char)(bytes[at] ^ flip);
             uint64_t count = 0;
             bool no = refused(write_bytes(bytes, sizeof bytes), &count);
-            bool free_field = at >= offsetof(part_header, rank); /* rank, level, host, count and dropped may have other values */
+            /* rank, level, host, count and dropped may have other values */
+            bool free_field = at >= offsetof(part_header, rank);
             CU_ASSERT(no || free_field);
             if (!no) CU_ASSERT(count <= N);
         }
@@ -106,7 +118,8 @@ static void test_bad_events(void)
         cl_event buf[N];
         CU_ASSERT_FATAL(cl_part_file_open(&p, write_bytes(bytes, sizeof bytes), &rank, &n, &err) == CL_OK);
         CU_ASSERT(cl_part_file_read(p, 0, 20, buf, &got, &err) == CL_OK && got == 20);
-        CU_ASSERT(cl_part_file_read(p, 10, N, buf, &got, &err) == CL_E_INPUT && got == 0 && strstr(err.msg, "event 20"));
+        CU_ASSERT(cl_part_file_read(p, 10, N, buf, &got, &err) == CL_E_INPUT && got == 0 &&
+                  strstr(err.msg, "event 20"));
         cl_part_file_close(p);
     }
     unlink(in_folder("part"));
@@ -144,8 +157,9 @@ int main(void)
 {
     folder_make();
     record_good();
-    CU_TestInfo tests[] = {{"truncated", test_truncated}, {"a lying header", test_lying_header}, {"bad events", test_bad_events},
-                           {"no such file", test_no_file}, {"shrinks while read", test_shrinks}, CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"truncated", test_truncated},        {"a lying header", test_lying_header},
+                           {"bad events", test_bad_events},      {"no such file", test_no_file},
+                           {"shrinks while read", test_shrinks}, CU_TEST_INFO_NULL};
     int rc = run_suite("part files", tests);
     return folder_remove() || rc;
 }

@@ -14,8 +14,10 @@ static void test_kinds(void)
 {
     for (int k = 0; k < CL_EV_KINDS; k++) {
         CU_ASSERT(strcmp(cl_event_name((cl_event_kind)k), "unknown") != 0);
-        CU_ASSERT(cl_event_level((cl_event_kind)k) > CL_TRACE_OFF && cl_event_level((cl_event_kind)k) <= CL_TRACE_KERNEL);
-        for (int j = 0; j < k; j++) CU_ASSERT(strcmp(cl_event_name((cl_event_kind)k), cl_event_name((cl_event_kind)j)) != 0);
+        CU_ASSERT(cl_event_level((cl_event_kind)k) > CL_TRACE_OFF &&
+                  cl_event_level((cl_event_kind)k) <= CL_TRACE_KERNEL);
+        for (int j = 0; j < k; j++)
+            CU_ASSERT(strcmp(cl_event_name((cl_event_kind)k), cl_event_name((cl_event_kind)j)) != 0);
     }
     CU_ASSERT_STRING_EQUAL(cl_event_name(CL_EV_RECV), "recv");
     CU_ASSERT(cl_event_level(CL_EV_PROBE) == CL_TRACE_STAGE && cl_event_level(CL_EV_HEAD) == CL_TRACE_LAYER);
@@ -129,7 +131,8 @@ static void test_killed(void)
     _Atomic uint64_t *told = mmap(NULL, sizeof *told, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     CU_ASSERT_FATAL((void *)told != MAP_FAILED);
     for (int round = 0; round < 8; round++) {
-        const uint64_t kill_at = round < 2 ? PART_WINDOW_EVENTS - 5 + (uint64_t)round * 10 : 1 + (uint64_t)round * 11000;
+        const uint64_t kill_at = round < 2 ? PART_WINDOW_EVENTS - 5 + (uint64_t)round * 10
+                                           : 1 + (uint64_t)round * 11000;
         atomic_store(told, 0);
         pid_t child = fork();
         if (child == 0) {
@@ -158,7 +161,8 @@ static void test_killed(void)
     munmap((void *)told, sizeof *told);
 }
 
-/* The file may not grow past one window: a full disk, as far as the recorder can tell. SIGXFSZ and SIGBUS would kill the child. */
+/* The file may not grow past one window: a full disk, as far as the recorder can tell. SIGXFSZ and SIGBUS would kill
+ * the child. */
 static void test_full_disk(void)
 {
     const char *path = in_folder("full");
@@ -173,7 +177,8 @@ static void test_full_disk(void)
             cl_event e = numbered(i);
             cl_trace_add(t, &e);
         }
-        bool ok = cl_trace_count(t) == PART_WINDOW_EVENTS && cl_trace_dropped(t) == 100 && cl_trace_mapped(t) == PART_HEADER_BYTES;
+        bool ok = cl_trace_count(t) == PART_WINDOW_EVENTS && cl_trace_dropped(t) == 100 &&
+                  cl_trace_mapped(t) == PART_HEADER_BYTES;
         cl_trace_close(t);
         _exit(ok ? 0 : 2);
     }
