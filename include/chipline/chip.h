@@ -1,11 +1,11 @@
-/* chip.h: one chip's work on a micro-batch: its slice of the weights, its KV cache, its layers.
+/* chip.h: one chip's work on a micro-batch: its slice of the weights, its KV cache, its layers; on the last stage the head
+ * and sampling too.
  *
- * Boundary: no MPI here: with the other chips of its stage it exchanges numbers through a cl_group that it was given.
- * All chips of a stage must be given the same micro-batches in the same order: step and head are collective over the
- * stage. A chip is made once from a model file and a placement, allocates everything then, and after that only
- * computes. Another chip behind this header (a cost model) turns the same program into a simulator. Several chips may
- * live in one process. All functions are local; a chip is used by one thread (it has further threads of its own
- * inside). */
+ * Boundary: a chip is a table of functions, so that another one (a cost model) can stand behind the same header. No MPI
+ * here: with the other chips of its stage it exchanges numbers through a cl_group that it was given. All chips of a stage
+ * must be given the same micro-batches in the same order: step and sample are collective over the stage, everything else
+ * is local. A chip is made once from a model and a placement, allocates everything then, and after that only computes.
+ * Several chips may live in one process. A chip is used by one thread (it has further threads of its own inside). */
 #ifndef CHIPLINE_CHIP_H
 #define CHIPLINE_CHIP_H
 
@@ -20,74 +20,74 @@
 typedef enum cl_activations { CL_ACT_AUTO, CL_ACT_F32, CL_ACT_Q8, CL_ACT_MIXED, CL_ACT_Q16 } cl_activations;
 const char *cl_activations_name(cl_activations a);
 
+/* Who wants to see rows of logits: `row` is called on the last stage's first chip for every token that holds of a part
+ * with CL_PART_ROWS, in order; logits [n] are valid during the call. */
+typedef struct cl_row_observer {
+    void *ctx;
+    void (*row)(void *ctx, int32_t slot, int64_t pos, const float *logits, int n); /* NULL: nobody */
+} cl_row_observer;
+
 typedef struct cl_chip_options {
     int threads; /* that work on a step, the caller's included, >= 1 */
     cl_activations activations;
     cl_kv_format kv;
     cl_limits limits;
+    int allowed_vocab;   /* ids below it may be sampled; 0: all */
     const char *kernels; /* NULL: the best for this CPU */
     /* the chips of its stage, with exchange memory of cl_chip_exchange_bytes; NULL: it is alone. Borrowed */
     const cl_group *group;
     const cl_expert_map *experts; /* [layers of the model]: it holds whole experts; NULL: rows of all. Borrowed */
-    bool progress;                /* of loading, on stderr */
-    void (*poll)(void *);         /* called by the calling thread between layers so that messages move; may be NULL */
+    cl_row_observer rows;
+    bool progress; /* of loading, on stderr */
+    /* called by the calling thread between layers so that messages move; may be NULL */
+    void (*poll)(void *);
     void *poll_ctx;
 } cl_chip_options;
 
-typedef struct cl_chip cl_chip;
-
-/* Bytes of exchange memory that a chip of this stage needs: the same for all of its chips. opt->group is not looked
- * at. */
+/* Bytes of exchange memory that a chip of this stage needs: the same for all of its chips. opt->group is not looked at.
+ */
 size_t cl_chip_exchange_bytes(const cl_spec *spec, const cl_stage *stage, const cl_chip_options *opt);
-
-/* Reads exactly the parts (this rank's hyperslabs) in bounded pieces, repacks them, allocates cache and buffers.
- * Tensors read whole are checked against their checksum. The chip keeps no reference to the file. trace may be NULL;
- * it is borrowed. */
-cl_code cl_chip_create(cl_chip **out, const cl_model_file *file, const cl_stage *stage, const cl_part *parts,
-                       int n_parts, const cl_chip_options *opt, cl_trace *trace, cl_err *err);
-void cl_chip_free(cl_chip *c);
-
-uint64_t cl_chip_slice_bytes(const cl_chip *c); /* weights as kept (repacked) */
-uint64_t cl_chip_kv_bytes(const cl_chip *c);
-const char *cl_chip_kernels(const cl_chip *c);
-
-/* One micro-batch through this chip's layers. x [n_tokens, hidden] float32, changed in place; a chip that embeds
- * ignores what x holds and starts from mb->ids (the others never look at ids). Tokens of a part attend to each other
- * in order, whatever the chunking: same bits. A part's positions must follow the slot's earlier ones without a gap;
- * numbers out of range abort. Events: EMBED and LAYER at layer level (gathers and the bytes that came in them
- * included), the rest at kernel level; kv_bytes counts, for every token, all positions that it sees. A wide model's
- * chunk goes through a layer in tiles: weight_bytes and experts are then sums over the tiles, as each reads them
- * again. */
-void cl_chip_step(cl_chip *c, const cl_microbatch *mb, float *x);
-
-/* Final norm and output head for the tokens that need logits (CL_PART_SAMPLE: the last of a part; CL_PART_ROWS: all),
- * in order of parts and tokens. Last stage only. At most 16 rows are computed together, and one HEAD event is
- * recorded for each such group.
- *
- * Each chip has the logits of its own rows of the vocabulary. With whole_rows the stage's first chip gets them all.
- * Without, a chip may pass on a few numbers for each part instead (its best candidates), which the first chip gets
- *   from all. row(ctx, part, token, logits, first, n, numbers): token counts within its part; logits [n] of ids first
- *     .. first + n - 1, valid during the call. whole_rows: called on the first chip only, with all; numbers NULL.
- *     Else on every chip; numbers [CL_HEAD_NUMBERS] are to be filled for the last token of a part.
- *   merged(ctx, part, numbers): on the first chip, after all rows, once for each part with CL_PART_SAMPLE:
- *     [members][CL_HEAD_NUMBERS]. Not called with whole_rows. */
-enum { CL_HEAD_NUMBERS = 128 };
-typedef struct cl_head_reader {
-    bool whole_rows;
-    int numbers; /* of CL_HEAD_NUMBERS, how many are in use in this step: the same on all chips */
-    void (*row)(void *ctx, int part, int token, const float *logits, int first, int n, float *numbers);
-    void (*merged)(void *ctx, int part, const float *numbers);
-    void *ctx;
-} cl_head_reader;
-void cl_chip_head(cl_chip *c, const cl_microbatch *mb, const float *x, const cl_head_reader *reader);
 
 /* Bytes read since creation: weights (experts as touched; once per step, or per tile of tokens where a wide model's
  * chunk goes through in several) and KV cache. */
-void cl_chip_traffic(const cl_chip *c, uint64_t *weight_bytes, uint64_t *kv_bytes);
+typedef struct cl_traffic {
+    uint64_t weight_bytes, kv_bytes;
+} cl_traffic;
 
-/* How often each expert of a layer of this stage was chosen since creation, [experts]: the same on all chips of the
- * stage. NULL: dense. */
-const uint64_t *cl_chip_routing(const cl_chip *c, int layer);
+/* Bytes kept. */
+typedef struct cl_chip_sizes {
+    uint64_t slice_bytes; /* weights (repacked) */
+    uint64_t kv_bytes;
+} cl_chip_sizes;
+
+typedef struct cl_chip cl_chip;
+typedef struct cl_chip_table {
+    cl_chip *ctx;
+    /* One micro-batch through this chip's layers. x [n_tokens, hidden] float32, changed in place; a chip that embeds
+     * ignores what x holds and starts from mb->ids (the others never look at ids, but for the last stage's). Tokens of a
+     * part attend to each other in order, whatever the chunking: same bits. Numbers out of range abort. Events: EMBED
+     * and LAYER at layer level (gathers and the bytes that came in them included), the rest at kernel level; kv_bytes
+     * counts, for every token, all positions that it sees. A wide model's chunk goes through a layer in tiles:
+     * weight_bytes and experts are then sums over the tiles, as each reads them again. */
+    void (*step)(cl_chip *c, const cl_microbatch *mb, float *x);
+    /* Last stage, after step: final norm, output head and sampling (microbatch.h). out's arrays have room for all parts
+     * and tokens; they are filled on the stage's first chip, the others' are scratch. At most 16 rows are computed
+     * together; each such batch is a HEAD event, and a SAMPLE event for what is drawn from it. */
+    void (*sample)(cl_chip *c, const cl_microbatch *mb, const float *x, cl_samples *out);
+    cl_traffic (*traffic)(const cl_chip *c);
+    cl_chip_sizes (*sizes)(const cl_chip *c);
+    /* How often each expert of a layer of this stage was chosen since creation, [experts]: the same on all chips of the
+     * stage. NULL: dense. */
+    const uint64_t *(*routing)(const cl_chip *c, int layer);
+    const char *kernels; /* the set in use */
+    void (*free)(cl_chip *c);
+} cl_chip_table;
+
+/* Reads exactly the parts (this rank's hyperslabs) in bounded pieces, repacks them, allocates cache and buffers. Tensors
+ * read whole are checked against their checksum. The chip keeps no reference to the file. trace may be NULL; it is
+ * borrowed. On failure *out is left alone. */
+cl_code cl_chip_create(cl_chip_table *out, const cl_model_file *file, const cl_stage *stage, const cl_part *parts,
+                       int n_parts, const cl_chip_options *opt, cl_trace *trace, cl_err *err);
 
 /* Reads this chip's whole slice once with all threads and returns bytes per second: the bandwidth its weights can be
  * had with. */

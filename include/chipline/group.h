@@ -10,9 +10,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Rows of float32 numbers that lie in the exchange memory or in a hand-over's activations. */
+/* Rows of 4-byte numbers (float32, or int32) that lie in the exchange memory or in a hand-over's activations. */
 typedef struct cl_region {
-    float *data; /* [rows][stride] */
+    void *data; /* [rows][stride] */
     int rows;
     size_t stride;        /* numbers */
     const int32_t *cut;   /* [members + 1] or NULL */

@@ -88,9 +88,11 @@ cl_code cl_line_measure(cl_line *l, const cl_line_options *how, cl_rates *out, c
 /* The chips of this stage; valid from open to end. Its gather waits like everything here. */
 const cl_group *cl_line_group(const cl_line *l);
 bool cl_line_shared(const cl_line *l); /* this stage exchanges through shared memory (false for a stage of one chip) */
-/* Bytes of a hand-over of so many sequences' tokens, and of the samples that come back for them. */
+/* Bytes of a hand-over of so many sequences' tokens (none of them taken up in the middle), the most that one can have,
+ * and of the samples that come back. */
 size_t cl_line_hop_bytes(const cl_limits *limits, int parts, int tokens);
-size_t cl_line_result_bytes(int parts);
+size_t cl_line_hop_most(const cl_limits *limits);
+size_t cl_line_samples_bytes(int parts, int ids);
 
 typedef enum cl_hop_kind { CL_HOP_WORK, CL_HOP_PING, CL_HOP_STOP } cl_hop_kind;
 
@@ -119,11 +121,12 @@ void cl_line_release(cl_line *l, cl_hop *h);
 /* Lets messages move; cheap. `line` is a cl_line *. */
 void cl_line_poll(void *line);
 
-/* Last stage to first: what was sampled. results[0..n). Not used when they are the same rank. */
-void cl_line_send_results(cl_line *l, int64_t microbatch, const cl_sampled *results, int n);
-/* First stage: the next results if they are there, or after waiting for them. False if not (wait false only).
- * *results is valid until the next call. */
-bool cl_line_recv_results(cl_line *l, bool wait, int64_t *microbatch, const cl_sampled **results, int *n);
+/* Last stage to first: what was sampled. Not used when they are the same rank. */
+void cl_line_send_samples(cl_line *l, const cl_samples *samples);
+/* First stage: the next samples if they are there, or after waiting for them. False if not (wait false only). *samples
+ * is valid until the next call. */
+bool cl_line_recv_samples(cl_line *l, bool wait, const cl_samples **samples);
+
 /* --- notes between any two ranks, as they come up; local calls, in order between the same two --- */
 /* The bytes are copied; returns at once. */
 cl_code cl_line_send_note(cl_line *l, int to, const void *data, size_t bytes, cl_err *err);

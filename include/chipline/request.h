@@ -17,7 +17,10 @@ typedef struct cl_request {
     char *id;        /* UTF-8 */
     int32_t *prompt; /* ids */
     int n_prompt;
-    int max_tokens; /* most tokens to generate, >= 1 */
+    /* ids that it had generated before it was interrupted, to go on from: read like a prompt, already given out */
+    int32_t *earlier;
+    int n_earlier;
+    int max_tokens; /* most tokens to generate, earlier ones included, >= 1 */
     bool ignore_eos;
     bool want_rows;      /* logits of every position are computed, digested (and written, with --logits) */
     bool want_digest;    /* the result row has the digest */
@@ -27,35 +30,39 @@ typedef struct cl_request {
     int n_stops;
     char **stops; /* texts that end the output; not shown */
     uint64_t arrived_ns;
-    cl_err error; /* code CL_OK: runnable; else why this row can't run */
+    cl_err error; /* code CL_OK: runnable; else why this row can't run, or could not go on */
+    void *owner;  /* the source's own */
+    /* Set by any thread at any moment: nobody wants the rest. It ends with what it has ("cancelled"). */
+    _Atomic bool cancelled;
 } cl_request;
 void cl_request_free(cl_request *r); /* r itself too; NULL is fine */
 
 typedef struct cl_result {
-    cl_buf text;      /* the answer */
-    cl_buf reasoning; /* what came before it */
-    int32_t *tokens;  /* generated ids, the ending one included */
+    cl_buf text;           /* the answer */
+    cl_buf reasoning;      /* what came before it */
+    const int32_t *tokens; /* generated ids, the ending one included; the session's own */
     int n_tokens;
-    const char *finish_reason; /* "stop", "length", "error" */
-    uint64_t started_ns, first_token_ns, finished_ns;
-    uint64_t digest; /* XXH3-64 of all output rows, when want_rows */
+    const char *finish_reason;                        /* "stop", "length", "cancelled", "error" */
+    uint64_t started_ns, first_token_ns, finished_ns; /* 0: it did not come to that */
+    uint64_t digest;                                  /* XXH3-64 of all output rows, when want_rows */
+    int64_t number;                                   /* counts the requests of a session from 0 */
 } cl_result;
 
-/* Requests come and go while the line runs. */
+/* Where requests come from and where what they give goes, while the line runs. Any function but next and done may be
+ * NULL. An error of text, reasoning or done means that results cannot be kept: it ends the run. */
 typedef struct cl_source {
     void *ctx;
-    /* The next request (ownership passes), NULL if none now. wait_ms > 0: may wait that long for one. *ended: none
-     * will come. */
+    /* The next request (ownership passes), NULL if none now. wait_ms > 0: may wait that long for one. *ended: none will
+     * come. */
     cl_request *(*next)(void *ctx, int wait_ms, bool *ended);
-    /* New text of a request (whole UTF-8 characters), as it is generated. May be NULL. An error ends the run. */
+    /* New text of a request (whole UTF-8 characters), as it is generated. */
     cl_code (*text)(void *ctx, const cl_request *r, const char *s, size_t n, cl_err *err);
-    /* The same for reasoning. May be NULL. */
+    /* The same for reasoning. */
     cl_code (*reasoning)(void *ctx, const cl_request *r, const char *s, size_t n, cl_err *err);
-    /* A sampled id (and the digest so far, when rows are wanted), the last one or not, before its text. May be NULL.
-     * False: the request is no longer wanted, and ends here. */
-    bool (*token)(void *ctx, const cl_request *r, int32_t id, uint64_t digest, bool last);
-    /* It ended; both stay the caller's. CL_E_RUN: the result could not be kept (ends the run). */
-    cl_code (*done)(void *ctx, const cl_request *r, const cl_result *result, cl_err *err);
+    /* A sampled id (and the digest so far, when rows are wanted), the last one or not, before its text. */
+    void (*token)(void *ctx, const cl_request *r, int32_t id, uint64_t digest, bool last);
+    /* It ended: the request passes back to the source, which frees it; the result is the caller's. */
+    cl_code (*done)(void *ctx, cl_request *r, const cl_result *result, cl_err *err);
 } cl_source;
 
 /* What requests without their own options get, and what is needed to read them. */

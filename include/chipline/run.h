@@ -1,12 +1,12 @@
-/* run.h: a model on a line, running: joins chip and line, drives the schedule, keeps the trace and the numbers.
+/* run.h: a model on a line, running: joins chip and line, turns the loop, keeps the trace and the numbers.
  *
- * Boundary: above it nobody sees MPI or chips; below it nobody sees requests. */
+ * Boundary: below it nobody sees requests. All functions but those marked local are collective. */
 #ifndef CHIPLINE_RUN_H
 #define CHIPLINE_RUN_H
 
 #include "chipline/chip.h"
 #include "chipline/line.h"
-#include "chipline/request.h"
+#include "chipline/session.h"
 
 typedef struct cl_run_options {
     const char *model_path;
@@ -31,16 +31,16 @@ typedef struct cl_run_options {
     const char *logits_path; /* NULL: none */
     bool progress;
     const char *kernels;
-    const cl_tokenizer *tokenizer; /* rank 0: turns ids into text; NULL: results have ids only */
-    int allowed_vocab;             /* ids below it may be sampled; 0: all. Rank 0's value counts */
-    int n_eos;                     /* further ids that end a text (chat formats); rank 0's count */
-    int eos[CL_MAX_EOS];
-    const char *command, *version, *revision, *build_flags; /* for the trace */
+    const cl_tokenizer *tokenizer; /* rank 0's own: turns ids into text; NULL: results have ids only */
+    int allowed_vocab;             /* ids below it may be sampled; 0: all */
+    int n_eos;                     /* further ids that end a text (chat formats) */
+    int32_t eos[CL_MAX_EOS];
+    const char *command, *version, *revision, *build_flags; /* rank 0's own: for the trace */
 } cl_run_options;
 
 typedef struct cl_run cl_run;
 
-typedef struct cl_rank_numbers {
+typedef struct cl_rank_stats {
     int32_t rank, replica, stage, member, threads, first_layer, n_layers;
     char host[64];
     uint64_t slice_bytes, kv_bytes, rss_bytes, baseline_bytes;
@@ -48,9 +48,9 @@ typedef struct cl_rank_numbers {
     double busy, wait;    /* shares of the run's time */
     double read_gb_per_s; /* weight and cache bytes read per second of computing */
     double probe_gb_per_s;
-} cl_rank_numbers;
+} cl_rank_stats;
 
-typedef struct cl_run_numbers {
+typedef struct cl_run_stats {
     double elapsed_s, load_s;
     int64_t requests, failed, prompt_tokens, generated_tokens;
     double prompt_tokens_per_s, generation_tokens_per_s; /* while prompts were pending; while any sequence decoded */
@@ -62,22 +62,34 @@ typedef struct cl_run_numbers {
     bool shared;     /* rank 0's stage exchanges through shared memory */
     const char *kernels, *activations, *kv;
     int n_ranks;
-    const cl_rank_numbers *ranks; /* [n_ranks], the run's own */
-} cl_run_numbers;
+    const cl_rank_stats *ranks; /* [n_ranks], the run's own */
+} cl_run_stats;
 
 enum { CL_DEFAULT_CONTEXT = 4096, CL_DEFAULT_CHUNK = 128 }; /* positions; tokens */
 
-/* All collective. open: the model's description and the plan, so that requests can be checked; load: the slices,
- * every buffer, the trace; serve: rank 0 drives the source until it ends, the
- * others follow (source is looked at on rank 0 only); returns the same code everywhere. finish: measures, gathers,
- * writes the trace; numbers are valid on rank 0 until close. */
+/* open: the model's description and the plan, so that requests can be checked; opt is looked at on rank 0 only, which
+ * tells the others. load: the slices, every buffer, the trace. */
 cl_code cl_run_open(cl_run **out, cl_line *line, const cl_run_options *opt, cl_err *err);
 cl_code cl_run_load(cl_run *r, cl_err *err);
-const cl_model *cl_run_model(const cl_run *r);
-cl_limits cl_run_limits(const cl_run *r);
-cl_code cl_run_serve(cl_run *r, cl_source *source, cl_err *err);
-cl_code cl_run_finish(cl_run *r, cl_run_numbers *numbers, cl_err *err);
-void cl_run_close(cl_run *r);
+const cl_model *cl_run_model(const cl_run *r); /* local */
+cl_limits cl_run_limits(const cl_run *r);      /* local */
+/* A session for this run. Local, rank 0; the caller frees it. */
+cl_code cl_run_session(cl_run *r, cl_session **out, cl_err *err);
+
+typedef struct cl_serve_options {
+    cl_session *session; /* rank 0's; others: not looked at. It may have requests in flight from an earlier serving */
+    cl_source *source;   /* the same */
+    bool desk;           /* the source has a thread of its own; else its functions are called by the loop */
+    bool (*stop)(
+        void); /* asked between micro-batches on rank 0, may be NULL: true ends the serving when what is under way
+                            has come back */
+} cl_serve_options;
+/* Rank 0 serves what the source gives until that ends, the others follow; returns the same code everywhere. CL_E_STOPPED:
+ * stop said so, and the session still holds what is not finished. */
+cl_code cl_run_serve(cl_run *r, const cl_serve_options *opt, cl_err *err);
+/* Measures, gathers, writes logits and trace; stats are valid on rank 0 until close. session: rank 0's, for its numbers. */
+cl_code cl_run_finish(cl_run *r, cl_session *session, cl_run_stats *stats, cl_err *err);
+void cl_run_close(cl_run *r); /* local */
 
 /* Local, no MPI: a trace from the part files that a run left which did not end (TRACE.rankNNNN.part and
  * TRACE.run.part). Files of lost ranks may be missing: found of expected. The part files stay. */

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "chip_impl.h"
+#include "head.h"
 #include "chipline/util.h"
 
 /* A placement gives a chip what its layers need; anything else is a mistake of the program. */
@@ -158,6 +159,7 @@ static cl_code create(cl_chip *c, const cl_model_file *file, const cl_part *part
     if ((code = exchange_create(c, err))) return code;
     if ((code = cache_create(c, err))) return code;
     if ((code = work_create(c, err))) return code;
+    if ((code = sampling_create(c, err))) return code;
     if ((code = team_try(o->threads, err))) return code;
     if ((code = slice_load(&c->slice, file, s, parts, n_parts, c->k, o->threads, o->progress, err))) return code;
     check_slice(c);
@@ -168,7 +170,26 @@ static cl_code create(cl_chip *c, const cl_model_file *file, const cl_part *part
     return code;
 }
 
-cl_code cl_chip_create(cl_chip **out, const cl_model_file *file, const cl_stage *stage, const cl_part *parts,
+static void chip_free(cl_chip *c)
+{
+    if (!c) return;
+    team_free(c->crew);
+    sampling_free(c);
+    slice_free(&c->slice);
+    work_free(&c->work);
+    kv_free(&c->kv);
+    exchange_free(c);
+    cl_spec_free(&c->spec);
+    free(c);
+}
+
+static cl_traffic chip_traffic(const cl_chip *c) { return (cl_traffic){c->weight_bytes, c->kv_bytes}; }
+
+static cl_chip_sizes chip_sizes(const cl_chip *c) { return (cl_chip_sizes){c->slice.bytes, c->kv.bytes}; }
+
+static const uint64_t *chip_routing(const cl_chip *c, int layer) { return share_of(c, layer)->chosen; }
+
+cl_code cl_chip_create(cl_chip_table *out, const cl_model_file *file, const cl_stage *stage, const cl_part *parts,
                        int n_parts, const cl_chip_options *opt, cl_trace *trace, cl_err *err)
 {
     cl_err local;
@@ -182,36 +203,20 @@ cl_code cl_chip_create(cl_chip **out, const cl_model_file *file, const cl_stage 
     c->opt = *opt;
     c->trace = trace;
     cl_code code = create(c, file, parts, n_parts, err);
-    if (code) cl_chip_free(c);
-    else *out = c;
-    return code;
+    if (code) {
+        chip_free(c);
+        return code;
+    }
+    *out = (cl_chip_table){.ctx = c,
+                           .step = chip_step,
+                           .sample = chip_sample,
+                           .traffic = chip_traffic,
+                           .sizes = chip_sizes,
+                           .routing = chip_routing,
+                           .kernels = c->k->name,
+                           .free = chip_free};
+    return CL_OK;
 }
-
-void cl_chip_free(cl_chip *c)
-{
-    if (!c) return;
-    team_free(c->crew);
-    slice_free(&c->slice);
-    work_free(&c->work);
-    kv_free(&c->kv);
-    exchange_free(c);
-    cl_spec_free(&c->spec);
-    free(c);
-}
-
-uint64_t cl_chip_slice_bytes(const cl_chip *c) { return c->slice.bytes; }
-
-uint64_t cl_chip_kv_bytes(const cl_chip *c) { return c->kv.bytes; }
-
-const char *cl_chip_kernels(const cl_chip *c) { return c->k->name; }
-
-void cl_chip_traffic(const cl_chip *c, uint64_t *weight_bytes, uint64_t *kv_bytes)
-{
-    *weight_bytes = c->weight_bytes;
-    *kv_bytes = c->kv_bytes;
-}
-
-const uint64_t *cl_chip_routing(const cl_chip *c, int layer) { return share_of(c, layer)->chosen; }
 
 /* --- probe --- */
 

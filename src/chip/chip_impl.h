@@ -11,6 +11,7 @@
 #include "chipline/chip.h"
 #include "kv.h"
 #include "route.h"
+#include "sample.h"
 #include "slice.h"
 
 enum { HEAD_ROWS = 16 }; /* most tokens whose logits are computed together */
@@ -74,9 +75,9 @@ typedef struct work {
     int32_t *row_owner; /* [rows] whole experts: the chip that computes it */
     int32_t *own_rows;  /* [rows] whole experts: rows of the touched experts */
     int n_own_rows;
-    int64_t *load;        /* [members] whole experts: bytes that each chip reads for the tokens at hand */
-    int32_t *token_owner; /* [chunk] the chip that holds the token's embedding row */
-    int32_t *merge_cut;   /* [members + 1] */
+    int64_t *load;          /* [members] whole experts: bytes that each chip reads for the tokens at hand */
+    int32_t *token_owner;   /* [chunk] the chip that holds the token's embedding row */
+    int32_t *candidate_cut; /* [members + 1] */
     /* exchanged */
     float *att;           /* [tile][seen] what the heads saw */
     float *all_q, *all_k; /* [tile][q], [tile][kv]: before a norm that spans all heads */
@@ -87,7 +88,9 @@ typedef struct work {
     float *results;     /* [rows][hidden] whole experts: their outputs */
     float *logits;      /* [turns][head_rows][vocab]: the first chip reads one while the others may be at the next */
     int logits_turn;
-    float *merge;        /* [slots][members][CL_HEAD_NUMBERS] */
+    /* [chunk][members][candidates in use] of each output: the best ids of each chip's rows, and their logits */
+    int32_t *candidate_id;
+    float *candidate_logit;
     unsigned char *data; /* all of the above but what is exchanged */
     size_t bytes, exchange_bytes;
 } work;
@@ -137,6 +140,8 @@ typedef struct layer_share {
     uint64_t *chosen;         /* [experts] tokens that chose each; NULL: dense */
 } layer_share;
 
+typedef struct sampling sampling; /* sampling.c */
+
 struct cl_chip {
     cl_spec spec;
     cl_stage stage;
@@ -152,6 +157,7 @@ struct cl_chip {
     int32_t *cut_hidden, *cut_vocab; /* [members + 1] */
     int32_t *cuts;                   /* memory of all cuts and local indices */
     uint64_t *chosen;                /* memory of all layers' */
+    sampling *sampling;              /* NULL: the stage has no head */
     uint64_t weight_bytes, kv_bytes; /* read since creation */
 };
 
@@ -228,8 +234,10 @@ cl_code exchange_create(cl_chip *c, cl_err *err); /* shares and cuts */
 void exchange_free(cl_chip *c);
 /* Ends a phase, as team_wait does, on all chips of the stage: then the regions are complete here. Counted in *e. */
 void team_gather(cl_chip *c, const team *t, cl_event *e, const cl_region *regions, int n);
+/* The exchange alone, by the chip's own thread. */
+void group_gather(cl_chip *c, cl_event *e, const cl_region *regions, int n);
 /* n rows of columns that each chip has its own of. */
-static inline cl_region columns(float *data, int rows, size_t stride, const int32_t *cut)
+static inline cl_region columns(void *data, int rows, size_t stride, const int32_t *cut)
 {
     return (cl_region){.data = data, .rows = rows, .stride = stride, .cut = cut, .to = -1};
 }
@@ -253,6 +261,10 @@ static inline cl_mark record(const cl_chip *c, cl_mark m, const cl_event *e, cl_
     out.experts = experts;
     return cl_trace_end(c->trace, m, &out);
 }
+
+/* --- chip.h's functions --- */
+void chip_step(cl_chip *c, const cl_microbatch *mb, float *x);
+void chip_sample(cl_chip *c, const cl_microbatch *mb, const float *x, cl_samples *out);
 
 cl_code work_create(cl_chip *c, cl_err *err);
 void work_free(work *w);

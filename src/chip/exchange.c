@@ -3,6 +3,25 @@
 
 #include "chip_impl.h"
 
+void group_gather(cl_chip *c, cl_event *e, const cl_region *regions, int n)
+{
+    cl_mark m = cl_trace_mark(c->trace, CL_TRACE_KERNEL);
+    uint64_t start = c->trace ? cl_now_ns() : 0, bytes = c->group.gather(c->group.ctx, regions, n);
+    e->gather_ns += c->trace ? cl_now_ns() - start : 0;
+    if (m.on) {
+        cl_event out = *e;
+        out.kind = CL_EV_GATHER;
+        out.weight_bytes = out.kv_bytes = 0;
+        out.experts = 0;
+        out.msg_bytes = bytes;
+        out.gathers = 1;
+        out.gather_ns = cl_now_ns() - start;
+        cl_trace_end(c->trace, m, &out);
+    }
+    e->msg_bytes += bytes;
+    e->gathers++;
+}
+
 void team_gather(cl_chip *c, const team *t, cl_event *e, const cl_region *regions, int n)
 {
     barrier *b = t->barrier;
@@ -20,21 +39,7 @@ void team_gather(cl_chip *c, const team *t, cl_event *e, const cl_region *region
     for (unsigned here; (here = atomic_load_explicit(&b->arrived, memory_order_acquire)) != (unsigned)t->n - 1;)
         team_wait_while(b, &b->arrived, here);
     atomic_store_explicit(&b->arrived, 0, memory_order_relaxed);
-    cl_mark m = mark(c, t, CL_TRACE_KERNEL);
-    uint64_t start = c->trace ? cl_now_ns() : 0, bytes = c->group.gather(c->group.ctx, regions, n);
-    e->gather_ns += c->trace ? cl_now_ns() - start : 0;
-    if (m.on) {
-        cl_event out = *e;
-        out.kind = CL_EV_GATHER;
-        out.weight_bytes = out.kv_bytes = 0;
-        out.experts = 0;
-        out.msg_bytes = bytes;
-        out.gathers = 1;
-        out.gather_ns = cl_now_ns() - start;
-        cl_trace_end(c->trace, m, &out);
-    }
-    e->msg_bytes += bytes;
-    e->gathers++;
+    group_gather(c, e, regions, n);
     atomic_store(&b->phase, phase + 1);
     team_wake(b, &b->phase);
 }

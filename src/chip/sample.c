@@ -3,7 +3,7 @@
  * The candidates are a heap ordered by (logit descending, id ascending); the best are taken off only as far as top-k,
  * top-p and min-p need, so a vocabulary is never sorted as a whole unless its distribution is flat. Weights come from
  * cl_exp and are added in double in one fixed order: the same id everywhere. */
-#include "chipline/sample.h"
+#include "sample.h"
 
 #include <math.h>
 #include <stdlib.h>

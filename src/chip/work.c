@@ -179,7 +179,7 @@ static void lay_out(const cl_chip *c, work *w, const widths *m, arena *a)
     w->touched = take(a, m->experts, sizeof *w->touched);
     w->load = take(a, members, sizeof *w->load);
     w->token_owner = take(a, chunk, sizeof *w->token_owner);
-    w->merge_cut = take(a, members + 1, sizeof *w->merge_cut);
+    w->candidate_cut = take(a, members + 1, sizeof *w->candidate_cut);
 }
 
 /* Places what the chips of the stage exchange. */
@@ -197,7 +197,9 @@ static void lay_out_exchange(work *w, const widths *m, int members, const cl_chi
     w->results = take(&ffn, o->experts ? tile * m->down : 0, f);
     a->at = max_size(a->at, ffn.at);
     w->logits = take(a, (size_t)logits_turns(members) * (size_t)w->head_rows * w->vocab, f);
-    w->merge = take(a, w->vocab ? (size_t)o->limits.slots * (size_t)members * CL_HEAD_NUMBERS : 0, f);
+    size_t candidates = w->vocab && members > 1 ? (size_t)o->limits.chunk * (size_t)members * CL_CANDIDATES : 0;
+    w->candidate_id = take(a, candidates, sizeof *w->candidate_id);
+    w->candidate_logit = take(a, candidates, f);
 }
 
 /* All sizes, and the bytes of what is exchanged. */

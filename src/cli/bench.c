@@ -221,7 +221,7 @@ static cl_code measure(bench_cli *o, cl_line *line, bench_row *rows, int n, cl_e
 {
     bool root = cl_line_rank(line) == 0;
     cl_run *r = NULL;
-    cl_run_numbers numbers;
+    cl_run_stats numbers;
     cl_code c = cl_run_open(&r, line, &o->run, err);
     if (c != CL_OK) return c;
     c = cl_run_load(r, err);
@@ -231,7 +231,7 @@ static cl_code measure(bench_cli *o, cl_line *line, bench_row *rows, int n, cl_e
         if (c == CL_E_STOPPED) n = i; /* what is done is shown */
         else if (c == CL_OK && root) bench_tell(o, &rows[i]);
     }
-    cl_code end = c == CL_OK || c == CL_E_STOPPED ? cl_run_finish(r, &numbers, err) : c;
+    cl_code end = c == CL_OK || c == CL_E_STOPPED ? cl_run_finish(r, NULL, &numbers, err) : c;
     const bench_report report = {.o = o, .numbers = &numbers, .n_rows = n, .rows = rows};
     if (end == CL_OK && root && n) end = bench_print(&report, err);
     c = cl_line_agree(line, end == CL_OK ? c : end, err);

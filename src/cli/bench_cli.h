@@ -35,8 +35,8 @@ typedef struct bench_row {
 
 typedef struct bench_report {
     const bench_cli *o;
-    const cl_run_numbers *numbers; /* NULL: products */
-    const char *kernels;           /* products: name of the set */
+    const cl_run_stats *numbers; /* NULL: products */
+    const char *kernels;         /* products: name of the set */
     int n_rows;
     const bench_row *rows;
 } bench_report;

@@ -40,7 +40,7 @@ void bench_tell(const bench_cli *o, const bench_row *row)
 
 static void print_head(const bench_report *b, cl_err *err)
 {
-    const cl_run_numbers *n = b->numbers;
+    const cl_run_stats *n = b->numbers;
     double read = all_runs(b, NULL, false, err);
     if (!n) {
         printf("kernels     %s, %d thread%s, matrices of %d MB\n", b->kernels, b->o->run.threads,
@@ -123,7 +123,7 @@ static json_t *row_json(const bench_row *row)
 /* threads: of one rank. */
 static json_t *report_json(const bench_report *b, cl_err *err)
 {
-    const cl_run_numbers *n = b->numbers;
+    const cl_run_stats *n = b->numbers;
     json_t *cases = json_array(), *j;
     double read = all_runs(b, NULL, false, err);
     for (int i = 0; i < b->n_rows; i++) json_array_append_new(cases, row_json(&b->rows[i]));
@@ -149,7 +149,7 @@ static json_t *report_json(const bench_report *b, cl_err *err)
 
 static bool write_rows(const bench_report *b, FILE *f)
 {
-    const cl_run_numbers *n = b->numbers;
+    const cl_run_stats *n = b->numbers;
     fprintf(f,
             "%s,tokens,tokens_per_s,spread,read_gb_per_s,probe_gb_per_s,share_of_probe,gop_per_s,peak_gop_per_s,share_"
             "of_peak,"

@@ -274,29 +274,32 @@ static cl_code run(run_cli *o, cl_line *line)
     cl_err *err = o->err;
     bool root = cl_line_rank(line) == 0;
     cl_run *r = NULL;
-    cl_run_numbers numbers;
+    cl_run_stats stats;
     cl_code c = root ? cl_cli_open_texts(o) : CL_OK;
     if (c == CL_OK && root && o->chat_format && o->format && o->tokenizer)
         c = cl_chat_check(o->format, o->tokenizer, err);
     if ((c = cl_line_agree(line, c, err)) != CL_OK) return c;
     if ((c = cl_run_open(&r, line, &o->run, err)) != CL_OK) return c;
     cl_source source = {0};
+    cl_session *session = NULL;
     if (root) c = cl_cli_open_source(o, cl_run_model(r), cl_run_limits(r), &source);
+    if (c == CL_OK && root) c = cl_run_session(r, &session, err);
     if (c == CL_OK && root && o->summary) c = cl_check_new(o->summary, err);
     c = cl_line_agree(line, c, err); /* before anybody spends time on loading */
     if (c == CL_OK) c = cl_run_load(r, err);
     if (c == CL_OK) {
-        c = cl_run_serve(r, &source, err);
+        c = cl_run_serve(r, &(cl_serve_options){.session = session, .source = &source, .desk = true}, err);
         cl_err later;
-        cl_code f = cl_run_finish(r, &numbers, c == CL_OK ? err : &later);
+        cl_code f = cl_run_finish(r, session, &stats, c == CL_OK ? err : &later);
         if (c == CL_OK) c = f;
         if (f == CL_OK && root) {
-            cl_code s = cl_cli_summary(o, &numbers, c == CL_OK ? err : &later);
+            cl_code s = cl_cli_summary(o, &stats, c == CL_OK ? err : &later);
             if (c == CL_OK) c = s;
         }
         if (root && c == CL_OK) c = cl_cli_outcome(o, err);
         c = cl_line_agree(line, c, err);
     }
+    cl_session_free(session);
     cl_run_close(r);
     return c;
 }

@@ -37,6 +37,6 @@ cl_code cl_cli_open_source(run_cli *o, const cl_model *m, cl_limits limits, cl_s
 /* Rank 0, at the end: requests that failed, as an error. */
 cl_code cl_cli_outcome(run_cli *o, cl_err *err);
 /* Rank 0: --summary and the lines on stderr. */
-cl_code cl_cli_summary(run_cli *o, const cl_run_numbers *n, cl_err *err);
+cl_code cl_cli_summary(run_cli *o, const cl_run_stats *n, cl_err *err);
 
 #endif

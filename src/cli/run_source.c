@@ -160,7 +160,7 @@ static void put_ids(const cl_result *result)
     for (int i = 0; i < result->n_tokens; i++) printf("%s%d", i ? "," : "", result->tokens[i]);
 }
 
-static cl_code done_single(void *ctx, const cl_request *r, const cl_result *result, cl_err *err)
+static cl_code tell_single(void *ctx, const cl_request *r, const cl_result *result, cl_err *err)
 {
     source_state *s = ctx;
     if (s->o->json) return put_row(STDOUT_FILENO, "stdout", r, result, err);
@@ -169,6 +169,13 @@ static cl_code done_single(void *ctx, const cl_request *r, const cl_result *resu
     end_reply(s, result);
     if (s->o->digest) fprintf(stderr, "logits_xxh3: %016llx\n", (unsigned long long)result->digest);
     return fflush(stdout) == 0 ? CL_OK : cl_fail(err, CL_E_RUN, "stdout: write failed: %s", strerror(errno));
+}
+
+static cl_code done_single(void *ctx, cl_request *r, const cl_result *result, cl_err *err)
+{
+    cl_code c = tell_single(ctx, r, result, err);
+    cl_request_free(r);
+    return c;
 }
 
 static cl_code parse_ids(const char *text, int32_t **ids, int *n, cl_err *err)
@@ -262,12 +269,19 @@ static cl_request *next_row(void *ctx, int wait_ms, bool *ended)
     }
 }
 
-static cl_code done_row(void *ctx, const cl_request *r, const cl_result *result, cl_err *err)
+static cl_code tell_row(void *ctx, const cl_request *r, const cl_result *result, cl_err *err)
 {
     source_state *s = ctx;
     s->failed += r->error.code != CL_OK;
     cl_code c = put_row(s->out, s->o->out, r, result, err);
     return c == CL_OK && s->o->json ? put_row(STDOUT_FILENO, "stdout", r, result, err) : c;
+}
+
+static cl_code done_row(void *ctx, cl_request *r, const cl_result *result, cl_err *err)
+{
+    cl_code c = tell_row(ctx, r, result, err);
+    cl_request_free(r);
+    return c;
 }
 
 static cl_code open_batch(run_cli *o, source_state *s)
@@ -326,7 +340,7 @@ static cl_request *next_turn(void *ctx, int wait_ms, bool *ended)
     return r;
 }
 
-static cl_code done_turn(void *ctx, const cl_request *r, const cl_result *result, cl_err *err)
+static cl_code tell_turn(void *ctx, const cl_request *r, const cl_result *result, cl_err *err)
 {
     source_state *s = ctx;
     s->waiting = false;
@@ -342,6 +356,13 @@ static cl_code done_turn(void *ctx, const cl_request *r, const cl_result *result
     end_reply(s, result);
     if (s->o->digest && !s->o->json) fprintf(stderr, "logits_xxh3: %016llx\n", (unsigned long long)result->digest);
     return add_turn(s, "assistant", result->text.data ? result->text.data : "", err);
+}
+
+static cl_code done_turn(void *ctx, cl_request *r, const cl_result *result, cl_err *err)
+{
+    cl_code c = tell_turn(ctx, r, result, err);
+    cl_request_free(r);
+    return c;
 }
 
 static cl_code open_chat(run_cli *o, source_state *s)

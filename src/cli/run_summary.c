@@ -4,7 +4,7 @@
 #include "chipline/json.h"
 #include "run_cli.h"
 
-static json_t *rank_json(const cl_rank_numbers *k)
+static json_t *rank_json(const cl_rank_stats *k)
 {
     return json_pack("{s:i, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:o}", "rank",
                      k->rank, "host", k->host, "replica", k->replica, "stage", k->stage, "member", k->member, "threads",
@@ -15,7 +15,7 @@ static json_t *rank_json(const cl_rank_numbers *k)
                      "probe_gb_per_s", k->probe_gb_per_s > 0 ? json_real(k->probe_gb_per_s) : json_null());
 }
 
-static json_t *summary_json(const run_cli *o, const cl_run_numbers *n)
+static json_t *summary_json(const run_cli *o, const cl_run_stats *n)
 {
     char sum[17], path[4096];
     snprintf(path, sizeof path, "%s", o->run.model_path);
@@ -35,7 +35,7 @@ static json_t *summary_json(const run_cli *o, const cl_run_numbers *n)
                      "build_flags", o->run.build_flags);
 }
 
-static cl_code write_json(const run_cli *o, const cl_run_numbers *n, cl_err *err)
+static cl_code write_json(const run_cli *o, const cl_run_stats *n, cl_err *err)
 {
     cl_newfile f;
     cl_code c = cl_newfile_open(&f, o->summary, err);
@@ -48,13 +48,13 @@ static cl_code write_json(const run_cli *o, const cl_run_numbers *n, cl_err *err
     return cl_fail(err, CL_E_RUN, "%s: write failed", o->summary);
 }
 
-static void print_lines(const cl_run_numbers *n)
+static void print_lines(const cl_run_stats *n)
 {
-    const cl_rank_numbers *most = &n->ranks[0];
+    const cl_rank_stats *most = &n->ranks[0];
     int here = 0; /* threads on rank 0's host */
     double slowest = n->ranks[0].read_gb_per_s, fastest = slowest;
     for (int i = 0; i < n->n_ranks; i++) {
-        const cl_rank_numbers *k = &n->ranks[i];
+        const cl_rank_stats *k = &n->ranks[i];
         if (strcmp(k->host, n->ranks[0].host) == 0) here += k->threads;
         if (k->rss_bytes > most->rss_bytes) most = k;
         if (k->read_gb_per_s < slowest) slowest = k->read_gb_per_s;
@@ -89,7 +89,7 @@ static void print_lines(const cl_run_numbers *n)
                 n->cores_here, here);
 }
 
-cl_code cl_cli_summary(run_cli *o, const cl_run_numbers *n, cl_err *err)
+cl_code cl_cli_summary(run_cli *o, const cl_run_stats *n, cl_err *err)
 {
     if (!o->quiet) print_lines(n);
     return o->summary ? write_json(o, n, err) : CL_OK;

@@ -7,15 +7,22 @@
 
 enum { HOP_MAGIC = 0x43484f50 }; /* "CHOP" */
 
-static size_t x_offset(int n_parts, int n_tokens)
+static size_t x_offset(int n_parts, int n_ids)
 {
-    size_t n = sizeof(wire_head) + (size_t)n_parts * sizeof(cl_seq_part) + (size_t)n_tokens * sizeof(int32_t);
+    size_t n = sizeof(wire_head) + (size_t)n_parts * sizeof(cl_seq_part) + (size_t)n_ids * sizeof(int32_t);
     return (n + 63) & ~(size_t)63;
 }
 
+static size_t x_bytes(const cl_limits *m, int tokens) { return (size_t)tokens * (size_t)m->hidden * sizeof(float); }
+
 size_t cl_line_hop_bytes(const cl_limits *m, int parts, int tokens)
 {
-    return x_offset(parts, tokens) + (size_t)tokens * (size_t)m->hidden * sizeof(float);
+    return x_offset(parts, tokens) + x_bytes(m, tokens);
+}
+
+size_t cl_line_hop_most(const cl_limits *m)
+{
+    return x_offset(m->slots, m->chunk + m->slots * CL_REPEAT_WINDOW) + x_bytes(m, m->chunk);
 }
 
 void cl_line_record(cl_line *l, cl_mark m, cl_event_kind kind, const cl_microbatch *mb, int peer, size_t bytes)
@@ -79,11 +86,12 @@ static void post_receive(cl_line *l)
     l->posted = i;
 }
 
-static void point_into(cl_hop *h, unsigned char *data, int n_parts, int n_tokens)
+static void point_into(cl_hop *h, unsigned char *data, int n_parts, int n_tokens, int n_before)
 {
     h->mb.parts = (cl_seq_part *)(void *)(data + sizeof(wire_head));
     h->mb.ids = (int32_t *)(void *)(h->mb.parts + n_parts);
-    h->x = (float *)(void *)(data + x_offset(n_parts, n_tokens));
+    h->mb.before = h->mb.ids + n_tokens;
+    h->x = (float *)(void *)(data + x_offset(n_parts, n_tokens + n_before));
 }
 
 /* --- the first stage's head chip begins --- */
@@ -98,8 +106,8 @@ cl_hop *cl_line_take(cl_line *l)
     s->taken = true;
     s->hop.kind = CL_HOP_WORK;
     s->hop.mb = (cl_microbatch){0};
-    /* ids behind the largest number of parts; seal moves them up */
-    point_into(&s->hop, s->data, l->opt.limits.slots, 0);
+    /* ids behind the largest number of parts, the others behind the largest number of ids; seal moves them up */
+    point_into(&s->hop, s->data, l->opt.limits.slots, l->opt.limits.chunk, 0);
     return &s->hop;
 }
 
@@ -121,16 +129,18 @@ static void give(cl_line *l, int index, size_t bytes, bool with_x)
 void cl_line_seal(cl_line *l, cl_hop *h)
 {
     unsigned char *data = l->hops[h->index].data;
-    const int32_t *ids = h->mb.ids;
-    point_into(h, data, h->mb.n_parts, h->mb.n_tokens);
-    memmove(h->mb.ids, ids, (size_t)h->mb.n_tokens * sizeof *ids);
+    const cl_microbatch mb = h->mb;
+    point_into(h, data, mb.n_parts, mb.n_tokens, mb.n_before);
+    memmove(h->mb.ids, mb.ids, (size_t)mb.n_tokens * sizeof *mb.ids);
+    memmove(h->mb.before, mb.before, (size_t)mb.n_before * sizeof *mb.before);
     wire_head head = {.magic = HOP_MAGIC,
                       .kind = h->kind,
                       .microbatch = h->mb.id,
                       .n_parts = h->mb.n_parts,
-                      .n_tokens = h->mb.n_tokens};
+                      .n_tokens = mb.n_tokens,
+                      .n_before = mb.n_before};
     memcpy(data, &head, sizeof head);
-    give(l, h->index, x_offset(h->mb.n_parts, h->mb.n_tokens), false); /* there are no activations yet */
+    give(l, h->index, x_offset(mb.n_parts, mb.n_tokens + mb.n_before), false); /* there are no activations yet */
 }
 
 /* --- the other chips receive --- */
@@ -143,22 +153,28 @@ bool cl_line_open_message(const cl_line *l, hop_slot *s, int bytes)
     const wire_head *w = (const wire_head *)(const void *)s->data;
     if (bytes < (int)sizeof *w || w->magic != HOP_MAGIC || w->kind > CL_HOP_STOP) return false;
     if (w->n_parts < 0 || w->n_parts > m->slots || w->n_tokens < 0 || w->n_tokens > m->chunk) return false;
-    size_t want = l->opt.prev < 0 ? x_offset(w->n_parts, w->n_tokens) : cl_line_hop_bytes(m, w->n_parts, w->n_tokens);
+    if (w->n_before < 0 || w->n_before > m->slots * CL_REPEAT_WINDOW) return false;
+    size_t want = x_offset(w->n_parts, w->n_tokens + w->n_before) + (l->opt.prev < 0 ? 0 : x_bytes(m, w->n_tokens));
     if ((size_t)bytes != want) return false;
     cl_hop *h = &s->hop;
     h->kind = (cl_hop_kind)w->kind;
     h->mb.id = w->microbatch;
     h->mb.n_parts = w->n_parts;
     h->mb.n_tokens = w->n_tokens;
-    point_into(h, s->data, w->n_parts, w->n_tokens);
-    int64_t sum = 0;
+    h->mb.n_before = w->n_before;
+    point_into(h, s->data, w->n_parts, w->n_tokens, w->n_before);
+    int64_t sum = 0, before = 0;
     for (int i = 0; i < w->n_parts; i++) {
         const cl_seq_part *p = &h->mb.parts[i];
         if (p->slot < 0 || p->slot >= m->slots || p->n_tokens < 1 || p->n_tokens > m->chunk) return false;
         if (p->pos < 0 || p->pos > m->context - p->n_tokens) return false;
+        if (p->n_outputs < 0 || p->n_outputs > p->n_tokens || p->n_guesses < 0 || p->n_guesses > p->n_tokens)
+            return false;
+        if (p->fork < -1 || p->fork >= m->slots || p->n_before < 0 || p->n_before > p->pos) return false;
         sum += p->n_tokens;
+        before += p->n_before;
     }
-    return sum == w->n_tokens;
+    return sum == w->n_tokens && before == w->n_before;
 }
 
 /* Waits for the message that a receive is posted for; returns its buffer. */
@@ -205,7 +221,7 @@ void cl_line_pass(cl_line *l, cl_hop *h)
         return;
     }
     hop_slot *s = &l->hops[h->index];
-    size_t bytes = cl_line_hop_bytes(&l->opt.limits, h->mb.n_parts, h->mb.n_tokens);
+    size_t bytes = x_offset(h->mb.n_parts, h->mb.n_tokens + h->mb.n_before) + x_bytes(&l->opt.limits, h->mb.n_tokens);
     cl_mark m = cl_trace_mark(l->opt.trace, CL_TRACE_STAGE);
     MPI_TRY(l, MPI_Isend(s->data, (int)bytes, MPI_BYTE, l->opt.next, TAG_HOP, l->comm, &s->send));
     s->taken = false;

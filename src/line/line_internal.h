@@ -18,14 +18,15 @@ enum { HOPS = 4, RESULT_SLOTS = 4 /* result messages under way at once */ };
 typedef struct wire_head {
     uint32_t magic, kind;
     int64_t microbatch;
-    int32_t n_parts, n_tokens;
+    int32_t n_parts, n_tokens, n_before, reserved;
 } wire_head;
 
-typedef struct wire_results {
+/* Head of a message of samples; parts, then ids follow. */
+typedef struct wire_samples {
     int64_t microbatch;
-    int32_t n, reserved;
-    cl_sampled sampled[];
-} wire_results;
+    int32_t n_parts, n_ids;
+    cl_sampled parts[];
+} wire_samples;
 
 typedef struct hop_slot {
     cl_hop hop;
@@ -72,6 +73,7 @@ struct cl_line {
     unsigned char *results[RESULT_SLOTS]; /* last: sending; first: [0] receiving, [1] handed out */
     MPI_Request result_send[RESULT_SLOTS];
     MPI_Request result_recv;
+    cl_samples samples; /* handed out: points into results[1] */
     struct note *notes; /* sent, perhaps not yet arrived */
 
     MPI_Comm stage; /* the chips of this stage, by member; MPI_COMM_NULL before open */

@@ -44,7 +44,7 @@ static size_t move(const cl_region *regions, int n, int sort, int from, int dest
         int first, width = sort_of(r) == sort ? columns(r, from, dest, &first) : 0;
         for (int i = 0; width && i < r->rows; i++) {
             if (r->owner && r->owner[i] != from) continue;
-            float *row = r->data + (size_t)i * r->stride + first;
+            float *row = (float *)r->data + (size_t)i * r->stride + first;
             memcpy(pack ? at : row, pack ? row : at, (size_t)width * sizeof *row);
             at += width;
         }

@@ -39,8 +39,8 @@ cl_code cl_line_open(cl_line *l, const cl_line_options *opt, cl_err *err)
     l->wait_ns = 0;
     l->posted = -1;
     l->recv = l->result_recv = MPI_REQUEST_NULL;
-    l->hop_capacity = cl_line_hop_bytes(&opt->limits, opt->limits.slots, opt->limits.chunk);
-    l->result_capacity = cl_line_result_bytes(opt->limits.slots);
+    l->hop_capacity = cl_line_hop_most(&opt->limits);
+    l->result_capacity = cl_line_samples_bytes(opt->limits.slots, opt->limits.chunk);
     for (int i = 0; i < HOPS; i++) l->hops[i] = (hop_slot){.send = MPI_REQUEST_NULL, .hop = {.index = i}};
     for (int i = 0; i < RESULT_SLOTS; i++) l->result_send[i] = MPI_REQUEST_NULL;
     cl_code c = cl_line_agree(l, check_sizes(l, err), err);

@@ -1,32 +1,59 @@
 /* results.c: what was sampled, from the last stage's head chip to the first's. */
 #include "line_internal.h"
 
-size_t cl_line_result_bytes(int parts) { return sizeof(wire_results) + (size_t)parts * sizeof(cl_sampled); }
-
-void cl_line_send_results(cl_line *l, int64_t microbatch, const cl_sampled *results, int n)
+size_t cl_line_samples_bytes(int parts, int ids)
 {
-    int slot = 0;
-    for (int done = 0; slot < RESULT_SLOTS; slot++) {
-        if (l->result_send[slot] == MPI_REQUEST_NULL) break;
-        MPI_TRY(l, MPI_Test(&l->result_send[slot], &done, MPI_STATUS_IGNORE));
-        if (done) break;
+    return sizeof(wire_samples) + (size_t)parts * sizeof(cl_sampled) + (size_t)ids * sizeof(int32_t);
+}
+
+/* A message buffer that is not under way. */
+static int free_slot(cl_line *l)
+{
+    for (int i = 0, done = 0; i < RESULT_SLOTS; i++) {
+        if (l->result_send[i] == MPI_REQUEST_NULL) return i;
+        MPI_TRY(l, MPI_Test(&l->result_send[i], &done, MPI_STATUS_IGNORE));
+        if (done) return i;
     }
-    if (slot == RESULT_SLOTS) {
-        slot = 0;
-        cl_line_wait(l, &l->result_send[slot], MPI_STATUS_IGNORE, "results to reach", l->opt.first);
-    }
-    wire_results *w = (wire_results *)(void *)l->results[slot];
-    size_t bytes = cl_line_result_bytes(n);
-    w->microbatch = microbatch;
-    w->n = n;
-    memcpy(w->sampled, results, (size_t)n * sizeof *results);
+    cl_line_wait(l, &l->result_send[0], MPI_STATUS_IGNORE, "samples to reach", l->opt.first);
+    return 0;
+}
+
+void cl_line_send_samples(cl_line *l, const cl_samples *s)
+{
+    int slot = free_slot(l);
+    wire_samples *w = (wire_samples *)(void *)l->results[slot];
+    size_t bytes = cl_line_samples_bytes(s->n_parts, s->n_ids);
+    w->microbatch = s->microbatch;
+    w->n_parts = s->n_parts;
+    w->n_ids = s->n_ids;
+    memcpy(w->parts, s->parts, (size_t)s->n_parts * sizeof *s->parts);
+    memcpy(w->parts + s->n_parts, s->ids, (size_t)s->n_ids * sizeof *s->ids);
     cl_mark m = cl_trace_mark(l->opt.trace, CL_TRACE_STAGE);
     MPI_TRY(l, MPI_Isend(w, (int)bytes, MPI_BYTE, l->opt.first, TAG_RESULTS, l->comm, &l->result_send[slot]));
-    cl_microbatch mb = {.id = microbatch, .n_parts = n};
+    cl_microbatch mb = {.id = s->microbatch, .n_parts = s->n_parts};
     cl_line_record(l, m, CL_EV_SEND, &mb, l->opt.first, bytes);
 }
 
-bool cl_line_recv_results(cl_line *l, bool wait, int64_t *microbatch, const cl_sampled **results, int *n)
+/* A peer of the same job sent this, but its sizes are checked all the same. */
+static bool open_samples(cl_line *l, wire_samples *w, int bytes)
+{
+    const cl_limits *m = &l->opt.limits;
+    if (bytes < (int)sizeof *w || w->n_parts < 0 || w->n_parts > m->slots || w->n_ids < 0 || w->n_ids > m->chunk ||
+        (size_t)bytes != cl_line_samples_bytes(w->n_parts, w->n_ids))
+        return false;
+    for (int i = 0; i < w->n_parts; i++) {
+        const cl_sampled *p = &w->parts[i];
+        if (p->slot < 0 || p->slot >= m->slots || p->n < 0 || p->first < 0 || p->n > w->n_ids - p->first) return false;
+    }
+    l->samples = (cl_samples){.microbatch = w->microbatch,
+                              .n_parts = w->n_parts,
+                              .n_ids = w->n_ids,
+                              .parts = w->parts,
+                              .ids = (int32_t *)(void *)(w->parts + w->n_parts)};
+    return true;
+}
+
+bool cl_line_recv_samples(cl_line *l, bool wait, const cl_samples **samples)
 {
     cl_mark m = cl_trace_mark(l->opt.trace, CL_TRACE_STAGE);
     uint64_t t0 = cl_now_ns();
@@ -43,19 +70,12 @@ bool cl_line_recv_results(cl_line *l, bool wait, int64_t *microbatch, const cl_s
     unsigned char *got = l->results[0];
     l->results[0] = l->results[1];
     l->results[1] = got;
-    const wire_results *w = (const wire_results *)(const void *)got;
-    if (bytes < (int)sizeof *w || w->n < 0 || w->n > l->opt.limits.slots || (size_t)bytes != cl_line_result_bytes(w->n))
-        cl_line_abort(l, CL_E_RUN, "rank %d: a result of rank %d makes no sense (a bug: please report it)", l->rank,
+    if (!open_samples(l, (wire_samples *)(void *)got, bytes))
+        cl_line_abort(l, CL_E_RUN, "rank %d: samples of rank %d make no sense (a bug: please report it)", l->rank,
                       l->opt.last);
-    for (int i = 0; i < w->n; i++)
-        if (w->sampled[i].slot < 0 || w->sampled[i].slot >= l->opt.limits.slots)
-            cl_line_abort(l, CL_E_RUN, "rank %d: a result names slot %d (a bug: please report it)", l->rank,
-                          w->sampled[i].slot);
-    *microbatch = w->microbatch;
-    *results = w->sampled;
-    *n = w->n;
     if (wait) l->wait_ns += cl_now_ns() - t0;
-    cl_microbatch mb = {.id = w->microbatch, .n_parts = w->n};
+    cl_microbatch mb = {.id = l->samples.microbatch, .n_parts = l->samples.n_parts};
     cl_line_record(l, m, CL_EV_RECV, &mb, l->opt.last, (size_t)bytes);
+    *samples = &l->samples;
     return true;
 }

@@ -85,29 +85,31 @@ static cl_request *next(void *ctx, int wait_ms, bool *ended)
     if (!f->given) f->start = cl_now_ns();
     for (int i = 0; i < f->n_prompt; i++) f->prompt[i] = (int32_t)(draw(&f->random) % (uint64_t)f->defaults.vocab);
     snprintf(id, sizeof id, "%d", f->given);
+    cl_request *q = cl_request_from_ids(&f->defaults, id, f->prompt, f->n_prompt);
+    if (q) q->owner = &f->begun[f->given];
     *ended = ++f->given >= f->sequences;
-    return cl_request_from_ids(&f->defaults, id, f->prompt, f->n_prompt);
+    return q;
 }
 
-static bool token(void *ctx, const cl_request *q, int32_t id, uint64_t digest, bool last)
+static void token(void *ctx, const cl_request *q, int32_t id, uint64_t digest, bool last)
 {
     feed *f = ctx;
-    int i = atoi(q->id);
+    bool *begun = q->owner;
     f->last = cl_now_ns();
     if (f->n_begun == f->sequences) f->after++;
-    else if (!f->begun[i]) {
-        f->begun[i] = true;
+    else if (!*begun) {
+        *begun = true;
         f->n_begun++;
         f->all_begun = f->last;
     }
-    return true;
 }
 
-static cl_code done(void *ctx, const cl_request *q, const cl_result *result, cl_err *err)
+static cl_code done(void *ctx, cl_request *q, const cl_result *result, cl_err *err)
 {
-    if (q->error.code == CL_OK) return CL_OK;
-    *err = q->error;
-    return q->error.code;
+    cl_code c = q->error.code;
+    if (c != CL_OK) *err = q->error;
+    cl_request_free(q);
+    return c;
 }
 
 static cl_code open_feed(const cl_run *r, const cl_bench_case *c, feed *f, cl_err *err)
@@ -116,8 +118,8 @@ static cl_code open_feed(const cl_run *r, const cl_bench_case *c, feed *f, cl_er
     *f = (feed){.sequences = c->sequences, .n_prompt = n_prompt};
     f->defaults = (cl_request_defaults){.sampling = {.repeat_penalty = 1},
                                         .ignore_eos = true,
-                                        .context = r->limits.context,
-                                        .vocab = r->limits.vocab};
+                                        .context = r->plan.limits.context,
+                                        .vocab = r->plan.limits.vocab};
     f->prompt = cl_malloc((size_t)n_prompt, sizeof *f->prompt, "prompt", err);
     f->begun = cl_calloc((size_t)c->sequences, sizeof *f->begun, "sequences", err);
     return f->prompt && f->begun ? CL_OK : CL_E_FIT;
@@ -128,8 +130,8 @@ static cl_code open_feed(const cl_run *r, const cl_bench_case *c, feed *f, cl_er
 /* Bytes read by all ranks since they began, on rank 0. Collective. */
 static uint64_t traffic(cl_run *r)
 {
-    uint64_t mine[2];
-    cl_chip_traffic(r->chip, &mine[0], &mine[1]);
+    const cl_traffic t = r->chip.traffic(r->chip.ctx);
+    uint64_t mine[2] = {t.weight_bytes, t.kv_bytes};
     cl_line_sum(r->line, mine, 2);
     return mine[0] + mine[1];
 }
@@ -138,9 +140,9 @@ static uint64_t traffic(cl_run *r)
 static void probe(cl_run *r, double *all, double sum[2])
 {
     cl_line_barrier(r->line);
-    double mine[2] = {cl_chip_probe(r->chip)};
+    double mine[2] = {cl_chip_probe(r->chip.ctx)};
     cl_line_barrier(r->line);
-    mine[1] = cl_chip_peak(cl_chip_kernels(r->chip), r->activations != CL_ACT_F32, r->opt.threads, false);
+    mine[1] = cl_chip_peak(r->chip.kernels, r->plan.activations != CL_ACT_F32, r->opt.threads, false);
     cl_line_gather(r->line, mine, sizeof mine, all);
     sum[0] = sum[1] = 0;
     for (int i = 0; cl_line_rank(r->line) == 0 && i < cl_line_size(r->line); i++)
@@ -173,7 +175,11 @@ static cl_code serve(cl_run *r, feed *f, int max_tokens, uint64_t *read, cl_err 
     f->random = 1;
     for (int i = 0; f->begun && i < f->sequences; i++) f->begun[i] = false;
     uint64_t before = traffic(r);
-    cl_code c = cl_run_serve(r, &source, err);
+    cl_session *session = NULL;
+    cl_code c = cl_line_rank(r->line) == 0 ? cl_run_session(r, &session, err) : CL_OK;
+    c = cl_line_agree(r->line, c, err);
+    if (c == CL_OK) c = cl_run_serve(r, &(cl_serve_options){.session = session, .source = &source}, err);
+    cl_session_free(session);
     *read = traffic(r) - before;
     return c;
 }
@@ -186,7 +192,7 @@ static cl_bench_run evaluate(const cl_run *r, const cl_bench_case *c, const feed
 {
     bool decode = c->kind == CL_BENCH_DECODE;
     double layers, head, tokens = (double)c->sequences * c->tokens, bytes = (double)(read - (decode ? first : 0));
-    count_weights(&r->model, &layers, &head);
+    count_weights(&r->plan.model, &layers, &head);
     double ops = 2 * (tokens * layers + (decode ? tokens : c->sequences) * head);
     double s = (double)(decode ? f->last - f->all_begun : f->all_begun - f->start) * 1e-9;
     double rate = s > 0 ? (decode ? (double)f->after : tokens) / s : 0;

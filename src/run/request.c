@@ -9,6 +9,7 @@ void cl_request_free(cl_request *r)
     for (int i = 0; i < r->n_stops; i++) free(r->stops[i]);
     free(r->stops);
     free(r->prompt);
+    free(r->earlier);
     free(r->id);
     free(r);
 }

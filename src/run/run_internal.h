@@ -2,106 +2,124 @@
 #ifndef CHIPLINE_RUN_INTERNAL_H
 #define CHIPLINE_RUN_INTERNAL_H
 
-#include <xxhash.h>
-
 #include "chipline/run.h"
-#include "chipline/sample.h"
-#include "chipline/schedule.h"
 
-/* What the last stage knows of the sequence in a slot. */
-typedef struct output_slot {
-    int32_t recent[CL_REPEAT_WINDOW]; /* the last tokens, oldest first */
-    int n_recent;
-    XXH3_state_t *digest;
-} output_slot;
-
-/* The end of the line: logits to samples, digests and the logits file. Only the last stage has one. */
-typedef struct cl_output {
-    cl_sampler *sampler;
-    int vocab, allowed, members;
-    int candidates;       /* that each chip passes on for the micro-batch being worked on; 0: logits are read whole */
-    cl_candidate *merged; /* [members * CL_CANDIDATES] */
-    output_slot *slots;   /* [limits.slots] */
-    cl_sampled *sampled;  /* [limits.slots], by part */
-    const cl_microbatch *mb; /* the one being worked on */
-    cl_newfile logits;       /* .f NULL: not wanted */
-    int64_t logits_rows;
-} cl_output;
-
-/* members: chips of the last stage; each has an output, the first one samples and writes (logits_path NULL on the
- * others). */
-cl_code cl_output_create(cl_output *o, const cl_limits *limits, int allowed, int members, const char *logits_path,
-                         cl_err *err);
-/* Head and sampling of one micro-batch; o->sampled holds a result for each part. */
-void cl_output_step(cl_output *o, cl_chip *chip, const cl_microbatch *mb, const float *x);
-cl_code cl_output_finish(cl_output *o, cl_err *err); /* the logits file gets its final name */
-void cl_output_free(cl_output *o, int slots);
-
-struct cl_run {
-    cl_line *line;
-    cl_run_options opt;
-    cl_model_file *file;
-    cl_model model; /* spec and tensor list, kept when the file is closed */
+/* What is decided before anything is loaded: the same on every rank. */
+typedef struct run_plan {
+    cl_model model; /* spec and tensor list */
     uint64_t checksum;
     char *source;
     cl_layout layout;       /* of one line */
     cl_placement placement; /* of one line */
-    int replica, stage, member;
-    int line_rank0;     /* first rank of this rank's line */
-    bool first, last;   /* this rank's stage is the first, the last of its line */
-    bool leads;         /* it is the first chip of its stage: it receives and hands over for the others */
-    uint64_t *chosen;   /* --routing: [layers][experts], else NULL */
-    cl_routing routing; /* the same */
-    cl_rates rates;     /* measured, where a layout was to be chosen by them */
+    uint64_t *chosen;       /* --routing: [layers][experts], else NULL */
+    cl_routing routing;     /* the same */
+    cl_rates rates;         /* measured, where a layout was to be chosen by them */
     cl_limits limits;
     cl_activations activations;
     cl_kv_format kv;
-    cl_chip *chip;
-    cl_trace *trace;
-    char *part_path;
-    cl_output out;
-    double probe, load_s;
-    int64_t clock_offset, clock_uncertainty;
-    cl_trace_rank *rank_rows; /* rank 0: [size] */
-    cl_rank_numbers *numbers; /* rank 0: [size] */
+} run_plan;
 
-    /* while serving */
-    uint64_t serve_start, serve_ns, busy_ns;
-    int64_t requests, failed, prompt_tokens, generated_tokens;
-    uint64_t prompt_ns, decode_ns;
-    double *ttft; /* rank 0: [requests], s */
-    int64_t ttft_cap;
-    cl_trace_request *request_rows; /* rank 0, when tracing */
-    int64_t request_cap;
+/* Where this rank is in it. */
+typedef struct run_seat {
+    int replica, stage, member;
+    int line_rank0;   /* first rank of this rank's line */
+    bool first, last; /* its stage is the first, the last of its line */
+    bool leads;       /* it is the first chip of its stage: it receives and hands over for the others */
+    const cl_stage *at;
+} run_seat;
+
+/* The events of this rank, and what is known of all for the trace file. */
+typedef struct run_trace {
+    cl_trace *recorder; /* NULL: no trace */
+    char *part_path;
+    bool started; /* there is something in it */
+    double probe; /* bytes/s */
+    int64_t clock_offset, clock_uncertainty;
+    cl_trace_rank *ranks;       /* rank 0: [size] */
+    cl_trace_request *requests; /* rank 0: [n_requests] */
+    int64_t n_requests, cap;
+} run_trace;
+
+typedef struct logits_file logits_file;
+
+struct cl_run {
+    cl_line *line;
+    cl_run_options opt;
+    char *strings; /* memory of what opt points to on other ranks than 0 */
+    cl_model_file *file;
+    run_plan plan;
+    run_seat seat;
+    cl_chip_table chip;
+    run_trace trace;
+    logits_file *logits; /* NULL: not wanted here */
+    cl_samples samples;  /* last stage */
+    double load_s;
+    uint64_t serve_start, serve_ns, busy_ns; /* of the last serving; of all servings since load */
+    cl_session_stats session;                /* rank 0, when serving has ended */
+    cl_rank_stats *stats;                    /* rank 0: [size] */
 };
 
-/* --- requests that other lines serve (remote.c) --- */
+/* Rank of the first chip of a stage of this rank's line. */
+static inline int head_of(const cl_run *r, int stage)
+{
+    return r->seat.line_rank0 + r->plan.placement.stages[stage].first_rank;
+}
 
-/* Rank 0. capacity: most tokens of the sequence, the prompt's included. drop: without finishing what they have. */
-cl_code cl_remote_send(cl_run *r, int to, int64_t number, const cl_request *q, int capacity, cl_err *err);
-cl_code cl_remote_cancel(cl_run *r, int to, int64_t number, cl_err *err);
-cl_code cl_remote_end(cl_run *r, bool drop, cl_err *err);
-/* A token that a line has sampled for one of its requests; last: the line has finished with it. failed: the line has
- * ended. */
-typedef struct cl_remote_token {
-    int line;
-    bool failed, last;
-    int64_t number;
-    int32_t id;
-    uint64_t digest;
-} cl_remote_token;
-/* The next one if it is there. note: working memory, the caller's. */
-bool cl_remote_recv(cl_run *r, cl_buf *note, cl_remote_token *t);
+/* What rank 0 was told becomes what all were told (options.c). Collective. */
+cl_code options_share(cl_run *r, const cl_run_options *opt, cl_err *err);
+cl_place_options options_of_place(const cl_run *r);
+
+/* One step that all ranks take together. `wanted` (NULL: always) must say the same everywhere. Each phase ends with an
+ * agreement, and begins only if that was good: so a phase may begin with collective calls. */
+typedef struct phase {
+    const char *name; /* "loading": for messages about a rank that does not come back from it */
+    cl_code (*run)(cl_run *r, cl_err *err);
+    bool (*wanted)(const cl_run *r);
+} phase;
+cl_code run_phases(cl_run *r, const phase *phases, int n, cl_err *err);
+enum { PLAN_PHASES = 6, LOAD_PHASES = 5 };
+extern const phase plan_phases[PLAN_PHASES]; /* planning.c */
+extern const phase load_phases[LOAD_PHASES]; /* loading.c */
+
+/* --- the loop (loop.c) --- */
+
+/* The first chip of a line runs it for a session's requests. */
+cl_code loop_lead(cl_run *r, cl_session *s, cl_source *source, cl_err *err);
+
+/* --- requests that other lines serve (lines.c) --- */
+
+/* Rank 0: as cl_other_lines; ctx is the run. */
+cl_code lines_send(void *run, int line, int64_t number, const cl_request *r, int most, cl_err *err);
+cl_code lines_cancel(void *run, int line, int64_t number, cl_err *err);
+/* Ends the other lines. drop: without finishing what they have. */
+cl_code lines_end(cl_run *r, bool drop, cl_err *err);
+/* Takes the tokens that are there into the session. *got: there were some. *failed: a line has ended; its own error will
+ * say why. note: working memory, the caller's. */
+cl_code lines_take(cl_run *r, cl_session *s, cl_buf *note, bool *got, bool *failed, cl_err *err);
 /* First chip of another line: leads it with requests from rank 0. */
-cl_code cl_remote_lead(cl_run *r, cl_code (*lead)(cl_run *r, cl_source *source, cl_err *err), cl_err *err);
+cl_code lines_serve(cl_run *r, cl_err *err);
 
-/* Rank 0: keeps what the numbers and the trace need of an ended request. */
-cl_code cl_run_note_request(cl_run *r, const cl_request *q, const cl_result *res, cl_err *err);
+/* --- the logits file (logits.c) --- */
+cl_code logits_open(logits_file **out, const char *path, int vocab, cl_err *err);
+cl_row_observer logits_observer(logits_file *f);
+cl_code logits_commit(logits_file *f, cl_err *err); /* it gets its final name */
+void logits_free(logits_file *f);
+
+/* --- numbers and trace --- */
+cl_rank_stats stats_of_rank(const cl_run *r);
+cl_run_stats run_stats(const cl_run *r); /* rank 0, when the ranks' are there */
+cl_trace_rank trace_row(const cl_run *r, const cl_rank_stats *s);
 /* TRACE.rankNNNN.part, or TRACE.run.part for rank -1; caller frees. */
-char *cl_part_path(const char *trace_path, int rank, cl_err *err);
-/* Rank 0, before the first token: what a later recovery needs, from rank_rows. */
-cl_code cl_run_note_ranks(cl_run *r, cl_err *err);
+char *trace_part_path(const char *trace_path, int rank, cl_err *err);
+/* Rank 0: keeps what the trace needs of an ended request. */
+cl_code trace_note_request(cl_run *r, const cl_request *q, const cl_result *res, cl_err *err);
+/* Clocks, the rate that this rank's slice can be read with, and what a later recovery needs. Collective. */
+cl_code trace_start(cl_run *r, cl_err *err);
+/* The description of the run, as JSON text; caller frees, NULL: no memory. */
+char *trace_describe(const cl_run *r, bool ended);
+/* Rank 0, before the first token: what a later recovery needs, from trace.ranks. */
+cl_code trace_note_ranks(cl_run *r, cl_err *err);
 /* Collective: part files of all ranks to TRACE.h5 on rank 0. */
-cl_code cl_run_collect(cl_run *r, cl_err *err);
+cl_code trace_collect(cl_run *r, cl_err *err);
 
 #endif

@@ -3,6 +3,7 @@
 
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "chipline/util.h"
 
@@ -66,7 +67,10 @@ int cl_schedule_admit(cl_schedule *s, cl_sequence *seq)
     int i = 0;
     while (i < s->limits.slots && s->slots[i].seq) i++;
     if (i == s->limits.slots) CL_BUG("schedule: no room");
+    if (seq->n_sent >= seq->n_tokens || (seq->n_sent > 0 && seq->fork < 0))
+        CL_BUG("schedule: a sequence of %d tokens of which %d are sent", seq->n_tokens, seq->n_sent);
     s->slots[i] = (seat){.seq = seq, .turn = s->turn++};
+    seq->begun = seq->awaits = false;
     s->active++;
     share_prompts(s);
     return i;
@@ -79,16 +83,20 @@ void cl_schedule_leave(cl_schedule *s, int i)
     s->active--;
 }
 
-void cl_schedule_sampled(cl_schedule *s, int i, int32_t id)
+void cl_schedule_sampled(cl_schedule *s, int i, const int32_t *ids, int n)
 {
     cl_sequence *q = s->slots[i].seq;
-    if (!q || !q->awaits || q->n_tokens >= q->capacity) CL_BUG("schedule: slot %d takes no sample", i);
-    q->tokens[q->n_tokens++] = id;
+    if (!q || !q->awaits || n < 1 || n - 1 > q->n_guesses || n > q->capacity - q->n_tokens)
+        CL_BUG("schedule: slot %d takes no %d samples", i, n);
+    memcpy(q->tokens + q->n_tokens, ids, (size_t)n * sizeof *ids);
+    q->n_tokens += n;
+    q->n_sent = q->n_tokens - 1; /* the cache goes back to what is certain */
+    q->n_guesses = 0;
     q->awaits = false;
 }
 
 static int pending(const cl_sequence *q) { return q->n_tokens - q->n_sent; }
-static bool decodes(const cl_sequence *q) { return q->n_sent > 0 && pending(q) == 1 && q->n_tokens > q->n_prompt; }
+static bool decodes(const cl_sequence *q) { return q->begun && pending(q) == 1 && q->n_tokens > q->n_prompt; }
 
 /* Of the slots that are ready and were last served in [from, before), those that decode or those with a prompt to
  * send: the one that waits longest; -1: none. */
@@ -105,31 +113,43 @@ static int longest_waiting(const cl_schedule *s, bool decoding, int64_t from, in
     return best;
 }
 
-static void put(cl_schedule *s, cl_microbatch *mb, int i, int n)
+/* The next n of a sequence's tokens, and behind its last one as many guesses as have room. */
+static void put(cl_schedule *s, cl_microbatch *mb, int i, int n, int room)
 {
     cl_sequence *q = s->slots[i].seq;
-    bool last = q->n_sent + n == q->n_tokens;
-    mb->parts[mb->n_parts++] = (cl_seq_part){.slot = i,
-                                             .pos = q->n_sent,
-                                             .n_tokens = n,
-                                             .sampling = q->sampling,
-                                             .flags = (last ? CL_PART_SAMPLE : 0u) | (q->rows ? CL_PART_ROWS : 0u) |
-                                                      (q->n_sent == 0 ? CL_PART_FIRST : 0u)};
-    for (int t = 0; t < n; t++) mb->ids[mb->n_tokens++] = q->tokens[q->n_sent + t];
+    bool last = n == pending(q);
+    int left = room - n, guesses = !last ? 0 : q->n_guesses < left ? q->n_guesses : left;
+    cl_seq_part *p = &mb->parts[mb->n_parts++];
+    *p = (cl_seq_part){.slot = i,
+                       .pos = q->n_sent,
+                       .n_tokens = n + guesses,
+                       .n_outputs = last ? guesses + 1 : 0,
+                       .n_guesses = guesses,
+                       .fork = q->begun ? -1 : q->fork,
+                       .flags = (q->rows ? CL_PART_ROWS : 0u) | (q->begun ? 0u : CL_PART_BEGIN),
+                       .sampling = q->sampling};
+    if (!q->begun) {
+        p->n_before = q->n_sent < CL_REPEAT_WINDOW ? q->n_sent : CL_REPEAT_WINDOW;
+        for (int t = q->n_sent - p->n_before; t < q->n_sent; t++) mb->before[mb->n_before++] = q->tokens[t];
+    }
+    memcpy(mb->ids + mb->n_tokens, q->tokens + q->n_sent, (size_t)p->n_tokens * sizeof *mb->ids);
+    mb->n_tokens += p->n_tokens;
     q->n_sent += n;
+    q->n_guesses = guesses;
+    q->begun = true;
     q->awaits = last;
 }
 
 bool cl_schedule_next(cl_schedule *s, cl_microbatch *mb)
 {
     mb->id = s->microbatches;
-    mb->n_parts = mb->n_tokens = 0;
+    mb->n_parts = mb->n_tokens = mb->n_before = 0;
     int64_t before = s->turn;
     int share = (s->active + s->stages - 1) / s->stages; /* so that every stage has as many to work on */
     int room_to_decode = s->limits.chunk - (longest_waiting(s, false, 0, before) >= 0); /* a prompt never starves */
     for (int i;
          mb->n_parts < share && mb->n_tokens < room_to_decode && (i = longest_waiting(s, true, 0, before)) >= 0;) {
-        put(s, mb, i, 1);
+        put(s, mb, i, 1, room_to_decode - mb->n_tokens);
         s->slots[i].turn = s->turn++;
     }
     /* Prompts keep their turn until they are through, so that the oldest gets its first token first. */
@@ -139,7 +159,7 @@ bool cl_schedule_next(cl_schedule *s, cl_microbatch *mb)
         if (i < 0) break;
         from = s->slots[i].turn + 1;
         int room = most - mb->n_tokens, n = pending(s->slots[i].seq);
-        put(s, mb, i, n < room ? n : room);
+        put(s, mb, i, n < room ? n : room, room);
     }
     if (!mb->n_parts) return false;
     s->microbatches++;

@@ -1,9 +1,11 @@
 """Runs the chipline binary as people do, alone and under mpirun. CHIPLINE names the binary (ctest sets it)."""
+import atexit
 import json
 import os
 import pathlib
 import shutil
 import subprocess
+import tempfile
 
 import numpy as np
 import pytest
@@ -17,6 +19,9 @@ CHIPLINE = os.environ.get("CHIPLINE", str(ROOT / "build" / "chipline"))
 ENV = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMPI_MCA_mpi_yield_when_idle="1",
            OMPI_MCA_btl_vader_single_copy_mechanism="none", OMPI_MCA_pml="ob1", OMPI_MCA_btl="self,vader,tcp",
            OMPI_MCA_ess_singleton_isolated="1", OMP_NUM_THREADS="1")
+# A folder of Open MPI's own: programs that start and end at the same time remove each other's.
+ENV["OMPI_MCA_orte_tmpdir_base"] = tempfile.mkdtemp(prefix="chipline-mpi")
+atexit.register(shutil.rmtree, ENV["OMPI_MCA_orte_tmpdir_base"], True)
 
 
 def command(*args, ranks=None):

@@ -129,7 +129,7 @@ static uint64_t write_numbers(const plan *p, int round, int m, int members, floa
             for (int c = 0; c < p->regions[k].width; c++) {
                 const cl_region *r = &p->regions[k];
                 bool own = makes(r, m, members, i, c), wanted = copy && !own && needs(r, m, members, i, c);
-                size_t at = (size_t)(r->data - memory) + (size_t)i * r->stride + (size_t)c;
+                size_t at = (size_t)((float *)r->data - memory) + (size_t)i * r->stride + (size_t)c;
                 if (copy ? wanted : own) (copy ? copy : memory)[at] = number(round, k, i, c);
                 others += wanted;
             }
@@ -143,7 +143,7 @@ static void see_others(const plan *p, int m, int members, const float *memory, f
         for (int i = 0; i < p->regions[k].rows; i++)
             for (int c = 0; c < p->regions[k].width; c++) {
                 const cl_region *r = &p->regions[k];
-                size_t at = (size_t)(r->data - memory) + (size_t)i * r->stride + (size_t)c;
+                size_t at = (size_t)((float *)r->data - memory) + (size_t)i * r->stride + (size_t)c;
                 if (!makes(r, m, members, i, c) && !needs(r, m, members, i, c)) copy[at] = memory[at];
             }
 }
@@ -256,12 +256,34 @@ static void work(const int *shape, int stage, cl_hop *h, int64_t id)
 /* Every fifth message is only a ping. */
 static bool is_ping(int64_t k) { return k % 5 == 4; }
 
+/* Part p has p % 3 ids. */
+static void make_samples(cl_samples *s, int64_t k, int n_parts)
+{
+    s->microbatch = k;
+    s->n_parts = n_parts;
+    for (int p = 0; p < n_parts; p++) {
+        s->parts[p] = (cl_sampled){.slot = p, .n = p % 3, .first = s->n_ids, .digest = (uint64_t)k};
+        for (int i = 0; i < p % 3; i++) s->ids[s->n_ids++] = (int32_t)k + p + i;
+    }
+}
+
+static bool right_samples(const cl_samples *s)
+{
+    bool right = s->n_parts == 1 + s->microbatch % SLOTS;
+    for (int p = 0; p < s->n_parts; p++) {
+        const cl_sampled *of = &s->parts[p];
+        right = right && of->slot == p && of->n == p % 3 && of->digest == (uint64_t)s->microbatch;
+        for (int i = 0; right && i < of->n; i++) right = s->ids[of->first + i] == (int32_t)s->microbatch + p + i;
+    }
+    return right;
+}
+
 static void lead(const cl_line_options *o, const int *shape)
 {
     cl_line *l = the_line;
-    int in_flight = 0, depth = 0, n;
-    int64_t done = 0, id;
-    const cl_sampled *s;
+    int in_flight = 0, depth = 0;
+    int64_t done = 0;
+    const cl_samples *s;
     while (depth < RANKS && shape[depth]) depth++; /* as many micro-batches as stages */
     for (int64_t k = 0; k <= STEPS || in_flight;) {
         bool room = k <= STEPS && in_flight < depth;
@@ -279,9 +301,9 @@ static void lead(const cl_line_options *o, const int *shape)
             if (o->next >= 0) in_flight++;
             else done++;
         }
-        if (in_flight && cl_line_recv_results(l, !room, &id, &s, &n)) {
-            CU_ASSERT_EQUAL(id, done / 4 * 5 + done % 4); /* four of five are work */
-            CU_ASSERT_TRUE(n == 1 + id % SLOTS && s[n - 1].slot == n - 1 && s[n - 1].id == (int)id + n - 1);
+        if (in_flight && cl_line_recv_samples(l, !room, &s)) {
+            CU_ASSERT_EQUAL(s->microbatch, done / 4 * 5 + done % 4); /* four of five are work */
+            CU_ASSERT_TRUE(right_samples(s));
             done++;
             in_flight--;
         }
@@ -311,9 +333,11 @@ static void follow(const cl_line_options *o, const int *shape)
             continue;
         }
         if (h->kind == CL_HOP_WORK && g->member == 0) {
-            cl_sampled s[SLOTS];
-            for (int p = 0; p < h->mb.n_parts; p++) s[p] = (cl_sampled){.slot = p, .id = (int)k + p};
-            cl_line_send_results(l, k, s, h->mb.n_parts);
+            cl_sampled parts[SLOTS];
+            int32_t ids[2 * SLOTS];
+            cl_samples s = {.parts = parts, .ids = ids};
+            make_samples(&s, k, h->mb.n_parts);
+            cl_line_send_samples(l, &s);
         }
         cl_line_release(l, h);
     }
@@ -421,11 +445,11 @@ static void sizes(void)
     CU_ASSERT_EQUAL(cl_line_hop_bytes(&m, 0, 0), 64);
     for (int parts = 1; parts <= SLOTS; parts++)
         for (int tokens = parts; tokens <= CHUNK; tokens++) {
-            size_t head = 24 + (size_t)parts * sizeof(cl_seq_part) + 4 * (size_t)tokens,
+            size_t head = 32 + (size_t)parts * sizeof(cl_seq_part) + 4 * (size_t)tokens,
                    x = 4 * HIDDEN * (size_t)tokens;
             CU_ASSERT_EQUAL(cl_line_hop_bytes(&m, parts, tokens), (head + 63) / 64 * 64 + x);
         }
-    CU_ASSERT_EQUAL(cl_line_result_bytes(3), 16 + 3 * sizeof(cl_sampled));
+    CU_ASSERT_EQUAL(cl_line_samples_bytes(3, 5), 16 + 3 * sizeof(cl_sampled) + 20);
 }
 
 int main(int argc, char **argv)

@@ -68,7 +68,8 @@ static void fill(cl_hop *h, int64_t id)
         h->mb.parts[p] = (cl_seq_part){.slot = p,
                                        .pos = (int)(id % 50),
                                        .n_tokens = k,
-                                       .flags = CL_PART_SAMPLE,
+                                       .n_outputs = 1,
+                                       .fork = -1,
                                        .sampling = {.seed = (uint64_t)id}};
         for (int t = 0; t < k; t++) h->mb.ids[tokens++] = (int)(rand_r(&seed) % 1000);
     }
@@ -119,11 +120,11 @@ static void hand_over(void)
     cl_region r = {.data = g->memory, .rows = 1, .stride = 25, .cut = (int32_t[]){0, 25}, .to = -1};
     CU_ASSERT_TRUE(g->member == 0 && g->members == 1 && g->memory && !cl_line_shared(l));
     CU_ASSERT_EQUAL(g->gather(g->ctx, &r, 1), 0);
-    cl_sampled s[SLOTS];
-    int64_t done = 0, id;
+    cl_sampled parts[SLOTS];
+    int32_t ids[SLOTS];
+    int64_t done = 0;
     for (int64_t sent = 0; rank == 0 && (sent < STEPS || in_flight);) {
-        const cl_sampled *got;
-        int n;
+        const cl_samples *got;
         if (sent < STEPS && in_flight < size) {
             cl_hop *h = cl_line_take(l);
             fill(h, sent++);
@@ -138,10 +139,12 @@ static void hand_over(void)
             cl_line_pass(l, h);
             in_flight++;
         }
-        if (in_flight && cl_line_recv_results(l, in_flight == size || sent == STEPS, &id, &got, &n)) {
+        if (in_flight && cl_line_recv_samples(l, in_flight == size || sent == STEPS, &got)) {
+            int64_t id = got->microbatch;
             CU_ASSERT_EQUAL_FATAL(id, done++);
-            CU_ASSERT_EQUAL_FATAL(n, 1 + id % SLOTS);
-            CU_ASSERT_TRUE(got[n - 1].slot == n - 1 && got[n - 1].id == (int)id + n - 1);
+            CU_ASSERT_EQUAL_FATAL(got->n_parts, 1 + id % SLOTS);
+            const cl_sampled *p = &got->parts[got->n_parts - 1];
+            CU_ASSERT_TRUE(p->slot == got->n_parts - 1 && got->ids[p->first] == (int)id + p->slot);
             in_flight--;
         }
     }
@@ -154,8 +157,12 @@ static void hand_over(void)
             cl_line_pass(l, h);
             continue;
         }
-        for (int p = 0; p < h->mb.n_parts; p++) s[p] = (cl_sampled){.slot = p, .id = (int)k + p};
-        cl_line_send_results(l, k, s, h->mb.n_parts);
+        cl_samples s = {.microbatch = k, .n_parts = h->mb.n_parts, .n_ids = h->mb.n_parts, .parts = parts, .ids = ids};
+        for (int p = 0; p < h->mb.n_parts; p++) {
+            parts[p] = (cl_sampled){.slot = p, .n = 1, .first = p};
+            ids[p] = (int)k + p;
+        }
+        cl_line_send_samples(l, &s);
         cl_line_release(l, h);
     }
     if (rank == 0) CU_ASSERT_EQUAL(done, STEPS);

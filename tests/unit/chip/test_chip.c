@@ -104,9 +104,9 @@ static void check_tiles(cl_spec s)
     tiny_run(&l, N, N, &got);
     tiny_line_free(&l);
     CU_ASSERT(same_rows(0, N));
-    /* embed, 4 heads, 4 layers; per tile 4 events of each layer and one more where there are experts */
-    uint64_t events = cl_trace_count(trace), tiles = (events - 9) / 19;
-    CU_ASSERT(tiles > 1 && events == 9 + 19 * tiles);
+    /* embed, 4 heads with their samples, 4 layers; per tile 4 events of each layer and one more where there are experts */
+    uint64_t events = cl_trace_count(trace), tiles = (events - 13) / 19;
+    CU_ASSERT(tiles > 1 && events == 13 + 19 * tiles);
     cl_trace_close(trace);
     unlink(path);
     tiny_free(&m);
@@ -142,7 +142,7 @@ static void check_batch(int which)
     /* the same slots again, without clearing anything: what they held is forgotten */
     clear(&got);
     int at[4] = {0}, first[4] = {20, 1, 0, 7}, then[4] = {1, 1, 12, 5}, last[4] = {0};
-    tiny_step(&l, at, first, CL_PART_ROWS | CL_PART_FIRST, &got);
+    tiny_step(&l, at, first, CL_PART_ROWS | CL_PART_BEGIN, &got);
     for (int i = 0; i < 3; i++) tiny_step(&l, at, then, CL_PART_ROWS, &got);
     for (int slot = 0; slot < 4; slot++) last[slot] = 36 - at[slot] < 10 ? 36 - at[slot] : 10;
     tiny_step(&l, at, last, CL_PART_ROWS, &got);
@@ -159,7 +159,14 @@ static void test_batch(void)
     for (int which = TINY_MOE; which < TINY_SPECS; which++) check_batch(which);
 }
 
-/* Which rows the head computes. */
+static int32_t best(const float *row)
+{
+    int best = 0;
+    for (int i = 1; i < TINY_VOCAB; i++) best = row[i] > row[best] ? i : best;
+    return best;
+}
+
+/* Which rows are shown, and which ids are drawn. */
 static void test_head(void)
 {
     tiny m = tiny_make(tiny_spec(false), CL_F32, false);
@@ -167,18 +174,21 @@ static void test_head(void)
     tiny_line l = tiny_chips(&m, 1, &o, NULL);
     int at[4] = {0}, take[4] = {10, 7, 0, 3}, one[4] = {1, 0, 1, 0};
     clear(&want);
-    tiny_step(&l, at, take, CL_PART_ROWS | CL_PART_SAMPLE | CL_PART_FIRST, &want);
+    tiny_step(&l, at, take, CL_PART_ROWS | TINY_SAMPLE | CL_PART_BEGIN, &want);
     CU_ASSERT_EQUAL(want.calls, 20);
     memset(at, 0, sizeof at);
     clear(&got);
-    tiny_step(&l, at, take, CL_PART_SAMPLE | CL_PART_FIRST, &got);
-    CU_ASSERT_EQUAL(got.calls, 3);
-    CU_ASSERT_EQUAL(memcmp(want.row[0][9], got.row[0][9], sizeof got.row[0][9]), 0);
-    CU_ASSERT_EQUAL(memcmp(want.row[1][6], got.row[1][6], sizeof got.row[0][0]), 0);
-    CU_ASSERT_EQUAL(memcmp(want.row[3][2], got.row[3][2], sizeof got.row[0][0]), 0);
-    CU_ASSERT(isnan(got.row[0][8][0]));
+    tiny_step(&l, at, take, TINY_SAMPLE | CL_PART_BEGIN, &got);
+    CU_ASSERT(got.calls == 0 && got.samples.n_parts == 3 && got.samples.n_ids == 3);
+    for (int i = 0; i < 3; i++) {
+        const cl_sampled *p = &got.parts[i];
+        CU_ASSERT(p->n == 1 && p->digest == 0 && want.parts[i].digest != 0 && !p->is_void);
+        CU_ASSERT(p->slot == want.parts[i].slot && p->slot == (i ? 2 - i : 3));
+        CU_ASSERT_EQUAL(got.ids[p->first], best(want.row[p->slot][take[p->slot] - 1]));
+        CU_ASSERT_EQUAL(want.ids[want.parts[i].first], got.ids[p->first]);
+    }
     tiny_step(&l, at, one, 0, &got);
-    CU_ASSERT_EQUAL(got.calls, 3);
+    CU_ASSERT(got.calls == 0 && got.samples.n_ids == 0 && got.samples.n_parts == 2 && got.parts[0].n == 0);
     tiny_line_free(&l);
     tiny_free(&m);
 }
@@ -196,9 +206,10 @@ static void check_broken_slot(int which)
         static float x[40 * 100];
         for (int chip = 1; chip < 3; chip++) { /* the first starts from ids */
             for (size_t i = 0; i < sizeof x / sizeof *x; i++) x[i] = i % 3 ? NAN : INFINITY;
-            cl_seq_part part = {.slot = 0, .pos = 0, .n_tokens = 40};
+            cl_seq_part part = {.slot = 0, .pos = 0, .n_tokens = 40, .fork = -1, .flags = CL_PART_BEGIN};
             int32_t ids[40] = {0};
-            cl_chip_step(l.chips[chip], &(cl_microbatch){.n_parts = 1, .n_tokens = 40, .parts = &part, .ids = ids}, x);
+            l.chips[chip].step(l.chips[chip].ctx,
+                               &(cl_microbatch){.n_parts = 1, .n_tokens = 40, .parts = &part, .ids = ids}, x);
         }
         clear(&got);
         tiny_run(&l, 21, 21, &got);
@@ -264,9 +275,9 @@ static void test_events(void)
         if (!outer) kernel_ns += e[i].end_ns - e[i].start_ns;
         if (e[i].kind == CL_EV_LAYER) layer_ns += e[i].end_ns - e[i].start_ns;
         last_ns = e[i].end_ns;
-        CU_ASSERT_EQUAL(e[i].tokens, e[i].kind == CL_EV_HEAD && count[CL_EV_HEAD] == 4 ? 2
-                                     : e[i].kind == CL_EV_HEAD                         ? 16
-                                                                                       : 50);
+        CU_ASSERT_EQUAL(e[i].tokens, e[i].kind != CL_EV_HEAD && e[i].kind != CL_EV_SAMPLE ? 50
+                                     : count[CL_EV_HEAD] == 4                             ? 2
+                                                                                          : 16);
         CU_ASSERT_EQUAL(e[i].parts, 1);
         CU_ASSERT_EQUAL(e[i].peer, -1);
         if (e[i].kind == CL_EV_LAYER) CU_ASSERT_EQUAL(e[i].experts, e[i].layer == 2 ? 0 : 6);
@@ -282,15 +293,14 @@ static void test_events(void)
     CU_ASSERT_EQUAL(count[CL_EV_ATTN_OUT], TINY_LAYERS);
     CU_ASSERT_EQUAL(count[CL_EV_ROUTE], TINY_LAYERS - 1);
     CU_ASSERT_EQUAL(count[CL_EV_FFN], TINY_LAYERS);
-    CU_ASSERT_EQUAL(count[CL_EV_HEAD], 4); /* 50 rows, 16 at a time */
+    CU_ASSERT(count[CL_EV_HEAD] == 4 && count[CL_EV_SAMPLE] == 4); /* 50 rows, 16 at a time */
     uint64_t head = (uint64_t)((TINY_VOCAB + 15) / 16) * k->panel_bytes(CL_Q8_0, 100);
     CU_ASSERT_EQUAL(weights, matrix_bytes(&m, k, true) + 3 * head); /* 50 tokens touch all experts */
     CU_ASSERT_EQUAL(kernel_weights, weights - 4 * head);
     CU_ASSERT_EQUAL(kv, kernel_kv);
-    uint64_t traffic_weights, traffic_kv;
-    cl_chip_traffic(l.chips[0], &traffic_weights, &traffic_kv);
-    CU_ASSERT_EQUAL(traffic_weights, weights + 50 * cl_row_bytes(CL_Q8_0, 100)); /* a row of the table per token */
-    CU_ASSERT_EQUAL(traffic_kv, kv);
+    const cl_traffic all = l.chips[0].traffic(l.chips[0].ctx);
+    CU_ASSERT_EQUAL(all.weight_bytes, weights + 50 * cl_row_bytes(CL_Q8_0, 100)); /* a row of the table per token */
+    CU_ASSERT_EQUAL(all.kv_bytes, kv);
     CU_ASSERT(kv > 0);
     tiny_line_free(&l);
     tiny_free(&m);
@@ -376,7 +386,7 @@ static void check_cache_size(int which)
         tiny_line l = tiny_chips(&m, 1, &o, NULL);
         uint64_t kv = 0;
         for (int i = 0; i < TINY_LAYERS; i++) kv += 4 * cl_kv_layer_bytes(&m.spec.layers[i].attn, o.kv, TINY_MAX, 16);
-        CU_ASSERT_EQUAL(cl_chip_kv_bytes(l.chips[0]), kv);
+        CU_ASSERT_EQUAL(l.chips[0].sizes(l.chips[0].ctx).kv_bytes, kv);
         tiny_line_free(&l);
     }
     tiny_free(&m);
@@ -390,15 +400,15 @@ static void test_sizes(void)
     tiny_line l = tiny_chips(&m, 1, &o, NULL), two = tiny_chips(&m, 2, &o, NULL);
     const cl_kernels *k;
     CU_ASSERT_EQUAL_FATAL(cl_kernels_choose(NULL, &k, NULL), CL_OK);
-    CU_ASSERT_STRING_EQUAL(cl_chip_kernels(l.chips[0]), k->name);
+    CU_ASSERT_STRING_EQUAL(l.chips[0].kernels, k->name);
     /* a tied table is there once on one chip, and on both ends of a longer line */
     uint64_t table = (uint64_t)((TINY_VOCAB + 15) / 16) * k->panel_bytes(CL_Q8_0, 100);
-    uint64_t one = cl_chip_slice_bytes(l.chips[0]),
-             sum = cl_chip_slice_bytes(two.chips[0]) + cl_chip_slice_bytes(two.chips[1]);
+    uint64_t one = l.chips[0].sizes(l.chips[0].ctx).slice_bytes,
+             sum = two.chips[0].sizes(two.chips[0].ctx).slice_bytes + two.chips[1].sizes(two.chips[1].ctx).slice_bytes;
     CU_ASSERT(one >= matrix_bytes(&m, k, true) + table);
     CU_ASSERT(one <= matrix_bytes(&m, k, true) + table + 40000);
     CU_ASSERT_EQUAL(sum, one + table);
-    double speed = cl_chip_probe(l.chips[0]);
+    double speed = cl_chip_probe(l.chips[0].ctx);
     CU_ASSERT(speed > 1e8 && speed < 1e13);
     tiny_line_free(&l);
     tiny_line_free(&two);
@@ -449,10 +459,10 @@ static void test_damage(void)
         cl_part parts[256];
         int n = tiny_parts(&m, &s, parts);
         cl_chip_options o = tiny_options(1, 16, NULL);
-        cl_chip *c = NULL;
+        cl_chip_table c = {0};
         cl_err err = {0};
         CU_ASSERT_EQUAL(cl_chip_create(&c, m.file, &s, parts, n, &o, NULL, &err), CL_E_INPUT);
-        CU_ASSERT_PTR_NULL(c);
+        CU_ASSERT_PTR_NULL(c.ctx);
         CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, m.model->tensors[index].name));
         CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "checksum"));
         tiny_free(&m);
@@ -466,16 +476,15 @@ static void test_refusals(void)
     cl_part parts[256];
     int n = tiny_parts(&m, &s, parts);
     cl_chip_options o = tiny_options(1, 16, "avx9");
-    cl_chip *c = NULL;
+    cl_chip_table c = {0};
     cl_err err = {0};
     CU_ASSERT_EQUAL(cl_chip_create(&c, m.file, &s, parts, n, &o, NULL, &err), CL_E_USAGE);
     o.kernels = NULL;
     o.limits.slots = 1 << 30;
     o.limits.context = 1 << 30;
     CU_ASSERT_EQUAL(cl_chip_create(&c, m.file, &s, parts, n, &o, NULL, &err), CL_E_FIT);
-    CU_ASSERT_PTR_NULL(c);
+    CU_ASSERT_PTR_NULL(c.ctx);
     CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "KV cache"));
-    cl_chip_free(NULL);
     tiny_free(&m);
 }
 

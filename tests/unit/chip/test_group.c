@@ -17,7 +17,11 @@ typedef struct stage {
     const cl_region *regions[MOST];
     cl_placement placement;
     cl_stage plan;
-    cl_chip *chips[MOST];
+    cl_chip_table chips[MOST];
+    tiny_rows *rows; /* where rows of logits go now */
+    cl_samples samples;
+    cl_sampled sampled[MOST][4];
+    int32_t ids[MOST][N];
     cl_group groups[MOST];
     struct seat {
         struct stage *stage;
@@ -38,7 +42,7 @@ static void copy_part(const cl_region *to, const cl_region *part, int member, in
             first = to->cut[whose];
             n = to->cut[whose + 1] - first;
         }
-        memcpy(to->data + at + first, part->data + at + first, (size_t)n * sizeof(float));
+        memcpy((float *)to->data + at + first, (float *)part->data + at + first, (size_t)n * sizeof(float));
     }
 }
 
@@ -65,23 +69,25 @@ typedef struct call {
     stage *s;
     int member;
     const cl_microbatch *mb;
-    const cl_head_reader *reader;
 } call;
 
 static void *one_chip(void *arg)
 {
     call *c = arg;
-    cl_chip_step(c->s->chips[c->member], c->mb, c->s->x[c->member]);
-    cl_chip_head(c->s->chips[c->member], c->mb, c->s->x[c->member], c->reader);
+    const cl_chip_table *chip = &c->s->chips[c->member];
+    cl_samples out = {.parts = c->s->sampled[c->member], .ids = c->s->ids[c->member]};
+    chip->step(chip->ctx, c->mb, c->s->x[c->member]);
+    chip->sample(chip->ctx, c->mb, c->s->x[c->member], &out);
+    if (c->member == 0) c->s->samples = out;
     return NULL;
 }
 
-static void stage_step(stage *s, const cl_microbatch *mb, const cl_head_reader *reader)
+static void stage_step(stage *s, const cl_microbatch *mb)
 {
     pthread_t threads[MOST];
     call calls[MOST];
     for (int i = 0; i < s->members; i++) {
-        calls[i] = (call){s, i, mb, reader};
+        calls[i] = (call){s, i, mb};
         for (int k = 0; k < N * 100; k++) s->x[i][k] = NAN;
     }
     for (int i = 1; i < s->members; i++)
@@ -136,9 +142,10 @@ static void stage_make(stage *s, const tiny *m, int members, experts mode, bool 
             (cl_group){.member = i, .members = members, .memory = s->memory[i], .gather = gather, .ctx = &s->seats[i]};
         o.group = &s->groups[i];
         CU_ASSERT_EQUAL_FATAL(cl_placement_slice(m->model, &s->placement, i, &parts, &n_parts, &err), CL_OK);
+        o.rows = (cl_row_observer){&s->rows, tiny_keep};
         if (cl_chip_create(&s->chips[i], m->file, &s->plan, parts, n_parts, &o, NULL, &err)) puts(err.msg);
         CU_ASSERT_EQUAL_FATAL(err.code, CL_OK);
-        n += cl_chip_slice_bytes(s->chips[i]);
+        n += s->chips[i].sizes(s->chips[i].ctx).slice_bytes;
         free(parts);
     }
     CU_ASSERT(n > 0);
@@ -152,7 +159,7 @@ static void stage_free(stage *s)
     }
     free(s->placement.experts);
     for (int i = 0; i < s->members; i++) {
-        cl_chip_free(s->chips[i]);
+        s->chips[i].free(s->chips[i].ctx);
         if (!s->copies && i) continue;
         free(s->memory[i]);
         free(s->x[i]);
@@ -164,16 +171,19 @@ static void stage_free(stage *s)
 
 static void run(stage *s, int chunk, tiny_rows *out)
 {
-    const cl_head_reader reader = {.whole_rows = true, .row = tiny_keep, .ctx = out};
     for (int at = 0, n; at < N; at += n) {
         n = N - at < chunk ? N - at : chunk;
-        cl_seq_part part = {.slot = 0, .pos = at, .n_tokens = n, .flags = CL_PART_ROWS};
+        cl_seq_part part = {.slot = 0,
+                            .pos = at,
+                            .n_tokens = n,
+                            .fork = -1,
+                            .flags = CL_PART_ROWS | (at ? 0 : CL_PART_BEGIN)};
         int32_t ids[N];
         for (int i = 0; i < n; i++) ids[i] = tiny_id(0, at + i);
         const cl_microbatch mb = {.n_parts = 1, .n_tokens = n, .parts = &part, .ids = ids};
-        out->mb = &mb;
-        stage_step(s, &mb, &reader);
-        out->mb = NULL;
+        s->rows = out;
+        stage_step(s, &mb);
+        s->rows = NULL;
     }
 }
 
@@ -231,66 +241,176 @@ static void test_sinks(void) { check(TINY_SINKS); }
 static void test_latent(void) { check(TINY_LATENT); }
 static void test_chunked(void) { check(TINY_CHUNKED); }
 
-/* --- a few numbers of each chip instead of whole rows --- */
+/* --- the best candidates of each chip instead of whole rows --- */
 
-typedef struct seen {
-    const cl_microbatch *mb;
-    pthread_mutex_t lock;
-    int rows, merged, members;
-    bool wrong;
-} seen;
-
-/* What a chip passes on: where its rows begin, how many, and its logit of the first. */
-static void pass_on(void *ctx, int part, int token, const float *logits, int first, int n, float *numbers)
+/* Three sequences of one micro-batch, two of them drawing: each with options of its own. */
+static void sample_once(stage *s, const cl_sampling *first, const cl_sampling *second)
 {
-    seen *s = ctx;
-    const cl_seq_part *p = &s->mb->parts[part];
-    pthread_mutex_lock(&s->lock);
-    s->rows++;
-    s->wrong |= n && memcmp(logits, want.row[p->slot][p->pos + token] + first, (size_t)n * sizeof *logits);
-    pthread_mutex_unlock(&s->lock);
-    numbers[0] = (float)first;
-    numbers[1] = (float)n;
-    numbers[2] = n ? logits[0] : 0;
-}
-
-static void merged(void *ctx, int part, const float *numbers)
-{
-    seen *s = ctx;
-    const cl_seq_part *p = &s->mb->parts[part];
-    int next = 0;
-    for (int i = 0; i < s->members; i++, numbers += 3) {
-        int first = (int)numbers[0], n = (int)numbers[1];
-        s->wrong |= n && (first != next || numbers[2] != want.row[p->slot][p->pos + p->n_tokens - 1][first]);
-        next = n ? first + n : next;
+    cl_seq_part parts[3] = {{.slot = 2, .n_tokens = 9, .n_outputs = 1, .sampling = *first},
+                            {.slot = 0, .n_tokens = 4},
+                            {.slot = 3, .n_tokens = 2, .n_outputs = 1, .sampling = *second}};
+    int32_t ids[15];
+    int n = 0;
+    for (int p = 0; p < 3; p++) {
+        parts[p].fork = -1;
+        parts[p].flags = CL_PART_BEGIN;
+        for (int i = 0; i < parts[p].n_tokens; i++) ids[n++] = tiny_id(parts[p].slot, i);
     }
-    s->wrong |= next != TINY_VOCAB;
-    s->merged++;
+    const cl_microbatch mb = {.n_parts = 3, .n_tokens = n, .parts = parts, .ids = ids};
+    stage_step(s, &mb);
 }
 
 static void test_candidates(void)
 {
+    static const cl_sampling options[] = {{.top_p = 1, .repeat_penalty = 1},
+                                          {.top_p = 1, .repeat_penalty = 5},
+                                          {.temperature = 2, .top_k = 40, .top_p = 1, .repeat_penalty = 1, .seed = 3},
+                                          {.temperature = 1, .top_k = 5, .top_p = 0.9f, .repeat_penalty = 1, .seed = 4},
+                                          {.temperature = 3, .top_p = 1, .repeat_penalty = 1.5f, .seed = 5}};
+    enum { OPTIONS = sizeof options / sizeof *options };
     tiny m = tiny_make(tiny_any(TINY_DENSE), CL_Q8_0, false);
     cl_chip_options o = tiny_options(1, N, NULL);
-    tiny_line l = tiny_chips(&m, 1, &o, NULL);
-    int at[4] = {0}, take[4] = {4, 0, 9, 1};
-    memset(&want, 0xff, sizeof want);
-    tiny_step(&l, at, take, CL_PART_ROWS, &want);
-    tiny_line_free(&l);
-    for (int members = 2; members <= MOST; members++) {
+    int32_t truth[OPTIONS][2];
+    for (int members = 1; members <= MOST; members++) {
         stage s;
         stage_make(&s, &m, members, SLICED, members % 2, &o);
-        cl_seq_part parts[3] = {{.slot = 2, .n_tokens = 9, .flags = CL_PART_SAMPLE},
-                                {.slot = 0, .n_tokens = 4},
-                                {.slot = 3, .n_tokens = 1, .flags = CL_PART_SAMPLE}};
-        int32_t ids[14];
-        int n = 0;
-        for (int p = 0; p < 3; p++)
-            for (int i = 0; i < parts[p].n_tokens; i++) ids[n++] = tiny_id(parts[p].slot, i);
-        const cl_microbatch mb = {.n_parts = 3, .n_tokens = n, .parts = parts, .ids = ids};
-        seen got = {.mb = &mb, .lock = PTHREAD_MUTEX_INITIALIZER, .members = members};
-        stage_step(&s, &mb, &(cl_head_reader){.numbers = 3, .row = pass_on, .merged = merged, .ctx = &got});
-        CU_ASSERT(!got.wrong && got.rows == 2 * members && got.merged == 2);
+        for (int i = 0; i < OPTIONS; i++) {
+            uint64_t before = s.bytes[0];
+            sample_once(&s, &options[i], &options[(i + 2) % OPTIONS]);
+            CU_ASSERT(s.samples.n_ids == 2 && s.samples.parts[1].n == 0);
+            for (int k = 0; k < 2; k++) {
+                int32_t id = s.samples.ids[s.samples.parts[2 * k].first];
+                if (members == 1) truth[i][k] = id;
+                else CU_ASSERT_EQUAL(id, truth[i][k]);
+            }
+            CU_ASSERT((s.bytes[0] > before) == (members > 1));
+        }
+        stage_free(&s);
+    }
+    CU_ASSERT(truth[0][0] != truth[1][0] || truth[2][0] != truth[0][0]);
+    tiny_free(&m);
+}
+
+/* --- guesses --- */
+
+/* What a sequence generates, token by token and with guesses that are right and wrong: the same ids and digest. */
+typedef struct run_of {
+    int n;
+    int32_t ids[N];
+    uint64_t digest;
+} run_of;
+
+static run_of generate(stage *s, const cl_sampling *o, uint32_t flags, int guesses, unsigned *seed, const run_of *truth)
+{
+    enum { PROMPT = 5, END = 30 };
+    run_of r = {0};
+    int32_t all[N + 8];
+    int known = PROMPT, sent = 0;
+    for (int i = 0; i < PROMPT; i++) all[i] = tiny_id(1, i);
+    while (known < END) {
+        int n = known - sent, g = guesses ? (int)(rand_r(seed) % (unsigned)(guesses + 1)) : 0;
+        if (known == PROMPT || known + g >= END) g = 0;
+        for (int i = 0; i < g; i++) { /* now and then one is wrong, and what follows it is what would have followed */
+            all[known + i] = truth->ids[known - PROMPT + i];
+            if (rand_r(seed) % 3 == 0) all[known + i] = (all[known + i] + 1) % TINY_VOCAB;
+        }
+        cl_seq_part part = {.slot = 1,
+                            .pos = sent,
+                            .n_tokens = n + g,
+                            .n_outputs = g + 1,
+                            .n_guesses = g,
+                            .fork = -1,
+                            .flags = flags | (sent ? 0 : CL_PART_BEGIN),
+                            .sampling = *o};
+        const cl_microbatch mb = {.n_parts = 1, .n_tokens = n + g, .parts = &part, .ids = all + sent};
+        stage_step(s, &mb);
+        const cl_sampled *got = &s->samples.parts[0];
+        int good = 0;
+        while (good < g && all[known + good] == truth->ids[known - PROMPT + good]) good++;
+        CU_ASSERT_FATAL(got->n == good + 1 && !got->is_void);
+        for (int i = 0; i < got->n; i++) all[known++] = s->samples.ids[got->first + i];
+        sent = known - 1;
+        r.digest = got->digest;
+    }
+    r.n = known - PROMPT;
+    memcpy(r.ids, all + PROMPT, (size_t)r.n * sizeof *r.ids);
+    return r;
+}
+
+static void test_guesses(void)
+{
+    static const cl_sampling options[] = {{.top_p = 1, .repeat_penalty = 1},
+                                          {.temperature = 1, .top_k = 9, .top_p = 1, .repeat_penalty = 3, .seed = 3},
+                                          {.temperature = 1, .top_p = 0.9f, .repeat_penalty = 1.2f, .seed = 5}};
+    unsigned seed = 1;
+    for (int which = 0; which < TINY_SPECS; which++) {
+        tiny m = tiny_make(tiny_any(which), CL_F32, false);
+        cl_chip_options o = tiny_options(1, N, NULL);
+        for (int i = 0; i < 6; i++) {
+            const cl_sampling *of = &options[i / 2];
+            uint32_t flags = i % 2 ? CL_PART_ROWS : 0;
+            static tiny_rows rows;
+            run_of truth = {0};
+            for (int members = 1; members <= 3; members++) {
+                stage s;
+                stage_make(&s, &m, members, SLICED, members % 2, &o);
+                s.rows = &rows;
+                rows.calls = 0;
+                if (members == 1) truth = generate(&s, of, flags, 0, &seed, NULL);
+                int plain = rows.calls;
+                run_of r = generate(&s, of, flags, 6, &seed, &truth);
+                bool same = r.n == truth.n && memcmp(r.ids, truth.ids, (size_t)truth.n * sizeof *r.ids) == 0;
+                CU_ASSERT(same && r.digest == truth.digest && (r.digest != 0) == (flags != 0));
+                if (members == 1) CU_ASSERT_EQUAL(rows.calls, 2 * plain); /* rows that do not hold are not shown */
+                stage_free(&s);
+            }
+        }
+        tiny_free(&m);
+    }
+}
+
+/* Guesses that follow each other in parts of their own, sent before the samples of the ones before are known. */
+static void test_guesses_in_flight(void)
+{
+    static const cl_sampling greedy = {.top_p = 1, .repeat_penalty = 1};
+    tiny m = tiny_make(tiny_any(TINY_DENSE), CL_F32, false);
+    cl_chip_options o = tiny_options(1, N, NULL);
+    unsigned seed = 2;
+    for (int members = 1; members <= 2; members++) {
+        stage s;
+        stage_make(&s, &m, members, SLICED, false, &o);
+        run_of truth = generate(&s, &greedy, 0, 0, &seed, NULL);
+        int32_t prompt[5];
+        for (int i = 0; i < 5; i++) prompt[i] = tiny_id(1, i);
+        /* the prompt, a right guess, a wrong one, one behind it that is void, the right id, a right guess */
+        const struct {
+            int pos, n, guess;
+            int32_t id;
+            int samples, is_void;
+        } parts[] = {{0, 5, 0, 0, 1, 0},
+                     {5, 1, 1, truth.ids[0], 1, 0},
+                     {6, 1, 1, (truth.ids[1] + 1) % TINY_VOCAB, 0, 1},
+                     {7, 1, 1, truth.ids[2], 0, 1},
+                     {6, 1, 0, truth.ids[1], 1, 0},
+                     {7, 1, 1, truth.ids[2], 1, 0}};
+        int next = 0;
+        for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+            cl_seq_part part = {.slot = 1,
+                                .pos = parts[i].pos,
+                                .n_tokens = parts[i].n,
+                                .n_outputs = 1,
+                                .n_guesses = parts[i].guess,
+                                .fork = -1,
+                                .flags = i ? 0 : CL_PART_BEGIN,
+                                .sampling = greedy};
+            int32_t id = parts[i].id;
+            const cl_microbatch mb = {.n_parts = 1, .n_tokens = parts[i].n, .parts = &part, .ids = i ? &id : prompt};
+            stage_step(&s, &mb);
+            const cl_sampled *got = &s.samples.parts[0];
+            CU_ASSERT(got->n == parts[i].samples && got->is_void == parts[i].is_void);
+            if (got->n) CU_ASSERT_EQUAL(s.samples.ids[got->first], truth.ids[next++]);
+        }
+        CU_ASSERT_EQUAL(next, 4);
         stage_free(&s);
     }
     tiny_free(&m);
@@ -298,8 +418,10 @@ static void test_candidates(void)
 
 int main(void)
 {
-    CU_TestInfo tests[] = {{"dense", test_dense},   {"moe", test_moe},         {"sinks", test_sinks},
-                           {"latent", test_latent}, {"chunked", test_chunked}, {"candidates", test_candidates},
+    CU_TestInfo tests[] = {{"dense", test_dense},     {"moe", test_moe},
+                           {"sinks", test_sinks},     {"latent", test_latent},
+                           {"chunked", test_chunked}, {"candidates", test_candidates},
+                           {"guesses", test_guesses}, {"guesses in flight", test_guesses_in_flight},
                            CU_TEST_INFO_NULL};
     return run_suite("group", tests);
 }

@@ -1,5 +1,5 @@
 /* test_sample.c: the sampler against what its options mean, computed here in the plain way. */
-#include "chipline/sample.h"
+#include "sample.h"
 
 #include <math.h>
 #include <string.h>

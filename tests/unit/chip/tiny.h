@@ -165,7 +165,8 @@ static void tiny_free(tiny *m)
 /* --- chips --- */
 typedef struct tiny_line {
     int n;
-    cl_chip *chips[TINY_LAYERS + 1];
+    cl_chip_table chips[TINY_LAYERS + 1];
+    struct tiny_rows **rows; /* where rows of logits go now */
 } tiny_line;
 
 static int tiny_parts(const tiny *m, const cl_stage *s, cl_part *parts)
@@ -191,11 +192,30 @@ static cl_chip_options tiny_options(int threads, int chunk, const char *kernels)
                                  {.slots = 4, .context = TINY_MAX, .chunk = chunk, .hidden = 100, .vocab = TINY_VOCAB}};
 }
 
+/* Rows of logits by slot and position, and what was sampled last. */
+typedef struct tiny_rows {
+    float row[4][TINY_MAX][TINY_VOCAB];
+    int calls;
+    cl_samples samples;
+    cl_sampled parts[4];
+    int32_t ids[4 * TINY_MAX];
+} tiny_rows;
+
+static void tiny_keep(void *ctx, int32_t slot, int64_t pos, const float *logits, int n)
+{
+    tiny_rows *r = *(tiny_rows **)ctx;
+    CU_ASSERT(n == TINY_VOCAB);
+    memcpy(r->row[slot][pos], logits, sizeof r->row[0][0]);
+    r->calls++;
+}
+
 /* A line of `stages` chips of about equal numbers of layers (the last may have only the head: stages = TINY_LAYERS +
  * 1). */
 static tiny_line tiny_chips(const tiny *m, int stages, const cl_chip_options *opt, cl_trace *trace)
 {
-    tiny_line line = {.n = stages};
+    tiny_line line = {.n = stages, .rows = calloc(1, sizeof *line.rows)};
+    cl_chip_options o = *opt;
+    o.rows = (cl_row_observer){line.rows, tiny_keep};
     for (int i = 0; i < stages; i++) {
         cl_part parts[256];
         int first = TINY_LAYERS * i / stages, last = TINY_LAYERS * (i + 1) / stages;
@@ -206,7 +226,7 @@ static tiny_line tiny_chips(const tiny *m, int stages, const cl_chip_options *op
                       .n_ranks = 1};
         cl_err err = {0};
         int n = tiny_parts(m, &s, parts);
-        if (cl_chip_create(&line.chips[i], m->file, &s, parts, n, opt, trace, &err)) puts(err.msg);
+        if (cl_chip_create(&line.chips[i], m->file, &s, parts, n, &o, trace, &err)) puts(err.msg);
         CU_ASSERT_EQUAL_FATAL(err.code, CL_OK);
     }
     return line;
@@ -214,23 +234,8 @@ static tiny_line tiny_chips(const tiny *m, int stages, const cl_chip_options *op
 
 static void tiny_line_free(tiny_line *l)
 {
-    for (int i = 0; i < l->n; i++) cl_chip_free(l->chips[i]);
-}
-
-/* Rows of logits by slot and position. */
-typedef struct tiny_rows {
-    float row[4][TINY_MAX][TINY_VOCAB];
-    const cl_microbatch *mb;
-    int calls;
-} tiny_rows;
-
-static void tiny_keep(void *ctx, int part, int token, const float *logits, int first, int n, float *numbers)
-{
-    tiny_rows *r = ctx;
-    const cl_seq_part *p = &r->mb->parts[part];
-    CU_ASSERT(first == 0 && n == TINY_VOCAB && !numbers);
-    memcpy(r->row[p->slot][p->pos + token], logits, sizeof r->row[0][0]);
-    r->calls++;
+    for (int i = 0; i < l->n; i++) l->chips[i].free(l->chips[i].ctx);
+    free(l->rows);
 }
 
 static int32_t tiny_id(int slot, int pos)
@@ -238,24 +243,39 @@ static int32_t tiny_id(int slot, int pos)
     return (int32_t)((uint32_t)(pos * 31 + slot * 17 + pos * pos * 7) % TINY_VOCAB);
 }
 
+enum { TINY_SAMPLE = 1 << 16 }; /* among a part's flags: it has an output */
+
+/* One micro-batch through the line; rows and samples go to out. */
+static void tiny_compute(const tiny_line *l, const cl_microbatch *mb, tiny_rows *out)
+{
+    static float x[4 * TINY_MAX * 100];
+    for (size_t i = 0; i < sizeof x / sizeof *x; i++) x[i] = NAN; /* the first chip does not look at what x holds */
+    for (int i = 0; i < l->n; i++) l->chips[i].step(l->chips[i].ctx, mb, x);
+    *l->rows = out;
+    out->samples = (cl_samples){.parts = out->parts, .ids = out->ids};
+    l->chips[l->n - 1].sample(l->chips[l->n - 1].ctx, mb, x, &out->samples);
+    *l->rows = NULL;
+}
+
 /* One micro-batch: take[slot] tokens of each slot from at[slot] on, which moves. Logits of all of them go to out. */
 static void tiny_step(const tiny_line *l, int at[4], const int take[4], uint32_t flags, tiny_rows *out)
 {
     cl_seq_part parts[4];
     int32_t ids[4 * TINY_MAX];
-    static float x[4 * TINY_MAX * 100];
     cl_microbatch mb = {.parts = parts, .ids = ids};
     for (int s = 3; s >= 0; s--) { /* slots in no special order */
         if (!take[s]) continue;
-        parts[mb.n_parts++] = (cl_seq_part){.slot = s, .pos = at[s], .n_tokens = take[s], .flags = flags};
+        parts[mb.n_parts++] = (cl_seq_part){.slot = s,
+                                            .pos = at[s],
+                                            .n_tokens = take[s],
+                                            .n_outputs = (flags & TINY_SAMPLE) != 0,
+                                            .fork = -1,
+                                            .flags = flags & (TINY_SAMPLE - 1),
+                                            .sampling = {.top_p = 1, .repeat_penalty = 1}};
         for (int i = 0; i < take[s]; i++) ids[mb.n_tokens++] = tiny_id(s, at[s] + i);
         at[s] += take[s];
     }
-    for (size_t i = 0; i < sizeof x / sizeof *x; i++) x[i] = NAN; /* the first chip does not look at what x holds */
-    for (int i = 0; i < l->n; i++) cl_chip_step(l->chips[i], &mb, x);
-    out->mb = &mb;
-    cl_chip_head(l->chips[l->n - 1], &mb, x, &(cl_head_reader){.whole_rows = true, .row = tiny_keep, .ctx = out});
-    out->mb = NULL;
+    tiny_compute(l, &mb, out);
 }
 
 /* n tokens of slot 0 in chunks. */
@@ -264,7 +284,7 @@ static void tiny_run(const tiny_line *l, int n, int chunk, tiny_rows *out)
     int at[4] = {0};
     while (at[0] < n) {
         int take[4] = {n - at[0] < chunk ? n - at[0] : chunk};
-        tiny_step(l, at, take, CL_PART_ROWS | (at[0] ? 0 : CL_PART_FIRST), out);
+        tiny_step(l, at, take, CL_PART_ROWS | (at[0] ? 0 : CL_PART_BEGIN), out);
     }
 }
 

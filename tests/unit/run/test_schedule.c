@@ -11,7 +11,7 @@ typedef struct bench {
     cl_schedule *s;
     cl_limits limits;
     cl_seq_part parts[MAX];
-    int32_t ids[256];
+    int32_t ids[256], before[MAX * CL_REPEAT_WINDOW];
     cl_microbatch mb;
 } bench;
 
@@ -26,12 +26,13 @@ static bool next(bench *b)
 {
     b->mb.parts = b->parts;
     b->mb.ids = b->ids;
+    b->mb.before = b->before;
     return cl_schedule_next(b->s, &b->mb);
 }
 
 static cl_sequence make(int n_prompt, int max_new, int first_id)
 {
-    cl_sequence q = {.n_prompt = n_prompt, .n_tokens = n_prompt, .capacity = n_prompt + max_new};
+    cl_sequence q = {.n_prompt = n_prompt, .n_tokens = n_prompt, .capacity = n_prompt + max_new, .fork = -1};
     q.tokens = calloc((size_t)q.capacity, sizeof *q.tokens);
     for (int i = 0; i < n_prompt; i++) q.tokens[i] = first_id + i;
     return q;
@@ -50,13 +51,13 @@ static void prompt_in_chunks(void)
         CU_ASSERT_EQUAL(b.mb.n_tokens, sizes[k]);
         CU_ASSERT_EQUAL(b.parts[0].pos, 4 * k);
         CU_ASSERT_EQUAL(b.ids[0], 100 + 4 * k);
-        CU_ASSERT_EQUAL(b.parts[0].flags, (k == 2 ? CL_PART_SAMPLE : 0u) | (k == 0 ? CL_PART_FIRST : 0u));
+        CU_ASSERT_TRUE(b.parts[0].n_outputs == (k == 2) && b.parts[0].flags == (k == 0 ? CL_PART_BEGIN : 0u));
     }
     CU_ASSERT_FALSE(next(&b)); /* waits for its sample */
-    cl_schedule_sampled(b.s, 0, 7);
+    cl_schedule_sampled(b.s, 0, (int32_t[]){7}, 1);
     CU_ASSERT_TRUE(next(&b));
-    CU_ASSERT_TRUE(b.mb.n_tokens == 1 && b.ids[0] == 7 && b.parts[0].pos == 10 && b.parts[0].flags == CL_PART_SAMPLE);
-    cl_schedule_sampled(b.s, 0, 8);
+    CU_ASSERT_TRUE(b.mb.n_tokens == 1 && b.ids[0] == 7 && b.parts[0].pos == 10 && b.parts[0].n_outputs == 1);
+    cl_schedule_sampled(b.s, 0, (int32_t[]){8}, 1);
     cl_schedule_leave(b.s, 0);
     CU_ASSERT_EQUAL(cl_schedule_active(b.s), 0);
     cl_schedule_free(b.s);
@@ -87,8 +88,8 @@ static void prompts_never_starve(void)
     cl_schedule_admit(b.s, &q[1]);
     CU_ASSERT_TRUE(next(&b));
     CU_ASSERT_EQUAL(b.mb.n_parts, 2);
-    cl_schedule_sampled(b.s, 0, 7);
-    cl_schedule_sampled(b.s, 1, 7);
+    cl_schedule_sampled(b.s, 0, (int32_t[]){7}, 1);
+    cl_schedule_sampled(b.s, 1, (int32_t[]){7}, 1);
     cl_schedule_admit(b.s, &q[2]);
     CU_ASSERT_TRUE(next(&b)); /* one decodes, the prompt gets the other place */
     CU_ASSERT_EQUAL(b.mb.n_parts, 2);
@@ -108,7 +109,7 @@ static void every_stage_has_work(void)
     }
     CU_ASSERT_TRUE(next(&b));
     CU_ASSERT_EQUAL(b.mb.n_parts, 8); /* prompts of one token go together */
-    for (int i = 0; i < 8; i++) cl_schedule_sampled(b.s, i, 5);
+    for (int i = 0; i < 8; i++) cl_schedule_sampled(b.s, i, (int32_t[]){5}, 1);
     int served[8] = {0};
     for (int k = 0; k < 4; k++) { /* then decoding splits over the four stages */
         CU_ASSERT_TRUE_FATAL(next(&b));
@@ -128,7 +129,7 @@ static void prompts_mix_with_decoding(void)
     cl_sequence a = make(1, 50, 1), c = make(20, 5, 50);
     cl_schedule_admit(b.s, &a);
     CU_ASSERT_TRUE(next(&b));
-    cl_schedule_sampled(b.s, 0, 2);
+    cl_schedule_sampled(b.s, 0, (int32_t[]){2}, 1);
     cl_schedule_admit(b.s, &c);
     CU_ASSERT_TRUE(next(&b));
     CU_ASSERT_EQUAL(b.mb.n_parts, 2);
@@ -174,7 +175,7 @@ static void random_lines(void)
                     for (int k = 0; k < b.parts[p].n_tokens; k++)
                         CU_ASSERT_EQUAL_FATAL(b.ids[t++], x->tokens[sent[i]++]);
                     line[at].slot[p] = b.parts[p].slot;
-                    line[at].sample[p] = (b.parts[p].flags & CL_PART_SAMPLE) != 0;
+                    line[at].sample[p] = b.parts[p].n_outputs == 1;
                 }
                 CU_ASSERT_EQUAL(t, b.mb.n_tokens);
                 if (rand_r(&seed) & 1) continue;
@@ -183,7 +184,7 @@ static void random_lines(void)
             for (int p = 0; p < line[head].n; p++) {
                 if (!line[head].sample[p]) continue;
                 int s = line[head].slot[p], i = (int)(in_slot[s] - q);
-                cl_schedule_sampled(b.s, s, 7 * i + generated[i]++);
+                cl_schedule_sampled(b.s, s, (int32_t[]){7 * i + generated[i]++}, 1);
                 if (q[i].n_tokens < q[i].capacity) continue;
                 cl_schedule_leave(b.s, s);
                 in_slot[s] = NULL;

@@ -1,4 +1,4 @@
-/* collect.c: the part files of all ranks become one TRACE.h5: by rank 0 after the last token, or later from what a
+/* tracing.c: the trace of a run. The part files of all ranks become one TRACE.h5: by rank 0 after the last token, or later from what a
  * run left that died. For that, rank 0 writes beforehand what the part files don't say (TRACE.run.part: description
  * and ranks). */
 #include <errno.h>
@@ -19,7 +19,7 @@ typedef struct run_head {
 
 static const char run_magic[8] = "CLRUN\0\0";
 
-char *cl_part_path(const char *trace_path, int rank, cl_err *err)
+char *trace_part_path(const char *trace_path, int rank, cl_err *err)
 {
     size_t n = strlen(trace_path) + 32;
     char *path = cl_malloc(n, 1, "path", err);
@@ -28,78 +28,59 @@ char *cl_part_path(const char *trace_path, int rank, cl_err *err)
     return path;
 }
 
-/* The description of the run, as JSON text; caller frees. */
-static char *describe(const cl_run *r, bool ended)
+cl_code trace_note_request(cl_run *r, const cl_request *q, const cl_result *res, cl_err *err)
 {
-    char sum[17], when[32];
-    time_t now = time(NULL);
-    struct tm tm;
-    gmtime_r(&now, &tm);
-    strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%SZ", &tm);
-    snprintf(sum, sizeof sum, "%016llx", (unsigned long long)r->checksum);
-    json_t *stages = json_array();
-    for (int i = 0; i < r->placement.n_stages; i++) {
-        const cl_stage *s = &r->placement.stages[i];
-        json_array_append_new(stages,
-                              json_pack("{s:i, s:i, s:b, s:b, s:i, s:i, s:I, s:I, s:I, s:I}", "first_layer",
-                                        s->first_layer, "layers", s->n_layers, "embed", s->embed, "head", s->head,
-                                        "first_rank", s->first_rank, "ranks", s->n_ranks, "weight_bytes",
-                                        (json_int_t)s->weight_bytes, "kv_bytes", (json_int_t)s->kv_bytes, "token_bytes",
-                                        (json_int_t)s->token_bytes, "token_kv_bytes", (json_int_t)s->token_kv_bytes));
+    run_trace *t = &r->trace;
+    if (t->n_requests == t->cap) {
+        int64_t cap = t->cap ? 2 * t->cap : 64;
+        cl_trace_request *p = cl_realloc(t->requests, (size_t)cap, sizeof *p, "requests of the trace", err);
+        if (!p) return CL_E_FIT;
+        t->requests = p;
+        t->cap = cap;
     }
-    cl_model_counts n;
-    cl_model_count(&r->model, &n);
-    json_t *j =
-        json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:I, s:I, s:I, s:o, s:i, s:i, s:i, s:i, s:s, s:s, "
-                  "s:s, s:i, s:i, s:f, s:I, s:I, s:I, s:f, s:f, s:f, s:f}",
-                  "command", r->opt.command ? r->opt.command : "", "version", r->opt.version ? r->opt.version : "",
-                  "revision", r->opt.revision ? r->opt.revision : "", "build_flags",
-                  r->opt.build_flags ? r->opt.build_flags : "", "finished_utc", when, "model", r->source,
-                  "model_checksum", sum, "family", r->model.spec.family, "model_layers", r->model.spec.n_layers,
-                  "parameters", (json_int_t)n.parameters, "active_parameters", (json_int_t)n.active_parameters,
-                  "model_read_bytes_per_token", (json_int_t)n.read_bytes, "stages", stages, "slots", r->limits.slots,
-                  "context", r->limits.context, "chunk", r->limits.chunk, "ranks", cl_line_size(r->line), "activations",
-                  cl_activations_name(r->activations), "kv", cl_kv_name(r->kv), "kernels", cl_chip_kernels(r->chip),
-                  "trace_level", (int)r->opt.trace_level, "cores_of_rank0_host", cl_line_cores_here(r->line),
-                  "elapsed_s", (double)r->serve_ns * 1e-9, "requests", (json_int_t)r->requests, "prompt_tokens",
-                  (json_int_t)r->prompt_tokens, "generated_tokens", (json_int_t)r->generated_tokens, "prompt_s",
-                  (double)r->prompt_ns * 1e-9, "decode_s", (double)r->decode_ns * 1e-9, "serve_start_s",
-                  (double)r->serve_start * 1e-9, "load_s", r->load_s);
-    const cl_ffn *moe = NULL;
-    for (int i = 0; i < r->model.spec.n_layers && !moe; i++)
-        if (r->model.spec.layers[i].ffn.kind == CL_FFN_MOE) moe = &r->model.spec.layers[i].ffn;
-    char layout[64];
-    cl_layout_name(&r->layout, layout, sizeof layout);
-    json_object_set_new(j, "layout", json_string(layout));
-    json_object_set_new(j, "replicas", json_integer(r->opt.replicas));
-    json_object_set_new(j, "expert_mode", json_string(r->placement.experts ? "whole" : "sliced"));
-    json_object_set_new(j, "shared_memory", json_boolean(cl_line_shared(r->line)));
-    if (r->rates.read_bytes_per_s > 0)
-        json_object_set_new(j, "layout_chosen_by",
-                            json_pack("{s:f, s:f, s:f, s:f, s:f}", "read_bytes_per_s", r->rates.read_bytes_per_s,
-                                      "gather_s", r->rates.gather_s, "gather_bytes_per_s", r->rates.gather_bytes_per_s,
-                                      "hop_s", r->rates.hop_s, "hop_bytes_per_s", r->rates.hop_bytes_per_s));
-    json_object_set_new(j, "ended", json_boolean(ended));
-    if (j && moe) {
-        json_object_set_new(j, "experts", json_integer(moe->experts));
-        json_object_set_new(j, "experts_per_token", json_integer(moe->top_k));
-    }
-    char *text = j ? json_dumps(j, JSON_INDENT(1)) : NULL;
-    json_decref(j);
-    return text;
+    cl_trace_request *row = &t->requests[t->n_requests++];
+    *row = (cl_trace_request){.prompt_tokens = q->n_prompt,
+                              .completion_tokens = res->n_tokens,
+                              .arrived_ns = q->arrived_ns,
+                              .started_ns = res->started_ns,
+                              .first_token_ns = res->first_token_ns,
+                              .finished_ns = res->finished_ns};
+    snprintf(row->id, sizeof row->id, "%.60s", q->id);
+    cl_utf8_repair(row->id);
+    snprintf(row->finish_reason, sizeof row->finish_reason, "%s", res->finish_reason);
+    return CL_OK;
 }
 
-cl_code cl_run_note_ranks(cl_run *r, cl_err *err)
+cl_code trace_start(cl_run *r, cl_err *err)
+{
+    run_trace *t = &r->trace;
+    cl_line_clock(r->line, &t->clock_offset, &t->clock_uncertainty);
+    cl_line_barrier(r->line); /* all ranks of a host probe at once, as they compute at once */
+    cl_mark m = cl_trace_mark(t->recorder, CL_TRACE_STAGE);
+    t->probe = cl_chip_probe(r->chip.ctx);
+    cl_event e = {.kind = CL_EV_PROBE, .layer = -1, .microbatch = -1, .peer = -1, .waits_for = -1};
+    cl_trace_end(t->recorder, m, &e);
+    cl_rank_stats mine = stats_of_rank(r);
+    cl_trace_rank row = trace_row(r, &mine);
+    bool root = cl_line_rank(r->line) == 0;
+    t->ranks = cl_calloc(root ? (size_t)cl_line_size(r->line) : 1, sizeof row, "rows of the ranks", err);
+    cl_code c = cl_line_agree(r->line, t->ranks ? CL_OK : CL_E_FIT, err);
+    if (c != CL_OK) return c;
+    cl_line_gather(r->line, &row, sizeof row, t->ranks);
+    return root ? trace_note_ranks(r, err) : CL_OK;
+}
+
+cl_code trace_note_ranks(cl_run *r, cl_err *err)
 {
     uint32_t size = (uint32_t)cl_line_size(r->line);
-    char *path = cl_part_path(r->opt.trace_path, -1, err), *text = path ? describe(r, false) : NULL;
+    char *path = trace_part_path(r->opt.trace_path, -1, err), *text = path ? trace_describe(r, false) : NULL;
     run_head h = {.version = CL_TRACE_VERSION,
                   .row_bytes = sizeof(cl_trace_rank),
                   .ranks = size,
                   .text_bytes = text ? (uint32_t)strlen(text) : 0};
     memcpy(h.magic, run_magic, sizeof h.magic);
     FILE *f = text ? fopen(path, "wb") : NULL;
-    bool ok = f && fwrite(&h, sizeof h, 1, f) == 1 && fwrite(r->rank_rows, sizeof(cl_trace_rank), size, f) == size &&
+    bool ok = f && fwrite(&h, sizeof h, 1, f) == 1 && fwrite(r->trace.ranks, sizeof(cl_trace_rank), size, f) == size &&
               fwrite(text, 1, h.text_bytes, f) == h.text_bytes;
     if (f && fclose(f) != 0) ok = false;
     if (!ok && text) cl_fail(err, CL_E_RUN, "%s: write failed: %s", path, strerror(errno));
@@ -139,7 +120,7 @@ static cl_code add_part(cl_trace_file *f, cl_part_file *p, int rank, uint64_t n,
 
 cl_code cl_run_recover(const char *trace_path, int *found, int *expected, uint64_t *events, cl_err *err)
 {
-    char *run_path = cl_part_path(trace_path, -1, err);
+    char *run_path = trace_part_path(trace_path, -1, err);
     cl_buf file = {0};
     const cl_trace_rank *rows = NULL;
     const char *text = NULL;
@@ -161,7 +142,7 @@ cl_code cl_run_recover(const char *trace_path, int *found, int *expected, uint64
     if (c == CL_OK) c = cl_trace_file_create(&f, trace_path, text, err);
     for (uint32_t k = 0; c == CL_OK && k < ranks; k++) {
         cl_trace_rank row = rows[k];
-        char *path = cl_part_path(trace_path, (int)k, err);
+        char *path = trace_part_path(trace_path, (int)k, err);
         int rank;
         cl_err gone; /* a rank whose file is lost has no events */
         if (!path) c = CL_E_FIT;
@@ -223,7 +204,7 @@ static cl_code send_events(cl_run *r, cl_part_file *own, uint64_t n, cl_event *p
  * experts. */
 static cl_code sum_routing(cl_run *r, uint64_t **chosen, int *experts, cl_err *err)
 {
-    const cl_spec *s = &r->model.spec;
+    const cl_spec *s = &r->plan.model.spec;
     *chosen = NULL;
     *experts = 0;
     for (int i = 0; i < s->n_layers; i++)
@@ -233,29 +214,29 @@ static cl_code sum_routing(cl_run *r, uint64_t **chosen, int *experts, cl_err *e
     *chosen = cl_calloc(n, sizeof **chosen, "routing", err);
     cl_code c = cl_line_agree(r->line, *chosen ? CL_OK : CL_E_FIT, err);
     if (c != CL_OK) return c;
-    const cl_stage *stage = &r->placement.stages[r->stage];
-    for (int i = stage->first_layer; r->leads && i < stage->first_layer + stage->n_layers; i++)
+    const cl_stage *stage = r->seat.at;
+    for (int i = stage->first_layer; r->seat.leads && i < stage->first_layer + stage->n_layers; i++)
         if (s->layers[i].ffn.experts)
-            memcpy(*chosen + (size_t)i * (size_t)*experts, cl_chip_routing(r->chip, i),
+            memcpy(*chosen + (size_t)i * (size_t)*experts, r->chip.routing(r->chip.ctx, i),
                    (size_t)s->layers[i].ffn.experts * sizeof **chosen);
     cl_line_sum(r->line, *chosen, (int)n);
     return CL_OK;
 }
 
-cl_code cl_run_collect(cl_run *r, cl_err *err)
+cl_code trace_collect(cl_run *r, cl_err *err)
 {
     int size = cl_line_size(r->line), rank = cl_line_rank(r->line), part_rank;
     cl_part_file *own = NULL;
     cl_trace_file *f = NULL;
     uint64_t n = 0, *counts = NULL, *chosen = NULL;
     int experts;
-    cl_trace_close(r->trace);
-    r->trace = NULL;
+    cl_trace_close(r->trace.recorder);
+    r->trace.recorder = NULL;
     cl_event *piece = cl_malloc(PIECE, sizeof *piece, "events", err);
     cl_code c = sum_routing(r, &chosen, &experts, err);
-    if (c == CL_OK) c = piece ? cl_part_file_open(&own, r->part_path, &part_rank, &n, err) : CL_E_FIT;
+    if (c == CL_OK) c = piece ? cl_part_file_open(&own, r->trace.part_path, &part_rank, &n, err) : CL_E_FIT;
     if (c == CL_OK && rank == 0) {
-        char *run = describe(r, true);
+        char *run = trace_describe(r, true);
         c = run ? cl_trace_file_create(&f, r->opt.trace_path, run, err)
                 : cl_fail(err, CL_E_FIT, "trace: out of memory");
         free(run);
@@ -265,8 +246,8 @@ cl_code cl_run_collect(cl_run *r, cl_err *err)
     if (c == CL_OK) cl_line_gather(r->line, &n, sizeof n, counts);
     if (c == CL_OK && rank) c = send_events(r, own, n, piece, err);
     for (int k = 0; f && c == CL_OK && k < size; k++) {
-        r->rank_rows[k].events = counts[k];
-        c = cl_trace_file_rank(f, &r->rank_rows[k], err);
+        r->trace.ranks[k].events = counts[k];
+        c = cl_trace_file_rank(f, &r->trace.ranks[k], err);
     }
     if (f && counts) {
         cl_code told = c;
@@ -276,8 +257,8 @@ cl_code cl_run_collect(cl_run *r, cl_err *err)
             if (told == CL_OK && now != CL_OK) told = now, *err = e;
         }
         c = told;
-        if (c == CL_OK) c = cl_trace_file_requests(f, r->request_rows, (uint64_t)r->requests, err);
-        if (c == CL_OK && chosen) c = cl_trace_file_routing(f, chosen, r->model.spec.n_layers, experts, err);
+        if (c == CL_OK) c = cl_trace_file_requests(f, r->trace.requests, (uint64_t)r->trace.n_requests, err);
+        if (c == CL_OK && chosen) c = cl_trace_file_routing(f, chosen, r->plan.model.spec.n_layers, experts, err);
     }
     if (f && c == CL_OK) {
         c = cl_trace_file_commit(f, err);
@@ -286,8 +267,8 @@ cl_code cl_run_collect(cl_run *r, cl_err *err)
     if (f) cl_trace_file_drop(f);
     if (own) cl_part_file_close(own);
     c = cl_line_agree(r->line, c, err);
-    if (c == CL_OK) unlink(r->part_path);
-    char *run_path = c == CL_OK && rank == 0 ? cl_part_path(r->opt.trace_path, -1, err) : NULL;
+    if (c == CL_OK) unlink(r->trace.part_path);
+    char *run_path = c == CL_OK && rank == 0 ? trace_part_path(r->opt.trace_path, -1, err) : NULL;
     if (run_path) unlink(run_path);
     free(run_path);
     free(piece);

@@ -1,12 +1,10 @@
 /* sample.h: from logits to the next id. Pure: the draw at a position depends on logits, options and (seed, position)
- * alone, so a sequence gives the same ids in every layout and batch. */
-#ifndef CHIPLINE_SAMPLE_H
-#define CHIPLINE_SAMPLE_H
+ * alone, so a sequence gives the same ids in every layout and batch. Inside chip/. */
+#ifndef CHIPLINE_CHIP_SAMPLE_H
+#define CHIPLINE_CHIP_SAMPLE_H
 
 #include "chipline/microbatch.h"
 #include "chipline/status.h"
-
-enum { CL_REPEAT_WINDOW = 64 };
 
 /* Working memory for one vocabulary; local, owned by the caller. */
 typedef struct cl_sampler cl_sampler;

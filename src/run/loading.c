@@ -1,0 +1,110 @@
+/* loading.c: every buffer, the slices, the beginning of the trace. */
+#include <stdlib.h>
+
+#include "run_internal.h"
+
+static bool traces(const cl_run *r) { return r->opt.trace_path && r->opt.trace_level != CL_TRACE_OFF; }
+
+static cl_code open_trace(cl_run *r, cl_err *err)
+{
+    int rank = cl_line_rank(r->line);
+    cl_code c = rank == 0 ? cl_check_new(r->opt.trace_path, err) : CL_OK;
+    if ((c = cl_line_agree(r->line, c, err)) != CL_OK) return c; /* before a part file stands beside it */
+    if (!(r->trace.part_path = trace_part_path(r->opt.trace_path, rank, err))) return CL_E_FIT;
+    return cl_trace_open(&r->trace.recorder, r->trace.part_path, rank, r->opt.trace_level, err);
+}
+
+static cl_code open_logits(cl_run *r, cl_err *err)
+{
+    /* the first chip of the last stage writes, wherever rank 0 was told of it */
+    uint32_t bytes = r->opt.logits_path ? (uint32_t)strlen(r->opt.logits_path) + 1 : 0;
+    cl_line_bcast(r->line, &bytes, sizeof bytes);
+    if (!bytes) return CL_OK;
+    char *path = cl_calloc(bytes, 1, "path", err);
+    cl_code c = cl_line_agree(r->line, path ? CL_OK : CL_E_FIT, err);
+    if (c == CL_OK) {
+        if (r->opt.logits_path) strcpy(path, r->opt.logits_path);
+        cl_line_bcast(r->line, path, bytes);
+        if (r->seat.last && r->seat.leads && r->seat.replica == 0)
+            c = logits_open(&r->logits, path, r->plan.limits.vocab, err);
+    }
+    free(path);
+    return c;
+}
+
+static cl_chip_options chip_options(const cl_run *r)
+{
+    return (cl_chip_options){.threads = r->opt.threads,
+                             .activations = r->plan.activations,
+                             .kv = r->plan.kv,
+                             .limits = r->plan.limits,
+                             .allowed_vocab = r->opt.allowed_vocab,
+                             .kernels = r->opt.kernels,
+                             .experts = r->plan.placement.experts,
+                             .rows = logits_observer(r->logits),
+                             .progress = r->opt.progress && cl_line_rank(r->line) == 0,
+                             .poll = cl_line_poll,
+                             .poll_ctx = r->line};
+}
+
+static cl_code open_line(cl_run *r, cl_err *err)
+{
+    const run_seat *s = &r->seat;
+    const cl_limits *l = &r->plan.limits;
+    const cl_chip_options chip = chip_options(r);
+    cl_line_options o = {.limits = *l,
+                         .stage_first = head_of(r, s->stage),
+                         .members = s->at->n_ranks,
+                         .prev = s->first ? -1 : head_of(r, s->stage - 1),
+                         .next = s->last ? -1 : head_of(r, s->stage + 1),
+                         .first = head_of(r, 0),
+                         .last = head_of(r, r->plan.placement.n_stages - 1),
+                         .threads = r->opt.threads,
+                         .exchange_bytes = cl_chip_exchange_bytes(&r->plan.model.spec, s->at, &chip),
+                         .carrier = r->opt.carrier,
+                         .wait = r->opt.wait,
+                         .stall_timeout_s = r->opt.stall_timeout_s,
+                         .trace = r->trace.recorder};
+    cl_code c = cl_line_open(r->line, &o, err);
+    if (c != CL_OK || !s->last) return c;
+    r->samples.parts = cl_calloc((size_t)l->slots, sizeof *r->samples.parts, "samples", err);
+    r->samples.ids = cl_malloc((size_t)l->chunk, sizeof *r->samples.ids, "samples", err);
+    return r->samples.parts && r->samples.ids ? CL_OK : CL_E_FIT;
+}
+
+/* Weights may take more memory as they are kept than in the file. */
+static cl_code check_budget(const cl_run *r, cl_err *err)
+{
+    char a[32], b[32];
+    cl_chip_sizes s = r->chip.sizes(r->chip.ctx);
+    if (!r->opt.chip_bytes || s.slice_bytes + s.kv_bytes <= r->opt.chip_bytes) return CL_OK;
+    return cl_fail(err, CL_E_FIT,
+                   "--chip: rank %d keeps weights of %s and a cache of %s, %llu bytes more than a chip has (use more "
+                   "ranks, fewer slots or a shorter context)",
+                   cl_line_rank(r->line), cl_human_bytes((double)s.slice_bytes, a),
+                   cl_human_bytes((double)s.kv_bytes, b),
+                   (unsigned long long)(s.slice_bytes + s.kv_bytes - r->opt.chip_bytes));
+}
+
+static cl_code load_slice(cl_run *r, cl_err *err)
+{
+    cl_part *parts = NULL;
+    int n = 0;
+    cl_code c = cl_placement_slice(&r->plan.model, &r->plan.placement, cl_line_rank(r->line) - r->seat.line_rank0,
+                                   &parts, &n, err);
+    cl_chip_options o = chip_options(r);
+    o.group = cl_line_group(r->line);
+    uint64_t t0 = cl_now_ns();
+    if (c == CL_OK) c = cl_chip_create(&r->chip, r->file, r->seat.at, parts, n, &o, r->trace.recorder, err);
+    r->load_s = (double)(cl_now_ns() - t0) * 1e-9;
+    free(parts);
+    cl_model_file_close(r->file);
+    r->file = NULL;
+    return c == CL_OK ? check_budget(r, err) : c;
+}
+
+const phase load_phases[LOAD_PHASES] = {{"opening the trace", open_trace, traces},
+                                        {"opening the logits file", open_logits, NULL},
+                                        {"opening the line", open_line, NULL},
+                                        {"loading", load_slice, NULL},
+                                        {"starting the trace", trace_start, traces}};

@@ -1,0 +1,210 @@
+/* The desk: a source on a thread of its own, seen from the line's. */
+#include <pthread.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "desk.h"
+#include "suite.h"
+
+enum { REQUESTS = 20 };
+
+typedef struct tray {
+    int given, requests, told;
+    int slow_ms;      /* every call of next takes so long */
+    int fails_at;     /* the so many-th result cannot be kept; 0: none */
+    pthread_t thread; /* that called first */
+    bool called, wrong;
+    char said[REQUESTS][64];
+    int ids[REQUESTS], thoughts[REQUESTS];
+    bool done[REQUESTS];
+} tray;
+
+static int number_of(const cl_request *r) { return atoi(r->id); }
+
+/* All of a source is called by one thread, which is not the line's. */
+static void check_thread(tray *t)
+{
+    if (!t->called) t->thread = pthread_self();
+    t->called = true;
+    t->wrong |= !pthread_equal(t->thread, pthread_self());
+}
+
+static cl_request *next(void *ctx, int wait_ms, bool *ended)
+{
+    tray *t = ctx;
+    check_thread(t);
+    if (t->slow_ms) usleep((useconds_t)t->slow_ms * 1000);
+    *ended = t->given == t->requests;
+    if (*ended) return NULL;
+    cl_request *r = calloc(1, sizeof *r);
+    r->id = malloc(16);
+    snprintf(r->id, 16, "%d", t->given++);
+    return r;
+}
+
+static cl_code text(void *ctx, const cl_request *r, const char *s, size_t n, cl_err *err)
+{
+    tray *t = ctx;
+    check_thread(t);
+    strncat(t->said[number_of(r)], s, n);
+    return CL_OK;
+}
+
+static cl_code reasoning(void *ctx, const cl_request *r, const char *s, size_t n, cl_err *err)
+{
+    tray *t = ctx;
+    t->thoughts[number_of(r)] += (int)n;
+    return CL_OK;
+}
+
+static void token(void *ctx, const cl_request *r, int32_t id, uint64_t digest, bool last)
+{
+    tray *t = ctx;
+    int i = number_of(r);
+    t->wrong |= id != 100 + t->ids[i]++ || digest != 7 || last != (t->ids[i] == 3);
+}
+
+static cl_code done(void *ctx, cl_request *r, const cl_result *result, cl_err *err)
+{
+    tray *t = ctx;
+    int i = number_of(r);
+    check_thread(t);
+    t->done[i] = true;
+    t->wrong |= strcmp(t->said[i], "one two ") || t->ids[i] != 3 || result->n_tokens != 3 || result->tokens[2] != 102;
+    t->wrong |= strcmp(result->text.data, "one two ") || strcmp(result->reasoning.data, "hm") || t->thoughts[i] != 2;
+    cl_request_free(r);
+    return ++t->told == t->fails_at ? cl_fail(err, CL_E_RUN, "disk full") : CL_OK;
+}
+
+/* What a session would say of a request. */
+static cl_code run(const cl_source *to, cl_request *r, cl_err *err)
+{
+    int32_t ids[] = {100, 101, 102};
+    cl_result result = {.tokens = ids, .n_tokens = 3, .finish_reason = "stop"};
+    cl_code c = cl_buf_str(&result.text, "one two ", err);
+    cl_buf_str(&result.reasoning, "hm", err);
+    for (int i = 0; i < 3; i++) to->token(to->ctx, r, ids[i], 7, i == 2);
+    if (c == CL_OK) c = to->reasoning(to->ctx, r, "hm", 2, err);
+    if (c == CL_OK) c = to->text(to->ctx, r, "one ", 4, err);
+    if (c == CL_OK) c = to->text(to->ctx, r, "two ", 4, err);
+    cl_err later;
+    cl_code d = to->done(to->ctx, r, &result, c == CL_OK ? err : &later);
+    cl_buf_free(&result.text);
+    cl_buf_free(&result.reasoning);
+    return c == CL_OK ? d : c;
+}
+
+static void await_call(desk *d)
+{
+    for (int i = 0; !desk_calls(d) && i < 20000; i++) usleep(100);
+    CU_ASSERT_TRUE(desk_calls(d));
+}
+
+static desk *open(tray *t)
+{
+    desk *d = NULL;
+    cl_err err;
+    const cl_source s = {.ctx = t, .next = next, .text = text, .reasoning = reasoning, .token = token, .done = done};
+    CU_ASSERT_EQUAL_FATAL(desk_open(&d, &s, &err), CL_OK);
+    return d;
+}
+
+static void passes_all_on(void)
+{
+    tray t = {.requests = REQUESTS};
+    desk *d = open(&t);
+    cl_source face = desk_source(d);
+    cl_err err;
+    int n = 0;
+    for (bool ended = false; !ended;) {
+        await_call(d);
+        cl_request *r = face.next(face.ctx, 1000, &ended);
+        if (!r) continue;
+        CU_ASSERT_EQUAL(number_of(r), n++);
+        CU_ASSERT_EQUAL(run(&face, r, &err), CL_OK);
+    }
+    CU_ASSERT_EQUAL(n, REQUESTS);
+    CU_ASSERT_EQUAL(desk_outcome(d, &err), CL_OK);
+    CU_ASSERT_EQUAL(desk_close(d, &err), CL_OK);
+    CU_ASSERT(t.told == REQUESTS && !t.wrong && !pthread_equal(t.thread, pthread_self()));
+}
+
+/* A source that takes its time does not take the line's. */
+static void slow_source(void)
+{
+    tray t = {.requests = 3, .slow_ms = 50};
+    desk *d = open(&t);
+    cl_source face = desk_source(d);
+    cl_err err;
+    int got = 0, looks = 0;
+    uint64_t longest = 0;
+    for (bool ended = false; !ended; looks++) {
+        uint64_t t0 = cl_now_ns();
+        cl_request *r = face.next(face.ctx, 1000, &ended);
+        if (r) {
+            got++;
+            CU_ASSERT_EQUAL(run(&face, r, &err), CL_OK);
+        }
+        uint64_t took = cl_now_ns() - t0;
+        longest = took > longest ? took : longest;
+        usleep(500);
+    }
+    CU_ASSERT(got == 3 && looks > 20 && longest < 45000000);
+    CU_ASSERT_EQUAL(desk_close(d, &err), CL_OK);
+    CU_ASSERT(t.told == 3 && !t.wrong);
+}
+
+/* The line hears of a result that could not be kept, gets no further requests, and what had ended is told all the same. */
+static void failing_source(void)
+{
+    tray t = {.requests = REQUESTS, .fails_at = 2};
+    desk *d = open(&t);
+    cl_source face = desk_source(d);
+    cl_err err = {.code = CL_OK};
+    int n = 0;
+    for (bool ended = false; !ended && n < REQUESTS;) {
+        await_call(d);
+        cl_request *r = face.next(face.ctx, 0, &ended);
+        if (r) n++, run(&face, r, &err);
+        usleep(2000);
+    }
+    CU_ASSERT(n >= 2 && n < REQUESTS);
+    CU_ASSERT_EQUAL(desk_outcome(d, &err), CL_E_RUN);
+    CU_ASSERT_EQUAL(desk_close(d, &err), CL_E_RUN);
+    CU_ASSERT_STRING_EQUAL(err.msg, "disk full");
+    for (int i = 0; i < n; i++) CU_ASSERT_TRUE(t.done[i]);
+}
+
+/* So much text that nobody has read yet: the line is told to wait. */
+static void full(void)
+{
+    tray t = {.requests = 1, .slow_ms = 300};
+    desk *d = open(&t);
+    cl_source face = desk_source(d);
+    cl_err err;
+    size_t n = 8 << 20;
+    char *much = calloc(n, 1);
+    cl_request r = {.id = "0"};
+    int posts = 0;
+    while (!desk_is_full(d) && posts < 20) {
+        posts++;
+        CU_ASSERT_EQUAL(face.text(face.ctx, &r, much, n, &err), CL_OK);
+    }
+    CU_ASSERT(desk_is_full(d) && posts == 8);
+    for (int i = 0; desk_is_full(d) && i < 20000; i++) usleep(100);
+    CU_ASSERT_FALSE(desk_is_full(d));
+    free(much);
+    CU_ASSERT_EQUAL(desk_close(d, &err), CL_OK);
+    CU_ASSERT_EQUAL(desk_close(NULL, &err), CL_OK);
+}
+
+int main(void)
+{
+    CU_TestInfo tests[] = {{"passes all on", passes_all_on},
+                           {"slow source", slow_source},
+                           {"failing source", failing_source},
+                           {"full", full},
+                           CU_TEST_INFO_NULL};
+    return run_suite("desk", tests);
+}
