@@ -86,7 +86,7 @@ typedef struct cl_chip_table {
 /* Reads exactly the parts (this rank's hyperslabs) in bounded pieces, repacks them, allocates cache and buffers. Tensors
  * read whole are checked against their checksum. The chip keeps no reference to the file. trace may be NULL; it is
  * borrowed. On failure *out is left alone. */
-cl_code cl_chip_create(cl_chip_table *out, const cl_model_file *file, const cl_stage *stage, const cl_part *parts,
+cl_code cl_chip_create(cl_chip_table *out, const cl_model_file *file, const cl_stage *stage, const cl_extent *parts,
                        int n_parts, const cl_chip_options *opt, cl_trace *trace, cl_err *err);
 
 /* Reads this chip's whole slice once with all threads and returns bytes per second: the bandwidth its weights can be

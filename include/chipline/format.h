@@ -1,7 +1,7 @@
-/* format.h: number formats of weights: sizes, names, and conversion of whole rows to and from float32.
+/* format.h: number formats of weights (sizes, names, conversion of whole rows to and from float32) and of the cache.
  *
  * A row of n columns is ceil(n / block) blocks; the last block is padded with zeros, so any width is allowed in any
- * format. Layouts are bit for bit those of GGUF (models.md section 5 cites them). Decoding is exact; encoding follows
+ * format. Layouts are bit for bit those of GGUF (ggml-common.h). Decoding is exact; encoding follows
  * the GGUF reference encoders. Pure and local; nothing here allocates. */
 #ifndef CHIPLINE_FORMAT_H
 #define CHIPLINE_FORMAT_H
@@ -63,6 +63,20 @@ void cl_encode_row(cl_format f, const float *x, int64_t cols, void *row);
  * number of rows where that is 1): a tile's scale is its amax / 448, its codes the nearest, ties to even.
  * cl_encode_row is one such row. */
 void cl_encode_rows(cl_format f, const float *x, int64_t n, int64_t cols, void *rows);
+
+/* --- numbers of the KV cache --- */
+
+typedef enum cl_kv_format {
+    CL_KV_F32,
+    CL_KV_BF16,
+    CL_KV_Q8 /* 8-bit integers, a float32 scale per 32 of a vector */
+} cl_kv_format;
+enum { CL_KV_BLOCK = 16 };              /* positions that lie together */
+const char *cl_kv_name(cl_kv_format f); /* "bf16"; aborts on a value outside the enum */
+/* Bytes of one cached vector of dim numbers, without padding. */
+size_t cl_kv_vector_bytes(cl_kv_format f, int64_t dim);
+/* Bytes of CL_KV_BLOCK such vectors as memory holds them: a multiple of 64. */
+size_t cl_kv_block_bytes(cl_kv_format f, int64_t dim);
 
 /* One E4M3 number (e4m3fn: no infinity; 0x7f and 0xff are NaN), exactly. */
 float cl_e4m3_to_f32(uint8_t code);

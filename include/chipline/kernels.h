@@ -48,7 +48,6 @@
 #include <stdint.h>
 
 #include "chipline/format.h"
-#include "chipline/plan.h" /* cl_kv_format */
 #include "chipline/status.h"
 
 /* exp(x) in float32, 2 ulp, defined by its operations so that every instruction set gives the same bits: clamp x to
@@ -58,7 +57,6 @@ float cl_exp(float x);
 
 enum {
     CL_PANEL = 16,         /* rows per panel: one row is one lane */
-    CL_KV_BLOCK = 16,      /* positions per cache block */
     CL_X_TOKENS = 8,       /* preferred multiple of tokens per call */
     CL_ATTEND_QUERIES = 8, /* most queries per call of attend */
     CL_LATENT_HEADS = 16   /* most heads per call of attend_latent */
@@ -111,7 +109,6 @@ typedef struct cl_kv_head {
     /* [blocks][cl_kv_block_bytes], 64-byte aligned; values NULL: latent, they are in the keys */
     unsigned char *keys, *values;
 } cl_kv_head;
-size_t cl_kv_block_bytes(cl_kv_format f, int head_dim); /* of keys, or of values; multiple of 64 */
 
 /* One query head of one token: it sees positions lo .. pos. */
 typedef struct cl_query {

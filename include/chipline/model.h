@@ -86,6 +86,20 @@ static inline int64_t cl_attention_first(const cl_attention *a, int64_t pos)
     return pos >= a->window ? pos - a->window + 1 : 0;
 }
 
+/* --- sizes of the cache of one layer: of one sequence, and of all its kv heads (a->kv_heads; latent: one vector) --- */
+
+/* One row of the cache in its canonical form: what one position has of one kv head (key, then value), or its latent
+ * vector; without a block's padding. */
+uint64_t cl_kv_row_bytes(const cl_attention *a, cl_kv_format f);
+/* Blocks that are there at once for `positions` positions: of windowed and chunked layers what is still seen while a
+ * micro-batch of `chunk` tokens goes through. */
+int64_t cl_kv_blocks(const cl_attention *a, int64_t positions, int chunk);
+/* Their bytes: exactly what chip/ allocates. UINT64_MAX if they are more than that. */
+uint64_t cl_kv_layer_bytes(const cl_attention *a, cl_kv_format f, int64_t positions, int chunk);
+/* Bytes read by the token at position `positions` - 1: of the positions it sees, its own included. Latent vectors
+ * count once, although all heads use them. UINT64_MAX likewise. */
+uint64_t cl_kv_read_bytes(const cl_attention *a, cl_kv_format f, int64_t positions);
+
 typedef enum cl_ffn_kind { CL_FFN_DENSE, CL_FFN_MOE } cl_ffn_kind;
 
 typedef enum cl_glu {
@@ -258,19 +272,15 @@ const cl_tensor *cl_model_find(const cl_model *m, cl_role role, int layer);
 cl_code cl_model_copy(const cl_model *from, cl_model *to, cl_err *err);
 void cl_model_free(cl_model *m);
 
-/* Parameters and traffic (models.md section 6). */
 typedef struct cl_model_counts {
-    uint64_t parameters;        /* all */
-    uint64_t active_parameters; /* one token's pass, with the whole embedding table once, as model cards count */
-    /* weight bytes one token reads: head, norms, attention, router, its experts, one embedding row */
-    uint64_t read_bytes;
+    uint64_t parameters; /* all */
+    /* One token's pass: with the whole embedding table once, as most model cards count; and without it, as gpt-oss's
+     * does: the head, which the pass multiplies with, counts in both. A tied table is the head. */
+    uint64_t active_parameters, active_without_tables;
     uint64_t kv_values;         /* numbers appended to the KV cache per token */
     uint64_t bytes[CL_FORMATS]; /* stored bytes by format */
 } cl_model_counts;
 void cl_model_count(const cl_model *m, cl_model_counts *out);
-/* Weight bytes of one tensor that one token reads: of experts the chosen ones, of the embedding table one row (a tied
- * head's pass over the whole table comes on top). */
-uint64_t cl_tensor_token_bytes(const cl_model *m, const cl_tensor *t);
 /* Most of its bytes are in block formats: 8-bit activations are then the default. */
 bool cl_model_quantised(const cl_model *m);
 

@@ -8,17 +8,6 @@
 #include "chipline/json.h"
 #include "chipline/model.h"
 
-/* Bytes one number of the KV cache takes, by format of the cache. */
-typedef enum cl_kv_format { CL_KV_F32, CL_KV_BF16, CL_KV_Q8 } cl_kv_format;
-const char *cl_kv_name(cl_kv_format f);
-/* Cache bytes of `positions` positions of one layer for one sequence (key and value, or the latent vector alone;
- * windowed and chunked layers hold at most what they can still see while a micro-batch of `chunk` tokens goes
- * through). Exactly what chip/ allocates. */
-uint64_t cl_kv_layer_bytes(const cl_attention *a, cl_kv_format f, int64_t positions, int chunk);
-/* Cache bytes read by the token at position `positions` - 1 in this layer: of the positions it sees, its own
- * included. Latent vectors count once, although all heads use them. */
-uint64_t cl_kv_read_bytes(const cl_attention *a, cl_kv_format f, int64_t positions);
-
 /* --- shape of the line --- */
 
 /* Stages in order, each a set of chips. */
@@ -74,11 +63,11 @@ enum { CL_SPLIT = 16, CL_SPLIT_NARROW = 128 };
 
 /* Run `member` of n things in `members` consecutive runs, in units (the last may be short); the first runs are the
  * longer ones. A run may be empty. */
-typedef struct cl_share {
+typedef struct cl_range {
     int64_t first, n;
-} cl_share;
-cl_share cl_split(int64_t n, int64_t unit, int members, int member);
-cl_share cl_split_rows(int64_t n, int members, int member);
+} cl_range;
+cl_range cl_split(int64_t n, int64_t unit, int members, int member);
+cl_range cl_split_rows(int64_t n, int members, int member);
 
 /* Query heads q0 .. q0 + q - 1, and the kv heads they read. */
 typedef struct cl_heads {
@@ -109,7 +98,7 @@ static inline bool cl_expert_held(const cl_expert_map *map, int expert, int memb
  *   all of it, on every chip.
  * Where a format's scales are shared by rows (fp8), q, k and v rows begin and end at multiples of CL_SPLIT: a few
  * rows more. */
-cl_share cl_tensor_rows_of(const cl_spec *s, const cl_tensor *t, bool whole_experts, int members, int member);
+cl_range cl_tensor_rows_of(const cl_spec *s, const cl_tensor *t, bool whole_experts, int members, int member);
 
 typedef struct cl_stage {
     int first_layer, n_layers;
@@ -139,20 +128,25 @@ void cl_placement_free(cl_placement *p);
  * at), of those the one with the smallest G. CL_E_FIT if there is none. */
 cl_code cl_fewest_chips(const cl_model *m, const cl_place_options *opt, cl_layout *out, cl_err *err);
 int cl_placement_stage(const cl_placement *p, int rank); /* the stage of this chip */
+/* Of stages, layers, ranks and the holders of experts: the same on every machine. Ranks whose numbers differ would not
+ * work together. */
+uint64_t cl_placement_hash(const cl_placement *p);
 
 /* A run of rows of one tensor (of every expert, where it has experts). */
-typedef struct cl_part {
+typedef struct cl_extent {
     int tensor;               /* index in cl_model.tensors */
     int64_t expert0, experts; /* experts is 1 for a plain matrix */
-    int64_t row0, rows;       /* at least 1: a tensor of which nothing is here has no part */
-} cl_part;
-/* What a rank holds, in canonical order: *parts malloced, caller frees. A tensor has several parts, one after the
+    int64_t row0, rows;       /* at least 1: a tensor of which nothing is here has no extent */
+} cl_extent;
+/* What a rank holds, in canonical order: *extents malloced, caller frees. A tensor has several, one after the
  * other and their experts ascending, where a chip holds experts that do not follow each other. */
-cl_code cl_placement_slice(const cl_model *m, const cl_placement *p, int rank, cl_part **parts, int *n, cl_err *err);
+cl_code cl_placement_slice(const cl_model *m, const cl_placement *p, int rank, cl_extent **extents, int *n,
+                           cl_err *err);
 
 /* --- what it costs --- */
 
-/* One chip: what it holds, and what one decoded token alone in its step (its context at read_context) costs it. */
+/* One chip: what it holds, and what one decoded token alone in its step (its context at read_context) costs it: sums of
+ * the phases of cost.h. */
 typedef struct cl_chip_cost {
     uint64_t weight_bytes, kv_bytes; /* held */
     /* read; whole experts: of the top_k the expected share, by routing or evenly */
@@ -162,21 +156,6 @@ typedef struct cl_chip_cost {
 } cl_chip_cost;
 cl_code cl_placement_cost(const cl_model *m, const cl_place_options *opt, const cl_placement *p, int rank,
                           cl_chip_cost *out, cl_err *err);
-
-/* Gathers per layer and what they carry (float32 numbers per token that the whole stage makes): the fewest that whole
- * dot products allow, because each product below needs all of the one before it.
- *   1 attention results, heads * v_dim                      -> o
- *   2 the layer's activations, hidden                       -> gate and up, router
- *   3 the gated products, width (experts: top_k * width, shared expert: its width too, in the same gather)  -> down
- *   4 the layer's activations, hidden                       -> the next layer
- *   a norm over all heads' q and k together: one more, heads * head_dim + kv_heads * head_dim, before the rotation;
- *     keys of a kv head that several chips hold count as made by the first of them
- *   latent: one more, q_rank + kv_rank + rope_dim, -> q and the cache (without q_rank: kv_rank + rope_dim)
- *   whole experts: instead of 3 the experts' results, top_k * hidden, to the chips that add up their columns; a
- *   shared expert's gated products need one more of their own before it.
- * The embedding takes one (hidden), the head one (to the first chip of the stage: its best candidates, or the
- * logits). A stage of one chip has none. The router is held by every chip: splitting it would cost a gather to save
- * few bytes. */
 
 /* Rates of chips and links, measured or from a chip file. */
 typedef struct cl_rates {
@@ -193,8 +172,8 @@ typedef struct cl_prediction {
 } cl_prediction;
 /* token_s: over the stages, the busiest chip's bytes / rate + gathers * (gather_s * log2(chips) + bytes / rate), plus
  * a hop per stage (none where there is one stage; the last one carries ids only). step_s
- * likewise with slots / stages tokens (at least one) in the step: weights once, experts as many as are expected to
- * differ. */
+ * likewise with slots / stages tokens (at least one) in the step: weights once, the head's for each 16 of them, experts
+ * as many as are expected to differ. */
 cl_code cl_predict(const cl_model *m, const cl_place_options *opt, const cl_placement *p, const cl_rates *r,
                    cl_prediction *out, cl_err *err);
 

@@ -8,7 +8,7 @@
 #include "chipline/util.h"
 
 /* A placement gives a chip what its layers need; anything else is a mistake of the program. */
-static void check_tensor(const cl_chip *c, cl_role role, int layer, int64_t experts, cl_share rows, int64_t cols)
+static void check_tensor(const cl_chip *c, cl_role role, int layer, int64_t experts, cl_range rows, int64_t cols)
 {
     const slice_tensor *st = slice_get(&c->slice, role, layer);
     if (!experts || !rows.n) return; /* nothing of it belongs here; a row too many does no harm */
@@ -19,7 +19,7 @@ static void check_tensor(const cl_chip *c, cl_role role, int layer, int64_t expe
 
 static void check_whole(const cl_chip *c, cl_role role, int layer, int64_t rows, int64_t cols)
 {
-    check_tensor(c, role, layer, 1, (cl_share){0, rows}, cols);
+    check_tensor(c, role, layer, 1, (cl_range){0, rows}, cols);
 }
 
 /* Rows of a matrix that all chips share. */
@@ -35,12 +35,12 @@ static void check_latent(const cl_chip *c, int layer)
     int64_t hidden = c->spec.hidden;
     if (a->q_rank) check_rows(c, CL_T_Q_A, layer, a->q_rank, hidden);
     if (a->q_rank) check_whole(c, CL_T_Q_A_NORM, layer, a->q_rank, 1);
-    check_tensor(c, CL_T_Q, layer, 1, (cl_share){(int64_t)h.q0 * a->head_dim, (int64_t)h.q * a->head_dim},
+    check_tensor(c, CL_T_Q, layer, 1, (cl_range){(int64_t)h.q0 * a->head_dim, (int64_t)h.q * a->head_dim},
                  a->q_rank ? a->q_rank : hidden);
     check_rows(c, CL_T_KV_A, layer, (int64_t)a->kv_rank + a->rope_dim, hidden);
     check_whole(c, CL_T_KV_A_NORM, layer, a->kv_rank, 1);
-    check_tensor(c, CL_T_K_B, layer, h.q, (cl_share){0, a->kv_rank}, a->head_dim - a->rope_dim);
-    check_tensor(c, CL_T_V_B, layer, h.q, (cl_share){0, a->v_dim}, a->kv_rank);
+    check_tensor(c, CL_T_K_B, layer, h.q, (cl_range){0, a->kv_rank}, a->head_dim - a->rope_dim);
+    check_tensor(c, CL_T_V_B, layer, h.q, (cl_range){0, a->v_dim}, a->kv_rank);
 }
 
 static void check_grouped(const cl_chip *c, int layer)
@@ -48,9 +48,9 @@ static void check_grouped(const cl_chip *c, int layer)
     const cl_attention *a = &c->spec.layers[layer].attn;
     const cl_heads h = share_of(c, layer)->heads;
     int64_t hidden = c->spec.hidden, d = a->head_dim, q = a->heads * d, kv = a->kv_heads * d;
-    check_tensor(c, CL_T_Q, layer, 1, (cl_share){h.q0 * d, h.q * d}, hidden);
-    check_tensor(c, CL_T_K, layer, 1, (cl_share){h.kv0 * d, h.kv * d}, hidden);
-    check_tensor(c, CL_T_V, layer, 1, (cl_share){h.kv0 * d, h.kv * d}, hidden);
+    check_tensor(c, CL_T_Q, layer, 1, (cl_range){h.q0 * d, h.q * d}, hidden);
+    check_tensor(c, CL_T_K, layer, 1, (cl_range){h.kv0 * d, h.kv * d}, hidden);
+    check_tensor(c, CL_T_V, layer, 1, (cl_range){h.kv0 * d, h.kv * d}, hidden);
     if (a->qkv_bias) {
         check_whole(c, CL_T_Q_BIAS, layer, q, 1);
         check_whole(c, CL_T_K_BIAS, layer, kv, 1);
@@ -82,7 +82,7 @@ static void check_mlp(const cl_chip *c, int layer, cl_role gate, cl_role gate_bi
 {
     int64_t hidden = c->spec.hidden, rows[] = {width, width, hidden}, cols[] = {hidden, hidden, width};
     for (int i = 0; i < 3; i++) {
-        cl_share here = whole ? (cl_share){0, rows[i]} : cl_split_rows(rows[i], c->group.members, c->group.member);
+        cl_range here = whole ? (cl_range){0, rows[i]} : cl_split_rows(rows[i], c->group.members, c->group.member);
         check_tensor(c, (cl_role)((int)gate + i), layer, experts, here, cols[i]);
         if (bias) check_tensor(c, (cl_role)((int)gate_bias + i), layer, experts, here, 1);
     }
@@ -147,7 +147,7 @@ static void touch(unsigned char *p, size_t bytes, int threads)
     }
 }
 
-static cl_code create(cl_chip *c, const cl_model_file *file, const cl_part *parts, int n_parts, cl_err *err)
+static cl_code create(cl_chip *c, const cl_model_file *file, const cl_extent *parts, int n_parts, cl_err *err)
 {
     const cl_chip_options *o = &c->opt;
     const cl_stage *s = &c->stage;
@@ -189,7 +189,7 @@ static cl_chip_sizes chip_sizes(const cl_chip *c) { return (cl_chip_sizes){c->sl
 
 static const uint64_t *chip_routing(const cl_chip *c, int layer) { return share_of(c, layer)->chosen; }
 
-cl_code cl_chip_create(cl_chip_table *out, const cl_model_file *file, const cl_stage *stage, const cl_part *parts,
+cl_code cl_chip_create(cl_chip_table *out, const cl_model_file *file, const cl_stage *stage, const cl_extent *parts,
                        int n_parts, const cl_chip_options *opt, cl_trace *trace, cl_err *err)
 {
     cl_err local;

@@ -8,6 +8,7 @@
 
 #include "chipline/kernels.h"
 #include "chipline/microbatch.h"
+#include "chipline/model.h"
 
 typedef struct kv_layer {
     const cl_attention *attn;

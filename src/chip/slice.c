@@ -37,7 +37,7 @@ static int64_t piece_rows(size_t row_bytes)
 }
 
 /* How many parts from parts[0] on are of the same tensor, and their experts together. */
-static int same_tensor(const cl_part *parts, int n, int64_t *experts)
+static int same_tensor(const cl_extent *parts, int n, int64_t *experts)
 {
     int i = 0;
     for (*experts = 0; i < n && parts[i].tensor == parts[0].tensor; i++) {
@@ -49,7 +49,7 @@ static int same_tensor(const cl_part *parts, int n, int64_t *experts)
 }
 
 /* Fills shape and size of one tensor and adds its bytes, rounded up to a cache line, to *total. */
-static cl_code measure(slice_tensor *st, const cl_tensor *t, const cl_part *p, int64_t experts, const cl_kernels *k,
+static cl_code measure(slice_tensor *st, const cl_tensor *t, const cl_extent *p, int64_t experts, const cl_kernels *k,
                        size_t *total, cl_err *err)
 {
     st->at = *total;
@@ -79,11 +79,11 @@ static cl_code measure(slice_tensor *st, const cl_tensor *t, const cl_part *p, i
 }
 
 /* Finds every part its place: the table, the offsets in the block, and how much staging the largest row needs. */
-static cl_code lay_out(slice *s, loader *l, const cl_part *parts, int n_parts, uint64_t *file_bytes, cl_err *err)
+static cl_code lay_out(slice *s, loader *l, const cl_extent *parts, int n_parts, uint64_t *file_bytes, cl_err *err)
 {
     const cl_model *model = cl_model_file_model(l->file);
     for (int i = 0, run; i < n_parts; i += run) {
-        const cl_part *p = &parts[i];
+        const cl_extent *p = &parts[i];
         const cl_tensor *t = &model->tensors[p->tensor];
         int64_t experts;
         run = same_tensor(p, n_parts - i, &experts);
@@ -101,7 +101,7 @@ static cl_code lay_out(slice *s, loader *l, const cl_part *parts, int n_parts, u
     return CL_OK;
 }
 
-static bool is_whole(const cl_part *p, const cl_tensor *t)
+static bool is_whole(const cl_extent *p, const cl_tensor *t)
 {
     return p->expert0 == 0 && p->experts == (t->experts ? t->experts : 1) && p->row0 == 0 && p->rows == t->rows;
 }
@@ -113,7 +113,7 @@ static void advance(reader *r, uint64_t bytes)
 }
 
 /* done: experts of this tensor that earlier parts have brought. */
-static cl_code read_matrix(reader *r, slice_tensor *st, const cl_part *p, int64_t done, cl_err *err)
+static cl_code read_matrix(reader *r, slice_tensor *st, const cl_extent *p, int64_t done, cl_err *err)
 {
     const cl_matrix *m = &st->m;
     size_t row_bytes = cl_row_bytes(m->format, m->cols);
@@ -132,7 +132,7 @@ static cl_code read_matrix(reader *r, slice_tensor *st, const cl_part *p, int64_
     return CL_OK;
 }
 
-static cl_code read_vector(reader *r, slice_tensor *st, const cl_part *p, int64_t done, cl_err *err)
+static cl_code read_vector(reader *r, slice_tensor *st, const cl_extent *p, int64_t done, cl_err *err)
 {
     for (int64_t e = 0; e < p->experts; e++) {
         float *vec = st->vec + (done + e) * p->rows;
@@ -144,7 +144,7 @@ static cl_code read_vector(reader *r, slice_tensor *st, const cl_part *p, int64_
     return CL_OK;
 }
 
-static cl_code read_part(const slice *s, reader *r, const cl_part *parts, int i, cl_err *err)
+static cl_code read_part(const slice *s, reader *r, const cl_extent *parts, int i, cl_err *err)
 {
     const cl_tensor *t = &cl_model_file_model(r->l->file)->tensors[parts[i].tensor];
     slice_tensor *st = slice_get(s, t->role, t->layer);
@@ -176,7 +176,7 @@ static void touch(const slice *s)
     }
 }
 
-static void point(slice *s, const cl_model *model, const cl_part *parts, int n_parts)
+static void point(slice *s, const cl_model *model, const cl_extent *parts, int n_parts)
 {
     for (int i = 0; i < n_parts; i++) {
         const cl_tensor *t = &model->tensors[parts[i].tensor];
@@ -188,7 +188,7 @@ static void point(slice *s, const cl_model *model, const cl_part *parts, int n_p
 
 /* Threads take parts one after the other; each reads, checks and packs its own. Of several failures the first part's
  * is told. */
-static void read_parts(slice *s, loader *l, const cl_part *parts, int n_parts)
+static void read_parts(slice *s, loader *l, const cl_extent *parts, int n_parts)
 {
 #pragma omp parallel num_threads(l->threads)
     {
@@ -213,7 +213,7 @@ static void read_parts(slice *s, loader *l, const cl_part *parts, int n_parts)
     }
 }
 
-static cl_code load(slice *s, loader *l, const cl_part *parts, int n_parts, bool progress, cl_err *err)
+static cl_code load(slice *s, loader *l, const cl_extent *parts, int n_parts, bool progress, cl_err *err)
 {
     uint64_t file_bytes = 0;
     cl_code code;
@@ -233,7 +233,7 @@ static cl_code load(slice *s, loader *l, const cl_part *parts, int n_parts, bool
     return CL_OK;
 }
 
-cl_code slice_load(slice *s, const cl_model_file *file, const cl_stage *stage, const cl_part *parts, int n_parts,
+cl_code slice_load(slice *s, const cl_model_file *file, const cl_stage *stage, const cl_extent *parts, int n_parts,
                    const cl_kernels *k, int threads, bool progress, cl_err *err)
 {
     *s = (slice){.first_layer = stage->first_layer, .n_layers = stage->n_layers};

@@ -8,6 +8,7 @@
 
 #include "chipline/kernels.h"
 #include "chipline/model_file.h"
+#include "chipline/plan.h"
 
 /* What is here of one tensor: rows row0 .. row0 + m.rows - 1 of m.experts experts (or heads), in ascending order. All
  * zeros: nothing. */
@@ -26,7 +27,7 @@ typedef struct slice {
 } slice;
 
 /* Reads, checks and packs the parts. err is not NULL. On failure nothing is left to free. */
-cl_code slice_load(slice *s, const cl_model_file *file, const cl_stage *stage, const cl_part *parts, int n_parts,
+cl_code slice_load(slice *s, const cl_model_file *file, const cl_stage *stage, const cl_extent *parts, int n_parts,
                    const cl_kernels *k, int threads, bool progress, cl_err *err);
 void slice_free(slice *s);
 

@@ -2,17 +2,18 @@
 #include <stdarg.h>
 #include <stdlib.h>
 
+#include "chipline/cost.h"
 #include "cli.h"
 #include "model_arg.h"
 
 enum { JSON = 256 };
 
-static const struct argp_option options[] =
-    {{"json", JSON, NULL, 0,
-      "{\"parameters\": {\"total\", \"active\"}, \"bytes\": {FORMAT: n}, \"read_bytes_per_token\", "
-      "\"kv_bytes_per_token\", \"layers\": [...], ...}",
-      0},
-     {0}};
+static const struct argp_option options[] = {{"json", JSON, NULL, 0,
+                                              "{\"parameters\": {\"total\", \"active\", \"active_without_tables\"}, "
+                                              "\"bytes\": {FORMAT: n}, \"read_bytes_per_token\", "
+                                              "\"kv_bytes_per_token\", \"layers\": [...], ...}",
+                                              0},
+                                             {0}};
 
 typedef struct inspect_cli {
     cl_err *err;
@@ -37,8 +38,9 @@ static const struct argp argp =
     {options,
      parse,
      "MODEL.h5|CONFIG.json",
-     "What a model is: its layers, parameters (total, and active in one token's pass, with the whole embedding table: "
-     "most model cards count so, some without the table), stored bytes by number format, weight bytes that a token "
+     "What a model is: its layers, parameters (total, and active in one token's pass: with the whole embedding table, "
+     "as most model cards count, and without it, as gpt-oss's does; the head counts in both), stored bytes by number "
+     "format, weight bytes that a token "
      "reads, bytes it adds to the KV cache (bf16)."
      "\vA config.json (or a folder with one) is taken in its own number formats (dtype, bf16 where it names none, and "
      "quantization_config).\n",
@@ -52,17 +54,24 @@ typedef struct layer_numbers {
     uint64_t parameters, bytes, read, kv;
 } layer_numbers;
 
-/* One layer's share; malloced. */
-static layer_numbers *count_layers(const cl_model *m, cl_err *err)
+/* One layer's numbers; malloced. *read: of a token, the whole model. */
+static layer_numbers *count_layers(const cl_model *m, uint64_t *read, cl_err *err)
 {
     layer_numbers *n = cl_calloc((size_t)m->spec.n_layers, sizeof *n, "layers", err);
-    if (!n) return NULL;
+    uint64_t *reads = cl_malloc((size_t)m->spec.n_layers, sizeof *reads, "layers", err);
+    if (!n || !reads) {
+        free(n);
+        free(reads);
+        return NULL;
+    }
+    *read = cl_model_token_bytes(m, reads);
+    for (int i = 0; i < m->spec.n_layers; i++) n[i].read = reads[i];
+    free(reads);
     for (int i = 0; i < m->n_tensors; i++) {
         const cl_tensor *t = &m->tensors[i];
         if (t->layer < 0) continue;
         n[t->layer].parameters += (uint64_t)cl_tensor_rows(t) * (uint64_t)t->cols;
         n[t->layer].bytes += cl_tensor_bytes(t);
-        n[t->layer].read += cl_tensor_token_bytes(m, t);
     }
     for (int i = 0; i < m->spec.n_layers; i++) {
         const cl_attention *a = &m->spec.layers[i].attn;
@@ -78,8 +87,8 @@ static void set_int(json_t *j, const char *key, uint64_t n)
     json_object_set_new(j, key, json_integer((json_int_t)n));
 }
 
-static cl_code to_json(const model_arg *a, const cl_model_counts *n, const layer_numbers *layers, json_t **out,
-                       cl_err *err)
+static cl_code to_json(const model_arg *a, const cl_model_counts *n, uint64_t read, const layer_numbers *layers,
+                       json_t **out, cl_err *err)
 {
     const cl_model *m = &a->model;
     cl_code c = cl_spec_to_json(&m->spec, out, err);
@@ -87,11 +96,12 @@ static cl_code to_json(const model_arg *a, const cl_model_counts *n, const layer
     json_t *j = *out, *parameters = json_object(), *bytes = json_object();
     set_int(parameters, "total", n->parameters);
     set_int(parameters, "active", n->active_parameters);
+    set_int(parameters, "active_without_tables", n->active_without_tables);
     for (int f = 0; f < CL_FORMATS; f++)
         if (n->bytes[f]) set_int(bytes, cl_format_get((cl_format)f)->name, n->bytes[f]);
     json_object_set_new(j, "parameters", parameters);
     json_object_set_new(j, "bytes", bytes);
-    set_int(j, "read_bytes_per_token", n->read_bytes);
+    set_int(j, "read_bytes_per_token", read);
     set_int(j, "kv_bytes_per_token", n->kv_values * KV_BYTES);
     set_int(j, "tensors", (uint64_t)m->n_tensors);
     for (int i = 0; i < m->spec.n_layers; i++) {
@@ -214,8 +224,8 @@ static cl_code print_layers(const cl_model *m, const layer_numbers *n, cl_err *e
     return CL_OK;
 }
 
-static cl_code print_model(const char *path, const model_arg *a, const cl_model_counts *n, const layer_numbers *layers,
-                           cl_err *err)
+static cl_code print_model(const char *path, const model_arg *a, const cl_model_counts *n, uint64_t read,
+                           const layer_numbers *layers, cl_err *err)
 {
     const cl_spec *s = &a->model.spec;
     char x[32], y[32];
@@ -226,15 +236,17 @@ static cl_code print_model(const char *path, const model_arg *a, const cl_model_
     if (a->file)
         printf("  from          %s\n  checksum      %016llx\n", cl_model_file_source(a->file),
                (unsigned long long)cl_model_file_checksum(a->file));
-    printf("  parameters    %s, active in one token's pass %s\n", human_count((double)n->parameters, x),
+    printf("  parameters    %s, active in one token's pass %s", human_count((double)n->parameters, x),
            human_count((double)n->active_parameters, y));
+    if (n->active_without_tables == n->active_parameters) printf("\n");
+    else printf(" (%s without the embedding table)\n", human_count((double)n->active_without_tables, x));
     printf("  weights       %s in %d tensors:", cl_human_bytes((double)all, x), a->model.n_tensors);
     for (int f = 0, k = 0; f < CL_FORMATS; f++)
         if (n->bytes[f])
             printf("%s %s %s", k++ ? "," : "", cl_format_get((cl_format)f)->name,
                    cl_human_bytes((double)n->bytes[f], y));
-    printf("\n  each token    reads %s of weights, adds %s to the KV cache (bf16)\n",
-           cl_human_bytes((double)n->read_bytes, x), cl_human_bytes((double)n->kv_values * KV_BYTES, y));
+    printf("\n  each token    reads %s of weights, adds %s to the KV cache (bf16)\n", cl_human_bytes((double)read, x),
+           cl_human_bytes((double)n->kv_values * KV_BYTES, y));
     return print_layers(&a->model, layers, err);
 }
 
@@ -245,11 +257,12 @@ static cl_code inspect(const inspect_cli *o, cl_err *err)
     if (c != CL_OK) return c;
     cl_model_counts n;
     cl_model_count(&a.model, &n);
-    layer_numbers *layers = count_layers(&a.model, err);
+    uint64_t read;
+    layer_numbers *layers = count_layers(&a.model, &read, err);
     json_t *j = NULL;
     if (!layers) c = CL_E_FIT;
-    else if (!o->json) c = print_model(o->model, &a, &n, layers, err);
-    else if ((c = to_json(&a, &n, layers, &j, err)) == CL_OK) {
+    else if (!o->json) c = print_model(o->model, &a, &n, read, layers, err);
+    else if ((c = to_json(&a, &n, read, layers, &j, err)) == CL_OK) {
         json_dumpf(j, stdout, JSON_COMPACT);
         putchar('\n');
     }

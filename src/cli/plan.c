@@ -22,34 +22,36 @@ enum {
     JSON
 };
 
-static const struct argp_option options[] =
-    {{"ranks", RANKS, "N", 0,
-      "chips in all (1; with --chip the fewest that hold the model; with --cluster all that can have work)", 0},
-     {"layout", LAYOUT, "SxG|auto|FILE", 0,
-      "S stages of G chips; auto: whichever is predicted best; FILE: {\"stages\": [{\"chips\": 3, \"layers\": 10}, "
-      "...]}, layers "
-      "in all or none (default: stages of one chip, auto where there are more chips than layers)",
-      0},
-     {"experts", EXPERTS, "MODE", 0,
-      "sliced (every chip of a stage holds rows of every expert) or whole (some experts each)", 0},
-     {"routing", ROUTING, "TRACE.h5", 0,
-      "whole experts are placed by how often they were chosen in that run, and the hottest copied where --chip leaves "
-      "memory (round-robin)",
-      0},
-     {"replicas", REPLICAS, "R", 0, "lines like this one, each with all of the model (1)", 0},
-     {"chip", CHIP, "FILE|BYTES", 0,
-      "memory of one chip: 230MB, 1.5GiB, or a configs/chips/NAME.json, whose rates predictions use", 0},
-     {"cluster", CLUSTER, "FILE", 0, "a configs/clusters/NAME.json: how many chips there are, and which", 0},
-     {"context", CONTEXT, "C", 0, "positions per sequence (the model's, at most 4096)", 0},
-     {"slots", SLOTS, "B", 0, "sequences in the line at once (1)", 0},
-     {"kv", KV, "FORMAT", 0,
-      "auto, f32, bf16 or q8: numbers of the KV cache (auto: bf16 for quantised models, else f32)", 0},
-     {"goal", GOAL, "GOAL", 0, "latency or throughput: what auto looks for (latency for one slot, else throughput)", 0},
-     {"explain", EXPLAIN, NULL, 0, "all layouts of as many chips: what they are predicted to do, or why they cannot be",
-      0},
-     {"json", JSON, NULL, 0,
-      "{\"ranks\", \"layout\", \"context\", \"slots\", \"kv\", \"chips\": [...], \"predicted\": {...}, ...}", 0},
-     {0}};
+static const struct argp_option options[] = {
+    {"ranks", RANKS, "N", 0,
+     "chips in all (1; with --chip the fewest that hold the model; with --cluster all that can have work)", 0},
+    {"layout", LAYOUT, "SxG|auto|FILE", 0,
+     "S stages of G chips; auto: whichever is predicted best; FILE: {\"stages\": [{\"chips\": 3, \"layers\": 10}, "
+     "...]}, layers "
+     "in all or none (default: stages of one chip, auto where there are more chips than layers)",
+     0},
+    {"experts", EXPERTS, "MODE", 0,
+     "sliced (every chip of a stage holds rows of every expert) or whole (some experts each)", 0},
+    {"routing", ROUTING, "TRACE.h5", 0,
+     "whole experts are placed by how often they were chosen in that run, and the hottest copied where --chip leaves "
+     "memory (round-robin)",
+     0},
+    {"replicas", REPLICAS, "R", 0, "lines like this one, each with all of the model (1)", 0},
+    {"chip", CHIP, "FILE|BYTES", 0,
+     "memory of one chip: 230MB, 1.5GiB, or a configs/chips/NAME.json, whose rates predictions use", 0},
+    {"cluster", CLUSTER, "FILE", 0, "a configs/clusters/NAME.json: how many chips there are, and which", 0},
+    {"context", CONTEXT, "C", 0, "positions per sequence (the model's, at most 4096)", 0},
+    {"slots", SLOTS, "B", 0, "sequences in the line at once (1)", 0},
+    {"kv", KV, "FORMAT", 0,
+     "auto, f32, bf16 or q8: numbers of the KV cache (auto: bf16 for quantised models, else f32)", 0},
+    {"goal", GOAL, "GOAL", 0, "latency or throughput: what auto looks for (latency for one slot, else throughput)", 0},
+    {"explain", EXPLAIN, NULL, 0,
+     "all layouts of as many chips: what they are predicted to do, or why they cannot be; with --json also each chip's "
+     "phases of a token (bytes, operations, exchanges)",
+     0},
+    {"json", JSON, NULL, 0,
+     "{\"ranks\", \"layout\", \"context\", \"slots\", \"kv\", \"chips\": [...], \"predicted\": {...}, ...}", 0},
+    {0}};
 
 static error_t parse(int key, char *arg, struct argp_state *st)
 {
@@ -197,6 +199,7 @@ static cl_code find_limits(const plan_cli *o, const cl_model *m, plan_found *f, 
 {
     int longest = m->spec.context;
     cl_place_options *p = &f->options;
+    f->model = m;
     f->hidden = m->spec.hidden;
     if (o->context > longest)
         return cl_fail(err, CL_E_FIT,

@@ -2,6 +2,7 @@
 #ifndef CHIPLINE_PLAN_CLI_H
 #define CHIPLINE_PLAN_CLI_H
 
+#include "chipline/cost.h"
 #include "cli.h"
 
 typedef struct plan_cli {
@@ -19,8 +20,9 @@ typedef struct plan_found {
     cl_routing routing; /* --routing; its table is `chosen` */
     uint64_t *chosen;
     cl_chip_cost *chips; /* [placement.n_ranks] */
-    int hidden;          /* numbers of an activation */
-    uint64_t touched;    /* by a token, all chips together */
+    const cl_model *model;
+    int hidden;       /* numbers of an activation */
+    uint64_t touched; /* by a token, all chips together */
     cl_rates rates;
     bool read_assumed, gather_assumed, links_assumed;
     cl_goal goal;

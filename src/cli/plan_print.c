@@ -24,7 +24,36 @@ static size_t send_bytes(const plan_found *f, int stage)
                                              : cl_line_samples_bytes(1, 1);
 }
 
-static json_t *chips_json(const plan_found *f)
+/* A token's phases added up by kind. */
+static void add_phase(void *ctx, const cl_phase *p)
+{
+    cl_cost_sum *kind = (cl_cost_sum *)ctx + p->kind;
+    cl_cost_add(kind, p);
+}
+
+static json_t *phases_json(const plan_found *f, int stage, int member)
+{
+    const cl_cost_chip chip = cl_placed_chip(f->model, &f->options, &f->placement, stage, member);
+    const cl_cost_part part = cl_cost_typical(&f->options, 1);
+    cl_cost_sum kinds[CL_PHASES] = {{.phases = 0}};
+    json_t *all = json_object();
+    cl_cost_phases(&chip, &(cl_cost_step){.n_parts = 1, .parts = &part}, add_phase, kinds);
+    for (int k = 0; k < CL_PHASES; k++) {
+        const cl_phase *p = &kinds[k].all;
+        if (kinds[k].phases)
+            json_object_set_new(all, cl_phase_name((cl_phase_kind)k),
+                                json_pack("{s:I, s:I, s:I, s:f, s:f, s:f, s:i, s:I, s:I, s:f, s:f}", "weight_bytes",
+                                          (json_int_t)p->weight_bytes, "vector_bytes", (json_int_t)p->vector_bytes,
+                                          "kv_bytes", (json_int_t)p->kv_bytes, "ops_int8", p->ops_int8, "ops_f32",
+                                          p->ops_f32, "ops_attention", p->ops_attention, "gathers", kinds[k].gathers,
+                                          "got_bytes", (json_int_t)p->exchange.got_bytes, "sent_bytes",
+                                          (json_int_t)p->exchange.sent_bytes, "messages_got", p->exchange.got,
+                                          "messages_sent", p->exchange.sent));
+    }
+    return all;
+}
+
+static json_t *chips_json(const plan_cli *o, const plan_found *f)
 {
     json_t *chips = json_array();
     for (int i = 0; i < f->placement.n_stages; i++) {
@@ -32,14 +61,16 @@ static json_t *chips_json(const plan_found *f)
         for (int k = 0; k < s->n_ranks; k++) {
             const cl_chip_cost *c = &f->chips[s->first_rank + k];
             const size_t sent = k ? 0 : send_bytes(f, i);
-            json_array_append_new(
-                chips, json_pack("{s:i, s:i, s:i, s:i, s:i, s:b, s:b, s:I, s:I, s:I, s:I, s:i, s:I, s:i, s:I, s:f}",
-                                 "rank", s->first_rank + k, "stage", i, "member", k, "first_layer", s->first_layer,
-                                 "layers", s->n_layers, "embed", (int)s->embed, "head", (int)s->head, "weight_bytes",
-                                 (json_int_t)c->weight_bytes, "kv_bytes", (json_int_t)c->kv_bytes, "token_bytes",
-                                 (json_int_t)c->token_bytes, "token_kv_bytes", (json_int_t)c->token_kv_bytes, "gathers",
-                                 c->gathers, "gather_bytes", (json_int_t)c->gather_bytes, "sends", sent ? 1 : 0,
-                                 "send_bytes", (json_int_t)sent, "share", (double)touched(c) / (double)f->touched));
+            json_t *chip = json_pack("{s:i, s:i, s:i, s:i, s:i, s:b, s:b, s:I, s:I, s:I, s:I, s:i, s:I, s:i, s:I, s:f}",
+                                     "rank", s->first_rank + k, "stage", i, "member", k, "first_layer", s->first_layer,
+                                     "layers", s->n_layers, "embed", (int)s->embed, "head", (int)s->head,
+                                     "weight_bytes", (json_int_t)c->weight_bytes, "kv_bytes", (json_int_t)c->kv_bytes,
+                                     "token_bytes", (json_int_t)c->token_bytes, "token_kv_bytes",
+                                     (json_int_t)c->token_kv_bytes, "gathers", c->gathers, "gather_bytes",
+                                     (json_int_t)c->gather_bytes, "sends", sent ? 1 : 0, "send_bytes", (json_int_t)sent,
+                                     "share", (double)touched(c) / (double)f->touched);
+            if (o->explain) json_object_set_new(chip, "phases", phases_json(f, i, k));
+            json_array_append_new(chips, chip);
         }
     }
     return chips;
@@ -72,8 +103,8 @@ void plan_print_json(const plan_cli *o, const plan_found *f)
                           f->placement.n_ranks * o->replicas, "replicas", o->replicas, "stages", f->placement.n_stages,
                           "layout", name ? name : "", "experts", p->experts == CL_EXPERTS_WHOLE ? "whole" : "sliced",
                           "context", p->context, "slots", p->slots, "kv", cl_kv_name(p->kv), "chip_memory_bytes",
-                          p->chip_bytes ? json_integer((json_int_t)p->chip_bytes) : json_null(), "chips", chips_json(f),
-                          "predicted", predicted_json(&f->predicted));
+                          p->chip_bytes ? json_integer((json_int_t)p->chip_bytes) : json_null(), "chips",
+                          chips_json(o, f), "predicted", predicted_json(&f->predicted));
     json_object_set_new(j, "rates",
                         json_pack("{s:f, s:f, s:f, s:f, s:f}", "read_bytes_per_s", r->read_bytes_per_s, "gather_s",
                                   r->gather_s, "gather_bytes_per_s", r->gather_bytes_per_s, "hop_s", r->hop_s,

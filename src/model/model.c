@@ -219,14 +219,9 @@ static uint64_t read_matrices(const cl_model *m, const cl_tensor *t)
     return t->experts ? (uint64_t)t->experts : 1;
 }
 
-uint64_t cl_tensor_token_bytes(const cl_model *m, const cl_tensor *t)
-{
-    if (t->role == CL_T_EMBED) return cl_row_bytes(t->format, t->cols);
-    return read_matrices(m, t) * cl_matrix_bytes(t->format, t->rows, t->cols);
-}
-
 void cl_model_count(const cl_model *m, cl_model_counts *out)
 {
+    uint64_t table = 0;
     *out = (cl_model_counts){0};
     for (int i = 0; i < m->n_tensors; i++) {
         const cl_tensor *t = &m->tensors[i];
@@ -234,9 +229,9 @@ void cl_model_count(const cl_model *m, cl_model_counts *out)
         out->parameters += (t->experts ? (uint64_t)t->experts : 1) * one;
         out->active_parameters += read_matrices(m, t) * one;
         out->bytes[t->format] += cl_tensor_bytes(t);
-        out->read_bytes += cl_tensor_token_bytes(m, t);
-        if (t->role == CL_T_EMBED && m->spec.tied) out->read_bytes += cl_tensor_bytes(t);
+        if (t->role == CL_T_EMBED && !m->spec.tied) table = one;
     }
+    out->active_without_tables = out->active_parameters - table;
     for (int i = 0; i < m->spec.n_layers; i++) {
         const cl_attention *a = &m->spec.layers[i].attn;
         out->kv_values += (uint64_t)cl_attention_cached(a) * (uint64_t)cl_attention_cached_dim(a);

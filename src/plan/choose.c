@@ -2,8 +2,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "chipline/plan.h"
 #include "chipline/util.h"
-#include "share.h"
 
 static cl_code try_layout(const cl_model *m, const cl_place_options *o, const cl_rates *r, cl_alternative *a,
                           cl_err *err)

@@ -142,7 +142,7 @@ cl_code cut_even(const cut_line *c, cut_cost limit, int *end_of, cl_err *err)
             double best = INFINITY;
             memset(c->sum, 0, (size_t)t->chips * sizeof *c->sum);
             for (int end = i + 1; end <= s + band && take(t, end - 1, limit, c->sum); end++) {
-                double share = busiest(c->sum, t->chips), squares = share * share + sum[end];
+                double touched = busiest(c->sum, t->chips), squares = touched * touched + sum[end];
                 if (squares < best) {
                     best = squares;
                     ends[(size_t)s * (size_t)band + (size_t)(i - s)] = end;

@@ -1,36 +1,48 @@
 /* cut_table.c: what each layer costs each chip of a stage of a given size. */
 #include <stdlib.h>
 
+#include "bytes.h"
 #include "cut.h"
-#include "share.h"
+#include "experts.h"
 
 static void put(cut_cost *c, uint64_t held, uint64_t touched)
 {
-    c->held = sum_of(c->held, held);
-    c->touched = sum_of(c->touched, touched);
+    c->held = bytes_sum(c->held, held);
+    c->touched = bytes_sum(c->touched, touched);
 }
 
-static void fill_member(const chip_view *v, const cut_table *t)
+/* One member's column of the table. */
+typedef struct column {
+    const cut_table *t;
+    int member;
+} column;
+
+static cut_cost *cell(const column *c, int layer)
 {
-    const cl_model *m = v->m;
-    cut_cost *first = t->cost + v->member, *last = first + (size_t)(t->layers - 1) * (size_t)t->chips;
-    uint64_t held, read;
+    return c->t->cost + (size_t)layer * (size_t)c->t->chips + (size_t)c->member;
+}
+
+static void put_phase(void *ctx, const cl_phase *p)
+{
+    const column *c = ctx;
+    int layer = p->layer >= 0 ? p->layer : p->kind == CL_PHASE_EMBED ? 0 : c->t->layers - 1;
+    put(cell(c, layer), 0, bytes_sum(p->weight_bytes, p->kv_bytes));
+}
+
+static void fill_member(const cl_cost_chip *chip, const cl_place_options *o, const cut_table *t)
+{
+    const cl_model *m = chip->model;
+    const cl_cost_part part = cl_cost_typical(o, 1);
+    column c = {t, chip->member};
+    cl_cost_phases(chip, &(cl_cost_step){.n_parts = 1, .parts = &part}, put_phase, &c);
     for (int i = 0; i < m->n_tensors; i++) {
         const cl_tensor *x = &m->tensors[i];
-        if (x->role == CL_T_EMBED) {
-            embed_share(v, x, &held, &read);
-            put(first, held, read);
-            if (m->spec.tied) /* as the head: all of it; a line of one stage has one cut, whatever that costs */
-                put(last, held, held);
-        } else {
-            tensor_share(v, x, &held, &read);
-            put(x->layer < 0 ? last : first + (size_t)x->layer * (size_t)t->chips, held, read);
-        }
+        uint64_t held = bytes_held(chip, x);
+        put(cell(&c, x->layer >= 0 ? x->layer : x->role == CL_T_EMBED ? 0 : t->layers - 1), held, 0);
+        /* as the head too: a line of one stage has one cut, whatever that costs */
+        if (x->role == CL_T_EMBED && m->spec.tied) put(cell(&c, t->layers - 1), held, 0);
     }
-    for (int layer = 0; layer < t->layers; layer++) {
-        cache_share(v, layer, &held, &read);
-        put(first + (size_t)layer * (size_t)t->chips, held, read);
-    }
+    for (int layer = 0; layer < t->layers; layer++) put(cell(&c, layer), bytes_of_cache(chip, o, layer), 0);
 }
 
 static cl_code check_sums(const cut_table *t, cl_err *err)
@@ -39,7 +51,7 @@ static cl_code check_sums(const cut_table *t, cl_err *err)
         uint64_t all = 0;
         for (int i = 0; i < t->layers; i++) {
             cut_cost c = t->cost[(size_t)i * (size_t)t->chips + (size_t)k];
-            all = sum_of(all, sum_of(c.held, c.touched));
+            all = bytes_sum(all, bytes_sum(c.held, c.touched));
         }
         if (all == UINT64_MAX)
             return cl_fail(err, CL_E_FIT,
@@ -51,15 +63,17 @@ static cl_code check_sums(const cut_table *t, cl_err *err)
 cl_code cut_table_make(const cl_model *m, const cl_place_options *o, int chips, cut_table *out, cl_err *err)
 {
     int n = m->spec.n_layers;
+    cl_stage all = {.n_layers = n, .embed = true, .head = true, .n_ranks = chips};
     cut_table t = {.chips = chips,
                    .layers = n,
                    .cost = cl_calloc((size_t)n, (size_t)chips * sizeof *t.cost, "placement", err)};
     cl_expert_map *maps = o->experts == CL_EXPERTS_WHOLE ? cl_calloc((size_t)n, sizeof *maps, "placement", err) : NULL;
     cl_code c = t.cost && (maps || o->experts != CL_EXPERTS_WHOLE) ? CL_OK : CL_E_FIT;
     for (int i = 0; c == CL_OK && maps && i < n; i++) c = expert_map_make(m, o, i, chips, &maps[i], err);
+    const cl_placement line = {.n_ranks = chips, .n_stages = 1, .stages = &all, .experts = maps};
     for (int k = 0; c == CL_OK && k < chips; k++) {
-        chip_view v = {.m = m, .o = o, .maps = maps, .members = chips, .member = k, .tokens = 1};
-        fill_member(&v, &t);
+        const cl_cost_chip chip = cl_placed_chip(m, o, &line, 0, k);
+        fill_member(&chip, o, &t);
     }
     if (c == CL_OK) c = check_sums(&t, err);
     for (int i = 0; maps && i < n; i++) expert_map_free(&maps[i]);

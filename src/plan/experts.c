@@ -1,35 +1,51 @@
 /* experts.c: whole experts given out to the chips of a stage, by turns or by how often they were chosen, and copies
  * of the hottest. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "chipline/util.h"
-#include "share.h"
+#include "bytes.h"
+#include "experts.h"
 
-static const uint64_t *chosen_in(const cl_place_options *o, int layer)
+static const uint64_t *chosen_in(const cl_routing *r, int layer)
 {
-    return o->routing ? o->routing->chosen + (size_t)layer * (size_t)o->routing->experts : NULL;
+    return r ? r->chosen + (size_t)layer * (size_t)r->experts : NULL;
 }
 
 /* Numbers of a layer that nobody counted in say nothing: its experts are then alike. */
-static bool counted(const cl_place_options *o, int layer)
+static bool counted(const cl_routing *r, int layer)
 {
-    const uint64_t *chosen = chosen_in(o, layer);
-    for (int e = 0; chosen && e < o->routing->experts; e++)
+    const uint64_t *chosen = chosen_in(r, layer);
+    for (int e = 0; chosen && e < r->experts; e++)
         if (chosen[e]) return true;
     return false;
 }
 
-double expert_weight(const cl_place_options *o, int layer, int expert)
+/* How often this expert is chosen, beside the layer's others: their sum is weights(). */
+static double weight(const cl_routing *r, int layer, int expert)
 {
-    return counted(o, layer) ? (double)chosen_in(o, layer)[expert] : 1;
+    return counted(r, layer) ? (double)chosen_in(r, layer)[expert] : 1;
 }
 
-double expert_weights(const cl_place_options *o, int layer, int experts)
+static double weights(const cl_routing *r, int layer, int experts)
 {
     double all = 0;
-    for (int e = 0; e < experts; e++) all += expert_weight(o, layer, e);
+    for (int e = 0; e < experts; e++) all += weight(r, layer, e);
     return all;
+}
+
+double expert_reads(const cl_expert_map *map, const cl_routing *r, int layer, int top_k, int member, double tokens)
+{
+    double sum = 0, all = weights(r, layer, map->experts);
+    for (int e = 0; e < map->experts; e++) {
+        int holders = map->first[e + 1] - map->first[e];
+        if (!cl_expert_held(map, e, member)) continue;
+        double own = weight(r, layer, e) / holders;
+        if (tokens > 1) sum += 1 - pow(1 - fmin(top_k * own / all, 1), tokens);
+        else sum += own;
+    }
+    return tokens > 1 ? sum : top_k * sum / all;
 }
 
 /* An expert of one of a stage's layers. */
@@ -54,7 +70,7 @@ static cl_code spread(const cl_place_options *o, int layer, int experts, int mem
     double *load = cl_calloc((size_t)members, sizeof *load, "placement", err);
     int *n = cl_calloc((size_t)members, sizeof *n, "placement", err);
     if (list && load && n) {
-        for (int e = 0; e < experts; e++) list[e] = (hot){expert_weight(o, layer, e), layer, e};
+        for (int e = 0; e < experts; e++) list[e] = (hot){weight(o->routing, layer, e), layer, e};
         qsort(list, (size_t)experts, sizeof *list, hotter);
         for (int i = 0; i < experts; i++) {
             int to = -1;
@@ -84,7 +100,7 @@ cl_code expert_map_make(const cl_model *m, const cl_place_options *o, int layer,
     cl_code c = map.first && map.member ? CL_OK : CL_E_FIT;
     for (int e = 0; c == CL_OK && e <= experts; e++) map.first[e] = e;
     for (int e = 0; c == CL_OK && e < experts; e++) map.member[e] = e % members;
-    if (c == CL_OK && counted(o, layer)) c = spread(o, layer, experts, members, map.member, err);
+    if (c == CL_OK && counted(o->routing, layer)) c = spread(o, layer, experts, members, map.member, err);
     if (c == CL_OK) *out = map;
     else expert_map_free(&map);
     return c;
@@ -146,7 +162,7 @@ static uint64_t expert_bytes(const cl_model *m, int layer)
     uint64_t bytes = 0;
     for (int i = 0; i < m->n_tensors; i++)
         if (m->tensors[i].layer == layer && cl_role_is_expert(m->tensors[i].role))
-            bytes += rows_bytes(&m->tensors[i], 0, m->tensors[i].rows);
+            bytes += bytes_of_rows(&m->tensors[i], 0, m->tensors[i].rows);
     return bytes;
 }
 
@@ -161,11 +177,11 @@ static cl_code copier_fill(copier *k, const cl_model *m, const cl_place_options 
     }
     for (int layer = k->s->first_layer; layer < k->s->first_layer + k->s->n_layers; layer++) {
         const cl_expert_map *map = &p->experts[layer];
-        if (!map->experts || !counted(o, layer)) continue;
+        if (!map->experts || !counted(o->routing, layer)) continue;
         uint64_t bytes = k->bytes[layer - k->s->first_layer] = expert_bytes(m, layer);
-        double unit = m->spec.layers[layer].ffn.top_k * (double)bytes / expert_weights(o, layer, map->experts);
+        double unit = m->spec.layers[layer].ffn.top_k * (double)bytes / weights(o->routing, layer, map->experts);
         for (int e = 0; e < map->experts; e++) {
-            hot h = {expert_weight(o, layer, e) * unit, layer, e};
+            hot h = {weight(o->routing, layer, e) * unit, layer, e};
             holders(k, layer, e)[map->member[e]] = true;
             loads(k, layer)[map->member[e]] += h.weight;
             if (h.weight > 0) k->list[k->n++] = h;
@@ -214,7 +230,8 @@ static cl_code stage_copies(const cl_model *m, const cl_place_options *o, cl_pla
             for (int i = 0; i < k.n; i++) more = copy_one(&k, &k.list[i]) || more;
         }
         for (int layer = s->first_layer; c == CL_OK && layer < s->first_layer + s->n_layers; layer++)
-            if (p->experts[layer].experts && counted(o, layer)) c = copier_store(&k, layer, &p->experts[layer], err);
+            if (p->experts[layer].experts && counted(o->routing, layer))
+                c = copier_store(&k, layer, &p->experts[layer], err);
     }
     free(k.room);
     free(k.load);

@@ -1,8 +1,8 @@
 /* fewest.c: how few chips hold a model: stages of equal size, as many and as large as it takes. */
 #include <stdlib.h>
 
+#include "bytes.h"
 #include "cut.h"
-#include "share.h"
 
 /* Stages of `chips`, and the fewest of them that could do if everything divided without rest: a bound. */
 typedef struct candidate {
@@ -52,14 +52,14 @@ static cl_code try_all(const cl_model *m, const cl_place_options *o, candidate *
 
 cl_code cl_fewest_chips(const cl_model *m, const cl_place_options *o, cl_layout *out, cl_err *err)
 {
-    int n = 0, layers = m->spec.n_layers, most = line_chips(&m->spec, o->experts);
+    int n = 0, layers = m->spec.n_layers, most = layers_most_chips(&m->spec, o->experts, 0, layers);
     candidate best, *list = cl_malloc((size_t)most, sizeof *list, "plan", err);
     cut_table one;
     if (!list) return CL_E_FIT;
     cl_code c = cut_table_make(m, o, 1, &one, err);
     for (int chips = 1; c == CL_OK && chips <= most; chips++) {
         int stages;
-        c = cut_fewest(&one, product_of(o->chip_bytes, (uint64_t)chips), &stages, err);
+        c = cut_fewest(&one, bytes_product(o->chip_bytes, (uint64_t)chips), &stages, err);
         if (m->spec.tied && stages == 2) stages = 1; /* perhaps */
         if (c == CL_OK && stages <= layers) list[n++] = (candidate){chips, stages};
     }

@@ -3,8 +3,9 @@
 #include <string.h>
 
 #include "chipline/util.h"
+#include "bytes.h"
 #include "cut.h"
-#include "share.h"
+#include "experts.h"
 
 static cl_code check_numbers(const cl_model *m, const cl_place_options *o, cl_err *err)
 {
@@ -23,17 +24,6 @@ static cl_code check_numbers(const cl_model *m, const cl_place_options *o, cl_er
     return CL_OK;
 }
 
-/* Most chips that every one of these layers has work for. */
-static int stage_chips(const cl_spec *s, cl_expert_mode mode, int first, int n)
-{
-    int least = layer_chips(s, first, mode);
-    for (int i = first + 1; i < first + n; i++)
-        least = layer_chips(s, i, mode) < least ? layer_chips(s, i, mode) : least;
-    return least;
-}
-
-int line_chips(const cl_spec *s, cl_expert_mode mode) { return stage_chips(s, mode, 0, s->n_layers); }
-
 /* The largest number of stages, at most `most`, that so many chips can be shared out to evenly. */
 static int divisor(int chips, int most)
 {
@@ -48,7 +38,7 @@ static cl_code check_stages(const cl_model *m, const cl_place_options *o, const 
     int n = m->spec.n_layers, first = 0;
     for (int s = 0; s < l->n_stages; s++) {
         int from = l->layers ? first : 0, count = l->layers ? l->layers[s] : n;
-        int most = stage_chips(&m->spec, o->experts, from, count);
+        int most = layers_most_chips(&m->spec, o->experts, from, count);
         if (l->chips[s] > most)
             return cl_fail(
                 err, CL_E_FIT,
@@ -119,7 +109,7 @@ static cl_code too_big(const cl_model *m, const cl_place_options *o, const cl_pl
                  cl_layout_chips(&enough), cl_layout_name(&enough, name, sizeof name));
         cl_layout_free(&enough);
     }
-    unsigned long long limit = o->chip_bytes, over = sum_of(c->weight_bytes, c->kv_bytes) - limit;
+    unsigned long long limit = o->chip_bytes, over = bytes_sum(c->weight_bytes, c->kv_bytes) - limit;
     return cl_fail(err, CL_E_FIT,
                    "plan: chip %d of %d: weights of %s and a cache of %s are %llu bytes more than a chip's %llu (%s)",
                    rank, p->n_ranks, cl_human_bytes((double)c->weight_bytes, a), cl_human_bytes((double)c->kv_bytes, b),
@@ -139,11 +129,11 @@ static cl_code add_up(const cl_model *m, const cl_place_options *o, cl_placement
             cl_chip_cost c;
             cl_code code = cl_placement_cost(m, o, p, rank, &c, err);
             if (code != CL_OK) return code;
-            s->weight_bytes = sum_of(s->weight_bytes, c.weight_bytes);
-            s->kv_bytes = sum_of(s->kv_bytes, c.kv_bytes);
-            s->token_bytes = sum_of(s->token_bytes, c.token_bytes);
-            s->token_kv_bytes = sum_of(s->token_kv_bytes, c.token_kv_bytes);
-            if (sum_of(c.weight_bytes, c.kv_bytes) > sum_of(most->weight_bytes, most->kv_bytes)) {
+            s->weight_bytes = bytes_sum(s->weight_bytes, c.weight_bytes);
+            s->kv_bytes = bytes_sum(s->kv_bytes, c.kv_bytes);
+            s->token_bytes = bytes_sum(s->token_bytes, c.token_bytes);
+            s->token_kv_bytes = bytes_sum(s->token_kv_bytes, c.token_kv_bytes);
+            if (bytes_sum(c.weight_bytes, c.kv_bytes) > bytes_sum(most->weight_bytes, most->kv_bytes)) {
                 *worst = rank;
                 *most = c;
             }
@@ -186,7 +176,7 @@ static cl_code build(const cl_model *m, const cl_place_options *o, const cl_layo
     p->n_ranks = rank;
     cl_code c = give_experts(m, o, p, err);
     if (c == CL_OK) c = add_up(m, o, p, &worst, &most, err);
-    if (c == CL_OK && o->chip_bytes && sum_of(most.weight_bytes, most.kv_bytes) > o->chip_bytes)
+    if (c == CL_OK && o->chip_bytes && bytes_sum(most.weight_bytes, most.kv_bytes) > o->chip_bytes)
         c = too_big(m, o, p, worst, &most, err);
     if (c == CL_OK && p->experts && o->copies && o->routing && o->chip_bytes) {
         c = expert_copies(m, o, p, err);
@@ -241,12 +231,44 @@ cl_code cl_place(const cl_model *m, const cl_place_options *opt, cl_placement *o
     return c;
 }
 
+static int placed_layers(const cl_placement *p)
+{
+    return p->n_stages && p->stages ? p->stages[p->n_stages - 1].first_layer + p->stages[p->n_stages - 1].n_layers : 0;
+}
+
 void cl_placement_free(cl_placement *p)
 {
-    int layers = p->n_stages && p->stages ? p->stages[p->n_stages - 1].first_layer + p->stages[p->n_stages - 1].n_layers
-                                          : 0;
+    int layers = placed_layers(p);
     for (int i = 0; p->experts && i < layers; i++) expert_map_free(&p->experts[i]);
     free(p->experts);
     free(p->stages);
     *p = (cl_placement){0};
+}
+
+/* FNV-1a over the number's bytes, lowest first. */
+static uint64_t hash_number(uint64_t hash, int64_t number)
+{
+    for (int i = 0; i < 64; i += 8) hash = (hash ^ ((uint64_t)number >> i & 0xff)) * UINT64_C(0x100000001b3);
+    return hash;
+}
+
+uint64_t cl_placement_hash(const cl_placement *p)
+{
+    uint64_t h = hash_number(UINT64_C(0xcbf29ce484222325), p->n_ranks);
+    h = hash_number(h, p->n_stages);
+    for (int i = 0; i < p->n_stages; i++) {
+        const cl_stage *s = &p->stages[i];
+        const int numbers[] = {s->first_layer, s->n_layers, s->embed, s->head, s->first_rank, s->n_ranks};
+        for (size_t k = 0; k < sizeof numbers / sizeof *numbers; k++) h = hash_number(h, numbers[k]);
+    }
+    h = hash_number(h, p->experts != NULL);
+    for (int layer = 0; p->experts && layer < placed_layers(p); layer++) {
+        const cl_expert_map *map = &p->experts[layer];
+        h = hash_number(h, map->experts);
+        for (int e = 0; e < map->experts; e++) {
+            h = hash_number(h, map->first[e + 1]);
+            for (int32_t i = map->first[e]; i < map->first[e + 1]; i++) h = hash_number(h, map->member[i]);
+        }
+    }
+    return h;
 }

@@ -1,7 +1,7 @@
 /* split.c: how the chips of one stage share a tensor: runs of rows, heads, experts. */
 #include "chipline/plan.h"
 
-cl_share cl_split(int64_t n, int64_t unit, int members, int member)
+cl_range cl_split(int64_t n, int64_t unit, int members, int member)
 {
     if (unit < 1 || members < 1 || member < 0 || member >= members)
         CL_BUG("chip %d of %d in units of %lld", member, members, (long long)unit);
@@ -9,11 +9,11 @@ cl_share cl_split(int64_t n, int64_t unit, int members, int member)
     int64_t first = each * member + (member < longer ? member : longer), end = first + each + (member < longer);
     first = first * unit < n ? first * unit : n;
     end = end * unit < n ? end * unit : n;
-    return (cl_share){first, end - first};
+    return (cl_range){first, end - first};
 }
 
 /* Scales are shared by 128 rows: a panel that begins anywhere among the first 128 mixes none. */
-cl_share cl_split_rows(int64_t n, int members, int member)
+cl_range cl_split_rows(int64_t n, int members, int member)
 {
     bool narrow = n <= CL_SPLIT_NARROW && n < (int64_t)CL_SPLIT * members;
     return cl_split(n, narrow ? 1 : CL_SPLIT, members, member);
@@ -22,14 +22,14 @@ cl_share cl_split_rows(int64_t n, int members, int member)
 static cl_heads by_kv_heads(const cl_attention *a, int members, int member)
 {
     int group = a->heads / a->kv_heads;
-    cl_share kv = cl_split(a->kv_heads, 1, members, member);
+    cl_range kv = cl_split(a->kv_heads, 1, members, member);
     return (cl_heads){(int)kv.first * group, (int)kv.n * group, (int)kv.first, (int)kv.n};
 }
 
 static cl_heads by_query_heads(const cl_attention *a, int members, int member)
 {
     int group = a->heads / a->kv_heads;
-    cl_share q = cl_split(a->heads, 1, members, member);
+    cl_range q = cl_split(a->heads, 1, members, member);
     int first = (int)q.first, n = (int)q.n, kv0 = first / group;
     return (cl_heads){first, n, kv0, n ? (first + n - 1) / group - kv0 + 1 : 0};
 }
@@ -48,7 +48,7 @@ static int most_heads(const cl_attention *a, int members, cl_heads (*split)(cons
 cl_heads cl_split_heads(const cl_attention *a, int members, int member)
 {
     if (a->kind == CL_ATTN_LATENT) {
-        cl_share q = cl_split(a->heads, 1, members, member);
+        cl_range q = cl_split(a->heads, 1, members, member);
         return (cl_heads){(int)q.first, (int)q.n, 0, q.n > 0};
     }
     if (members == 1) return (cl_heads){0, a->heads, 0, a->kv_heads};
@@ -58,7 +58,7 @@ cl_heads cl_split_heads(const cl_attention *a, int members, int member)
 }
 
 /* Rows of whole heads; where rows share scales, outwards to whole runs of CL_SPLIT. */
-static cl_share head_rows(const cl_tensor *t, int first, int n, int dim)
+static cl_range head_rows(const cl_tensor *t, int first, int n, int dim)
 {
     int64_t from = (int64_t)first * dim, end = from + (int64_t)n * dim;
     if (n && cl_format_tile_rows(t->format) > 1) {
@@ -66,13 +66,13 @@ static cl_share head_rows(const cl_tensor *t, int first, int n, int dim)
         end = (end + CL_SPLIT - 1) / CL_SPLIT * CL_SPLIT;
         end = end < t->rows ? end : t->rows;
     }
-    return n ? (cl_share){from, end - from} : (cl_share){0, 0};
+    return n ? (cl_range){from, end - from} : (cl_range){0, 0};
 }
 
-cl_share cl_tensor_rows_of(const cl_spec *s, const cl_tensor *t, bool whole_experts, int members, int member)
+cl_range cl_tensor_rows_of(const cl_spec *s, const cl_tensor *t, bool whole_experts, int members, int member)
 {
     const cl_attention *a = t->layer >= 0 ? &s->layers[t->layer].attn : NULL;
-    cl_share all = {0, t->rows};
+    cl_range all = {0, t->rows};
     cl_heads h;
     if (cl_role_is_expert(t->role) && whole_experts) return all;
     switch (t->role) {
@@ -80,7 +80,7 @@ cl_share cl_tensor_rows_of(const cl_spec *s, const cl_tensor *t, bool whole_expe
     case CL_T_K:
     case CL_T_V: h = cl_split_heads(a, members, member); return head_rows(t, h.kv0, h.kv, a->head_dim);
     case CL_T_K_B:
-    case CL_T_V_B: return cl_split_heads(a, members, member).q ? all : (cl_share){0, 0};
+    case CL_T_V_B: return cl_split_heads(a, members, member).q ? all : (cl_range){0, 0};
     case CL_T_Q_BIAS:
     case CL_T_K_BIAS:
     case CL_T_V_BIAS:

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "chipline/cost.h"
 #include "run_internal.h"
 
 /* --- statistics --- */
@@ -149,20 +150,16 @@ static void probe(cl_run *r, double *all, double sum[2])
         for (int k = 0; k < 2; k++) sum[k] += all[2 * i + k] * 1e-9;
 }
 
-/* Weights that one token is multiplied with: of the layers (routers too; of experts the chosen ones), and of the head.
- * Attention's own products with the cache are not counted. */
-static void count_weights(const cl_model *m, double *layers, double *head)
+/* Multiplies and adds of one token's products: with the weights of the layers (routers too; of experts the chosen ones)
+ * and, for each output, of the head. Attention's own products with the cache are not counted. */
+static double token_ops(const cl_model *m, const cl_bench_case *c)
 {
-    *layers = 0;
-    *head = (double)m->spec.vocab * m->spec.hidden;
-    for (int i = 0; i < m->n_tensors; i++) {
-        const cl_tensor *t = &m->tensors[i];
-        if (t->layer < 0 || cl_role_is_vector(t->role)) continue;
-        double n = (double)t->rows * (double)t->cols;
-        if (cl_role_is_expert(t->role)) n *= m->spec.layers[t->layer].ffn.top_k;
-        else if (t->experts) n *= (double)t->experts;
-        *layers += n;
-    }
+    bool decode = c->kind == CL_BENCH_DECODE;
+    const cl_stage stage = cl_whole_stage(m);
+    const cl_cost_chip chip = {.model = m, .stage = &stage};
+    const cl_cost_part part = {.n = 1, .tokens = decode ? 1 : c->tokens, .outputs = 1};
+    const cl_phase all = cl_cost_of_step(&chip, &(cl_cost_step){.n_parts = 1, .parts = &part}).all;
+    return (all.ops_int8 + all.ops_f32) / part.tokens;
 }
 
 /* Serves one round; *read: bytes that all ranks read in it, on rank 0. Collective. */
@@ -191,14 +188,12 @@ static cl_code serve(cl_run *r, feed *f, int max_tokens, uint64_t *read, cl_err 
 static cl_bench_run evaluate(const cl_run *r, const cl_bench_case *c, const feed *f, uint64_t first, uint64_t read)
 {
     bool decode = c->kind == CL_BENCH_DECODE;
-    double layers, head, tokens = (double)c->sequences * c->tokens, bytes = (double)(read - (decode ? first : 0));
-    count_weights(&r->plan.model, &layers, &head);
-    double ops = 2 * (tokens * layers + (decode ? tokens : c->sequences) * head);
+    double tokens = (double)c->sequences * c->tokens, bytes = (double)(read - (decode ? first : 0));
     double s = (double)(decode ? f->last - f->all_begun : f->all_begun - f->start) * 1e-9;
     double rate = s > 0 ? (decode ? (double)f->after : tokens) / s : 0;
     return (cl_bench_run){.tokens_per_s = rate,
                           .read_gb_per_s = bytes / tokens * rate * 1e-9,
-                          .gop_per_s = ops / tokens * rate * 1e-9};
+                          .gop_per_s = token_ops(&r->plan.model, c) * rate * 1e-9};
 }
 
 cl_others cl_others_begin(uint64_t own_ns) { return (cl_others){cl_now_ns(), cl_host_cpu_ns(), own_ns}; }

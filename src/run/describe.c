@@ -1,6 +1,7 @@
 /* describe.c: what a trace file says of its run. */
 #include <time.h>
 
+#include "chipline/cost.h"
 #include "run_internal.h"
 
 static void put_int(json_t *j, const char *key, int64_t v) { json_object_set_new(j, key, json_integer(v)); }
@@ -53,7 +54,7 @@ static void describe_model(const run_plan *p, json_t *j)
     put_int(j, "model_layers", p->model.spec.n_layers);
     put_int(j, "parameters", (int64_t)n.parameters);
     put_int(j, "active_parameters", (int64_t)n.active_parameters);
-    put_int(j, "model_read_bytes_per_token", (int64_t)n.read_bytes);
+    put_int(j, "model_read_bytes_per_token", (int64_t)cl_model_token_bytes(&p->model, NULL));
     for (int i = 0; i < p->model.spec.n_layers; i++) {
         const cl_ffn *f = &p->model.spec.layers[i].ffn;
         if (f->kind != CL_FFN_MOE) continue;

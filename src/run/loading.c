@@ -88,7 +88,7 @@ static cl_code check_budget(const cl_run *r, cl_err *err)
 
 static cl_code load_slice(cl_run *r, cl_err *err)
 {
-    cl_part *parts = NULL;
+    cl_extent *parts = NULL;
     int n = 0;
     cl_code c = cl_placement_slice(&r->plan.model, &r->plan.placement, cl_line_rank(r->line) - r->seat.line_rank0,
                                    &parts, &n, err);

@@ -5,18 +5,6 @@
 #include "chipline/util.h"
 #include "sets.h"
 
-size_t cl_kv_block_bytes(cl_kv_format f, int head_dim)
-{
-    size_t n = (size_t)head_dim * CL_KV_BLOCK, bytes = 0;
-    switch (f) {
-    case CL_KV_F32: bytes = n * sizeof(float); break;
-    case CL_KV_BF16: bytes = n * sizeof(uint16_t); break;
-    case CL_KV_Q8: bytes = cl_kv_scales(head_dim) * sizeof(float) + n; break;
-    default: CL_BUG("cache format %d", (int)f);
-    }
-    return (bytes + 63) / 64 * 64;
-}
-
 /* NaN counts as the largest. */
 static float largest(const float *x, int n)
 {

@@ -456,7 +456,7 @@ static void test_damage(void)
             cl_buf_free(&b);
         }
         cl_stage s = {.n_layers = TINY_LAYERS, .embed = true, .head = true, .n_ranks = 1};
-        cl_part parts[256];
+        cl_extent parts[256];
         int n = tiny_parts(&m, &s, parts);
         cl_chip_options o = tiny_options(1, 16, NULL);
         cl_chip_table c = {0};
@@ -473,7 +473,7 @@ static void test_refusals(void)
 {
     tiny m = tiny_make(tiny_spec(false), CL_F32, false);
     cl_stage s = {.n_layers = TINY_LAYERS, .embed = true, .head = true, .n_ranks = 1};
-    cl_part parts[256];
+    cl_extent parts[256];
     int n = tiny_parts(&m, &s, parts);
     cl_chip_options o = tiny_options(1, 16, "avx9");
     cl_chip_table c = {0};

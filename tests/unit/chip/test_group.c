@@ -135,7 +135,7 @@ static void stage_make(stage *s, const tiny *m, int members, experts mode, bool 
         if (own) memset(s->memory[i], 0xff, bytes);
     }
     for (int i = 0; i < members; i++) {
-        cl_part *parts;
+        cl_extent *parts;
         int n_parts;
         s->seats[i] = (struct seat){s, i};
         s->groups[i] =

@@ -35,7 +35,7 @@ static void check_row(const cl_kernels *k, const slice_tensor *st, const cl_tens
             (long long)r);
 }
 
-static void check_parts(const cl_kernels *k, const cl_part *parts, int n)
+static void check_parts(const cl_kernels *k, const cl_extent *parts, int n)
 {
     cl_err err = {0};
     cl_model_file *f = open_model();
@@ -58,7 +58,7 @@ static void check_parts(const cl_kernels *k, const cl_part *parts, int n)
 }
 
 /* Every tensor, and of the larger ones rows from the second panel on of the middle experts. */
-static int list_parts(bool whole, cl_part *parts)
+static int list_parts(bool whole, cl_extent *parts)
 {
     cl_model m = small_model();
     int n = 0;
@@ -66,7 +66,7 @@ static int list_parts(bool whole, cl_part *parts)
         const cl_tensor *t = &m.tensors[i];
         int64_t stack = t->experts ? t->experts : 1, cut = whole || t->rows < 40 ? 0 : 16, from = whole ? 0 : stack / 3;
         parts[n++] =
-            (cl_part){.tensor = i, .expert0 = from, .experts = stack - 2 * from, .row0 = cut, .rows = t->rows - cut};
+            (cl_extent){.tensor = i, .expert0 = from, .experts = stack - 2 * from, .row0 = cut, .rows = t->rows - cut};
     }
     cl_model_free(&m);
     return n;
@@ -75,7 +75,7 @@ static int list_parts(bool whole, cl_part *parts)
 static void test_parts(void)
 {
     cl_err err = {0};
-    cl_part parts[128];
+    cl_extent parts[128];
     write_model(path, true, 1);
     for (const char *const *name = cl_kernels_available(); *name; name++) {
         const cl_kernels *k = NULL;
@@ -90,7 +90,7 @@ static void test_damage(void)
 {
     static const cl_role roles[] = {CL_T_EXPERT_DOWN, CL_T_EXPERT_UP_BIAS};
     cl_err err = {0};
-    cl_part parts[128];
+    cl_extent parts[128];
     size_t size = 0;
     int n = list_parts(true, parts), fd = open(path, O_RDWR);
     unsigned char *file = npy_read_file(path, &size);

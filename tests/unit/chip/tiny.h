@@ -169,7 +169,7 @@ typedef struct tiny_line {
     struct tiny_rows **rows; /* where rows of logits go now */
 } tiny_line;
 
-static int tiny_parts(const tiny *m, const cl_stage *s, cl_part *parts)
+static int tiny_parts(const tiny *m, const cl_stage *s, cl_extent *parts)
 {
     int n = 0;
     for (int i = 0; i < m->model->n_tensors; i++) {
@@ -177,7 +177,7 @@ static int tiny_parts(const tiny *m, const cl_stage *s, cl_part *parts)
         bool mine = t->layer >= s->first_layer && t->layer < s->first_layer + s->n_layers;
         if (t->role == CL_T_EMBED) mine = s->embed || (s->head && m->spec.tied);
         if (t->role == CL_T_HEAD || t->role == CL_T_FINAL_NORM) mine = s->head;
-        if (mine) parts[n++] = (cl_part){i, 0, t->experts ? t->experts : 1, 0, t->rows};
+        if (mine) parts[n++] = (cl_extent){i, 0, t->experts ? t->experts : 1, 0, t->rows};
     }
     return n;
 }
@@ -217,7 +217,7 @@ static tiny_line tiny_chips(const tiny *m, int stages, const cl_chip_options *op
     cl_chip_options o = *opt;
     o.rows = (cl_row_observer){line.rows, tiny_keep};
     for (int i = 0; i < stages; i++) {
-        cl_part parts[256];
+        cl_extent parts[256];
         int first = TINY_LAYERS * i / stages, last = TINY_LAYERS * (i + 1) / stages;
         cl_stage s = {.first_layer = first,
                       .n_layers = last - first,

@@ -72,9 +72,6 @@ static void test_tensor_list(void)
     CU_ASSERT_PTR_NULL(cl_model_find(&m, CL_T_ROUTER, 0));
     CU_ASSERT_PTR_NULL(cl_model_find(&m, CL_T_Q, 2));
     CU_ASSERT_EQUAL(cl_tensor_bytes(cl_model_find(&m, CL_T_EXPERT_DOWN, 1)), 5 * 36 * 18);
-    CU_ASSERT_EQUAL(cl_tensor_token_bytes(&m, cl_model_find(&m, CL_T_EXPERT_DOWN, 1)), 2 * 36 * 18);
-    CU_ASSERT_EQUAL(cl_tensor_token_bytes(&m, cl_model_find(&m, CL_T_EMBED, -1)), 2 * 18);
-    CU_ASSERT_EQUAL(cl_tensor_token_bytes(&m, cl_model_find(&m, CL_T_HEAD, -1)), 100 * 2 * 18);
     CU_ASSERT_TRUE(cl_model_quantised(&m));
     cl_model_free(&m);
     s.tied = true;
@@ -117,28 +114,23 @@ static void test_real_geometries(void)
     CU_ASSERT_EQUAL(n.active_parameters, 134515008);
     CU_ASSERT_EQUAL(n.bytes[CL_F32], 61 * 576 * 4);
     CU_ASSERT_EQUAL(n.bytes[CL_BF16], (134515008 - 61 * 576) * 2);
-    CU_ASSERT_EQUAL(n.read_bytes, (134515008 - 61 * 576) * 2 + 61 * 576 * 4 + 576 * 2);
     CU_ASSERT_EQUAL(n.kv_values * 2, 23040);
-    near(n.read_bytes, 0.269e9);
     n = count(SMOLLM2_135M, CL_Q8_0); /* 576 and 1536 are multiples of 32 */
     CU_ASSERT_EQUAL(n.bytes[CL_Q8_0], (134515008 - 61 * 576) / 32 * 34);
 
     n = count(QWEN3_30B_A3B, CL_BF16);
     CU_ASSERT_EQUAL(n.parameters, 30532122624);
     near(n.active_parameters, 3.353e9); /* 3.042e9 read, 0.311e9 embedding */
-    near(n.read_bytes, 6.084e9);
     CU_ASSERT_EQUAL(n.kv_values * 2, 98304);
 
     n = count(MIXTRAL_8X7B, CL_BF16);
     CU_ASSERT_EQUAL(n.parameters, 46702792704);
     near(n.active_parameters, 12.88e9);
-    near(n.read_bytes, 25.50e9);
     CU_ASSERT_EQUAL(n.kv_values * 2, 131072);
 
     n = count(OLMOE_1B_7B, CL_BF16);
     CU_ASSERT_EQUAL(n.parameters, 6919161856);
     near(n.active_parameters, 1.282e9);
-    near(n.read_bytes, 2.358e9);
     CU_ASSERT_EQUAL(n.kv_values * 2, 131072);
 }
 

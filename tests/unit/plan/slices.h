@@ -46,7 +46,7 @@ static inline void test_slices(const cl_model *m, const cl_place_options *o, con
         for (int i = 0; i < m->n_tensors; i++)
             times[i] = calloc((size_t)cl_tensor_rows(&m->tensors[i]), sizeof **times);
         for (int rank = s->first_rank; rank < s->first_rank + s->n_ranks; rank++) {
-            cl_part *parts = NULL;
+            cl_extent *parts = NULL;
             cl_chip_cost cost;
             int n = 0, wrong = 0;
             uint64_t bytes = 0;
@@ -54,7 +54,7 @@ static inline void test_slices(const cl_model *m, const cl_place_options *o, con
             CU_ASSERT_EQUAL_FATAL(cl_placement_slice(m, p, rank, &parts, &n, &err), CL_OK);
             CU_ASSERT_EQUAL_FATAL(cl_placement_cost(m, o, p, rank, &cost, &err), CL_OK);
             for (int i = 0; i < n; i++) {
-                const cl_part *x = &parts[i];
+                const cl_extent *x = &parts[i];
                 const cl_tensor *t = &m->tensors[x->tensor];
                 int64_t stack = t->experts ? t->experts : 1;
                 bool same = i && x->tensor == parts[i - 1].tensor;

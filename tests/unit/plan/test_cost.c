@@ -68,7 +68,7 @@ typedef int64_t (*ends_fn)(const cl_attention *a, int64_t n, int members, int k)
 
 static int64_t row_ends(const cl_attention *a, int64_t n, int members, int k)
 {
-    cl_share s = cl_split_rows(n, members, k);
+    cl_range s = cl_split_rows(n, members, k);
     return s.first + s.n;
 }
 
@@ -133,7 +133,7 @@ static void check_gathers(cl_spec spec)
         for (int k = 0; k < g; k++) {
             cl_chip_cost c = cost_of(&m, &o, &p, k);
             int count = 2;
-            cl_share rows = cl_split_rows(s->vocab, g, k);
+            cl_range rows = cl_split_rows(s->vocab, g, k);
             uint64_t bytes = (uint64_t)llround(4.0 * s->hidden * (1 - (double)rows.n / s->vocab)) +
                              (k ? 0u : 8u * (unsigned)(g - 1));
             exchanges(s, g, k, &count, &bytes);

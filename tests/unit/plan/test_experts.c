@@ -175,7 +175,7 @@ static void test_slices_with_copies(void)
     skewed(chosen);
     CU_ASSERT_EQUAL_FATAL(cl_place(&m, &o, &p, &err), CL_OK);
     for (int k = 0; k < CHIPS; k++) {
-        cl_part *parts;
+        cl_extent *parts;
         int n;
         bool has[EXPERTS] = {false};
         CU_ASSERT_EQUAL_FATAL(cl_placement_slice(&m, &p, k, &parts, &n, &err), CL_OK);

@@ -11,7 +11,7 @@ static void test_split(void)
             for (int unit = 1; unit <= 16; unit += 5) {
                 int64_t end = 0, longest = cl_split(n, unit, members, 0).n, shortest = longest;
                 for (int k = 0; k < members; k++) {
-                    cl_share s = cl_split(n, unit, members, k);
+                    cl_range s = cl_split(n, unit, members, k);
                     CU_ASSERT_EQUAL_FATAL(s.first, end);
                     CU_ASSERT_TRUE_FATAL(s.n >= 0 && (s.first % unit == 0 || s.n == 0));
                     CU_ASSERT_TRUE(s.n <= shortest); /* the first runs are the longer ones */
@@ -21,7 +21,7 @@ static void test_split(void)
                 CU_ASSERT_EQUAL(end, n);
                 CU_ASSERT_TRUE(longest - shortest <= 2 * unit - 1); /* a unit, and the last may be short */
             }
-    cl_share s = cl_split(100, 16, 3, 2); /* 7 runs: 3, 2, 2, and the last of them is short */
+    cl_range s = cl_split(100, 16, 3, 2); /* 7 runs: 3, 2, 2, and the last of them is short */
     CU_ASSERT_TRUE(s.first == 80 && s.n == 20);
     s = cl_split(30, 16, 4, 3);
     CU_ASSERT_EQUAL(s.n, 0);
@@ -32,7 +32,7 @@ static int busiest(const cl_attention *a, int members, bool by_query)
 {
     int most = 0, group = a->heads / a->kv_heads;
     for (int k = 0; k < members; k++) {
-        cl_share s = cl_split(by_query ? a->heads : a->kv_heads, 1, members, k);
+        cl_range s = cl_split(by_query ? a->heads : a->kv_heads, 1, members, k);
         int q = by_query ? (int)s.n : (int)s.n * group, kv = (int)s.n;
         if (by_query && q) kv = (int)((s.first + q - 1) / group - s.first / group + 1);
         most = q + kv > most ? q + kv : most;
@@ -90,7 +90,7 @@ static void test_heads(void)
     }
 }
 
-static cl_share rows_of(const cl_model *m, cl_role r, int layer, bool whole, int members, int member)
+static cl_range rows_of(const cl_model *m, cl_role r, int layer, bool whole, int members, int member)
 {
     const cl_tensor *t = cl_model_find(m, r, layer);
     CU_ASSERT_PTR_NOT_NULL_FATAL(t);
@@ -104,7 +104,7 @@ static void test_rows(void)
     cl_spec s = test_spec_sinks(); /* 6 heads of 20, 2 kv heads; hidden 100; experts of width 42 */
     cl_model m;
     CU_ASSERT_EQUAL_FATAL(test_model_of(&s, CL_BF16, &m, &err), CL_OK);
-    cl_share x = rows_of(&m, CL_T_Q, 0, false, 2, 1);
+    cl_range x = rows_of(&m, CL_T_Q, 0, false, 2, 1);
     CU_ASSERT_TRUE(x.first == 60 && x.n == 60);
     x = rows_of(&m, CL_T_K, 0, false, 2, 1);
     CU_ASSERT_TRUE(x.first == 20 && x.n == 20);

@@ -1,5 +1,5 @@
 /* Cache sizes, worked out by hand. */
-#include "chipline/plan.h"
+#include "chipline/model.h"
 #include "suite.h"
 
 static void test_names(void)
@@ -33,6 +33,26 @@ static void test_layer_bytes(void)
     a.kv_heads = 1 << 20, a.head_dim = 1 << 10;
     CU_ASSERT_EQUAL(cl_kv_layer_bytes(&a, CL_KV_F32, (int64_t)1 << 40, 1), UINT64_MAX);
     CU_ASSERT_EQUAL(cl_kv_read_bytes(&a, CL_KV_F32, (int64_t)1 << 40), UINT64_MAX);
+}
+
+/* A block is 16 rows of a kv head and its padding; a row has none. */
+static void test_rows(void)
+{
+    const cl_attention a = {.heads = 8, .kv_heads = 2, .head_dim = 40},
+                       odd = {.heads = 7, .kv_heads = 1, .head_dim = 5},
+                       latent = {.kind = CL_ATTN_LATENT, .heads = 4, .kv_heads = 1, .kv_rank = 40, .rope_dim = 8};
+    CU_ASSERT_EQUAL(cl_kv_row_bytes(&a, CL_KV_F32), 2 * 40 * 4);
+    CU_ASSERT_EQUAL(cl_kv_row_bytes(&a, CL_KV_BF16), 2 * 40 * 2);
+    CU_ASSERT_EQUAL(cl_kv_row_bytes(&a, CL_KV_Q8), 2 * (40 + 2 * 4));
+    CU_ASSERT_EQUAL(cl_kv_row_bytes(&odd, CL_KV_Q8), 2 * (5 + 4));
+    CU_ASSERT_EQUAL(cl_kv_row_bytes(&latent, CL_KV_BF16), 48 * 2);
+    CU_ASSERT_EQUAL(cl_kv_vector_bytes(CL_KV_Q8, 33), 33 + 2 * 4);
+    CU_ASSERT_EQUAL(cl_kv_block_bytes(CL_KV_F32, 5), 320);
+    CU_ASSERT_EQUAL(cl_kv_block_bytes(CL_KV_BF16, 5), 192);
+    CU_ASSERT_EQUAL(cl_kv_block_bytes(CL_KV_Q8, 64), 16 * (64 + 2 * 4));
+    CU_ASSERT_EQUAL(cl_kv_blocks(&a, 1, 1), 1);
+    CU_ASSERT_EQUAL(cl_kv_blocks(&a, 16, 1), 1);
+    CU_ASSERT_EQUAL(cl_kv_blocks(&a, 17, 1), 2);
 }
 
 static void test_read_bytes(void)
@@ -77,6 +97,7 @@ int main(void)
 {
     CU_TestInfo tests[] = {{"names", test_names},
                            {"bytes of a layer", test_layer_bytes},
+                           {"rows and blocks", test_rows},
                            {"bytes read", test_read_bytes},
                            {"latent vectors and chunks", test_latent_and_chunks},
                            CU_TEST_INFO_NULL};
