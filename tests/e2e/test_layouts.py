@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from conftest import FIXTURES, generate, golden, ids, ok, refuses
+from conftest import FIXTURES, ROOT, generate, golden, ids, ok, refuses
 
 MODELS = sorted(p.parent.name for p in FIXTURES.glob("*/golden.json") if (p.parent / "config.json").exists())
 WHOLE_MATRIX = ("deepseek_v3", "gpt_oss", "llama4", "llama_a", "mixtral", "minimax_m2", "olmoe", "qwen3_moe", "kimi_k2_int4")
@@ -117,6 +117,50 @@ def test_messages_and_bytes_are_those_of_the_plan(name, ranks, layout, convert, 
     if routing is not None:
         tokens = len(prompt) + N - 1
         assert [int(r.sum()) for r in routing] == [tokens * layer["ffn"].get("top_k", 0) for layer in spec["layers"]]
+
+
+# Phases of the plan and the trace's events that they are.
+EVENTS = {"qkv": ("project", "query"), "attend": ("attend",), "attn_out": ("value", "attn_out"), "route": ("route",),
+          "ffn": ("gate_up", "down", "combine"), "head": ("head",)}
+# Sizes of which every chip has whole runs of 16 rows, in bytes that are multiples of 64: nothing is padded.
+SMALL = {"hidden_size": 128, "num_hidden_layers": 3, "vocab_size": 512, "num_experts": 16, "n_routed_experts": 16, "n_group": 2, "topk_group": 1,
+         "num_experts_per_tok": 2, "moe_intermediate_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2,
+         "head_dim": 32, "kv_lora_rank": 64, "q_lora_rank": 64, "qk_nope_head_dim": 64, "qk_rope_head_dim": 32, "v_head_dim": 32,
+         "first_k_dense_replace": 1, "max_position_embeddings": 256}
+
+
+@pytest.mark.parametrize("family,fmt", [("smollm2-135m", "q8_0"), ("qwen3-30b-a3b", "q4_0"), ("olmoe-1b-7b", "bf16"), ("deepseek-v3", "q8_0")])
+@pytest.mark.parametrize("ranks,layout", [(1, "1x1"), (2, "1x2"), (3, "2+1")])
+def test_bytes_of_every_kind_of_event_are_those_of_the_plan(family, fmt, ranks, layout, tmp_path):
+    """A decoded token that sees a quarter of the context, as the plan's does. Norms, biases and sinks are not in the trace's bytes."""
+    config = json.loads((ROOT / "configs" / "models" / f"{family}.json").read_text())
+    config |= {k: v for k, v in SMALL.items() if k in config}
+    if family in ("olmoe-1b-7b", "deepseek-v3"):
+        config |= {"num_key_value_heads": 4}
+    config.pop("quantization_config", None)
+    config["rope_scaling"] = None
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model, trace = tmp_path / "m.h5", tmp_path / "t.h5"
+    ok("synth", tmp_path / "config.json", "-o", model, "--format", fmt, "--quiet")
+    layout = layout_file(layout, tmp_path) if "+" in layout else layout
+    context, prompt = 64, [1, 2, 3]
+    options = ("--layout", layout, "--context", context, "--kv", "bf16")
+    plan = json.loads(ok("plan", model, *options, "--explain", "--json").stdout)
+    ok("run", model, "--tokens", ids(prompt), "-n", context // 4, "--ignore-eos", *options, "--threads", 1, "--trace", trace,
+       "--trace-level", "kernel", "--quiet", ranks=ranks)
+    with h5py.File(trace) as f:
+        kinds = {k["name"].decode(): k["id"] for k in f["kinds"][:]}
+        tables = [f["events"][name][:] for name in sorted(f["events"])]
+    for chip, table in zip(plan["chips"], tables):
+        steps = table[(table["kind"] == kinds["step"]) & (table["tokens"] == 1)]
+        step = table[table["microbatch"] == steps["microbatch"][context // 4 - 1 - len(prompt)]]  # the token at that position
+        for name, phases in EVENTS.items():
+            events, of = step[step["kind"] == kinds[name]], [chip["phases"][p] for p in phases if p in chip["phases"]]
+            assert events["weight_bytes"].sum() == sum(p["weight_bytes"] - p["vector_bytes"] for p in of), name
+            assert events["kv_bytes"].sum() == sum(p["kv_bytes"] for p in of), name
+        assert chip["token_bytes"] == sum(p["weight_bytes"] for p in chip["phases"].values())
+        assert chip["gathers"] == sum(p["gathers"] for p in chip["phases"].values())
+        assert (step["kind"] == kinds["gather"]).sum() == chip["gathers"]
 
 
 # --- whole experts by measured routing ---
