@@ -34,7 +34,7 @@ static cl_code try_all(const cl_model *m, const cl_place_options *o, candidate *
 {
     int64_t least = INT64_MAX;
     *best = (candidate){0};
-    for (int i = 0; i < n && (int64_t)list[i].chips * list[i].stages < least; i++) {
+    for (int i = 0; i < n && (int64_t)list[i].chips * list[i].stages <= least; i++) {
         cut_table t;
         int need;
         cl_code c = cut_table_make(m, o, list[i].chips, &t, err);
@@ -43,8 +43,9 @@ static cl_code try_all(const cl_model *m, const cl_place_options *o, candidate *
         cut_table_free(&t);
         if (c != CL_OK) return c;
         if (list[i].stages == 1 && need > 1 && one_stage_holds(m, o, list[i].chips)) need = 1;
-        if (need > m->spec.n_layers || (int64_t)need * list[i].chips >= least) continue;
-        least = (int64_t)need * list[i].chips;
+        int64_t total = (int64_t)need * list[i].chips;
+        if (need > m->spec.n_layers || total > least || (total == least && list[i].chips > best->chips)) continue;
+        least = total;
         *best = (candidate){list[i].chips, need};
     }
     return CL_OK;

@@ -4,6 +4,7 @@
 
 #include "bytes.h"
 #include "experts.h"
+#include "walk.h"
 
 enum { HEAD_ROWS = 16 };
 
@@ -14,22 +15,6 @@ const char *cl_phase_name(cl_phase_kind k)
     if ((unsigned)k >= CL_PHASES) CL_BUG("phase %d does not exist", (int)k);
     return names[k];
 }
-
-/* One walk through a chip. */
-typedef struct walk {
-    const cl_cost_chip *c;
-    const cl_cost_step *s;
-    const cl_spec *spec;
-    int members;
-    void (*phase)(void *ctx, const cl_phase *p);
-    void *ctx;
-    /* the tokens at hand: all, or a tile */
-    double tokens;
-    bool all;
-    int64_t from, to; /* a tile's: which of the micro-batch's */
-    /* the layer at hand */
-    double experts, rows; /* read, computed: of cl_cost_routed */
-} walk;
 
 /* --- tokens --- */
 
@@ -88,8 +73,6 @@ static looks looks_of(const walk *w, const cl_attention *a)
 }
 
 /* --- weights --- */
-
-static cl_range own_rows(const walk *w, int64_t n) { return cl_split_rows(n, w->members, w->c->member); }
 
 /* The phase of a layer that a tensor is read in. */
 static cl_phase_kind phase_of(const cl_layer *l, cl_role r)
@@ -167,129 +150,6 @@ static int first_tensor(const cl_model *m, int layer)
     return low;
 }
 
-/* --- exchanges --- */
-
-static uint64_t float_bytes(double numbers) { return (uint64_t)llround(4 * numbers); }
-
-/* Chips that have some of n rows, or query heads: the first ones. */
-static int row_makers(const walk *w, int64_t n)
-{
-    int64_t unit = n <= CL_SPLIT_NARROW && n < (int64_t)CL_SPLIT * w->members ? 1 : CL_SPLIT,
-            units = (n + unit - 1) / unit;
-    return units < w->members ? (int)units : w->members;
-}
-
-static int head_makers(const walk *w, const cl_attention *a)
-{
-    int heads = a->heads < w->members ? a->heads : w->members;
-    if (a->kind == CL_ATTN_LATENT || w->members <= a->kv_heads) return heads;
-    return cl_split_heads(a, w->members, a->kv_heads).q ? heads : a->kv_heads;
-}
-
-/* Of `all` numbers per token this chip has made `own`; the others' are got, its own go to each of them. */
-static cl_exchange all_gather(const walk *w, double all, double own, int makers)
-{
-    int others = w->members - 1;
-    bool maker = w->c->member < makers;
-    return (cl_exchange){.kind = CL_EXCHANGE_ALL,
-                         .got_bytes = float_bytes(w->tokens * (all - own)),
-                         .sent_bytes = float_bytes(w->tokens * own * others),
-                         .got = makers - maker,
-                         .sent = maker ? others : 0};
-}
-
-static cl_exchange rows_gather(const walk *w, int64_t n)
-{
-    return all_gather(w, (double)n, (double)own_rows(w, n).n, row_makers(w, n));
-}
-
-/* To the first chip; bytes are of what each chip has made. */
-static cl_exchange to_first(const walk *w, double all, double own, int makers)
-{
-    bool first = !w->c->member, maker = w->c->member < makers;
-    return (cl_exchange){.kind = CL_EXCHANGE_ONE,
-                         .got_bytes = first ? float_bytes(all - own) : 0,
-                         .sent_bytes = first ? 0 : float_bytes(own),
-                         .got = first ? makers - 1 : 0,
-                         .sent = !first && maker};
-}
-
-/* Keys that this chip counts as having made: of a kv head held by several chips the first one's. */
-static int own_keys(const walk *w, const cl_attention *a)
-{
-    cl_heads mine = cl_split_heads(a, w->members, w->c->member);
-    int made = mine.kv0;
-    if (w->c->member) {
-        cl_heads before = cl_split_heads(a, w->members, w->c->member - 1);
-        made = before.kv0 + before.kv > made ? before.kv0 + before.kv : made;
-    }
-    int own = mine.kv0 + mine.kv - made;
-    return own > 0 ? own : 0;
-}
-
-static void attention_exchanges(const walk *w, const cl_attention *a, cl_phase p[CL_PHASES])
-{
-    double own = cl_split_heads(a, w->members, w->c->member).q, v = cl_attention_v_dim(a);
-    if (a->qk_norm == CL_QK_NORM_FULL)
-        p[CL_PHASE_PROJECT].exchange = all_gather(w, (double)(a->heads + a->kv_heads) * a->head_dim,
-                                                  (own + own_keys(w, a)) * a->head_dim, head_makers(w, a));
-    if (a->kind == CL_ATTN_LATENT) {
-        int64_t kv = (int64_t)a->kv_rank + a->rope_dim;
-        int low = row_makers(w, a->q_rank), makers = row_makers(w, kv);
-        p[CL_PHASE_PROJECT].exchange = all_gather(w, (double)(a->q_rank + kv),
-                                                  (double)(own_rows(w, a->q_rank).n + own_rows(w, kv).n),
-                                                  low > makers ? low : makers);
-    }
-    p[a->kind == CL_ATTN_LATENT ? CL_PHASE_VALUE : CL_PHASE_ATTEND].exchange =
-        all_gather(w, a->heads * v, own * v, head_makers(w, a));
-    p[CL_PHASE_ATTN_OUT].exchange = rows_gather(w, w->spec->hidden);
-}
-
-/* Chips that hold an expert of the layer. */
-static int expert_makers(const walk *w, const cl_expert_map *map)
-{
-    int n = 0;
-    for (int k = 0; k < w->members; k++) {
-        bool holds = false;
-        for (int32_t i = 0; i < map->first[map->experts] && !holds; i++) holds = map->member[i] == k;
-        n += holds;
-    }
-    return n;
-}
-
-/* Whole experts' results: each chip gets its own columns of what the others computed. */
-static cl_exchange results(const walk *w, int layer)
-{
-    const cl_ffn *f = &w->spec->layers[layer].ffn;
-    double hidden = w->spec->hidden, columns = (double)own_rows(w, w->spec->hidden).n;
-    int makers = expert_makers(w, &w->c->experts[layer]), takers = row_makers(w, w->spec->hidden);
-    bool maker = w->rows > 0, taker = columns > 0;
-    return (cl_exchange){.kind = CL_EXCHANGE_OWNER,
-                         .got_bytes = float_bytes((w->tokens * f->top_k - w->rows) * columns),
-                         .sent_bytes = float_bytes(w->rows * (hidden - columns)),
-                         .got = taker ? makers - maker : 0,
-                         .sent = maker ? takers - taker : 0};
-}
-
-static void ffn_exchanges(const walk *w, int layer, cl_phase p[CL_PHASES])
-{
-    const cl_ffn *f = &w->spec->layers[layer].ffn;
-    cl_exchange whole = rows_gather(w, w->spec->hidden);
-    if (f->kind == CL_FFN_MOE && w->c->experts) {
-        if (f->shared_width) p[CL_PHASE_GATE_UP].exchange = rows_gather(w, f->shared_width);
-        p[CL_PHASE_DOWN].exchange = results(w, layer);
-        p[CL_PHASE_COMBINE].exchange = whole;
-        return;
-    }
-    double times = f->kind == CL_FFN_MOE ? f->top_k : 1;
-    int makers = row_makers(w, f->width), shared = row_makers(w, f->shared_width);
-    p[CL_PHASE_GATE_UP].exchange =
-        all_gather(w, times * f->width + f->shared_width,
-                   times * (double)own_rows(w, f->width).n + (double)own_rows(w, f->shared_width).n,
-                   shared > makers ? shared : makers);
-    p[CL_PHASE_DOWN].exchange = whole;
-}
-
 /* --- the walk --- */
 
 static void ask_cache(const walk *w, const cl_attention *a, cl_phase *p)
@@ -348,8 +208,8 @@ static void walk_layer(walk *w, int layer, int first, int end)
     ask_cache(w, &l->attn, &p[CL_PHASE_ATTEND]);
     p[CL_PHASE_GATE_UP].experts = w->experts;
     if (w->members > 1) {
-        attention_exchanges(w, &l->attn, p);
-        ffn_exchanges(w, layer, p);
+        exchange_attention(w, &l->attn, p);
+        exchange_ffn(w, layer, p);
     }
     for (int k = 0; k < CL_PHASES; k++)
         if (happens[k]) emit(w, &p[k]);
@@ -388,19 +248,9 @@ static void walk_embed(walk *w)
 {
     const cl_tensor *t = &w->c->model->tensors[0];
     cl_phase p = {.kind = CL_PHASE_EMBED, .layer = -1, .tokens = w->tokens};
-    double vocab = w->spec->vocab, hidden = w->spec->hidden, own = (double)own_rows(w, w->spec->vocab).n / vocab;
-    int others = w->members - 1;
+    double own = (double)walk_rows(w, w->spec->vocab).n / w->spec->vocab;
     p.weight_bytes = bytes_times(w->tokens * own, cl_row_bytes(t->format, t->cols));
-    if (others) {
-        p.exchange.kind = CL_EXCHANGE_OWNER;
-        p.exchange.got_bytes = float_bytes(w->tokens * (1 - own) * hidden);
-        p.exchange.sent_bytes = float_bytes(w->tokens * own * hidden * others);
-        p.exchange.sent = others * (1 - pow(1 - own, w->tokens));
-        for (int k = 0; k < w->members; k++) {
-            double has = (double)cl_split_rows(w->spec->vocab, w->members, k).n / vocab;
-            if (k != w->c->member) p.exchange.got += 1 - pow(1 - has, w->tokens);
-        }
-    }
+    if (w->members > 1) p.exchange = exchange_embedded(w);
     emit(w, &p);
 }
 
@@ -411,7 +261,7 @@ static void walk_head(walk *w)
     const cl_tensor *norm = &m->tensors[first_tensor(m, w->spec->n_layers)],
                     *head = w->spec->tied ? m->tensors : norm + 1;
     double outputs = 0, parts = 0, batch = w->s->head_rows ? w->s->head_rows : HEAD_ROWS, vocab = w->spec->vocab;
-    double own = (double)own_rows(w, w->spec->vocab).n;
+    double own = (double)walk_rows(w, w->spec->vocab).n;
     for (int i = 0; i < w->s->n_parts; i++) {
         outputs += w->s->parts[i].n * w->s->parts[i].outputs;
         parts += w->s->parts[i].n;
@@ -423,12 +273,12 @@ static void walk_head(walk *w)
         read_tensor(w, norm, rows, &p);
         read_tensor(w, head, rows, &p);
         if (w->s->rows && w->members > 1)
-            p.exchange = to_first(w, rows * vocab, rows * own, row_makers(w, w->spec->vocab));
+            p.exchange = exchange_to_first(w, rows * vocab, rows * own, exchange_makers(w, w->spec->vocab));
         emit(w, &p);
     }
     cl_phase p = {.kind = CL_PHASE_SAMPLE, .layer = -1, .tokens = parts};
     double candidates = w->s->candidates ? w->s->candidates : 1, numbers = 2 * candidates * parts; /* id and logit */
-    if (!w->s->rows && w->members > 1) p.exchange = to_first(w, w->members * numbers, numbers, w->members);
+    if (!w->s->rows && w->members > 1) p.exchange = exchange_to_first(w, w->members * numbers, numbers, w->members);
     emit(w, &p);
 }
 

@@ -112,6 +112,7 @@ static void test_real_geometries(void)
     cl_model_counts n = count(SMOLLM2_135M, CL_BF16);
     CU_ASSERT_EQUAL(n.parameters, 134515008);
     CU_ASSERT_EQUAL(n.active_parameters, 134515008);
+    CU_ASSERT_EQUAL(n.active_without_tables, 134515008); /* one table, which is the head */
     CU_ASSERT_EQUAL(n.bytes[CL_F32], 61 * 576 * 4);
     CU_ASSERT_EQUAL(n.bytes[CL_BF16], (134515008 - 61 * 576) * 2);
     CU_ASSERT_EQUAL(n.kv_values * 2, 23040);
@@ -121,6 +122,7 @@ static void test_real_geometries(void)
     n = count(QWEN3_30B_A3B, CL_BF16);
     CU_ASSERT_EQUAL(n.parameters, 30532122624);
     near(n.active_parameters, 3.353e9); /* 3.042e9 read, 0.311e9 embedding */
+    CU_ASSERT_EQUAL(n.active_parameters - n.active_without_tables, (uint64_t)151936 * 2048);
     CU_ASSERT_EQUAL(n.kv_values * 2, 98304);
 
     n = count(MIXTRAL_8X7B, CL_BF16);
@@ -134,10 +136,36 @@ static void test_real_geometries(void)
     CU_ASSERT_EQUAL(n.kv_values * 2, 131072);
 }
 
+/* More than half of the bytes, however little more. */
+static void test_quantised(void)
+{
+    static const struct {
+        int percent; /* of bytes in block formats */
+        bool quantised;
+    } cases[] = {{10, false}, {40, false}, {48, false}, {52, true}, {60, true}, {90, true}};
+    const cl_formats f = {.tables = CL_BF16, .linear = CL_Q8_0, .experts = CL_Q8_0, .routers = CL_BF16};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        cl_err err = {0};
+        cl_model m;
+        cl_model_counts n;
+        const int layers = 34 * 2 * (4 * 64 + 3 * 64), floats = layers * (100 - cases[i].percent) / cases[i].percent;
+        cl_spec s =
+            test_spec((test_geometry){(floats - 4 * 3 * 64) / 256, 64, 1, 4, 4, 16, 64, 0, 0, false, CL_QK_NORM_NONE});
+        CU_ASSERT_EQUAL_FATAL(cl_model_from_spec(&s, &f, &m, &err), CL_OK);
+        cl_model_count(&m, &n);
+        double all = (double)(n.bytes[CL_Q8_0] + n.bytes[CL_BF16] + n.bytes[CL_F32]);
+        CU_ASSERT_DOUBLE_EQUAL(100 * (double)n.bytes[CL_Q8_0] / all, cases[i].percent, 0.8);
+        CU_ASSERT_EQUAL(cl_model_quantised(&m), cases[i].quantised);
+        cl_model_free(&m);
+        cl_spec_free(&s);
+    }
+}
+
 int main(void)
 {
     CU_TestInfo tests[] = {{"tensor list", test_tensor_list},
                            {"parameters and bytes of real models", test_real_geometries},
+                           {"quantised", test_quantised},
                            CU_TEST_INFO_NULL};
     return run_suite("model", tests);
 }

@@ -41,6 +41,28 @@ static void test_goals(void)
     cl_model_free(&m);
 }
 
+/* Exactly as good: fewer stages. A gather of two takes a second and there are 34, a hop takes 17 and there are two. */
+static void test_ties(void)
+{
+    cl_err err = {0};
+    cl_model m = make_model(CL_BF16);
+    const cl_place_options o = {.ranks = 2, .slots = 1, .context = 64, .chunk = 8};
+    const cl_rates r = {.read_bytes_per_s = 1e300, .gather_s = 1, .hop_s = 17};
+    for (int goal = 0; goal < 2; goal++) {
+        cl_layout l;
+        cl_alternative *list;
+        int n;
+        CU_ASSERT_EQUAL_FATAL(cl_choose_layout(&m, &o, &r, (cl_goal)goal, &l, &list, &n, &err), CL_OK);
+        CU_ASSERT_EQUAL_FATAL(n, 2);
+        CU_ASSERT_TRUE(list[0].predicted.token_s == 34 && list[1].predicted.token_s == 34);
+        CU_ASSERT_TRUE(list[0].predicted.tokens_per_s == list[1].predicted.tokens_per_s);
+        CU_ASSERT_TRUE(list[0].stages == 1 && list[1].stages == 2 && l.n_stages == 1 && l.chips[0] == 2);
+        free(list);
+        cl_layout_free(&l);
+    }
+    cl_model_free(&m);
+}
+
 /* Everything is in the list once: possible ones best first, and as placing and predicting them says. */
 static void test_list(void)
 {
@@ -160,16 +182,17 @@ static void test_fewest(void)
         uint64_t all = 0;
         for (int i = 0; i < m.n_tensors; i++) all += cl_tensor_bytes(&m.tensors[i]);
         for (int part = 1; part < 12; part += 2) {
-            int best = 0;
+            int best = 0, best_stages = 0;
             o.chip_bytes = all / (uint64_t)part + all / 50;
             for (int stages = 1; stages <= s.n_layers; stages++)
-                for (int chips = 1; chips <= 40 && (!best || stages * chips < best); chips++) {
+                for (int chips = 1; chips <= 40 && (!best || stages * chips <= best); chips++) {
                     cl_layout l;
                     cl_placement p;
                     CU_ASSERT_EQUAL_FATAL(cl_layout_make(stages, chips, &l, &err), CL_OK);
                     o.layout = &l;
                     if (cl_place(&m, &o, &p, NULL) == CL_OK) {
                         best = stages * chips;
+                        best_stages = stages; /* of equal totals the one with the smaller stages comes later */
                         cl_placement_free(&p);
                     }
                     cl_layout_free(&l);
@@ -179,6 +202,7 @@ static void test_fewest(void)
             CU_ASSERT_EQUAL(c, best ? CL_OK : CL_E_FIT);
             if (c != CL_OK) continue;
             CU_ASSERT_EQUAL(cl_layout_chips(&found), best);
+            CU_ASSERT_EQUAL(found.n_stages, best_stages);
             cl_layout_free(&found);
         }
         cl_model_free(&m);
@@ -188,7 +212,8 @@ static void test_fewest(void)
 
 int main(void)
 {
-    CU_TestInfo tests[] = {{"goals", test_goals},       {"list", test_list},           {"budgets", test_budgets},
-                           {"large lines", test_large}, {"fewest chips", test_fewest}, CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"goals", test_goals},     {"ties", test_ties},         {"list", test_list},
+                           {"budgets", test_budgets}, {"large lines", test_large}, {"fewest chips", test_fewest},
+                           CU_TEST_INFO_NULL};
     return run_suite("choose", tests);
 }

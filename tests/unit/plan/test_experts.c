@@ -197,11 +197,57 @@ static void test_slices_with_copies(void)
     cl_model_free(&m);
 }
 
+static uint64_t hash_of(const cl_model *m, const cl_place_options *o)
+{
+    cl_err err = {0};
+    cl_placement p;
+    CU_ASSERT_EQUAL_FATAL(cl_place(m, o, &p, &err), CL_OK);
+    uint64_t h = cl_placement_hash(&p);
+    CU_ASSERT_EQUAL(h, cl_placement_hash(&p));
+    cl_placement_free(&p);
+    return h;
+}
+
+/* What all ranks must agree on changes the number, what is only held or counted there does not. */
+static void test_hash(void)
+{
+    cl_model m = make_model();
+    uint64_t chosen[LAYERS * EXPERTS], h[8];
+    skewed(chosen);
+    const cl_routing r = {LAYERS, EXPERTS, chosen};
+    int two[] = {2, 2}, uneven[] = {1, 3}, layers[] = {2, 1}, one[] = {4};
+    cl_layout l = {2, two, NULL};
+    cl_place_options o = {.layout = &l, .slots = 1, .context = 16, .chunk = 8};
+    layers[0] = 1, layers[1] = 2, l.layers = layers;
+    h[0] = hash_of(&m, &o);
+    o.slots = 7, o.context = 64, o.kv = CL_KV_Q8;
+    CU_ASSERT_EQUAL(hash_of(&m, &o), h[0]);
+    layers[0] = 2, layers[1] = 1;
+    h[1] = hash_of(&m, &o);
+    l.chips = uneven;
+    h[2] = hash_of(&m, &o);
+    l = (cl_layout){1, one, NULL};
+    h[3] = hash_of(&m, &o);
+    o.experts = CL_EXPERTS_WHOLE;
+    h[4] = hash_of(&m, &o);
+    o.routing = &r;
+    h[5] = hash_of(&m, &o);
+    o.copies = true, o.chip_bytes = 1 << 20;
+    h[6] = hash_of(&m, &o);
+    chosen[0] = 5000;
+    h[7] = hash_of(&m, &o);
+    for (int i = 0; i < 8; i++)
+        for (int k = 0; k < i; k++) CU_ASSERT_NOT_EQUAL(h[i], h[k]);
+    CU_ASSERT_EQUAL(h[3], UINT64_C(0x216b3c3c964cc267)); /* the same on every machine */
+    cl_model_free(&m);
+}
+
 int main(void)
 {
     CU_TestInfo tests[] = {{"maps", test_maps},
                            {"copies", test_copies},
                            {"slices with copies", test_slices_with_copies},
+                           {"hash", test_hash},
                            CU_TEST_INFO_NULL};
     return run_suite("experts", tests);
 }
