@@ -64,7 +64,7 @@ typedef struct cl_cost_step {
     int tile;       /* most tokens that go through a layer together, each run of them reading its weights; 0: all */
     int head_rows;  /* most logits rows computed together, likewise; 0: 16 */
     bool rows;      /* whole logits rows go to the stage's first chip, not candidates */
-    int candidates; /* that each chip passes on for a part; 0: 1, as greedy sampling needs */
+    int candidates; /* that each chip passes on for an output; 0: 1, as greedy sampling needs */
     /* [layers of the model]; NULL: expected, choices being independent. Not with tiles */
     const cl_cost_routed *routed;
 } cl_cost_step;
@@ -105,7 +105,7 @@ typedef struct cl_exchange {
 typedef struct cl_phase {
     cl_phase_kind kind;
     int layer;                  /* of the model; -1: none */
-    double tokens;              /* HEAD, SAMPLE: logits rows, parts */
+    double tokens;              /* HEAD, SAMPLE: logits rows */
     uint64_t weight_bytes;      /* read: matrices, routers, norms, biases, sinks; experts once each */
     uint64_t vector_bytes;      /* of them norms, biases and sinks */
     uint64_t kv_bytes;          /* cache read, counted by tokens: for each all positions that it sees */

@@ -200,7 +200,6 @@ static cl_code find_limits(const plan_cli *o, const cl_model *m, plan_found *f, 
     int longest = m->spec.context;
     cl_place_options *p = &f->options;
     f->model = m;
-    f->hidden = m->spec.hidden;
     if (o->context > longest)
         return cl_fail(err, CL_E_FIT,
                        "--context: %d is over the %d positions the model was made for (use at most that)", o->context,

@@ -21,7 +21,6 @@ typedef struct plan_found {
     uint64_t *chosen;
     cl_chip_cost *chips; /* [placement.n_ranks] */
     const cl_model *model;
-    int hidden;       /* numbers of an activation */
     uint64_t touched; /* by a token, all chips together */
     cl_rates rates;
     bool read_assumed, gather_assumed, links_assumed;

@@ -20,7 +20,7 @@ static char *layout_name(const cl_layout *l)
 static size_t send_bytes(const plan_found *f, int stage)
 {
     if (f->placement.n_stages == 1) return 0;
-    return stage + 1 < f->placement.n_stages ? cl_line_hop_bytes(&(cl_limits){.hidden = f->hidden}, 1, 1)
+    return stage + 1 < f->placement.n_stages ? cl_line_hop_bytes(&(cl_limits){.hidden = f->model->spec.hidden}, 1, 1)
                                              : cl_line_samples_bytes(1, 1);
 }
 

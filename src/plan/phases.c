@@ -260,12 +260,9 @@ static void walk_head(walk *w)
     const cl_model *m = w->c->model;
     const cl_tensor *norm = &m->tensors[first_tensor(m, w->spec->n_layers)],
                     *head = w->spec->tied ? m->tensors : norm + 1;
-    double outputs = 0, parts = 0, batch = w->s->head_rows ? w->s->head_rows : HEAD_ROWS, vocab = w->spec->vocab;
+    double outputs = 0, batch = w->s->head_rows ? w->s->head_rows : HEAD_ROWS, vocab = w->spec->vocab;
     double own = (double)walk_rows(w, w->spec->vocab).n;
-    for (int i = 0; i < w->s->n_parts; i++) {
-        outputs += w->s->parts[i].n * w->s->parts[i].outputs;
-        parts += w->s->parts[i].n;
-    }
+    for (int i = 0; i < w->s->n_parts; i++) outputs += w->s->parts[i].n * w->s->parts[i].outputs;
     if (!(outputs > 0)) return;
     for (double left = outputs; left > 0; left -= batch) {
         double rows = left < batch ? left : batch;
@@ -276,8 +273,8 @@ static void walk_head(walk *w)
             p.exchange = exchange_to_first(w, rows * vocab, rows * own, exchange_makers(w, w->spec->vocab));
         emit(w, &p);
     }
-    cl_phase p = {.kind = CL_PHASE_SAMPLE, .layer = -1, .tokens = parts};
-    double candidates = w->s->candidates ? w->s->candidates : 1, numbers = 2 * candidates * parts; /* id and logit */
+    cl_phase p = {.kind = CL_PHASE_SAMPLE, .layer = -1, .tokens = outputs};
+    double candidates = w->s->candidates ? w->s->candidates : 1, numbers = 2 * candidates * outputs; /* id and logit */
     if (!w->s->rows && w->members > 1) p.exchange = exchange_to_first(w, w->members * numbers, numbers, w->members);
     emit(w, &p);
 }

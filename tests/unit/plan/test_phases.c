@@ -153,7 +153,7 @@ static void test_head(void)
     CU_ASSERT_EQUAL(find(phases(&c, &s), CL_PHASE_HEAD, -1)->exchange.got_bytes, 0);
     s.rows = false, s.head_rows = 7, s.candidates = 5;
     CU_ASSERT_EQUAL(cl_cost_of_step(&c, &s).phases, 5 + 6 + 1);
-    CU_ASSERT_EQUAL(find(phases(&c, &s), CL_PHASE_SAMPLE, -1)->exchange.sent_bytes, 5 * 8);
+    CU_ASSERT_EQUAL(find(phases(&c, &s), CL_PHASE_SAMPLE, -1)->exchange.sent_bytes, 40 * 5 * 8);
     part.outputs = 0;
     CU_ASSERT_EQUAL(cl_cost_of_step(&c, &s).phases, 5);
     cl_model_free(&m);
@@ -222,6 +222,45 @@ static void test_latent(void)
     cl_model_free(&m);
 }
 
+/* Norms, biases and sinks are read with what they belong to. */
+static void test_vectors(void)
+{
+    cl_model m = model_of(test_spec_sinks(), CL_Q8_0);
+    const cl_spec *s = &m.spec;
+    const cl_stage stage = cl_whole_stage(&m);
+    const cl_cost_part part = {.n = 1, .tokens = 1};
+    const cl_cost_step step = step_of(&part, 1);
+    const cl_cost_chip c = {.model = &m, .stage = &stage};
+    const list *l = phases(&c, &step);
+    for (int layer = 0; layer < s->n_layers; layer++) {
+        const cl_attention *a = &s->layers[layer].attn;
+        const cl_ffn *f = &s->layers[layer].ffn;
+        uint64_t hidden = (uint64_t)s->hidden, bias = f->bias, moe = f->kind == CL_FFN_MOE;
+        uint64_t qkv = a->qkv_bias ? (uint64_t)(a->heads + 2 * a->kv_heads) * (uint64_t)a->head_dim : 0;
+        uint64_t of = moe ? (uint64_t)f->top_k : 1; /* an expert's biases */
+        CU_ASSERT_TRUE(a->kind == CL_ATTN_GROUPED && a->qk_norm == CL_QK_NORM_NONE);
+        CU_ASSERT_EQUAL(find(l, CL_PHASE_PROJECT, layer)->vector_bytes, 4 * (hidden + qkv));
+        CU_ASSERT_EQUAL(find(l, CL_PHASE_ATTEND, layer)->vector_bytes, a->sinks ? 4 * (uint64_t)a->heads : 0);
+        CU_ASSERT_EQUAL(find(l, CL_PHASE_ATTN_OUT, layer)->vector_bytes, a->o_bias ? 4 * hidden : 0);
+        if (moe)
+            CU_ASSERT_EQUAL(find(l, CL_PHASE_ROUTE, layer)->vector_bytes,
+                            4 * (hidden + (uint64_t)(f->router_bias + f->select_bias) * (uint64_t)f->experts));
+        CU_ASSERT_EQUAL(find(l, CL_PHASE_GATE_UP, layer)->vector_bytes,
+                        4 * (2 * bias * of * (uint64_t)f->width + (moe ? 0 : hidden)));
+        CU_ASSERT_EQUAL(find(l, CL_PHASE_DOWN, layer)->vector_bytes, 4 * bias * of * hidden);
+    }
+    cl_model_free(&m);
+    /* a norm of all heads waits for all of them */
+    m = model_of(test_spec((test_geometry){75, 100, 1, 8, 2, 16, 150, 0, 0, true, CL_QK_NORM_FULL}), CL_Q8_0);
+    const cl_cost_chip full = {.model = &m, .stage = &(cl_stage){.n_layers = 1, .n_ranks = 3}, .member = 2};
+    l = phases(&full, &step);
+    CU_ASSERT_EQUAL(find(l, CL_PHASE_PROJECT, 0)->vector_bytes, 4 * 100);
+    CU_ASSERT_EQUAL(find(l, CL_PHASE_PROJECT, 0)->exchange.kind, CL_EXCHANGE_ALL);
+    CU_ASSERT_EQUAL(find(l, CL_PHASE_QUERY, 0)->vector_bytes, 4 * (8 + 2) * 16);
+    CU_ASSERT_EQUAL(find(l, CL_PHASE_QUERY, 0)->exchange.kind, CL_EXCHANGE_NONE);
+    cl_model_free(&m);
+}
+
 /* --- against counting --- */
 
 /* Cache bytes token by token, in one go and in tiles; a cut within a sequence reads what it has seen again. */
@@ -238,7 +277,7 @@ static void test_cache(void)
         }
         cl_cost_step s = step_of(parts, n);
         cl_cost_chip c = {.model = &m, .stage = &stage, .kv = (cl_kv_format)pick(0, 2)};
-        s.tile = pick(0, 2) ? 8 * pick(1, 6) : 0;
+        s.tile = pick(0, 2) ? pick(8, 50) : 0;
         int tiles = s.tile ? (tokens + s.tile - 1) / s.tile : 1, step = ((tokens + tiles - 1) / tiles + 7) / 8 * 8;
         if (tiles == 1) step = tokens;
         else if (step > s.tile) step = s.tile;
@@ -383,6 +422,7 @@ int main(void)
                            {"a dense layer", test_dense},
                            {"head", test_head},
                            {"latent attention and experts", test_latent},
+                           {"norms, biases and sinks", test_vectors},
                            {"cache by tokens and tiles", test_cache},
                            {"stages", test_stages},
                            {"real models", test_real},
