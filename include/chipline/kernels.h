@@ -99,14 +99,16 @@ typedef struct cl_acts {
     float *fsum;      /* [n][blocks] sums of float32 x, for Q4_1 with float32 x */
 } cl_acts;
 
-/* One layer's cache of one sequence and one kv head: blocks in a ring; block b of positions 16b .. 16b+15 sits at
- * index b % blocks. Bytes per block: cl_kv_block_bytes. Keys are stored dimension-major inside a block
- * ([head_dim][16]), values position-major; q8 has float32 scales [ceil(head_dim / 32)][16] in front of either. */
+/* One layer's cache of one sequence and one kv head: block b of positions 16b .. 16b+15 is block table[b % blocks] of
+ * the keys and of the values, which may hold other sequences' blocks too. Keys are stored dimension-major inside a
+ * block ([head_dim][16]), values position-major; q8 has float32 scales [ceil(head_dim / 32)][16] in front of either. */
 typedef struct cl_kv_head {
     cl_kv_format format;
     int head_dim;
-    int64_t blocks;
-    /* [blocks][cl_kv_block_bytes], 64-byte aligned; values NULL: latent, they are in the keys */
+    size_t block_bytes;   /* cl_kv_block_bytes */
+    int64_t blocks;       /* of the table */
+    const int32_t *table; /* [blocks] */
+    /* [][block_bytes], 64-byte aligned; values NULL: latent, they are in the keys */
     unsigned char *keys, *values;
 } cl_kv_head;
 

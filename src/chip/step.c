@@ -14,6 +14,8 @@ static void check(const cl_chip *c, const cl_microbatch *mb)
         if (s->n_guesses < 0 || s->n_guesses > s->n_tokens || s->n_outputs > s->n_tokens ||
             s->n_outputs < (s->n_guesses ? least : 0))
             CL_BUG("part %d: %d tokens, %d guesses, %d outputs", p, s->n_tokens, s->n_guesses, s->n_outputs);
+        if (s->flags & CL_PART_BEGIN && s->pos && (s->fork < 0 || s->fork >= l->slots))
+            CL_BUG("part %d: begins at %d, with what slot %d of %d has", p, s->pos, s->fork, l->slots);
         n += s->n_tokens;
     }
     if (n != mb->n_tokens || n > l->chunk)
@@ -100,9 +102,23 @@ static void step(const team *t, void *ctx)
     layers(c, t, mb, j->x, m);
 }
 
+/* The cache takes the parts' positions in, before any layer writes there. First, in order of the parts, what slots
+ * held from a part's position on is forgotten, or taken over from others; only then are blocks taken. */
+static void make_room(cl_chip *c, const cl_microbatch *mb)
+{
+    for (const cl_seq_part *p = mb->parts; p < mb->parts + mb->n_parts; p++) {
+        if (!(p->flags & CL_PART_BEGIN)) kv_back(&c->kv, p->slot, p->pos);
+        else if (p->pos) kv_fork(&c->kv, p->slot, p->fork, p->pos);
+        else kv_begin(&c->kv, p->slot);
+    }
+    for (const cl_seq_part *p = mb->parts; p < mb->parts + mb->n_parts; p++)
+        kv_extend(&c->kv, p->slot, p->pos, p->n_tokens);
+}
+
 void chip_step(cl_chip *c, const cl_microbatch *mb, float *x)
 {
     check(c, mb);
+    make_room(c, mb);
     token_ref *ref = c->work.tokens;
     for (int p = 0; p < mb->n_parts; p++)
         for (int i = 0; i < mb->parts[p].n_tokens; i++) *ref++ = (token_ref){mb->parts[p].slot, mb->parts[p].pos + i};

@@ -1,5 +1,5 @@
 /* sets.h: what the files of this folder share: the sets' names, the cache's layout, the rule of 8-bit blocks. Inside
- * kernels/ only. */
+ * kernels/ only, but for the layout, which cache_rows.c knows too. */
 #ifndef CHIPLINE_KERNELS_SETS_H
 #define CHIPLINE_KERNELS_SETS_H
 
@@ -25,7 +25,7 @@ const cl_kernels *cl_kernels_neon(void);
 static inline size_t cl_kv_scales(int head_dim) { return (size_t)(head_dim + 31) / 32 * CL_KV_BLOCK; }
 static inline size_t cl_kv_block_at(const cl_kv_head *h, int64_t block)
 {
-    return (size_t)(block % h->blocks) * cl_kv_block_bytes(h->format, h->head_dim);
+    return (size_t)h->table[block < h->blocks ? block : block % h->blocks] * h->block_bytes;
 }
 void cl_kv_store(const cl_kv_head *h, int64_t pos, const float *k, const float *v);
 

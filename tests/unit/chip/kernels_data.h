@@ -206,19 +206,34 @@ static inline float *random_floats(size_t n, float size, uint64_t seed)
 
 enum { POSITIONS = 300 }; /* that tests of attention store */
 
-/* A ring of `blocks` blocks whose memory holds NaN before anything is stored. */
+/* A ring of `blocks` blocks, scattered over a pool of more, whose memory holds NaN before anything is stored. No two
+ * are alike. */
 static inline cl_kv_head make_cache(cl_kv_format f, int head_dim, int64_t blocks)
 {
-    size_t bytes = cl_kv_block_bytes(f, head_dim);
+    static uint64_t seed;
+    const size_t bytes = cl_kv_block_bytes(f, head_dim), pool = (size_t)blocks + 3;
+    int32_t *table = need(pool, sizeof *table);
     CU_ASSERT_EQUAL_FATAL(bytes % 64, 0);
-    cl_kv_head h = {f, head_dim, blocks, need((size_t)blocks, bytes), need((size_t)blocks, bytes)};
-    memset(h.keys, 0xff, (size_t)blocks * bytes);
-    memset(h.values, 0xff, (size_t)blocks * bytes);
+    for (size_t i = 0; i < pool; i++) { /* inside out (Durstenfeld) */
+        size_t j = (size_t)below(&seed, (int)i + 1);
+        table[i] = table[j];
+        table[j] = (int32_t)i;
+    }
+    cl_kv_head h = {.format = f,
+                    .head_dim = head_dim,
+                    .block_bytes = bytes,
+                    .blocks = blocks,
+                    .table = table,
+                    .keys = need(pool, bytes),
+                    .values = need(pool, bytes)};
+    memset(h.keys, 0xff, pool * bytes);
+    memset(h.values, 0xff, pool * bytes);
     return h;
 }
 
 static inline void free_cache(cl_kv_head *h)
 {
+    free((void *)(uintptr_t)h->table);
     free(h->keys);
     free(h->values);
 }
