@@ -67,7 +67,7 @@ void kv_free(kv_cache *kv);
 /* Forgets all that the slot holds. */
 void kv_begin(kv_cache *kv, int slot);
 /* The slot begins anew; its positions 0 .. pos - 1 are those of slot `from`, whose blocks it shares until one of the
- * two writes into them. pos is at most from's end; kv_holds(kv, from, pos). */
+ * two writes into them; or its own, if it is `from`. pos is at most from's end; kv_holds(kv, from, pos). */
 void kv_fork(kv_cache *kv, int slot, int from, int pos);
 /* Forgets the slot's positions from pos on, at most its end; kv_holds(kv, slot, pos). */
 void kv_back(kv_cache *kv, int slot, int pos);

@@ -2,6 +2,7 @@
  * everything or whole experts, in shared memory or in copies, whatever the threads and chunks. */
 #include <pthread.h>
 
+#include "chip_impl.h"
 #include "tiny.h"
 
 enum { N = 40, MOST = 7 };
@@ -169,15 +170,17 @@ static void stage_free(stage *s)
 
 /* --- the same rows --- */
 
-static void run(stage *s, int chunk, tiny_rows *out)
+/* Positions at .. end - 1 of slot 0, which holds those before. */
+static void run(stage *s, int at, int end, int chunk, tiny_rows *out)
 {
-    for (int at = 0, n; at < N; at += n) {
-        n = N - at < chunk ? N - at : chunk;
+    const int first = at;
+    for (int n; at < end; at += n) {
+        n = end - at < chunk ? end - at : chunk;
         cl_seq_part part = {.slot = 0,
                             .pos = at,
                             .n_tokens = n,
-                            .fork = -1,
-                            .flags = CL_PART_ROWS | (at ? 0 : CL_PART_BEGIN)};
+                            .fork = at ? 0 : -1,
+                            .flags = CL_PART_ROWS | (at > first ? 0 : CL_PART_BEGIN)};
         int32_t ids[N];
         for (int i = 0; i < n; i++) ids[i] = tiny_id(0, at + i);
         const cl_microbatch mb = {.n_parts = 1, .n_tokens = n, .parts = &part, .ids = ids};
@@ -194,7 +197,7 @@ static bool same(const tiny *m, int members, experts mode, bool copies, int chun
     memset(&got, 0xff, sizeof got);
     got.calls = 0;
     stage_make(&s, m, members, mode, copies, o);
-    run(&s, chunk, &got);
+    run(&s, 0, N, chunk, &got);
     for (int i = 1; i < members; i++) CU_ASSERT(s.gathers[i] == s.gathers[0] && s.gathers[i] > 0);
     stage_free(&s);
     bool ok = got.calls == N && memcmp(want.row[0], got.row[0], N * sizeof got.row[0][0]) == 0;
@@ -240,6 +243,66 @@ static void test_moe(void) { check(TINY_MOE); }
 static void test_sinks(void) { check(TINY_SINKS); }
 static void test_latent(void) { check(TINY_LATENT); }
 static void test_chunked(void) { check(TINY_CHUNKED); }
+
+/* --- caches that move --- */
+
+/* Slot 0 of `to` gets what that of `from` holds: of every head from the first chip that has it. */
+static void move_cache(const stage *from, stage *to)
+{
+    unsigned char rows[N * 2 * 100 * sizeof(float)];
+    for (int i = 0; i < to->members; i++) {
+        kv_cache *in = &to->chips[i].ctx->kv;
+        const kv_cache *some = &from->chips[0].ctx->kv;
+        int first[TINY_LAYERS];
+        for (int l = 0; l < TINY_LAYERS; l++) first[l] = kv_first(some, l, 0);
+        kv_expect(in, 0, first, some->end[0]);
+        for (int l = 0; l < TINY_LAYERS; l++) {
+            const cl_heads own = share_of(to->chips[i].ctx, l)->heads;
+            for (int head = own.kv0; own.q && head < own.kv0 + own.kv; head++) {
+                int whose = 0, at = kv_first(in, l, 0);
+                cl_heads h = share_of(from->chips[0].ctx, l)->heads;
+                while (!h.q || head < h.kv0 || head >= h.kv0 + h.kv) h = share_of(from->chips[++whose].ctx, l)->heads;
+                CU_ASSERT_FATAL(kv_row_bytes(in, l) <= sizeof rows / N && whose < from->members);
+                kv_rows_out(&from->chips[whose].ctx->kv, l, 0, head - h.kv0, at, in->end[0] - at, rows);
+                kv_rows_in(in, l, 0, head - own.kv0, at, in->end[0] - at, rows);
+            }
+        }
+    }
+}
+
+/* A prompt read by `members` chips, continued by `then`, with other rings. */
+static void check_move(int which, cl_kv_format kv, int members, int then)
+{
+    static tiny_rows got;
+    stage a, b;
+    tiny m = tiny_make(tiny_any(which), CL_F32, true);
+    cl_chip_options o = tiny_options(1, 9, NULL), other = o;
+    o.kv = other.kv = kv;
+    other.limits.chunk = N;
+    other.limits.slots = 2;
+    stage_make(&a, &m, members, SLICED, true, &o);
+    stage_make(&b, &m, then, WHOLE, false, &other);
+    memset(&want, 0xff, sizeof want);
+    memset(&got, 0xff, sizeof got);
+    run(&a, 0, 29, 9, &want);
+    run(&b, 0, 3, 3, &got);
+    move_cache(&a, &b);
+    run(&a, 29, N, 9, &want);
+    run(&b, 29, N, 4, &got);
+    CU_ASSERT_EQUAL(memcmp(want.row[0][29], got.row[0][29], (N - 29) * sizeof got.row[0][0]), 0);
+    stage_free(&a);
+    stage_free(&b);
+    tiny_free(&m);
+}
+
+static void test_move(void)
+{
+    for (int which = 0; which < TINY_SPECS; which++) {
+        check_move(which, CL_KV_F32, 1, 3);
+        check_move(which, CL_KV_BF16, 3, 2);
+        check_move(which, CL_KV_Q8, 2, 5);
+    }
+}
 
 /* --- the best candidates of each chip instead of whole rows --- */
 
@@ -418,10 +481,15 @@ static void test_guesses_in_flight(void)
 
 int main(void)
 {
-    CU_TestInfo tests[] = {{"dense", test_dense},     {"moe", test_moe},
-                           {"sinks", test_sinks},     {"latent", test_latent},
-                           {"chunked", test_chunked}, {"candidates", test_candidates},
-                           {"guesses", test_guesses}, {"guesses in flight", test_guesses_in_flight},
+    CU_TestInfo tests[] = {{"dense", test_dense},
+                           {"moe", test_moe},
+                           {"sinks", test_sinks},
+                           {"latent", test_latent},
+                           {"chunked", test_chunked},
+                           {"caches that move", test_move},
+                           {"candidates", test_candidates},
+                           {"guesses", test_guesses},
+                           {"guesses in flight", test_guesses_in_flight},
                            CU_TEST_INFO_NULL};
     return run_suite("group", tests);
 }

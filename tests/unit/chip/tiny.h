@@ -279,7 +279,7 @@ static void tiny_step(const tiny_line *l, int at[4], const int take[4], uint32_t
 }
 
 /* n tokens of slot 0 in chunks. */
-static void tiny_run(const tiny_line *l, int n, int chunk, tiny_rows *out)
+static inline void tiny_run(const tiny_line *l, int n, int chunk, tiny_rows *out)
 {
     int at[4] = {0};
     while (at[0] < n) {
