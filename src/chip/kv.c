@@ -37,6 +37,7 @@ static cl_code class_of(kv_cache *kv, int64_t blocks, kv_class **out, cl_err *er
     c->first = cl_calloc((size_t)slots, sizeof *c->first, "the tables of cache blocks", err);
     if (!c->table || !c->users || !c->first) return err->code;
     memset(c->table, 0xff, (size_t)c->pool * sizeof *c->table);
+    kv->table_bytes += (2 * (size_t)c->pool + (size_t)slots) * sizeof(int32_t);
     return CL_OK;
 }
 
@@ -64,6 +65,7 @@ static cl_code create(kv_cache *kv, const cl_attention *const *attn, cl_err *err
     kv->from = cl_calloc(n * slots, sizeof *kv->from, "the table of caches", err);
     kv->end = cl_calloc(slots, sizeof *kv->end, "the table of caches", err);
     if (!kv->layers || !kv->classes || !kv->from || !kv->end) return err->code;
+    kv->table_bytes = n * (sizeof *kv->layers + sizeof *kv->classes) + (n + 1) * slots * sizeof(int32_t);
     size_t bytes = 0;
     cl_code code = CL_OK;
     for (size_t i = 0; i < n && code == CL_OK; i++) {

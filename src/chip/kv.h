@@ -1,14 +1,14 @@
 /* kv.h: the cache of keys and values, in blocks of 16 positions that sequences can share.
  *
  * Inside chip/. Every layer has a pool of blocks for each kv head's keys and each kv head's values (latent attention:
- * one, since what its heads share is key and value at once), allocated whole before the first token and touched as it
- * fills. Which blocks are a slot's, a table says: block b of its positions, 16b .. 16b + 15, lies at table[b % blocks]
- * of the pool. One table serves all layers that need equally many blocks (a class): those without a window are one
- * class, windowed and chunked ones, whose tables are rings, mostly another. A pool has as many blocks as all tables
- * together have places, so a free one is always found: a block in use stands in some place, and a place that asks for
- * a block holds none, or one that stands in another place too; so the other places, fewer than there are blocks, hold
- * all that are in use. A slot without shared blocks has neighbours next to each other: a place takes the block of its
- * own number in all tables, or the lowest free one where another slot still has that.
+ * one, since what its heads share is key and value at once), allocated whole before the first token.
+ * Which blocks are a slot's, a table says: block b of its positions, 16b .. 16b + 15, lies at table[b %
+ * blocks] of the pool. One table serves all layers that need equally many blocks (a class): those without a window
+ * are one class, windowed and chunked ones, whose tables are rings, mostly another. A pool has as many blocks as all
+ * tables together have places, so a free one is always found: a block in use stands in some place, and a place that
+ * asks for a block holds none, or one that stands in another place too; so the other places, fewer than there are
+ * blocks, hold all that are in use. A slot without shared blocks has neighbours next to each other: a place takes the
+ * block of its own number in all tables, or the lowest free one where another slot still has that.
  *
  * All that is decided here depends on the calls alone, so chips that are given the same micro-batches decide alike.
  * The bookkeeping is per part of a micro-batch and class, never per token or head; nothing is allocated after
@@ -55,7 +55,8 @@ typedef struct kv_cache {
     int32_t *end;      /* [slots] positions 0 .. end - 1 have been written or are about to be */
     int32_t *from;     /* memory of all layers' */
     unsigned char *data;
-    size_t bytes; /* of all pools */
+    size_t bytes;       /* of all pools */
+    size_t table_bytes; /* of all else */
 } kv_cache;
 
 /* attn: of the stage's layers, n of them, with the kv heads that are cached here (0: nothing, latent ones too); what
@@ -85,9 +86,9 @@ cl_kv_head kv_head(const kv_cache *kv, int layer, int slot, int head);
 /* --- rows: the cache in one form, whatever the layout, the kernel set and the chunks (cache_rows.c) ---
  *
  * A row is what one position of one kv head has, as it is stored: the key, then the value; latent: the one vector. A
- * vector is its numbers, float32 or bfloat16, or the float32 scales of its blocks of 32 and then 8-bit numbers; all in
- * this machine's order of bytes. A row that comes in again gives the same bits as the one that went out, on any chip
- * that holds its layer and head in the same format. */
+ * vector is its numbers, float32 or bfloat16, or the float32 scales of its blocks of 32 and then 8-bit numbers; all
+ * in this machine's order of bytes. A row that comes in again gives the same bits as the one that went out, on any
+ * chip that holds its layer and head in the same format. */
 
 /* Bytes of a row: the same for all heads of a layer. */
 size_t kv_row_bytes(const kv_cache *kv, int layer);

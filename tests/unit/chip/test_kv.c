@@ -263,6 +263,7 @@ static void test_neighbours(void)
     cl_attention a[2] = {attention(1, 1, 0, false), attention(1, 1, 16, false)};
     kv_cache kv = make_kv(a, 2, CL_KV_F32, 3, 100, 4);
     CU_ASSERT_FATAL(kv.n_classes == 2 && kv.classes[0].blocks == 7 && kv.classes[1].blocks == 3);
+    CU_ASSERT_EQUAL(kv.table_bytes, 2 * (sizeof(kv_layer) + sizeof(kv_class)) + 4 * (2 * 21 + 3 + 2 * 9 + 3 + 3 * 3));
     for (int end = 4; end <= 100; end += 4)
         for (int slot = 2; slot >= 0; slot--) fill(&kv, slot, end, 4);
     for (int c = 0; c < 2; c++)
