@@ -79,6 +79,20 @@ typedef struct cl_chip_table {
     /* How often each expert of a layer of this stage was chosen since creation, [experts]: the same on all chips of the
      * stage. NULL: dense. */
     const uint64_t *(*routing)(const cl_chip *c, int layer);
+    /* The cache in one form, whatever the layout, the kernel set and the chunks: a row is what one position of one kv
+     * head of one layer has, as it is stored (cl_kv_row_bytes: the key, then the value; latent attention: the one
+     * vector, head 0). Heads and layers are the model's, those that this chip holds (cl_split_heads). Between steps.
+     *
+     * cache_first: the first position that the slot still holds in this layer (0 without a window); it holds all from
+     * there to its end. cache_out: rows [n] of held positions pos .. pos + n - 1. cache_expect: the slot begins anew with
+     * positions first[i] .. end - 1 of the stage's i-th layer (NULL: from 0), whose rows cache_in brings before the slot is
+     * used, for every head that is here, from where cache_first then says; first must be early enough for a token at end,
+     * and only as far as it goes can the slot go back. Rows that come in give the bits of those that went out, on any chip with the same
+     * format. */
+    int (*cache_first)(const cl_chip *c, int layer, int slot);
+    void (*cache_out)(const cl_chip *c, int layer, int slot, int head, int pos, int n, void *rows);
+    void (*cache_expect)(cl_chip *c, int slot, const int *first, int end);
+    void (*cache_in)(cl_chip *c, int layer, int slot, int head, int pos, int n, const void *rows);
     const char *kernels; /* the set in use */
     void (*free)(cl_chip *c);
 } cl_chip_table;

@@ -189,6 +189,31 @@ static cl_chip_sizes chip_sizes(const cl_chip *c) { return (cl_chip_sizes){c->sl
 
 static const uint64_t *chip_routing(const cl_chip *c, int layer) { return share_of(c, layer)->chosen; }
 
+static int cache_first(const cl_chip *c, int layer, int slot)
+{
+    return kv_first(&c->kv, layer - c->stage.first_layer, slot);
+}
+
+/* The model's kv head among those that are here. */
+static int head_here(const cl_chip *c, int layer, int head)
+{
+    const cl_heads h = share_of(c, layer)->heads;
+    if (head < h.kv0 || head >= h.kv0 + h.kv) CL_BUG("layer %d: kv head %d is not here", layer, head);
+    return head - h.kv0;
+}
+
+static void cache_out(const cl_chip *c, int layer, int slot, int head, int pos, int n, void *rows)
+{
+    kv_rows_out(&c->kv, layer - c->stage.first_layer, slot, head_here(c, layer, head), pos, n, rows);
+}
+
+static void cache_expect(cl_chip *c, int slot, const int *first, int end) { kv_expect(&c->kv, slot, first, end); }
+
+static void cache_in(cl_chip *c, int layer, int slot, int head, int pos, int n, const void *rows)
+{
+    kv_rows_in(&c->kv, layer - c->stage.first_layer, slot, head_here(c, layer, head), pos, n, rows);
+}
+
 cl_code cl_chip_create(cl_chip_table *out, const cl_model_file *file, const cl_stage *stage, const cl_extent *parts,
                        int n_parts, const cl_chip_options *opt, cl_trace *trace, cl_err *err)
 {
@@ -213,6 +238,10 @@ cl_code cl_chip_create(cl_chip_table *out, const cl_model_file *file, const cl_s
                            .traffic = chip_traffic,
                            .sizes = chip_sizes,
                            .routing = chip_routing,
+                           .cache_first = cache_first,
+                           .cache_out = cache_out,
+                           .cache_expect = cache_expect,
+                           .cache_in = cache_in,
                            .kernels = c->k->name,
                            .free = chip_free};
     return CL_OK;

@@ -246,25 +246,27 @@ static void test_chunked(void) { check(TINY_CHUNKED); }
 
 /* --- caches that move --- */
 
-/* Slot 0 of `to` gets what that of `from` holds: of every head from the first chip that has it. */
-static void move_cache(const stage *from, stage *to)
+/* Slot 0 of `to` gets what that of `from` holds, end positions: of every head from the first chip that has it. */
+static void move_cache(const tiny *m, const stage *from, stage *to, int end)
 {
     unsigned char rows[N * 2 * 100 * sizeof(float)];
+    const cl_chip_table *some = &from->chips[0];
+    int first[TINY_LAYERS];
+    for (int l = 0; l < TINY_LAYERS; l++) first[l] = some->cache_first(some->ctx, l, 0);
     for (int i = 0; i < to->members; i++) {
-        kv_cache *in = &to->chips[i].ctx->kv;
-        const kv_cache *some = &from->chips[0].ctx->kv;
-        int first[TINY_LAYERS];
-        for (int l = 0; l < TINY_LAYERS; l++) first[l] = kv_first(some, l, 0);
-        kv_expect(in, 0, first, some->end[0]);
+        const cl_chip_table *in = &to->chips[i];
+        in->cache_expect(in->ctx, 0, first, end);
         for (int l = 0; l < TINY_LAYERS; l++) {
-            const cl_heads own = share_of(to->chips[i].ctx, l)->heads;
+            const cl_attention *a = &m->spec.layers[l].attn;
+            const cl_heads own = cl_split_heads(a, to->members, i);
             for (int head = own.kv0; own.q && head < own.kv0 + own.kv; head++) {
-                int whose = 0, at = kv_first(in, l, 0);
-                cl_heads h = share_of(from->chips[0].ctx, l)->heads;
-                while (!h.q || head < h.kv0 || head >= h.kv0 + h.kv) h = share_of(from->chips[++whose].ctx, l)->heads;
-                CU_ASSERT_FATAL(kv_row_bytes(in, l) <= sizeof rows / N && whose < from->members);
-                kv_rows_out(&from->chips[whose].ctx->kv, l, 0, head - h.kv0, at, in->end[0] - at, rows);
-                kv_rows_in(in, l, 0, head - own.kv0, at, in->end[0] - at, rows);
+                int whose = 0, at = in->cache_first(in->ctx, l, 0);
+                cl_heads h = cl_split_heads(a, from->members, 0);
+                while (!h.q || head < h.kv0 || head >= h.kv0 + h.kv) h = cl_split_heads(a, from->members, ++whose);
+                CU_ASSERT_FATAL(whose < from->members);
+                some = &from->chips[whose];
+                some->cache_out(some->ctx, l, 0, head, at, end - at, rows);
+                in->cache_in(in->ctx, l, 0, head, at, end - at, rows);
             }
         }
     }
@@ -286,7 +288,7 @@ static void check_move(int which, cl_kv_format kv, int members, int then)
     memset(&got, 0xff, sizeof got);
     run(&a, 0, 29, 9, &want);
     run(&b, 0, 3, 3, &got);
-    move_cache(&a, &b);
+    move_cache(&m, &a, &b, 29);
     run(&a, 29, N, 9, &want);
     run(&b, 29, N, 4, &got);
     CU_ASSERT_EQUAL(memcmp(want.row[0][29], got.row[0][29], (N - 29) * sizeof got.row[0][0]), 0);
