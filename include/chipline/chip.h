@@ -5,10 +5,12 @@
  * here: with the other chips of its stage it exchanges numbers through a cl_group that it was given. All chips of a stage
  * must be given the same micro-batches in the same order: step and sample are collective over the stage, everything else
  * is local. A chip is made once from a model and a placement, allocates everything then, and after that only computes.
- * Several chips may live in one process. A chip is used by one thread (it has further threads of its own inside). */
+ * Several chips may live in one process, each with a crew of its own. A chip is used by one thread at a time, which
+ * works as its crew's thread 0. */
 #ifndef CHIPLINE_CHIP_H
 #define CHIPLINE_CHIP_H
 
+#include "chipline/crew.h"
 #include "chipline/group.h"
 #include "chipline/microbatch.h"
 #include "chipline/model_file.h"
@@ -28,7 +30,7 @@ typedef struct cl_row_observer {
 } cl_row_observer;
 
 typedef struct cl_chip_options {
-    int threads; /* that work on a step, the caller's included, >= 1 */
+    cl_crew *crew; /* loads and works on steps. Borrowed */
     cl_activations activations;
     cl_kv_format kv;
     cl_limits limits;
@@ -44,8 +46,8 @@ typedef struct cl_chip_options {
     void *poll_ctx;
 } cl_chip_options;
 
-/* Bytes of exchange memory that a chip of this stage needs: the same for all of its chips. opt->group is not looked at.
- */
+/* Bytes of exchange memory that a chip of this stage needs: the same for all of its chips. opt->group and opt->crew
+ * are not looked at. */
 size_t cl_chip_exchange_bytes(const cl_spec *spec, const cl_stage *stage, const cl_chip_options *opt);
 
 /* Bytes read since creation: weights (experts as touched; once per step, or per tile of tokens where a wide model's
@@ -54,11 +56,21 @@ typedef struct cl_traffic {
     uint64_t weight_bytes, kv_bytes;
 } cl_traffic;
 
-/* Bytes kept. */
+/* All that a chip allocates. */
 typedef struct cl_chip_sizes {
-    uint64_t slice_bytes; /* weights (repacked) */
-    uint64_t kv_bytes;
+    uint64_t slice_bytes;    /* weights as kept: in panels, which may be larger than in the file */
+    uint64_t kv_bytes;       /* cache at full slots and context */
+    uint64_t work_bytes;     /* buffers of a step and of sampling, but what is exchanged */
+    uint64_t exchange_bytes; /* cl_chip_exchange_bytes: the group's memory, or a lone chip's own */
+    uint64_t
+        other_bytes; /* tables, a copy of the spec, and the staging of its threads, which is there while they load */
 } cl_chip_sizes;
+
+/* The same before there is a chip, or a crew: what cl_chip_create would make of this with so many threads and, where
+ * opt names none, the best kernels for this CPU. Of opt->group only member and members are looked at, crew, rows and
+ * poll are not. CL_E_USAGE, CL_E_FIT: kernels that cannot be had; more than an address space. */
+cl_code cl_chip_size(const cl_model *model, const cl_stage *stage, const cl_extent *parts, int n_parts,
+                     const cl_chip_options *opt, int threads, cl_chip_sizes *out, cl_err *err);
 
 typedef struct cl_chip cl_chip;
 typedef struct cl_chip_table {
@@ -102,29 +114,5 @@ typedef struct cl_chip_table {
  * borrowed. On failure *out is left alone. */
 cl_code cl_chip_create(cl_chip_table *out, const cl_model_file *file, const cl_stage *stage, const cl_extent *parts,
                        int n_parts, const cl_chip_options *opt, cl_trace *trace, cl_err *err);
-
-/* Reads this chip's whole slice once with all threads and returns bytes per second: the bandwidth its weights can be
- * had with. */
-double cl_chip_probe(cl_chip *c);
-
-/* The same for `bytes` of fresh memory, before there is a chip; 0: there is not so much. */
-double cl_chip_probe_memory(size_t bytes, int threads);
-
-/* The most multiplies and adds per second that `threads` threads do with the instructions of this set (a name of
- * cl_chip_kernels) on registers alone: 8-bit dot products, or float32 multiply-adds. cpu_time: by the CPU time of the
- * slowest thread, as if nobody else used the cores. */
-double cl_chip_peak(const char *kernels, bool q8, int threads, bool cpu_time);
-
-/* The product of some tokens' activations with one matrix of random weights, to be timed: no model is needed. The
- * matrix takes about `bytes`; kernels NULL: the best set. All threads work on their own panels; times are the CPU
- * time of the slowest, so that other work on the machine costs caches and bandwidth but no turns. */
-typedef struct cl_trial cl_trial;
-cl_code cl_trial_create(cl_trial **out, const char *kernels, cl_format format, bool q8, int tokens, size_t bytes,
-                        int threads, cl_err *err);
-void cl_trial_free(cl_trial *t);
-size_t cl_trial_bytes(const cl_trial *t); /* of the matrix */
-double cl_trial_ops(const cl_trial *t);   /* multiplies and adds of the product */
-double cl_trial_product(cl_trial *t);     /* seconds */
-double cl_trial_read(cl_trial *t);        /* seconds for reading the same bytes once */
 
 #endif

@@ -5,6 +5,7 @@
 #define CHIPLINE_RUN_H
 
 #include "chipline/chip.h"
+#include "chipline/crew.h"
 #include "chipline/line.h"
 #include "chipline/session.h"
 
@@ -20,7 +21,8 @@ typedef struct cl_run_options {
     cl_carrier carrier;
     cl_wait wait;
     int slots, context, chunk; /* of each line; slots 0: 4 per stage; context 0: up to 4096 */
-    int threads;               /* 0: this rank's share of the cores it may use */
+    int threads;               /* that the crew was asked for; 0: this rank's share of the cores it may use */
+    cl_crew *crew;             /* of this rank's chip; borrowed */
     cl_activations activations;
     bool kv_auto;
     cl_kv_format kv;

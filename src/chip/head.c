@@ -1,53 +1,58 @@
 /* head.c: final norm and output head. */
 #include "head.h"
 
-static cl_role head_role(const cl_chip *c) { return c->spec.tied ? CL_T_EMBED : CL_T_HEAD; }
+static const slice_tensor *head_of(const chip_fixed *c)
+{
+    return slice_get(&c->slice, c->spec.tied ? CL_T_EMBED : CL_T_HEAD, -1);
+}
+
+uint64_t head_bytes(const chip_fixed *c) { return slice_expert_bytes(&head_of(c)->m); }
 
 typedef struct head_job {
-    cl_chip *c;
+    const chip_fixed *c;
     const cl_microbatch *mb;
     const head_batch *b;
-    const cl_matrix *head;
-    float *logits;
+    common_buffers *common;
+    float *logits; /* [n of the batch][stride], all of the stage's columns */
+    size_t stride;
     bool whole_rows;
 } head_job;
 
-static void run(const team *t, void *ctx)
+static void run(const crew_member *m, void *ctx)
 {
     const head_job *j = ctx;
-    cl_chip *c = j->c;
-    const work *w = &c->work;
+    const chip_fixed *c = j->c;
+    const slice_tensor *head = head_of(c);
     const float *norm = slice_get(&c->slice, CL_T_FINAL_NORM, -1)->vec;
     const int n = j->b->n;
+    float *x = j->common->norm;
+    const size_t stride = j->common->norm_stride;
     int64_t a, b;
-    cl_event e =
-        {.microbatch = j->mb->id, .layer = -1, .tokens = n, .parts = j->mb->n_parts, .peer = -1, .waits_for = -1};
-    cl_mark m = mark(c, t, CL_TRACE_LAYER);
-    cl_acts in = phase_normed_acts(c, w->norm, w->hidden, n, c->spec.hidden, &j->head, 1);
-    team_share(t, n, &a, &b);
+    cl_event e = event_of(j->mb, -1, n);
+    cl_mark begun = mark(c->trace, m, CL_TRACE_LAYER);
+    cl_acts in =
+        phase_normed_acts(c, &j->common->forms, x, stride, n, c->spec.hidden, (const cl_matrix *[]){&head->m}, 1);
+    crew_range(m, n, &a, &b);
     for (int64_t i = a; i < b; i++)
-        c->k->rmsnorm(j->b->x[i], norm, c->spec.hidden, (float)c->spec.norm_eps, w->norm + (size_t)i * w->hidden);
-    phase_prepare(c, t, &in, w->norm);
-    team_wait(t);
-    product out = product_of(c, head_role(c), -1, NULL, false, j->logits, w->vocab);
-    phase_products(c, t, &out, 1, &in);
-    cl_region all = columns(j->logits, n, w->vocab, c->cut_vocab);
+        c->k->rmsnorm(j->b->x[i], norm, c->spec.hidden, (float)c->spec.norm_eps, x + (size_t)i * stride);
+    phase_prepare_tokens(c->k, &in, x, a, b);
+    crew_wait(m);
+    const product out = product_into(head, NULL, j->logits, j->stride);
+    phase_products(c->k, m, &out, 1, &in);
+    cl_region all = columns(j->logits, n, j->stride, c->cuts.vocab);
     all.to = 0;
-    if (j->whole_rows) team_gather(c, t, &e, &all, 1);
-    else team_wait(t);
-    record(c, m, &e, CL_EV_HEAD, slice_expert_bytes(j->head), 0, 0);
+    if (j->whole_rows) gather(c, m, &e, &all, 1);
+    else crew_wait(m);
+    record(c->trace, begun, &e, CL_EV_HEAD, head_bytes(c), 0, 0);
 }
 
-head_logits head_run(cl_chip *c, const cl_microbatch *mb, const head_batch *b, bool whole_rows)
+head_logits head_run(const chip_fixed *c, const cl_microbatch *mb, const head_batch *b, bool whole_rows,
+                     common_buffers *common, head_buffers *to)
 {
-    work *w = &c->work;
-    const cl_matrix *head = &slice_get(&c->slice, head_role(c), -1)->m;
-    const int member = c->group.member;
-    float *logits = w->logits + (size_t)w->logits_turn * (size_t)w->head_rows * w->vocab;
-    w->logits_turn = (w->logits_turn + 1) % logits_turns(c->group.members);
-    team_run(c->crew, run, &(head_job){c, mb, b, head, logits, whole_rows});
-    c->weight_bytes += slice_expert_bytes(head);
-    if (whole_rows) return (head_logits){logits, w->vocab, 0, member ? 0 : c->spec.vocab};
-    const int first = c->cut_vocab[member];
-    return (head_logits){logits + first, w->vocab, first, c->cut_vocab[member + 1] - first};
+    const int member = c->group.member, first = c->cuts.vocab[member];
+    float *logits = to->logits + (size_t)to->turn * (size_t)to->rows * to->stride;
+    to->turn = (to->turn + 1) % to->turns;
+    crew_run(c->opt.crew, run, &(head_job){c, mb, b, common, logits, to->stride, whole_rows});
+    if (whole_rows) return (head_logits){logits, to->stride, 0, member ? 0 : c->spec.vocab};
+    return (head_logits){logits + first, to->stride, first, c->cuts.vocab[member + 1] - first};
 }

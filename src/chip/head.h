@@ -2,7 +2,7 @@
 #ifndef CHIPLINE_CHIP_HEAD_H
 #define CHIPLINE_CHIP_HEAD_H
 
-#include "chip_impl.h"
+#include "phases.h"
 
 /* Rows whose logits are computed together: tokens of a micro-batch. */
 typedef struct head_batch {
@@ -20,11 +20,16 @@ typedef struct head_logits {
     int first, n_ids;
 } head_logits;
 
-/* Collective over the stage. */
-head_logits head_run(cl_chip *c, const cl_microbatch *mb, const head_batch *b, bool whole_rows);
+/* Writes common->norm and the head's buffers. Collective over the stage. */
+head_logits head_run(const chip_fixed *c, const cl_microbatch *mb, const head_batch *b, bool whole_rows,
+                     common_buffers *common, head_buffers *to);
+/* Bytes of the weights that a run reads. */
+uint64_t head_bytes(const chip_fixed *c);
 
-/* Sampling (sampling.c): created for a stage with the head. */
-cl_code sampling_create(cl_chip *c, cl_err *err);
-void sampling_free(cl_chip *c);
+/* Sampling (sampling.c): created for a stage with the head; else *out is NULL. What was made before a failure is left
+ * to free. */
+cl_code sampling_create(sampling **out, const chip_fixed *c, cl_err *err);
+void sampling_free(sampling *s);
+size_t sampling_bytes(const chip_fixed *c); /* that it allocates */
 
 #endif

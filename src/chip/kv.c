@@ -21,6 +21,48 @@ static cl_code too_large(cl_err *err)
     return cl_fail(err, CL_E_FIT, "the KV cache: larger than any memory (use fewer slots or a shorter context)");
 }
 
+/* Blocks of a slot in this layer, and the bytes of its pools. */
+static cl_code size_layer(const cl_attention *a, cl_kv_format format, const cl_limits *limits, int64_t *blocks,
+                          size_t *bytes, cl_err *err)
+{
+    uint64_t slot = cl_kv_layer_bytes(a, format, limits->context, limits->chunk);
+    size_t block = cl_kv_block_bytes(format, cl_attention_cached_dim(a)),
+           per_block = (size_t)cl_attention_cached(a) * block;
+    if (slot == UINT64_MAX || __builtin_mul_overflow(slot, (uint64_t)limits->slots, bytes)) return too_large(err);
+    *blocks = (int64_t)(slot / per_block);
+    if (slot % per_block || *blocks < blocks_needed(a, limits))
+        CL_BUG("the plan gives %llu bytes of cache: no whole number of blocks, or too few", (unsigned long long)slot);
+    return *blocks > INT32_MAX / limits->slots ? too_large(err) : CL_OK;
+}
+
+static size_t class_bytes(int64_t blocks, size_t slots) { return (2 * (size_t)blocks + 1) * slots * sizeof(int32_t); }
+
+static size_t layer_table_bytes(size_t n, size_t slots)
+{
+    return n * (sizeof(kv_layer) + sizeof(kv_class)) + (n + 1) * slots * sizeof(int32_t);
+}
+
+cl_code kv_size(const cl_attention *const *attn, int n, cl_kv_format format, const cl_limits *limits, size_t *bytes,
+                size_t *table_bytes, cl_err *err)
+{
+    const size_t slots = (size_t)limits->slots;
+    *bytes = 0;
+    *table_bytes = layer_table_bytes((size_t)n, slots);
+    for (int i = 0; i < n; i++) {
+        int64_t blocks, other;
+        size_t layer;
+        if (!attn[i]->kv_heads) continue;
+        cl_code c = size_layer(attn[i], format, limits, &blocks, &layer, err);
+        if (c != CL_OK || __builtin_add_overflow(*bytes, layer, bytes)) return c != CL_OK ? c : too_large(err);
+        bool known = false;
+        for (int k = 0; k < i && !known; k++)
+            known = attn[k]->kv_heads && size_layer(attn[k], format, limits, &other, &layer, err) == CL_OK &&
+                    other == blocks;
+        *table_bytes += known ? 0 : class_bytes(blocks, slots);
+    }
+    return CL_OK;
+}
+
 /* The class with so many blocks, which is made if there is none yet. */
 static cl_code class_of(kv_cache *kv, int64_t blocks, kv_class **out, cl_err *err)
 {
@@ -29,7 +71,6 @@ static cl_code class_of(kv_cache *kv, int64_t blocks, kv_class **out, cl_err *er
         *out = &kv->classes[i];
         if ((*out)->blocks == blocks) return CL_OK;
     }
-    if (blocks > INT32_MAX / slots) return too_large(err);
     kv_class *c = *out = &kv->classes[kv->n_classes++];
     *c = (kv_class){.blocks = blocks, .pool = (int32_t)(slots * blocks)};
     c->table = cl_malloc((size_t)c->pool, sizeof *c->table, "the tables of cache blocks", err);
@@ -37,23 +78,18 @@ static cl_code class_of(kv_cache *kv, int64_t blocks, kv_class **out, cl_err *er
     c->first = cl_calloc((size_t)slots, sizeof *c->first, "the tables of cache blocks", err);
     if (!c->table || !c->users || !c->first) return err->code;
     memset(c->table, 0xff, (size_t)c->pool * sizeof *c->table);
-    kv->table_bytes += (2 * (size_t)c->pool + (size_t)slots) * sizeof(int32_t);
+    kv->table_bytes += class_bytes(blocks, (size_t)slots);
     return CL_OK;
 }
 
 /* *bytes grows by those of this layer's pools. */
-static cl_code size_layer(kv_cache *kv, kv_layer *l, size_t *bytes, cl_err *err)
+static cl_code open_layer(kv_cache *kv, kv_layer *l, size_t *bytes, cl_err *err)
 {
-    const cl_limits *limits = &kv->limits;
-    uint64_t slot = cl_kv_layer_bytes(l->attn, kv->format, limits->context, limits->chunk), all;
-    if (slot == UINT64_MAX || __builtin_mul_overflow(slot, (uint64_t)limits->slots, &all) ||
-        __builtin_add_overflow(*bytes, all, bytes))
-        return too_large(err);
+    int64_t blocks;
+    size_t own;
+    cl_code c = size_layer(l->attn, kv->format, &kv->limits, &blocks, &own, err);
+    if (c != CL_OK || __builtin_add_overflow(*bytes, own, bytes)) return c != CL_OK ? c : too_large(err);
     l->block = cl_kv_block_bytes(kv->format, cl_attention_cached_dim(l->attn));
-    size_t per_block = (size_t)cl_attention_cached(l->attn) * l->block;
-    int64_t blocks = (int64_t)(slot / per_block);
-    if (slot % per_block || blocks < blocks_needed(l->attn, limits))
-        CL_BUG("the plan gives %llu bytes of cache: no whole number of blocks, or too few", (unsigned long long)slot);
     return class_of(kv, blocks, &l->class, err);
 }
 
@@ -65,12 +101,12 @@ static cl_code create(kv_cache *kv, const cl_attention *const *attn, cl_err *err
     kv->from = cl_calloc(n * slots, sizeof *kv->from, "the table of caches", err);
     kv->end = cl_calloc(slots, sizeof *kv->end, "the table of caches", err);
     if (!kv->layers || !kv->classes || !kv->from || !kv->end) return err->code;
-    kv->table_bytes = n * (sizeof *kv->layers + sizeof *kv->classes) + (n + 1) * slots * sizeof(int32_t);
+    kv->table_bytes = layer_table_bytes(n, slots);
     size_t bytes = 0;
     cl_code code = CL_OK;
     for (size_t i = 0; i < n && code == CL_OK; i++) {
         kv->layers[i] = (kv_layer){.attn = attn[i], .from = kv->from + i * slots};
-        if (attn[i]->kv_heads) code = size_layer(kv, &kv->layers[i], &bytes, err);
+        if (attn[i]->kv_heads) code = open_layer(kv, &kv->layers[i], &bytes, err);
     }
     if (code) return code;
     if (!(kv->data = cl_malloc_aligned(bytes, "the KV cache", err))) return err->code;

@@ -59,6 +59,9 @@ typedef struct kv_cache {
     size_t table_bytes; /* of all else */
 } kv_cache;
 
+/* Bytes of the pools and of all else that kv_create would make. */
+cl_code kv_size(const cl_attention *const *attn, int n, cl_kv_format format, const cl_limits *limits, size_t *bytes,
+                size_t *table_bytes, cl_err *err);
 /* attn: of the stage's layers, n of them, with the kv heads that are cached here (0: nothing, latent ones too); what
  * they point to must outlive the cache. On failure nothing is left to free. err is not NULL. */
 cl_code kv_create(kv_cache *kv, const cl_attention *const *attn, int n, cl_kv_format format, const cl_limits *limits,

@@ -1,13 +1,14 @@
 /* peak.c: the most arithmetic that this CPU does with the instructions of a kernel set: multiply-adds on
  * registers, nothing read. */
-#include <omp.h>
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
-#include "chip_impl.h"
-#include "chipline/kernels.h"
+#include <string.h>
+
+#include "chipline/probe.h"
 #include "chipline/util.h"
+#include "timing.h"
 
 /* One call does `rounds` rounds of the loop and returns a number that depends on all of them; ops: multiplies and
  * adds in a round. */
@@ -157,24 +158,31 @@ static const peak_loop loops[] = {
     {NULL, 2.0 * PLAIN, 2.0 * 32 * 8, plain_int8, plain_float}, /* every other set */
 };
 
-/* Seconds that all threads together take for as many rounds each, or CPU time of the slowest. */
-static double time_loop(int32_t (*loop)(int64_t), int64_t rounds, int threads, bool cpu_time)
+typedef struct loop_job {
+    int32_t (*loop)(int64_t rounds);
+    int64_t rounds;
+    _Atomic int32_t all;
+    _Atomic uint64_t most_ns;
+} loop_job;
+
+static void run_loop(const crew_member *m, void *ctx)
 {
-    volatile int32_t sink = 0;
-    int32_t all = 0;
-    uint64_t most = 0, start = cl_now_ns();
-#pragma omp parallel num_threads(threads) reduction(^ : all) reduction(max : most)
-    {
-        uint64_t begun = cl_thread_cpu_ns();
-        all ^= loop(rounds + omp_get_thread_num());
-        most = cl_thread_cpu_ns() - begun;
-    }
-    sink = all;
-    (void)sink;
-    return (double)(cpu_time ? most : cl_now_ns() - start) * 1e-9;
+    loop_job *j = ctx;
+    uint64_t begun = cl_thread_cpu_ns();
+    atomic_fetch_xor_explicit(&j->all, j->loop(j->rounds + m->id), memory_order_relaxed);
+    keep_most(&j->most_ns, cl_thread_cpu_ns() - begun);
 }
 
-double cl_chip_peak(const char *kernels, bool q8, int threads, bool cpu_time)
+/* Seconds that all threads together take for as many rounds each, or CPU time of the slowest. */
+static double time_loop(cl_crew *crew, int32_t (*loop)(int64_t), int64_t rounds, bool cpu_time)
+{
+    loop_job j = {.loop = loop, .rounds = rounds};
+    uint64_t start = cl_now_ns();
+    crew_run(crew, run_loop, &j);
+    return (double)(cpu_time ? j.most_ns : cl_now_ns() - start) * 1e-9;
+}
+
+double cl_probe_peak(cl_crew *crew, const char *kernels, bool q8, bool cpu_time)
 {
     enum { RUNS = 3 };
     static const double LEAST_S = 0.02; /* several turns of the scheduler, where ranks share cores */
@@ -182,9 +190,8 @@ double cl_chip_peak(const char *kernels, bool q8, int threads, bool cpu_time)
     while (l->set && strcmp(l->set, kernels) != 0) l++;
     int32_t (*loop)(int64_t) = q8 ? l->int8 : l->floats;
     int64_t rounds = 1 << 14;
-    while (time_loop(loop, rounds, threads, cpu_time) < LEAST_S / 2 && rounds < INT64_C(1) << 40) rounds *= 2;
+    while (time_loop(crew, loop, rounds, cpu_time) < LEAST_S / 2 && rounds < INT64_C(1) << 40) rounds *= 2;
     double s[RUNS];
-    for (int i = 0; i < RUNS; i++) s[i] = time_loop(loop, 2 * rounds, threads, cpu_time);
-    team_rest_openmp();
-    return (q8 ? l->int8_ops : l->float_ops) * 2 * (double)rounds * threads / cl_median(s, RUNS);
+    for (int i = 0; i < RUNS; i++) s[i] = time_loop(crew, loop, 2 * rounds, cpu_time);
+    return (q8 ? l->int8_ops : l->float_ops) * 2 * (double)rounds * cl_crew_threads(crew) / cl_median(s, RUNS);
 }

@@ -37,6 +37,12 @@ cl_code cl_sampler_create(cl_sampler **out, int vocab, cl_err *err)
     return CL_OK;
 }
 
+size_t cl_sampler_bytes(int vocab)
+{
+    const cl_sampler *s = NULL;
+    return sizeof *s + (size_t)vocab * (sizeof *s->logits + sizeof *s->ids + sizeof *s->sum);
+}
+
 void cl_sampler_free(cl_sampler *s)
 {
     if (!s) return;

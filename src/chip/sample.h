@@ -3,6 +3,8 @@
 #ifndef CHIPLINE_CHIP_SAMPLE_H
 #define CHIPLINE_CHIP_SAMPLE_H
 
+#include <stddef.h>
+
 #include "chipline/microbatch.h"
 #include "chipline/status.h"
 
@@ -10,6 +12,7 @@
 typedef struct cl_sampler cl_sampler;
 cl_code cl_sampler_create(cl_sampler **out, int vocab, cl_err *err);
 void cl_sampler_free(cl_sampler *s);
+size_t cl_sampler_bytes(int vocab); /* that it allocates */
 
 /* logits [vocab]; ids >= allowed are never chosen (rows that pad the vocabulary). recent: the last tokens of the
  * sequence, for the repeat penalty. Order of the steps: repeat penalty, temperature 0 -> argmax (ties to the lower

@@ -8,6 +8,7 @@
 #include <xxhash.h>
 
 #include "head.h"
+#include "sample.h"
 
 /* What the last stage knows of the sequence in a slot. Ids are kept by position, in a ring that is long enough for the
  * repeat penalty's window after going back by a chunk. */
@@ -20,31 +21,50 @@ typedef struct slot_state {
     XXH3_state_t *digest; /* first chip: of the rows up to `good` */
 } slot_state;
 
+/* A token whose logits give a sample. */
+struct output {
+    int part, token;
+};
+
 struct sampling {
     cl_sampler *sampler;
     int allowed;       /* ids below it may be drawn */
     int64_t ring;      /* positions */
-    slot_state *slots; /* [limits.slots] */
+    int n_slots;       /* limits.slots */
+    slot_state *slots; /* [n_slots] */
     int32_t *ring_ids;
     /* of the micro-batch being worked on */
     const cl_microbatch *mb;
     const int32_t **ids; /* [slots] each part's */
     int candidates;      /* that each chip passes on for every output; 0: rows are read whole */
     int n_outputs;
-    struct output {
-        int part, token;
-    } * outputs;          /* [chunk] */
-    cl_candidate *merged; /* [members * CL_CANDIDATES] */
+    struct output *outputs; /* [chunk] */
+    cl_candidate *merged;   /* [members * CL_CANDIDATES] */
 };
 
-cl_code sampling_create(cl_chip *c, cl_err *err)
+enum { DIGEST_BYTES = 640 }; /* an XXH3_state_t and its alignment */
+
+static int64_t ring_of(const cl_limits *l) { return CL_REPEAT_WINDOW + l->chunk; }
+
+size_t sampling_bytes(const chip_fixed *c)
+{
+    const cl_limits *l = &c->opt.limits;
+    size_t slots = (size_t)l->slots, chunk = (size_t)l->chunk, members = (size_t)c->group.members;
+    if (!c->stage.head) return 0;
+    return sizeof(sampling) + cl_sampler_bytes(l->vocab) + chunk * sizeof(struct output) +
+           members * CL_CANDIDATES * sizeof(cl_candidate) +
+           slots * (sizeof(slot_state) + (size_t)ring_of(l) * sizeof(int32_t) + sizeof(int32_t *) + DIGEST_BYTES);
+}
+
+cl_code sampling_create(sampling **out, const chip_fixed *c, cl_err *err)
 {
     const cl_limits *l = &c->opt.limits;
     if (!c->stage.head) return CL_OK;
-    sampling *s = c->sampling = cl_calloc(1, sizeof *s, "sampling", err);
+    sampling *s = *out = cl_calloc(1, sizeof *s, "sampling", err);
     if (!s) return CL_E_FIT;
     size_t slots = (size_t)l->slots, chunk = (size_t)l->chunk;
-    s->ring = CL_REPEAT_WINDOW + l->chunk;
+    s->n_slots = l->slots;
+    s->ring = ring_of(l);
     s->allowed = c->opt.allowed_vocab > 0 && c->opt.allowed_vocab < l->vocab ? c->opt.allowed_vocab : l->vocab;
     if (cl_sampler_create(&s->sampler, l->vocab, err) ||
         !(s->slots = cl_calloc(slots, sizeof *s->slots, "sampling", err)) ||
@@ -61,11 +81,10 @@ cl_code sampling_create(cl_chip *c, cl_err *err)
     return CL_OK;
 }
 
-void sampling_free(cl_chip *c)
+void sampling_free(sampling *s)
 {
-    sampling *s = c->sampling;
     if (!s) return;
-    for (int i = 0; s->slots && i < c->opt.limits.slots; i++) XXH3_freeState(s->slots[i].digest);
+    for (int i = 0; s->slots && i < s->n_slots; i++) XXH3_freeState(s->slots[i].digest);
     cl_sampler_free(s->sampler);
     free(s->slots);
     free(s->ring_ids);
@@ -73,7 +92,6 @@ void sampling_free(cl_chip *c)
     free(s->outputs);
     free(s->merged);
     free(s);
-    c->sampling = NULL;
 }
 
 /* --- what a part tells --- */
@@ -149,6 +167,7 @@ static void draw(slot_state *h, int32_t id, cl_sampled *of, cl_samples *out)
 static void take_row(cl_chip *c, int part, int token, const float *logits, cl_samples *out)
 {
     sampling *s = c->sampling;
+    const chip_fixed *f = &c->fixed;
     const cl_seq_part *p = &s->mb->parts[part];
     cl_sampled *of = &out->parts[part];
     slot_state *h = &s->slots[p->slot];
@@ -156,9 +175,9 @@ static void take_row(cl_chip *c, int part, int token, const float *logits, cl_sa
     h->good++;
     h->next = -1;
     if (p->flags & CL_PART_ROWS) {
-        XXH3_64bits_update(h->digest, logits, (size_t)c->spec.vocab * sizeof *logits);
+        XXH3_64bits_update(h->digest, logits, (size_t)f->spec.vocab * sizeof *logits);
         of->digest = XXH3_64bits_digest(h->digest);
-        if (c->opt.rows.row) c->opt.rows.row(c->opt.rows.ctx, p->slot, (int64_t)p->pos + token, logits, c->spec.vocab);
+        if (f->opt.rows.row) f->opt.rows.row(f->opt.rows.ctx, p->slot, (int64_t)p->pos + token, logits, f->spec.vocab);
     }
     if (token < first_output(p)) return;
     int32_t recent[CL_REPEAT_WINDOW];
@@ -170,43 +189,37 @@ static void take_row(cl_chip *c, int part, int token, const float *logits, cl_sa
 static void pass_on(cl_chip *c, int output, const head_logits *l, const float *logits)
 {
     sampling *s = c->sampling;
+    const chip_fixed *f = &c->fixed;
+    head_buffers *to = &c->work.head;
     const struct output *o = &s->outputs[output];
     const cl_seq_part *p = &s->mb->parts[o->part];
     int32_t recent[CL_REPEAT_WINDOW];
     cl_candidate best[CL_CANDIDATES];
     int n = window(s, &s->slots[p->slot], (int64_t)p->pos + o->token, recent), k = s->candidates;
     cl_sample_candidates(s->sampler, logits, l->first, l->n_ids, s->allowed, &p->sampling, recent, n, k, best);
-    size_t at = ((size_t)output * (size_t)c->group.members + (size_t)c->group.member) * (size_t)k;
+    size_t at = ((size_t)output * (size_t)f->group.members + (size_t)f->group.member) * (size_t)k;
     for (int i = 0; i < k; i++) {
-        c->work.candidate_id[at + (size_t)i] = best[i].id;
-        c->work.candidate_logit[at + (size_t)i] = best[i].logit;
+        to->candidate_id[at + (size_t)i] = best[i].id;
+        to->candidate_logit[at + (size_t)i] = best[i].logit;
     }
-}
-
-static cl_event sampling_event(const cl_microbatch *mb, int tokens)
-{
-    return (cl_event){.microbatch = mb->id,
-                      .layer = -1,
-                      .tokens = tokens,
-                      .parts = mb->n_parts,
-                      .peer = -1,
-                      .waits_for = -1};
 }
 
 /* A batch of rows through the head, and on to whoever wants them; the batch is empty again. */
 static void finish_batch(cl_chip *c, head_batch *b, cl_samples *out)
 {
     sampling *s = c->sampling;
+    const chip_fixed *f = &c->fixed;
     const bool whole = !s->candidates;
-    const head_logits l = head_run(c, s->mb, b, whole);
-    cl_event e = sampling_event(s->mb, b->n);
-    cl_mark m = cl_trace_mark(c->trace, CL_TRACE_STAGE);
+    const head_logits l = head_run(f, s->mb, b, whole, &c->work.common, &c->work.head);
+    c->weight_bytes += head_bytes(f);
+    cl_event e = event_of(s->mb, -1, b->n);
+    cl_mark m = cl_trace_mark(f->trace, CL_TRACE_STAGE);
     for (int i = 0; i < b->n; i++) {
         const float *row = l.rows + (size_t)i * l.stride;
         if (!whole) pass_on(c, s->n_outputs - b->n + i, &l, row);
-        else if (c->group.member == 0) take_row(c, b->part[i], b->token[i], row, out);
+        else if (f->group.member == 0) take_row(c, b->part[i], b->token[i], row, out);
     }
-    if (!whole || c->group.member == 0) record(c, m, &e, CL_EV_SAMPLE, 0, 0, 0);
+    if (!whole || f->group.member == 0) record(f->trace, m, &e, CL_EV_SAMPLE, 0, 0, 0);
     b->n = 0;
 }
 
@@ -214,15 +227,17 @@ static void finish_batch(cl_chip *c, head_batch *b, cl_samples *out)
 static void draw_from_candidates(cl_chip *c, cl_samples *out)
 {
     sampling *s = c->sampling;
-    cl_event e = sampling_event(s->mb, s->n_outputs);
-    cl_mark m = cl_trace_mark(c->trace, CL_TRACE_STAGE);
-    const int members = c->group.members, n = members * s->candidates;
-    for (int i = 0; i <= members; i++) c->work.candidate_cut[i] = i * s->candidates;
-    cl_region all[] = {columns(c->work.candidate_id, s->n_outputs, (size_t)n, c->work.candidate_cut),
-                       columns(c->work.candidate_logit, s->n_outputs, (size_t)n, c->work.candidate_cut)};
+    const chip_fixed *f = &c->fixed;
+    head_buffers *from = &c->work.head;
+    cl_event e = event_of(s->mb, -1, s->n_outputs);
+    cl_mark m = cl_trace_mark(f->trace, CL_TRACE_STAGE);
+    const int members = f->group.members, n = members * s->candidates;
+    for (int i = 0; i <= members; i++) from->candidate_cut[i] = i * s->candidates;
+    cl_region all[] = {columns(from->candidate_id, s->n_outputs, (size_t)n, from->candidate_cut),
+                       columns(from->candidate_logit, s->n_outputs, (size_t)n, from->candidate_cut)};
     all[0].to = all[1].to = 0;
-    group_gather(c, &e, all, 2);
-    for (int i = 0; c->group.member == 0 && i < s->n_outputs; i++) {
+    gather_outside(f, &e, all, 2);
+    for (int i = 0; f->group.member == 0 && i < s->n_outputs; i++) {
         const struct output *o = &s->outputs[i];
         const cl_seq_part *p = &s->mb->parts[o->part];
         cl_sampled *of = &out->parts[o->part];
@@ -230,11 +245,11 @@ static void draw_from_candidates(cl_chip *c, cl_samples *out)
         if (!holds(p, h, o->token, s->ids[o->part], of)) continue;
         h->good++;
         for (int k = 0; k < n; k++)
-            s->merged[k] = (cl_candidate){c->work.candidate_id[(size_t)i * (size_t)n + (size_t)k],
-                                          c->work.candidate_logit[(size_t)i * (size_t)n + (size_t)k]};
+            s->merged[k] = (cl_candidate){from->candidate_id[(size_t)i * (size_t)n + (size_t)k],
+                                          from->candidate_logit[(size_t)i * (size_t)n + (size_t)k]};
         draw(h, cl_sample_merged(s->sampler, s->merged, n, &p->sampling, (int64_t)p->pos + o->token + 1), of, out);
     }
-    record(c, m, &e, CL_EV_SAMPLE, 0, 0, 0);
+    record(f->trace, m, &e, CL_EV_SAMPLE, 0, 0, 0);
 }
 
 /* The rows that are needed, batch by batch. Tokens in front of the first of them are certain: the sequence moves on over
@@ -242,6 +257,7 @@ static void draw_from_candidates(cl_chip *c, cl_samples *out)
 static void rows(cl_chip *c, const float *x, cl_samples *out)
 {
     sampling *s = c->sampling;
+    const chip_fixed *f = &c->fixed;
     head_batch b = {.n = 0};
     for (int i = 0; i < s->mb->n_parts; i++) {
         const cl_seq_part *p = &s->mb->parts[i];
@@ -250,12 +266,12 @@ static void rows(cl_chip *c, const float *x, cl_samples *out)
         if (!out->parts[i].is_void) h->good = (int64_t)p->pos + from;
         for (int k = from; k < p->n_tokens; k++) {
             if (s->candidates) s->outputs[s->n_outputs++] = (struct output){i, k};
-            b.x[b.n] = x + (size_t)k * (size_t)c->spec.hidden;
+            b.x[b.n] = x + (size_t)k * (size_t)f->spec.hidden;
             b.part[b.n] = i;
             b.token[b.n] = k;
-            if (++b.n == c->work.head_rows) finish_batch(c, &b, out);
+            if (++b.n == c->work.head.rows) finish_batch(c, &b, out);
         }
-        x += (size_t)p->n_tokens * (size_t)c->spec.hidden;
+        x += (size_t)p->n_tokens * (size_t)f->spec.hidden;
     }
     if (b.n) finish_batch(c, &b, out);
 }
@@ -263,6 +279,7 @@ static void rows(cl_chip *c, const float *x, cl_samples *out)
 void chip_sample(cl_chip *c, const cl_microbatch *mb, const float *x, cl_samples *out)
 {
     sampling *s = c->sampling;
+    const chip_fixed *f = &c->fixed;
     const int32_t *ids = mb->ids, *before = mb->before;
     s->mb = mb;
     s->n_outputs = out->n_ids = 0;
@@ -276,7 +293,7 @@ void chip_sample(cl_chip *c, const cl_microbatch *mb, const float *x, cl_samples
         ids += p->n_tokens;
         if (p->n_before) before += p->n_before;
     }
-    s->candidates = c->group.members > 1 ? candidates_needed(s, mb) : 0;
+    s->candidates = f->group.members > 1 ? candidates_needed(s, mb) : 0;
     rows(c, x, out);
     if (s->n_outputs) draw_from_candidates(c, out);
 }

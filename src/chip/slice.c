@@ -2,7 +2,6 @@
  * twice. */
 #include "slice.h"
 
-#include <omp.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <xxhash.h>
@@ -11,24 +10,30 @@
 
 enum { STAGING = 1 << 20, ALIGN = 64, PAGE = 4096 };
 
-/* What all threads that load share. */
-typedef struct loader {
-    const cl_model_file *file;
-    const cl_kernels *k;
-    int threads;
-    size_t staging_bytes; /* of each thread */
-    cl_progress progress;
-    _Atomic uint64_t done;
-    int failed; /* the first part that could not be read; n_parts: none */
-    cl_err err; /* its error */
-} loader;
+typedef struct loader loader;
 
 /* One thread's own. */
 typedef struct reader {
     loader *l;
+    bool first; /* tells the progress */
     unsigned char *staging;
     XXH3_state_t *hash; /* of the tensor being read */
+    int failed;         /* the first part that it could not read; n_parts: none */
+    cl_err err;         /* its error */
 } reader;
+
+/* What all threads that load share. */
+struct loader {
+    slice *s;
+    const cl_model_file *file;
+    const cl_kernels *k;
+    const cl_extent *parts;
+    int n_parts;
+    cl_progress progress;
+    _Atomic uint64_t done;
+    _Atomic int next, failed; /* parts given out; one that could not be read, so that later ones need not be */
+    reader *readers;          /* [threads] */
+};
 
 static int64_t piece_rows(size_t row_bytes)
 {
@@ -49,8 +54,8 @@ static int same_tensor(const cl_extent *parts, int n, int64_t *experts)
 }
 
 /* Fills shape and size of one tensor and adds its bytes, rounded up to a cache line, to *total. */
-static cl_code measure(slice_tensor *st, const cl_tensor *t, const cl_extent *p, int64_t experts, const cl_kernels *k,
-                       size_t *total, cl_err *err)
+static cl_code size_tensor(slice_tensor *st, const cl_tensor *t, const cl_extent *p, int64_t experts,
+                           const cl_kernels *k, size_t *total, cl_err *err)
 {
     st->at = *total;
     st->row0 = p->row0;
@@ -79,9 +84,9 @@ static cl_code measure(slice_tensor *st, const cl_tensor *t, const cl_extent *p,
 }
 
 /* Finds every part its place: the table, the offsets in the block, and how much staging the largest row needs. */
-static cl_code lay_out(slice *s, loader *l, const cl_extent *parts, int n_parts, uint64_t *file_bytes, cl_err *err)
+static cl_code lay_out(slice *s, const cl_model *model, const cl_extent *parts, int n_parts, const cl_kernels *k,
+                       cl_err *err)
 {
-    const cl_model *model = cl_model_file_model(l->file);
     for (int i = 0, run; i < n_parts; i += run) {
         const cl_extent *p = &parts[i];
         const cl_tensor *t = &model->tensors[p->tensor];
@@ -91,12 +96,12 @@ static cl_code lay_out(slice *s, loader *l, const cl_extent *parts, int n_parts,
             CL_BUG("tensor %s does not belong to this stage", t->name);
         slice_tensor *st = slice_get(s, t->role, t->layer);
         if (st->m.cols) CL_BUG("tensor %s is in the slice twice", t->name);
-        cl_code code = measure(st, t, p, experts, l->k, &s->bytes, err);
+        cl_code code = size_tensor(st, t, p, experts, k, &s->bytes, err);
         if (code) return code;
         size_t row_bytes = cl_row_bytes(t->format, t->cols);
-        *file_bytes += (uint64_t)experts * (uint64_t)p->rows * row_bytes;
+        s->file_bytes += (uint64_t)experts * (uint64_t)p->rows * row_bytes;
         size_t want = cl_role_is_vector(t->role) ? 0 : (size_t)piece_rows(row_bytes) * row_bytes;
-        if (want > l->staging_bytes) l->staging_bytes = want;
+        if (want > s->staging_bytes) s->staging_bytes = want;
     }
     return CL_OK;
 }
@@ -109,7 +114,7 @@ static bool is_whole(const cl_extent *p, const cl_tensor *t)
 static void advance(reader *r, uint64_t bytes)
 {
     uint64_t done = atomic_fetch_add_explicit(&r->l->done, bytes, memory_order_relaxed) + bytes;
-    if (!omp_get_thread_num()) cl_progress_at(&r->l->progress, done);
+    if (r->first) cl_progress_at(&r->l->progress, done);
 }
 
 /* done: experts of this tensor that earlier parts have brought. */
@@ -144,10 +149,11 @@ static cl_code read_vector(reader *r, slice_tensor *st, const cl_extent *p, int6
     return CL_OK;
 }
 
-static cl_code read_part(const slice *s, reader *r, const cl_extent *parts, int i, cl_err *err)
+static cl_code read_part(reader *r, int i, cl_err *err)
 {
+    const cl_extent *parts = r->l->parts;
     const cl_tensor *t = &cl_model_file_model(r->l->file)->tensors[parts[i].tensor];
-    slice_tensor *st = slice_get(s, t->role, t->layer);
+    slice_tensor *st = slice_get(r->l->s, t->role, t->layer);
     int64_t done = 0;
     for (int k = i; k > 0 && parts[k - 1].tensor == parts[i].tensor; k--) done += parts[k - 1].experts;
     XXH3_64bits_reset(r->hash);
@@ -160,18 +166,17 @@ static cl_code read_part(const slice *s, reader *r, const cl_extent *parts, int 
     return CL_OK;
 }
 
-/* Every thread touches its share of each matrix's panels first, the share it will compute with: their memory is then
+/* Every thread touches its range of each matrix's panels first, the range it will compute with: their memory is then
  * near it. */
-static void touch(const slice *s)
+static void touch(const slice *s, const crew_member *m)
 {
-    int id = omp_get_thread_num(), n = omp_get_num_threads();
     for (int i = 0; i < (1 + s->n_layers) * CL_ROLES; i++) {
-        const cl_matrix *m = &s->tensors[i].m;
-        for (int64_t e = 0; m->data && e < m->experts; e++) {
-            unsigned char *first = m->data + (size_t)e * slice_expert_bytes(m);
-            size_t from = (size_t)(m->panels * id / n) * m->panel_bytes,
-                   to = (size_t)(m->panels * (id + 1) / n) * m->panel_bytes;
-            for (; from < to; from += PAGE) first[from] = 0;
+        const cl_matrix *w = &s->tensors[i].m;
+        for (int64_t e = 0; w->data && e < w->experts; e++) {
+            unsigned char *first = w->data + (size_t)e * slice_expert_bytes(w);
+            int64_t a, b;
+            crew_range(m, w->panels, &a, &b);
+            for (size_t at = (size_t)a * w->panel_bytes; at < (size_t)b * w->panel_bytes; at += PAGE) first[at] = 0;
         }
     }
 }
@@ -186,60 +191,71 @@ static void point(slice *s, const cl_model *model, const cl_extent *parts, int n
     }
 }
 
-/* Threads take parts one after the other; each reads, checks and packs its own. Of several failures the first part's
- * is told. */
-static void read_parts(slice *s, loader *l, const cl_extent *parts, int n_parts)
+static bool ready(reader *r)
 {
-#pragma omp parallel num_threads(l->threads)
-    {
-        reader r = {.l = l, .hash = XXH3_createState()};
-        cl_err err;
-        touch(s);
-        r.staging = cl_malloc_aligned(l->staging_bytes, "the weights' staging buffer", &err);
-        if (!r.hash) cl_fail(&err, CL_E_FIT, "a checksum: out of memory");
-        bool ready = r.staging && r.hash;
-#pragma omp barrier
-#pragma omp for schedule(dynamic, 1)
-        for (int i = 0; i < n_parts; i++) {
-            bool stop;
-#pragma omp critical(slice_failed)
-            stop = l->failed < i;
-            if (stop || (ready && !read_part(s, &r, parts, i, &err))) continue;
-#pragma omp critical(slice_failed)
-            if (i < l->failed) l->failed = i, l->err = err;
-        }
-        XXH3_freeState(r.hash);
-        if (r.staging) cl_free_aligned(r.staging, l->staging_bytes);
-    }
+    r->hash = XXH3_createState();
+    r->staging = cl_malloc_aligned(r->l->s->staging_bytes, "the weights' staging buffer", &r->err);
+    if (!r->hash) cl_fail(&r->err, CL_E_FIT, "a checksum: out of memory");
+    return r->staging && r->hash;
 }
 
-static cl_code load(slice *s, loader *l, const cl_extent *parts, int n_parts, bool progress, cl_err *err)
+/* Threads take parts one after the other; each reads, checks and packs its own. A part is left out only behind one
+ * that failed. */
+static void read_parts(const crew_member *m, void *ctx)
 {
-    uint64_t file_bytes = 0;
-    cl_code code;
-    s->tensors = cl_calloc((size_t)(1 + s->n_layers) * CL_ROLES, sizeof *s->tensors, "the table of tensors", err);
-    if (!s->tensors) return err->code;
-    if ((code = lay_out(s, l, parts, n_parts, &file_bytes, err))) return code;
-    if (!(s->data = cl_malloc_aligned(s->bytes, "the weights", err))) return err->code;
-    point(s, cl_model_file_model(l->file), parts, n_parts);
-    l->failed = n_parts;
-    cl_progress_start(&l->progress, progress, "loading", file_bytes);
-    read_parts(s, l, parts, n_parts);
-    if (l->failed < n_parts) {
-        *err = l->err;
-        return err->code;
+    loader *l = ctx;
+    reader *r = &l->readers[m->id];
+    *r = (reader){.l = l, .first = m->id == 0, .failed = l->n_parts};
+    touch(l->s, m);
+    bool can = ready(r);
+    crew_wait(m);
+    for (int i; (i = atomic_fetch_add(&l->next, 1)) < l->n_parts && i < atomic_load(&l->failed);) {
+        if (can && !read_part(r, i, &r->err)) continue;
+        r->failed = i;
+        atomic_store(&l->failed, i);
+        break;
     }
-    cl_progress_end(&l->progress, l->done);
-    return CL_OK;
+    XXH3_freeState(r->hash);
+    if (r->staging) cl_free_aligned(r->staging, l->s->staging_bytes);
 }
 
-cl_code slice_load(slice *s, const cl_model_file *file, const cl_stage *stage, const cl_extent *parts, int n_parts,
-                   const cl_kernels *k, int threads, bool progress, cl_err *err)
+cl_code slice_plan(slice *s, const cl_model *model, const cl_stage *stage, const cl_extent *parts, int n_parts,
+                   const cl_kernels *k, cl_err *err)
 {
-    *s = (slice){.first_layer = stage->first_layer, .n_layers = stage->n_layers};
-    loader l = {.file = file, .k = k, .threads = threads};
-    cl_code code = load(s, &l, parts, n_parts, progress, err);
+    const size_t n = (size_t)(1 + stage->n_layers) * CL_ROLES;
+    *s = (slice){.first_layer = stage->first_layer,
+                 .n_layers = stage->n_layers,
+                 .tensors = cl_calloc(n, sizeof *s->tensors, "the table of tensors", err),
+                 .table_bytes = n * sizeof *s->tensors};
+    cl_code code = s->tensors ? lay_out(s, model, parts, n_parts, k, err) : err->code;
     if (code) slice_free(s);
+    return code;
+}
+
+/* Of several failures the first part's is told. */
+static cl_code outcome(const loader *l, int threads, cl_err *err)
+{
+    const reader *first = &l->readers[0];
+    for (int i = 1; i < threads; i++)
+        if (l->readers[i].failed < first->failed) first = &l->readers[i];
+    if (first->failed == l->n_parts) return CL_OK;
+    *err = first->err;
+    return err->code;
+}
+
+cl_code slice_load(slice *s, const cl_model_file *file, const cl_extent *parts, int n_parts, const cl_kernels *k,
+                   cl_crew *crew, bool progress, cl_err *err)
+{
+    const int threads = cl_crew_threads(crew);
+    loader l = {.s = s, .file = file, .k = k, .parts = parts, .n_parts = n_parts, .failed = n_parts};
+    if (!(s->data = cl_malloc_aligned(s->bytes, "the weights", err))) return err->code;
+    if (!(l.readers = cl_malloc((size_t)threads, sizeof *l.readers, "the weights' readers", err))) return err->code;
+    point(s, cl_model_file_model(file), parts, n_parts);
+    cl_progress_start(&l.progress, progress, "loading", s->file_bytes);
+    crew_run(crew, read_parts, &l);
+    cl_code code = outcome(&l, threads, err);
+    if (!code) cl_progress_end(&l.progress, l.done);
+    free(l.readers);
     return code;
 }
 

@@ -9,6 +9,7 @@
 #include "chipline/kernels.h"
 #include "chipline/model_file.h"
 #include "chipline/plan.h"
+#include "crew.h"
 
 /* What is here of one tensor: rows row0 .. row0 + m.rows - 1 of m.experts experts (or heads), in ascending order. All
  * zeros: nothing. */
@@ -22,13 +23,19 @@ typedef struct slice_tensor {
 typedef struct slice {
     int first_layer, n_layers;
     slice_tensor *tensors; /* [1 + n_layers][CL_ROLES]: first the tensors that belong to no layer */
-    unsigned char *data;
+    unsigned char *data;   /* NULL: only planned */
     size_t bytes;
+    size_t table_bytes, staging_bytes; /* of the table; of one thread while it loads */
+    uint64_t file_bytes;               /* as the parts are in the file */
 } slice;
 
-/* Reads, checks and packs the parts. err is not NULL. On failure nothing is left to free. */
-cl_code slice_load(slice *s, const cl_model_file *file, const cl_stage *stage, const cl_extent *parts, int n_parts,
-                   const cl_kernels *k, int threads, bool progress, cl_err *err);
+/* Where everything will lie, nothing of it there yet: the table, shapes, offsets and bytes. Each tensor of parts must
+ * belong to the stage. err is not NULL. On failure nothing is left to free. */
+cl_code slice_plan(slice *s, const cl_model *model, const cl_stage *stage, const cl_extent *parts, int n_parts,
+                   const cl_kernels *k, cl_err *err);
+/* Reads, checks and packs the planned parts. err is not NULL. On failure it is still to be freed. */
+cl_code slice_load(slice *s, const cl_model_file *file, const cl_extent *parts, int n_parts, const cl_kernels *k,
+                   cl_crew *crew, bool progress, cl_err *err);
 void slice_free(slice *s);
 
 /* The tensor of this role; layer counts over the whole model, -1 for none. */

@@ -1,8 +1,9 @@
 /* step.c: one micro-batch through this chip's layers. */
-#include "chip_impl.h"
+#include "attend.h"
+#include "ffn.h"
 
 /* What the decoder relies on; run/ has checked every number that comes from outside. */
-static void check(const cl_chip *c, const cl_microbatch *mb)
+static void check(const chip_fixed *c, const cl_microbatch *mb)
 {
     const cl_limits *l = &c->opt.limits;
     int n = 0;
@@ -25,81 +26,104 @@ static void check(const cl_chip *c, const cl_microbatch *mb)
 }
 
 /* Each token's row comes from the chip that holds it. */
-static void embed(cl_chip *c, const team *t, cl_event *e, const cl_microbatch *mb, float *x)
+static void embed(const chip_fixed *c, const crew_member *m, cl_event *e, const cl_microbatch *mb, int32_t *owner,
+                  float *x)
 {
     const slice_tensor *table = slice_get(&c->slice, CL_T_EMBED, -1);
-    const cl_matrix *m = &table->m;
+    const cl_matrix *w = &table->m;
     const int64_t hidden = c->spec.hidden;
     int64_t a, b;
-    team_share(t, mb->n_tokens, &a, &b);
+    crew_range(m, mb->n_tokens, &a, &b);
     for (int64_t i = a; i < b; i++) {
-        int owner = 0;
-        while (mb->ids[i] >= c->cut_vocab[owner + 1]) owner++;
-        c->work.token_owner[i] = owner;
-        if (owner != c->group.member) continue;
+        owner[i] = 0;
+        while (mb->ids[i] >= c->cuts.vocab[owner[i] + 1]) owner[i]++;
+        if (owner[i] != c->group.member) continue;
         int64_t row = mb->ids[i] - table->row0;
-        c->k->unpack(m->format, hidden, m->data + (size_t)(row / CL_PANEL) * m->panel_bytes, (int)(row % CL_PANEL),
+        c->k->unpack(w->format, hidden, w->data + (size_t)(row / CL_PANEL) * w->panel_bytes, (int)(row % CL_PANEL),
                      x + i * hidden);
     }
-    cl_region all = {.data = x,
-                     .rows = mb->n_tokens,
-                     .stride = (size_t)hidden,
-                     .owner = c->work.token_owner,
-                     .width = (int)hidden,
-                     .to = -1};
-    team_gather(c, t, e, &all, 1);
+    cl_region all =
+        {.data = x, .rows = mb->n_tokens, .stride = (size_t)hidden, .owner = owner, .width = (int)hidden, .to = -1};
+    gather(c, m, e, &all, 1);
 }
 
-/* m: the moment at which the first layer begins. A layer's event includes the poll at its end. */
-static void layers(cl_chip *c, const team *t, const cl_microbatch *mb, float *x, cl_mark m)
+/* Bytes that this chip reads for the micro-batch's embedding rows. */
+static uint64_t embed_bytes(const chip_fixed *c, const cl_microbatch *mb, const int32_t *owner)
 {
-    int n = mb->n_tokens, tiles = (n + c->work.tile - 1) / c->work.tile;
-    int step = ((n + tiles - 1) / tiles + CL_X_TOKENS - 1) / CL_X_TOKENS * CL_X_TOKENS;
-    if (step > c->work.tile) step = c->work.tile;
-    for (int i = 0; i < c->stage.n_layers; i++) {
-        int layer = c->stage.first_layer + i;
-        cl_event e = {.microbatch = mb->id, .layer = layer, .parts = mb->n_parts, .peer = -1, .waits_for = -1};
-        for (int first = 0; first < n; first += step) {
-            float *tile = x + (size_t)first * (size_t)c->spec.hidden;
-            e.tokens = n - first < step ? n - first : step;
-            attend_layer(c, t, &e, layer, first, e.tokens, tile);
-            ffn_layer(c, t, &e, layer, e.tokens, tile);
-        }
-        e.tokens = n;
-        if (t->id) continue;
-        c->weight_bytes += e.weight_bytes;
-        c->kv_bytes += e.kv_bytes;
-        if (c->opt.poll) c->opt.poll(c->opt.poll_ctx);
-        m = record(c, m, &e, CL_EV_LAYER, e.weight_bytes, e.kv_bytes, e.experts);
-    }
+    const cl_matrix *table = &slice_get(&c->slice, CL_T_EMBED, -1)->m;
+    uint64_t rows = 0;
+    for (int i = 0; i < mb->n_tokens; i++) rows += owner[i] == c->group.member;
+    return rows ? rows * cl_row_bytes(table->format, table->cols) : 0;
 }
 
 typedef struct step_job {
-    cl_chip *c;
+    cl_chip *chip;
     const cl_microbatch *mb;
     float *x;
 } step_job;
 
-static void step(const team *t, void *ctx)
+/* Tokens of a tile: equal ones, in whole eights. */
+static int tile_of(int n, int most)
+{
+    int tiles = (n + most - 1) / most, step = ((n + tiles - 1) / tiles + CL_X_TOKENS - 1) / CL_X_TOKENS * CL_X_TOKENS;
+    return step < most ? step : most;
+}
+
+/* One layer, tile by tile; e: the layer's event. */
+static void layer(const step_job *j, const crew_member *m, int i, cl_event *e)
+{
+    const chip_fixed *c = &j->chip->fixed;
+    work *w = &j->chip->work;
+    const int n = j->mb->n_tokens, step = tile_of(n, w->tile);
+    pass p = {.c = c,
+              .m = m,
+              .tokens = &w->tokens,
+              .layer = c->stage.first_layer + i,
+              .spec = &c->spec.layers[c->stage.first_layer + i],
+              .cut = &c->cuts.layers[i],
+              .e = e};
+    for (int first = 0; first < n; first += step) {
+        float *x = j->x + (size_t)first * (size_t)c->spec.hidden;
+        p.first = first;
+        p.n = e->tokens = n - first < step ? n - first : step;
+        attend_layer(&p, &j->chip->kv, &w->common, &w->attention, x);
+        ffn_layer(&p, &w->common, &w->ffn, &w->router, &w->rows, j->chip->chosen_of[i], x);
+    }
+    e->tokens = n;
+}
+
+/* begun: the moment at which the first layer begins. A layer's event includes the poll at its end. */
+static void layers(const step_job *j, const crew_member *m, cl_mark begun)
+{
+    cl_chip *chip = j->chip;
+    const chip_fixed *c = &chip->fixed;
+    for (int i = 0; i < c->stage.n_layers; i++) {
+        cl_event e = event_of(j->mb, c->stage.first_layer + i, j->mb->n_tokens);
+        layer(j, m, i, &e);
+        if (m->id) continue;
+        chip->weight_bytes += e.weight_bytes;
+        chip->kv_bytes += e.kv_bytes;
+        if (c->opt.poll) c->opt.poll(c->opt.poll_ctx);
+        begun = record(c->trace, begun, &e, CL_EV_LAYER, e.weight_bytes, e.kv_bytes, e.experts);
+    }
+}
+
+static void step(const crew_member *m, void *ctx)
 {
     const step_job *j = ctx;
-    cl_chip *c = j->c;
-    const cl_microbatch *mb = j->mb;
-    cl_event e =
-        {.microbatch = mb->id, .layer = -1, .tokens = mb->n_tokens, .parts = mb->n_parts, .peer = -1, .waits_for = -1};
-    cl_mark m = mark(c, t, CL_TRACE_LAYER);
-    attend_angles(c, t, mb->n_tokens);
-    if (c->stage.embed) embed(c, t, &e, mb, j->x);
-    else team_wait(t);
-    if (c->stage.embed && !t->id) {
-        const cl_matrix *table = &slice_get(&c->slice, CL_T_EMBED, -1)->m;
-        uint64_t rows = 0;
-        for (int i = 0; i < mb->n_tokens; i++) rows += c->work.token_owner[i] == c->group.member;
-        uint64_t bytes = rows ? rows * cl_row_bytes(table->format, table->cols) : 0;
-        c->weight_bytes += bytes;
-        m = record(c, m, &e, CL_EV_EMBED, bytes, 0, 0);
+    const chip_fixed *c = &j->chip->fixed;
+    token_buffers *tokens = &j->chip->work.tokens;
+    cl_event e = event_of(j->mb, -1, j->mb->n_tokens);
+    cl_mark begun = mark(c->trace, m, CL_TRACE_LAYER);
+    attend_angles(c, m, tokens, j->mb->n_tokens);
+    if (c->stage.embed) embed(c, m, &e, j->mb, tokens->owner, j->x);
+    else crew_wait(m);
+    if (c->stage.embed && !m->id) {
+        uint64_t bytes = embed_bytes(c, j->mb, tokens->owner);
+        j->chip->weight_bytes += bytes;
+        begun = record(c->trace, begun, &e, CL_EV_EMBED, bytes, 0, 0);
     }
-    layers(c, t, mb, j->x, m);
+    layers(j, m, begun);
 }
 
 /* The cache takes the parts' positions in, before any layer writes there. First, in order of the parts, what slots
@@ -117,10 +141,10 @@ static void make_room(cl_chip *c, const cl_microbatch *mb)
 
 void chip_step(cl_chip *c, const cl_microbatch *mb, float *x)
 {
-    check(c, mb);
+    check(&c->fixed, mb);
     make_room(c, mb);
-    token_ref *ref = c->work.tokens;
+    token_ref *ref = c->work.tokens.ref;
     for (int p = 0; p < mb->n_parts; p++)
         for (int i = 0; i < mb->parts[p].n_tokens; i++) *ref++ = (token_ref){mb->parts[p].slot, mb->parts[p].pos + i};
-    team_run(c->crew, step, &(step_job){c, mb, x});
+    crew_run(c->fixed.opt.crew, step, &(step_job){c, mb, x});
 }

@@ -1,5 +1,8 @@
 /* work.c: the buffers of a step: how large, and where in one block of memory. */
-#include "chip_impl.h"
+#include "work.h"
+
+#include "inside.h"
+#include "sample.h"
 
 enum {
     TILE_BYTES = 17 << 20, /* tiles are as long as this allows, */
@@ -7,16 +10,23 @@ enum {
     LOGITS_BYTES = 14 << 20
 };
 
-/* The most that a layer of this stage needs, per token unless said otherwise. */
+/* The rows of a layer's matrices that count: all, or those of one chip. */
+typedef struct layer_rows {
+    size_t q, kv, heads, width, shared, out;
+    bool whole_experts; /* their outputs are exchanged, they need no place here */
+} layer_rows;
+
+/* The most that a layer of this stage needs: numbers per token, unless said otherwise. */
 typedef struct widths {
-    size_t rows, gate, down, shared;      /* rows of the feed-forward half; floats */
-    size_t heads, plain, lookup, found;   /* own rows of latent attention; floats */
-    size_t all_q, all_k, all_kv, all_low; /* what is exchanged before its norm; floats */
-    /* numbers in 8-bit form that live at once, the shared expert's apart; what norms made */
-    size_t x8, x8_normed;
-    size_t experts, top_k, rope; /* not per token */
-    bool weighted;               /* the inputs of experts lie where the results of down will */
-    int grouped;                 /* numbers of a head of grouped attention; 0: there is none */
+    size_t hidden, out;
+    size_t q, kv, seen;                                        /* grouped attention; seen: both kinds */
+    size_t latent_q, low, cached, heads, plain, lookup, found; /* latent attention; heads: rows */
+    size_t all_q, all_k, all_low, all_kv;                      /* exchanged before a norm */
+    size_t rows, up, input, down, shared_up;                   /* feed-forward */
+    size_t gate, shared_gate, results;                         /* exchanged */
+    size_t x8, x8_normed; /* numbers in 8-bit form that live at once, the shared expert's apart; made by norms */
+    size_t experts, top_k, rope, head_dim; /* not per token */
+    bool weighted;                         /* the inputs of experts are weighted, next to gate and up */
 } widths;
 
 static size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
@@ -25,90 +35,127 @@ static size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
 static void grow(size_t *to, size_t n) { *to = max_size(*to, n); }
 
-/* Sizes are those of the whole layer, not of this chip's part: they must be the same for all chips of the stage. */
-static void measure_attention(const cl_attention *a, work *w, widths *m)
+static int planes_of(cl_activations a) { return a == CL_ACT_Q16 || a == CL_ACT_MIXED ? 2 : 1; }
+
+/* Parts of the logits. */
+static int turns_of(int members) { return members > 1 ? 2 : 1; }
+
+/* --- widths --- */
+
+static layer_rows all_rows(const chip_fixed *c, int i)
 {
-    size_t heads = (size_t)a->heads;
-    grow(&w->q, padded((int64_t)a->heads * a->head_dim));
+    const cl_layer *l = &c->spec.layers[c->stage.first_layer + i];
+    return (layer_rows){.q = (size_t)l->attn.heads * (size_t)l->attn.head_dim,
+                        .kv = (size_t)l->attn.kv_heads * (size_t)l->attn.head_dim,
+                        .heads = (size_t)l->attn.heads,
+                        .width = (size_t)l->ffn.width,
+                        .shared = (size_t)l->ffn.shared_width,
+                        .out = (size_t)c->spec.hidden};
+}
+
+static layer_rows own_rows(const chip_fixed *c, int i)
+{
+    const slice *s = &c->slice;
+    const int layer = c->stage.first_layer + i, member = c->group.member;
+    const layer_cut *cut = &c->cuts.layers[i];
+    const bool moe = c->spec.layers[layer].ffn.kind == CL_FFN_MOE;
+    const cl_role gate = moe ? CL_T_EXPERT_GATE : CL_T_GATE;
+    return (layer_rows){.q = (size_t)slice_get(s, CL_T_Q, layer)->m.rows,
+                        .kv = max_size((size_t)slice_get(s, CL_T_K, layer)->m.rows,
+                                       (size_t)slice_get(s, CL_T_V, layer)->m.rows),
+                        .heads = (size_t)cut->heads.q,
+                        .width = (size_t)slice_get(s, gate, layer)->m.rows,
+                        .shared = (size_t)slice_get(s, CL_T_SHARED_GATE, layer)->m.rows,
+                        .out = (size_t)(c->cuts.hidden[member + 1] - c->cuts.hidden[member]),
+                        .whole_experts = cut->map != NULL};
+}
+
+static void size_attention(widths *w, const cl_attention *a, const layer_rows *r)
+{
+    size_t all_q = padded((int64_t)a->heads * a->head_dim), cached = padded(cl_attention_cached_dim(a));
     grow(&w->seen, padded((int64_t)a->heads * cl_attention_v_dim(a)));
-    grow(&m->x8, w->seen);
+    grow(&w->x8, w->seen);
     if (a->kind == CL_ATTN_GROUPED) {
-        size_t kv = padded((int64_t)a->kv_heads * a->head_dim);
         bool full = a->qk_norm == CL_QK_NORM_FULL;
-        m->grouped = a->head_dim > m->grouped ? a->head_dim : m->grouped;
-        grow(&w->kv, kv);
-        grow(&m->all_q, full ? padded((int64_t)a->heads * a->head_dim) : 0);
-        grow(&m->all_k, full ? kv : 0);
+        grow(&w->head_dim, (size_t)a->head_dim);
+        grow(&w->q, padded((int64_t)r->q));
+        grow(&w->kv, padded((int64_t)r->kv));
+        grow(&w->all_q, full ? all_q : 0);
+        grow(&w->all_k, full ? padded((int64_t)a->kv_heads * a->head_dim) : 0);
         return;
     }
-    size_t plain = heads * padded(a->head_dim - a->rope_dim), found = heads * padded(a->kv_rank);
-    size_t cached = padded(cl_attention_cached_dim(a));
-    grow(&w->kv, cached);
-    grow(&w->q_a, padded(a->q_rank));
-    grow(&m->x8_normed, w->q_a);
-    grow(&m->all_low, w->q_a);
-    grow(&m->all_kv, cached);
-    grow(&m->heads, heads);
-    grow(&m->plain, plain);
-    grow(&m->lookup, heads * cached);
-    grow(&m->found, found);
-    grow(&m->x8, max_size(plain, found));
+    size_t plain = r->heads * padded(a->head_dim - a->rope_dim), found = r->heads * padded(a->kv_rank);
+    grow(&w->latent_q, padded((int64_t)r->q));
+    grow(&w->low, padded(a->q_rank));
+    grow(&w->x8_normed, w->low);
+    grow(&w->cached, cached);
+    grow(&w->all_low, w->low);
+    grow(&w->all_kv, cached);
+    grow(&w->heads, r->heads);
+    grow(&w->plain, plain);
+    grow(&w->lookup, r->heads * cached);
+    grow(&w->found, found);
+    grow(&w->x8, max_size(plain, found));
 }
 
-static void measure_ffn(const cl_ffn *f, work *w, widths *m)
+static void size_ffn(widths *w, const cl_ffn *f, const layer_rows *r)
 {
-    size_t rows = f->kind == CL_FFN_MOE ? (size_t)f->top_k : 1, gate = rows * padded(f->width);
-    grow(&m->rows, rows);
-    grow(&m->gate, gate);
-    grow(&m->x8, gate);
+    size_t rows = f->kind == CL_FFN_MOE ? (size_t)f->top_k : 1;
+    grow(&w->rows, rows);
+    grow(&w->gate, rows * padded(f->width));
+    grow(&w->up, rows * padded((int64_t)r->width));
+    grow(&w->x8, rows * padded(f->width));
     if (f->kind == CL_FFN_DENSE) return;
-    grow(&m->down, rows * w->hidden);
-    if (f->weight_input) grow(&m->x8_normed, rows * w->hidden);
-    m->weighted |= f->weight_input;
-    grow(&m->shared, padded(f->shared_width));
-    grow(&m->top_k, rows);
-    grow(&m->experts, (size_t)f->experts);
+    grow(&w->results, rows * w->hidden);
+    grow(&w->down, r->whole_experts ? 0 : rows * padded((int64_t)r->out));
+    if (f->weight_input) grow(&w->x8_normed, rows * w->hidden);
+    if (f->weight_input) grow(&w->input, rows * w->hidden);
+    w->weighted |= f->weight_input;
+    grow(&w->shared_gate, padded(f->shared_width));
+    grow(&w->shared_up, padded((int64_t)r->shared));
+    grow(&w->top_k, rows);
+    grow(&w->experts, (size_t)f->experts);
 }
 
-/* Strides and counts of the widest of the stage's layers. */
-static widths measure(const cl_spec *spec, const cl_stage *stage, work *w)
+/* Of the widest of the stage's layers. */
+static widths size_layers(const chip_fixed *c, bool own)
 {
-    widths m = {.rows = 1};
-    w->hidden = padded(spec->hidden);
-    m.x8_normed = w->hidden;
-    for (int i = 0; i < stage->n_layers; i++) {
-        const cl_layer *l = &spec->layers[stage->first_layer + i];
-        measure_attention(&l->attn, w, &m);
-        measure_ffn(&l->ffn, w, &m);
+    widths w = {.rows = 1, .hidden = padded(c->spec.hidden)};
+    w.x8_normed = w.hidden;
+    for (int i = 0; i < c->stage.n_layers; i++) {
+        const cl_layer *l = &c->spec.layers[c->stage.first_layer + i];
+        const layer_rows rows = own ? own_rows(c, i) : all_rows(c, i);
+        grow(&w.out, padded((int64_t)rows.out));
+        size_attention(&w, &l->attn, &rows);
+        size_ffn(&w, &l->ffn, &rows);
     }
-    for (int i = 0; i < spec->n_ropes; i++) grow(&m.rope, (size_t)spec->ropes[i].dims);
-    w->rope_stride = round_up(m.rope, 16);
-    w->router_stride = round_up(m.experts, 16);
-    w->vocab = stage->head ? round_up((size_t)spec->vocab, 16) : 0;
-    return m;
+    for (int i = 0; i < c->spec.n_ropes; i++) grow(&w.rope, (size_t)c->spec.ropes[i].dims);
+    return w;
 }
 
 /* 8-bit numbers of one token: all planes of what lives at once, the shared expert's apart. */
-static size_t x8_numbers(const widths *m, cl_activations a)
+static size_t x8_numbers(const widths *w, cl_activations a)
 {
-    size_t normed = m->x8_normed * (size_t)planes_of(a);
-    return max_size(normed, a == CL_ACT_Q16 ? 2 * m->x8 : m->x8);
+    return max_size(w->x8_normed * (size_t)planes_of(a), a == CL_ACT_Q16 ? 2 * w->x8 : w->x8);
 }
 
-static size_t shared_x8_numbers(const widths *m, cl_activations a)
+static size_t shared_x8_numbers(const widths *w, cl_activations a)
 {
-    return a == CL_ACT_Q16 ? 2 * m->shared : m->shared;
+    return a == CL_ACT_Q16 ? 2 * w->shared_gate : w->shared_gate;
 }
 
-/* Bytes of the buffers that grow with the tile, for one token of it. */
-static size_t token_bytes(const work *w, const widths *m, cl_activations a)
+/* Bytes of the buffers that grow with the tile, for one token of it and all chips' columns. */
+static size_t token_bytes(const widths *w, cl_activations a)
 {
-    size_t attention = w->q + w->seen + 2 * w->kv + w->q_a + m->plain + m->lookup + m->found;
-    attention += m->all_q + m->all_k + m->all_kv + m->all_low;
-    size_t ffn = m->gate + (m->weighted ? m->gate + m->down : max_size(m->gate, m->down)) + 2 * m->shared;
-    size_t x8 = x8_numbers(m, a) + shared_x8_numbers(m, a);
+    size_t attention = max_size(w->q, w->latent_q) + w->seen + 2 * max_size(w->kv, w->cached) + w->low + w->plain +
+                       w->lookup + w->found;
+    attention += w->all_q + w->all_k + w->all_kv + w->all_low;
+    size_t ffn = w->gate + (w->weighted ? w->up + w->down : max_size(w->up, w->down)) + 2 * w->shared_gate;
+    size_t x8 = x8_numbers(w, a) + shared_x8_numbers(w, a);
     return (2 * w->hidden + max_size(attention, ffn)) * sizeof(float) + x8 + x8 / 32 * 12;
 }
+
+/* --- places --- */
 
 /* Memory that is laid out: counted first, then pointed into. */
 typedef struct arena {
@@ -123,131 +170,199 @@ static void *take(arena *a, size_t n, size_t size)
     return p;
 }
 
-/* The two halves of a layer: what they hold is never alive at the same time. */
-static void lay_out_attention(work *w, const widths *m, arena *a)
+static float *take_floats(arena *a, size_t n) { return take(a, n, sizeof(float)); }
+
+/* Only sums where the arithmetic knows no 8-bit numbers. */
+static input_forms take_forms(arena *a, size_t numbers, cl_activations act)
 {
-    size_t tile = (size_t)w->tile, f = sizeof(float);
-    w->qs = take(a, tile * w->q, f);
-    w->ks = take(a, tile * w->kv, f);
-    w->vs = take(a, tile * w->kv, f);
-    w->q_low = take(a, tile * w->q_a, f);
-    w->plain = take(a, tile * m->plain, f);
-    w->lookup = take(a, tile * m->lookup, f);
-    w->found = take(a, tile * m->found, f);
+    size_t q = act == CL_ACT_F32 ? 0 : numbers;
+    return (input_forms){.q = take(a, q, 1),
+                         .d = take_floats(a, q / 32),
+                         .fsum = take_floats(a, numbers / 32),
+                         .sum = take(a, q / 32, sizeof(int32_t))};
 }
 
-static void lay_out_ffn(work *w, const widths *m, arena *a)
+/* The two halves of a layer: what they hold is never alive at the same time; nor are the two kinds of attention. */
+static void lay_out_grouped(grouped_buffers *b, const widths *w, size_t tile, arena *a)
 {
-    size_t tile = (size_t)w->tile, f = sizeof(float);
-    w->up = take(a, tile * (m->weighted ? m->gate : max_size(m->gate, m->down)), f);
-    w->down = m->weighted ? take(a, tile * m->down, f) : w->up; /* up is done with when down begins */
-    w->shared_up = take(a, tile * m->shared, f);
+    b->q_stride = w->q;
+    b->kv_stride = w->kv;
+    b->q = take_floats(a, tile * w->q);
+    b->k = take_floats(a, tile * w->kv);
+    b->v = take_floats(a, tile * w->kv);
 }
 
-/* Places every buffer that only this chip sees. */
-static void lay_out(const cl_chip *c, work *w, const widths *m, arena *a)
+static void lay_out_latent(latent_buffers *b, const widths *w, size_t tile, arena *a)
 {
-    size_t tile = (size_t)w->tile, rows = tile * m->rows, chunk = (size_t)c->opt.limits.chunk, f = sizeof(float);
-    size_t threads = (size_t)c->opt.threads, tile8 = round_up(tile, CL_X_TOKENS);
-    size_t own8 = tile8 * x8_numbers(m, c->opt.activations),
-           x8 = own8 + tile8 * shared_x8_numbers(m, c->opt.activations);
-    size_t members = (size_t)c->group.members;
-    w->tokens = take(a, chunk, sizeof *w->tokens);
-    w->cos_sin = take(a, (size_t)c->spec.n_ropes * chunk * w->rope_stride, f);
-    w->norm = take(a, tile * w->hidden, f);
-    w->out = take(a, tile * w->hidden, f);
-    arena ffn = *a;
-    lay_out_attention(w, m, a);
-    lay_out_ffn(w, m, &ffn);
-    a->at = max_size(a->at, ffn.at);
-    w->x8 = take(a, x8, 1);
-    w->x8_scale = take(a, x8 / 32, f);
-    w->x_sum = take(a, x8 / 32, f);
-    w->x8_sum = take(a, x8 / 32, sizeof *w->x8_sum);
-    w->shared_x8 = own8;
-    w->scratch = take(a, threads * w->scratch_stride, f);
-    w->router = take(a, tile * w->router_stride, f);
-    w->select = take(a, 2 * threads * w->router_stride, f);
-    w->select_list = take(a, 2 * threads * w->router_stride, sizeof *w->select_list);
-    w->choices = take(a, tile * m->top_k, sizeof *w->choices);
-    w->row_token = take(a, rows, sizeof *w->row_token);
-    w->row_weight = take(a, rows, sizeof *w->row_weight);
-    w->row_self = take(a, max_size(rows, tile * m->heads), sizeof *w->row_self);
-    w->row_owner = take(a, rows, sizeof *w->row_owner);
-    w->own_rows = take(a, rows, sizeof *w->own_rows);
-    w->first_row = take(a, m->experts + 1, sizeof *w->first_row);
-    w->touched = take(a, m->experts, sizeof *w->touched);
-    w->load = take(a, members, sizeof *w->load);
-    w->token_owner = take(a, chunk, sizeof *w->token_owner);
-    w->candidate_cut = take(a, members + 1, sizeof *w->candidate_cut);
+    b->q_stride = w->latent_q;
+    b->low_stride = w->low;
+    b->cached_stride = w->cached;
+    b->q = take_floats(a, tile * w->latent_q);
+    b->low = take_floats(a, tile * w->low);
+    b->cached = take_floats(a, tile * w->cached);
+    b->plain = take_floats(a, tile * w->plain);
+    b->lookup = take_floats(a, tile * w->lookup);
+    b->found = take_floats(a, tile * w->found);
 }
 
-/* Places what the chips of the stage exchange. */
-static void lay_out_exchange(work *w, const widths *m, int members, const cl_chip_options *o, arena *a)
+static void lay_out_ffn(ffn_buffers *b, const widths *w, size_t tile, arena *a)
 {
-    size_t tile = (size_t)w->tile, f = sizeof(float);
-    arena ffn = *a;
-    w->att = take(a, tile * w->seen, f);
-    w->all_q = take(a, m->all_q ? tile * w->q : 0, f);
-    w->all_k = take(a, m->all_k ? tile * w->kv : 0, f);
-    w->all_low = take(a, m->all_low ? tile * w->q_a : 0, f);
-    w->all_kv = take(a, m->all_kv ? tile * w->kv : 0, f);
-    w->gate = take(&ffn, tile * m->gate, f);
-    w->shared_gate = take(&ffn, tile * m->shared, f);
-    w->results = take(&ffn, o->experts ? tile * m->down : 0, f);
-    a->at = max_size(a->at, ffn.at);
-    w->logits = take(a, (size_t)logits_turns(members) * (size_t)w->head_rows * w->vocab, f);
-    size_t candidates = w->vocab && members > 1 ? (size_t)o->limits.chunk * (size_t)members * CL_CANDIDATES : 0;
-    w->candidate_id = take(a, candidates, sizeof *w->candidate_id);
-    w->candidate_logit = take(a, candidates, f);
-}
-
-/* All sizes, and the bytes of what is exchanged. */
-static widths plan_work(work *w, const cl_spec *spec, const cl_stage *stage, const cl_chip_options *o)
-{
-    widths m = measure(spec, stage, w);
-    size_t chunk = (size_t)o->limits.chunk,
-           tile = TILE_BYTES / token_bytes(w, &m, o->activations) / CL_X_TOKENS * CL_X_TOKENS;
-    tile = tile < TILE_MIN ? TILE_MIN : tile;
-    w->tile = (int)(tile < chunk ? tile : chunk);
-    if (stage->head) {
-        size_t rows = LOGITS_BYTES / ((size_t)logits_turns(stage->n_ranks) * w->vocab * sizeof(float));
-        rows = rows < 1 ? 1 : rows > HEAD_ROWS ? HEAD_ROWS : rows;
-        w->head_rows = rows < (size_t)w->tile ? (int)rows : w->tile;
+    if (w->weighted) { /* gate and up read the inputs, down writes where they were */
+        b->up = take_floats(a, tile * w->up);
+        b->input = b->down = take_floats(a, tile * max_size(w->input, w->down));
+    } else { /* up is done with when down begins */
+        b->up = b->down = take_floats(a, tile * max_size(w->up, w->down));
     }
-    if (m.grouped) w->scratch_stride = round_up(cl_attend_scratch(o->limits.context, m.grouped), 16);
-    if (m.heads) grow(&w->scratch_stride, cl_latent_scratch(o->limits.context));
+    b->shared_up = take_floats(a, tile * w->shared_up);
+}
+
+static void lay_out_routing(work *k, const widths *w, size_t members, size_t threads, arena *a)
+{
+    size_t tile = (size_t)k->tile, rows = tile * w->rows, stride = round_up(w->experts, 16);
+    router_buffers *r = &k->router;
+    expert_rows *e = &k->rows;
+    r->stride = stride;
+    r->scores = take_floats(a, tile * stride);
+    r->select = take_floats(a, 2 * threads * stride);
+    r->list = take(a, 2 * threads * stride, sizeof *r->list);
+    r->choices = take(a, tile * w->top_k, sizeof *r->choices);
+    if (!w->experts) return;
+    e->token = take(a, rows, sizeof *e->token);
+    e->weight = take(a, rows, sizeof *e->weight);
+    e->owner = take(a, rows, sizeof *e->owner);
+    e->own = take(a, rows, sizeof *e->own);
+    e->first = take(a, w->experts + 1, sizeof *e->first);
+    e->touched = take(a, w->experts, sizeof *e->touched);
+    e->load = take(a, members, sizeof *e->load);
+}
+
+/* Numbers of scratch of one thread: attend's, or a row of queries or keys that a norm spans. */
+static void lay_out_scratch(work *k, const chip_fixed *c, const widths *w, size_t threads, arena *a)
+{
+    size_t grouped = 0, latent = w->heads ? cl_latent_scratch(c->opt.limits.context) : 0;
+    if (w->head_dim) grouped = cl_attend_scratch(c->opt.limits.context, (int)w->head_dim);
+    grouped = round_up(max_size(grouped, max_size(w->all_q, w->all_k)), 16);
+    k->attention.grouped.scratch_stride = k->attention.latent.scratch_stride = max_size(grouped, latent);
+    k->attention.grouped.scratch = k->attention.latent.scratch = take_floats(a, threads * max_size(grouped, latent));
+}
+
+static size_t in_order_numbers(const work *k, const widths *w)
+{
+    return w->experts || w->heads ? (size_t)k->tile * max_size(w->rows, w->heads) : 0;
+}
+
+/* Places every buffer that only this chip sees. Returns the numbers in order, to be filled. */
+static int32_t *lay_out(work *k, const chip_fixed *c, const widths *w, int threads, arena *a)
+{
+    const size_t tile = (size_t)k->tile, chunk = (size_t)c->opt.limits.chunk, members = (size_t)c->group.members;
+    const size_t tile8 = round_up(tile, CL_X_TOKENS), rope = round_up(w->rope, 16);
+    const cl_activations act = c->opt.activations;
+    k->tokens = (token_buffers){.rope_stride = rope, .chunk = c->opt.limits.chunk};
+    k->tokens.ref = take(a, chunk, sizeof *k->tokens.ref);
+    k->tokens.cos_sin = take_floats(a, (size_t)c->spec.n_ropes * chunk * rope);
+    k->tokens.owner = take(a, c->stage.embed ? chunk : 0, sizeof *k->tokens.owner);
+    k->common.norm_stride = w->hidden;
+    k->common.out_stride = w->out;
+    k->common.norm = take_floats(a, tile * w->hidden);
+    k->common.out = take_floats(a, tile * w->out);
+    arena latent = *a, ffn = *a;
+    lay_out_grouped(&k->attention.grouped, w, tile, a);
+    lay_out_latent(&k->attention.latent, w, tile, &latent);
+    lay_out_ffn(&k->ffn, w, tile, &ffn);
+    a->at = max_size(a->at, max_size(latent.at, ffn.at));
+    k->common.forms = take_forms(a, tile8 * x8_numbers(w, act), act);
+    k->ffn.shared_forms = take_forms(a, tile8 * shared_x8_numbers(w, act), act);
+    lay_out_scratch(k, c, w, (size_t)threads, a);
+    lay_out_routing(k, w, members, (size_t)threads, a);
+    int32_t *in_order = take(a, in_order_numbers(k, w), sizeof *in_order);
+    k->attention.latent.in_order = k->rows.in_order = in_order;
+    k->head.candidate_cut = take(a, c->stage.head ? members + 1 : 0, sizeof *k->head.candidate_cut);
+    return in_order;
+}
+
+/* Places what the chips of the stage exchange; the same on all of them. */
+static void lay_out_exchange(work *k, const chip_fixed *c, const widths *w, arena *a)
+{
+    const size_t tile = (size_t)k->tile;
+    arena ffn = *a;
+    grouped_buffers *g = &k->attention.grouped;
+    k->attention.seen_stride = w->seen;
+    k->attention.seen = take_floats(a, tile * w->seen);
+    g->all_q_stride = w->all_q;
+    g->all_k_stride = w->all_k;
+    g->all_q = take_floats(a, tile * w->all_q);
+    g->all_k = take_floats(a, tile * w->all_k);
+    k->attention.latent.all_low = take_floats(a, tile * w->all_low);
+    k->attention.latent.all_kv = take_floats(a, tile * w->all_kv);
+    k->ffn.gate = take_floats(&ffn, tile * w->gate);
+    k->ffn.shared_gate = take_floats(&ffn, tile * w->shared_gate);
+    k->ffn.results = take_floats(&ffn, c->opt.experts ? tile * w->results : 0);
+    a->at = max_size(a->at, ffn.at);
+    head_buffers *h = &k->head;
+    const size_t members = (size_t)c->stage.n_ranks, chunk = (size_t)c->opt.limits.chunk;
+    const size_t candidates = c->stage.head && members > 1 ? chunk * members * CL_CANDIDATES : 0;
+    h->logits = take_floats(a, (size_t)h->turns * (size_t)h->rows * h->stride);
+    h->candidate_id = take(a, candidates, sizeof *h->candidate_id);
+    h->candidate_logit = take_floats(a, candidates);
+}
+
+/* The tile and the head's rows are the same on all chips of the stage: they go by all of its columns. Returns what is
+ * exchanged. */
+static widths size_exchange(work *k, const chip_fixed *c)
+{
+    const widths all = size_layers(c, false);
+    size_t chunk = (size_t)c->opt.limits.chunk,
+           tile = TILE_BYTES / token_bytes(&all, c->opt.activations) / CL_X_TOKENS * CL_X_TOKENS;
+    tile = tile < TILE_MIN ? TILE_MIN : tile;
+    k->tile = (int)(tile < chunk ? tile : chunk);
+    if (c->stage.head) {
+        head_buffers *h = &k->head;
+        h->turns = turns_of(c->stage.n_ranks);
+        h->stride = round_up((size_t)c->spec.vocab, 16);
+        size_t rows = LOGITS_BYTES / ((size_t)h->turns * h->stride * sizeof(float));
+        rows = rows < 1 ? 1 : rows > HEAD_ROWS ? HEAD_ROWS : rows;
+        h->rows = rows < (size_t)k->tile ? (int)rows : k->tile;
+    }
     arena count = {0};
-    lay_out_exchange(w, &m, stage->n_ranks, o, &count);
-    w->exchange_bytes = count.at;
-    return m;
+    lay_out_exchange(k, c, &all, &count);
+    k->exchange_bytes = count.at;
+    return all;
 }
 
 size_t cl_chip_exchange_bytes(const cl_spec *spec, const cl_stage *stage, const cl_chip_options *o)
 {
-    work w = {0};
-    plan_work(&w, spec, stage, o);
-    return w.exchange_bytes;
+    const chip_fixed c = {.spec = *spec, .stage = *stage, .opt = *o};
+    work k = {0};
+    size_exchange(&k, &c);
+    return k.exchange_bytes;
 }
 
-cl_code work_create(cl_chip *c, cl_err *err)
+void work_size(work *k, const chip_fixed *c, int threads)
 {
-    work *w = &c->work;
-    widths m = plan_work(w, &c->spec, &c->stage, &c->opt);
-    arena a = {0}, exchange = {.data = (unsigned char *)c->group.memory};
-    lay_out(c, w, &m, &a);
-    w->bytes = a.at + (c->group.memory ? 0 : w->exchange_bytes);
-    if (!(w->data = cl_malloc_aligned(w->bytes, "the work buffers", err))) return err->code;
-    if (!exchange.data) exchange.data = w->data + a.at;
-    a = (arena){.data = w->data};
-    lay_out(c, w, &m, &a);
-    lay_out_exchange(w, &m, c->stage.n_ranks, &c->opt, &exchange);
-    for (size_t i = 0; i < (size_t)w->tile * max_size(m.rows, m.heads); i++) w->row_self[i] = (int32_t)i;
+    *k = (work){0};
+    size_exchange(k, c);
+    const widths own = size_layers(c, true);
+    arena count = {0};
+    lay_out(k, c, &own, threads, &count);
+    k->own_bytes = count.at;
+}
+
+cl_code work_create(work *k, const chip_fixed *c, int threads, cl_err *err)
+{
+    work_size(k, c, threads);
+    const widths all = size_exchange(k, c), own = size_layers(c, true);
+    k->bytes = k->own_bytes + (c->group.memory ? 0 : k->exchange_bytes);
+    if (!(k->data = cl_malloc_aligned(k->bytes, "the work buffers", err))) return err->code;
+    arena a = {.data = k->data}, exchange = {.data = (unsigned char *)c->group.memory};
+    if (!exchange.data) exchange.data = k->data + k->own_bytes;
+    int32_t *in_order = lay_out(k, c, &own, threads, &a);
+    lay_out_exchange(k, c, &all, &exchange);
+    for (size_t i = 0; i < in_order_numbers(k, &own); i++) in_order[i] = (int32_t)i;
     return CL_OK;
 }
 
-void work_free(work *w)
+void work_free(work *k)
 {
-    if (w->data) cl_free_aligned(w->data, w->bytes);
-    *w = (work){0};
+    if (k->data) cl_free_aligned(k->data, k->bytes);
+    *k = (work){0};
 }

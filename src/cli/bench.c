@@ -239,10 +239,11 @@ static cl_code measure(bench_cli *o, cl_line *line, bench_row *rows, int n, cl_e
     return c;
 }
 
-static cl_code bench(bench_cli *o, cl_line *line)
+static cl_code bench(void *ctx, cl_line *line)
 {
+    bench_cli *o = ctx;
     if (o->kernels) {
-        if (!o->run.threads) o->run.threads = cl_line_threads_fit(line);
+        o->run.threads = cl_crew_threads(o->run.crew); /* as the tables say */
         return bench_products(o, o->err);
     }
     int n = 0, context;
@@ -270,7 +271,7 @@ int cl_cmd_bench(int argc, char **argv)
         if (o.layout.n_stages) o.run.layout = &o.layout;
         o.run.progress = !o.quiet;
         c = cl_line_agree(line, c, &err);
-        if (c == CL_OK) c = bench(&o, line);
+        if (c == CL_OK) c = cl_cli_on_crew(&o.run, line, bench, &o, &err);
         if (c != CL_OK && root) cl_cli_fail(&err);
     }
     cl_layout_free(&o.layout);

@@ -2,10 +2,11 @@
 #include <stdlib.h>
 
 #include "bench_cli.h"
+#include "chipline/probe.h"
 
 static double peak(const cl_kernels *k, const bench_cli *o, bool q8)
 {
-    return cl_chip_peak(k->name, q8, o->run.threads, true) * 1e-9;
+    return cl_probe_peak(o->run.crew, k->name, q8, true) * 1e-9;
 }
 
 /* Until the median is steady, or the time is over. */
@@ -36,7 +37,7 @@ static cl_code measure(const cl_kernels *k, const bench_cli *o, cl_format f, boo
                        cl_err *err)
 {
     cl_trial *t;
-    cl_code c = cl_trial_create(&t, k->name, f, q8, tokens, (size_t)o->megabytes * 1000000, o->run.threads, err);
+    cl_code c = cl_trial_create(&t, o->run.crew, k->name, f, q8, tokens, (size_t)o->megabytes * 1000000, err);
     if (c != CL_OK) return c;
     *row = (bench_row){.format = cl_format_get(f)->name,
                        .activations = q8 ? "q8" : "f32",

@@ -269,8 +269,9 @@ static cl_code command_text(int argc, char **argv, cl_buf *b, cl_err *err)
     return c;
 }
 
-static cl_code run(run_cli *o, cl_line *line)
+static cl_code run(void *ctx, cl_line *line)
 {
+    run_cli *o = ctx;
     cl_err *err = o->err;
     bool root = cl_line_rank(line) == 0;
     cl_run *r = NULL;
@@ -328,7 +329,7 @@ int cl_cmd_run(int argc, char **argv)
         if (c == CL_OK) {
             defaults(&o);
             o.run.command = command.data;
-            c = run(&o, line);
+            c = cl_cli_on_crew(&o.run, line, run, &o, &err);
         }
         cl_cli_close_texts(&o);
         if (c != CL_OK && root) cl_cli_fail(&err);

@@ -141,9 +141,9 @@ static uint64_t traffic(cl_run *r)
 static void probe(cl_run *r, double *all, double sum[2])
 {
     cl_line_barrier(r->line);
-    double mine[2] = {cl_chip_probe(r->chip.ctx)};
+    double mine[2] = {cl_probe_slice(r->chip.ctx)};
     cl_line_barrier(r->line);
-    mine[1] = cl_chip_peak(r->chip.kernels, r->plan.activations != CL_ACT_F32, r->opt.threads, false);
+    mine[1] = cl_probe_peak(r->opt.crew, r->chip.kernels, r->plan.activations != CL_ACT_F32, false);
     cl_line_gather(r->line, mine, sizeof mine, all);
     sum[0] = sum[1] = 0;
     for (int i = 0; cl_line_rank(r->line) == 0 && i < cl_line_size(r->line); i++)

@@ -34,7 +34,7 @@ static cl_code open_logits(cl_run *r, cl_err *err)
 
 static cl_chip_options chip_options(const cl_run *r)
 {
-    return (cl_chip_options){.threads = r->opt.threads,
+    return (cl_chip_options){.crew = r->opt.crew,
                              .activations = r->plan.activations,
                              .kv = r->plan.kv,
                              .limits = r->plan.limits,

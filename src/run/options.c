@@ -77,10 +77,11 @@ cl_code options_share(cl_run *r, const cl_run_options *opt, cl_err *err)
         r->opt = all;
         r->opt.layout = NULL;
         r->opt.tokenizer = NULL;
+        r->opt.crew = opt->crew;
         r->opt.logits_path = r->opt.command = r->opt.version = r->opt.revision = r->opt.build_flags = NULL;
     }
     if (!r->opt.replicas) r->opt.replicas = 1;
-    if (!r->opt.threads) r->opt.threads = cl_line_threads_fit(r->line);
+    r->opt.threads = cl_crew_threads(r->opt.crew);
     cl_code c = tell_texts(r, t.text_bytes, err);
     return c == CL_OK ? tell_layout(r, &t, err) : c;
 }

@@ -94,7 +94,7 @@ static cl_code measure(cl_run *r, cl_err *err)
     if (c == CL_OK) c = cl_line_measure(r->line, &how, rates, err);
     if (c == CL_OK) {
         cl_line_barrier(r->line); /* all ranks of a host read at once, as they will */
-        double mine = cl_chip_probe_memory((size_t)bytes, r->opt.threads);
+        double mine = cl_probe_memory(r->opt.crew, (size_t)bytes);
         cl_line_gather(r->line, &mine, sizeof mine, all);
         rates->read_bytes_per_s = all[0];
         for (uint64_t i = 1; i < size && cl_line_rank(r->line) == 0; i++)

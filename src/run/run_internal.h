@@ -2,6 +2,7 @@
 #ifndef CHIPLINE_RUN_INTERNAL_H
 #define CHIPLINE_RUN_INTERNAL_H
 
+#include "chipline/probe.h"
 #include "chipline/run.h"
 
 /* What is decided before anything is loaded: the same on every rank. */

@@ -1,5 +1,6 @@
 /* test_chip.c: the same bits from every way of running a chip; events, probe, damaged files. */
 #include "chipline/kernels.h"
+#include "chipline/probe.h"
 #include "chipline/util.h"
 #include "tiny.h"
 
@@ -44,11 +45,11 @@ static void check_bits(const tiny *m, cl_activations act, cl_kv_format kv)
     CU_ASSERT(same_run(m, 1, &base, N));
     for (int threads = 2; threads <= 3; threads++) {
         cl_chip_options o = base;
-        o.threads = threads;
+        o.crew = crew_of(threads);
         CU_ASSERT(same_run(m, 1, &o, threads == 2 ? N : 7));
     }
     cl_chip_options many = base; /* more threads than panels of most matrices */
-    many.threads = 9;
+    many.crew = crew_of(9);
     CU_ASSERT(same_run(m, 1, &many, 17));
     for (int stages = 2; stages <= TINY_LAYERS + 1; stages++)
         CU_ASSERT(same_run(m, stages, &base, stages == 2 ? N : 9));
@@ -408,7 +409,7 @@ static void test_sizes(void)
     CU_ASSERT(one >= matrix_bytes(&m, k, true) + table);
     CU_ASSERT(one <= matrix_bytes(&m, k, true) + table + 40000);
     CU_ASSERT_EQUAL(sum, one + table);
-    double speed = cl_chip_probe(l.chips[0].ctx);
+    double speed = cl_probe_slice(l.chips[0].ctx);
     CU_ASSERT(speed > 1e8 && speed < 1e13);
     tiny_line_free(&l);
     tiny_line_free(&two);

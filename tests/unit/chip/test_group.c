@@ -2,7 +2,6 @@
  * everything or whole experts, in shared memory or in copies, whatever the threads and chunks. */
 #include <pthread.h>
 
-#include "chip_impl.h"
 #include "tiny.h"
 
 enum { N = 40, MOST = 7 };
@@ -19,6 +18,7 @@ typedef struct stage {
     cl_placement placement;
     cl_stage plan;
     cl_chip_table chips[MOST];
+    held_crew *crews[MOST];
     tiny_rows *rows; /* where rows of logits go now */
     cl_samples samples;
     cl_sampled sampled[MOST][4];
@@ -142,6 +142,8 @@ static void stage_make(stage *s, const tiny *m, int members, experts mode, bool 
         s->groups[i] =
             (cl_group){.member = i, .members = members, .memory = s->memory[i], .gather = gather, .ctx = &s->seats[i]};
         o.group = &s->groups[i];
+        s->crews[i] = crew_hold(cl_crew_threads(opt->crew));
+        o.crew = s->crews[i]->crew;
         CU_ASSERT_EQUAL_FATAL(cl_placement_slice(m->model, &s->placement, i, &parts, &n_parts, &err), CL_OK);
         o.rows = (cl_row_observer){&s->rows, tiny_keep};
         if (cl_chip_create(&s->chips[i], m->file, &s->plan, parts, n_parts, &o, NULL, &err)) puts(err.msg);
@@ -161,6 +163,7 @@ static void stage_free(stage *s)
     free(s->placement.experts);
     for (int i = 0; i < s->members; i++) {
         s->chips[i].free(s->chips[i].ctx);
+        crew_let_go(s->crews[i]);
         if (!s->copies && i) continue;
         free(s->memory[i]);
         free(s->x[i]);
@@ -203,7 +206,7 @@ static bool same(const tiny *m, int members, experts mode, bool copies, int chun
     bool ok = got.calls == N && memcmp(want.row[0], got.row[0], N * sizeof got.row[0][0]) == 0;
     if (!ok)
         printf("%d chips, experts %d, copies %d, chunk %d, threads %d: other bits\n", members, mode, copies, chunk,
-               o->threads);
+               cl_crew_threads(o->crew));
     return ok;
 }
 
@@ -229,7 +232,7 @@ static void check(int which)
             CU_ASSERT(same(&m, members, WHOLE, members % 2 == 0, members == 3 ? 1 : N, &o));
             CU_ASSERT(same(&m, members, COPIED, members % 2, 7, &o));
         }
-        o.threads = 2;
+        o.crew = crew_of(2);
         for (int copies = 0; copies < 2; copies++) {
             CU_ASSERT(same(&m, 3, SLICED, copies, 9, &o));
             CU_ASSERT(same(&m, 2, COPIED, copies, N, &o));

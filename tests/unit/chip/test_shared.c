@@ -1,6 +1,5 @@
 /* test_shared.c: sequences that share a cache, go back in it or take it from another chip get the bits of those that
  * read all their ids. */
-#include "chip_impl.h"
 #include "chipline/kernels.h"
 #include "tiny.h"
 
@@ -130,23 +129,22 @@ static void check_back(const tiny *m, int how)
     tiny_line_free(&l);
 }
 
-/* What a chip of all layers holds of a slot goes to a line of several, into another slot. */
-static void move_cache(const tiny_line *from, int slot, const tiny_line *to, int other)
+/* What a chip of all layers holds of a slot, `end` positions, goes to a line of several, into another slot. */
+static void move_cache(const tiny *m, const tiny_line *from, int slot, const tiny_line *to, int other, int end)
 {
-    const kv_cache *out = &from->chips[0].ctx->kv;
+    const cl_chip_table *out = &from->chips[0];
     static unsigned char rows[N * 2 * 100 * sizeof(float)];
     for (int i = 0; i < to->n; i++) {
-        kv_cache *in = &to->chips[i].ctx->kv;
-        const int l0 = to->chips[i].ctx->stage.first_layer;
+        const cl_chip_table *in = &to->chips[i];
+        const int l0 = TINY_LAYERS * i / to->n, l1 = TINY_LAYERS * (i + 1) / to->n;
         int first[TINY_LAYERS];
-        for (int l = 0; l < in->n_layers; l++) first[l] = kv_first(out, l0 + l, slot);
-        kv_expect(in, other, first, out->end[slot]);
-        for (int l = 0; l < in->n_layers; l++) {
-            int at = kv_first(in, l, other), n = in->end[other] - at;
-            CU_ASSERT_FATAL(kv_row_bytes(in, l) <= sizeof rows / N);
-            for (int head = 0; head < in->layers[l].attn->kv_heads; head++) {
-                kv_rows_out(out, l0 + l, slot, head, at, n, rows);
-                kv_rows_in(in, l, other, head, at, n, rows);
+        for (int l = l0; l < l1; l++) first[l - l0] = out->cache_first(out->ctx, l, slot);
+        in->cache_expect(in->ctx, other, first, end);
+        for (int l = l0; l < l1; l++) {
+            int at = in->cache_first(in->ctx, l, other), n = end - at;
+            for (int head = 0; head < m->spec.layers[l].attn.kv_heads; head++) {
+                out->cache_out(out->ctx, l, slot, head, at, n, rows);
+                in->cache_in(in->ctx, l, other, head, at, n, rows);
             }
         }
     }
@@ -167,7 +165,7 @@ static void check_move(const tiny *m, int how, int b, int c)
         tiny_line to = chips(m, stages, how, *name);
         int there[4] = {0};
         read_to(&to, B, there, 20, &got);
-        move_cache(&l, C, &to, B);
+        move_cache(m, &l, C, &to, B, 47);
         memcpy(ids[B], ids[C], sizeof ids[B]);
         there[B] = 47;
         step_forked(&to, there, (int[4]){0, 2}, (int[4]){-1, B, -1, -1}, &got); /* with what it has itself */

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 
 #include "chipline/kernels.h"
+#include "crews.h"
 #include "model/model_file_data.h"
 #include "npy.h"
 #include "slice.h"
@@ -40,7 +41,8 @@ static void check_parts(const cl_kernels *k, const cl_extent *parts, int n)
     cl_err err = {0};
     cl_model_file *f = open_model();
     slice s;
-    CU_ASSERT_EQUAL_FATAL(slice_load(&s, f, &all_layers, parts, n, k, 2, false, &err), CL_OK);
+    CU_ASSERT_EQUAL_FATAL(slice_plan(&s, cl_model_file_model(f), &all_layers, parts, n, k, &err), CL_OK);
+    CU_ASSERT_EQUAL_FATAL(slice_load(&s, f, parts, n, k, crew_of(2), false, &err), CL_OK);
     for (int i = 0; i < n; i++) {
         const cl_tensor *t = &cl_model_file_model(f)->tensors[parts[i].tensor];
         const slice_tensor *st = slice_get(&s, t->role, t->layer);
@@ -105,7 +107,10 @@ static void test_damage(void)
         CU_ASSERT_EQUAL(pwrite(fd, &bad, 1, at - file), 1);
         cl_model_file *f = open_model();
         slice s;
-        CU_ASSERT_EQUAL(slice_load(&s, f, &all_layers, parts, n, cl_kernels_reference(), 1, false, &err), CL_E_INPUT);
+        const cl_kernels *k = cl_kernels_reference();
+        CU_ASSERT_EQUAL_FATAL(slice_plan(&s, cl_model_file_model(f), &all_layers, parts, n, k, &err), CL_OK);
+        CU_ASSERT_EQUAL(slice_load(&s, f, parts, n, k, crew_of(1 + i), false, &err), CL_E_INPUT);
+        slice_free(&s);
         CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, t->name));
         CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "checksum"));
         cl_model_file_close(f);

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "chipline/chip.h"
+#include "crews.h"
 #include "specs.h"
 #include "suite.h"
 
@@ -184,7 +185,7 @@ static int tiny_parts(const tiny *m, const cl_stage *s, cl_extent *parts)
 
 static cl_chip_options tiny_options(int threads, int chunk, const char *kernels)
 {
-    return (cl_chip_options){.threads = threads,
+    return (cl_chip_options){.crew = crew_of(threads),
                              .activations = CL_ACT_F32,
                              .kv = CL_KV_F32,
                              .kernels = kernels,
