@@ -212,7 +212,7 @@ static void tiny_keep(void *ctx, int32_t slot, int64_t pos, const float *logits,
 
 /* A line of `stages` chips of about equal numbers of layers (the last may have only the head: stages = TINY_LAYERS +
  * 1). */
-static tiny_line tiny_chips(const tiny *m, int stages, const cl_chip_options *opt, cl_trace *trace)
+static inline tiny_line tiny_chips(const tiny *m, int stages, const cl_chip_options *opt, cl_trace *trace)
 {
     tiny_line line = {.n = stages, .rows = calloc(1, sizeof *line.rows)};
     cl_chip_options o = *opt;
@@ -233,7 +233,7 @@ static tiny_line tiny_chips(const tiny *m, int stages, const cl_chip_options *op
     return line;
 }
 
-static void tiny_line_free(tiny_line *l)
+static inline void tiny_line_free(tiny_line *l)
 {
     for (int i = 0; i < l->n; i++) l->chips[i].free(l->chips[i].ctx);
     free(l->rows);
