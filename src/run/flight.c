@@ -3,6 +3,8 @@
 
 #include <stdlib.h>
 
+#include "chipline/stops.h"
+
 void flight_free(flight *f)
 {
     if (!f) return;
@@ -59,33 +61,6 @@ flight *flight_create(cl_request *r, int context, const cl_tokenizer *t, cl_err 
     return f;
 }
 
-/* Where the text first holds a stop, looking only at what is new since `from`; SIZE_MAX: nowhere. */
-static size_t find_stop(const cl_request *q, const cl_buf *text, size_t from)
-{
-    size_t best = SIZE_MAX;
-    for (int i = 0; i < q->n_stops; i++) {
-        size_t n = strlen(q->stops[i]), start = from >= n ? from - n + 1 : 0;
-        const char *at = text->len > start ? memmem(text->data + start, text->len - start, q->stops[i], n) : NULL;
-        if (at && (size_t)(at - text->data) < best) best = (size_t)(at - text->data);
-    }
-    return best;
-}
-
-/* Bytes at the end of the text that may be the beginning of a stop. */
-static size_t held_back(const cl_request *q, const cl_buf *text)
-{
-    size_t most = 0;
-    for (int i = 0; i < q->n_stops; i++) {
-        size_t n = strlen(q->stops[i]);
-        for (size_t k = n - 1; k > most; k--)
-            if (k <= text->len && memcmp(text->data + text->len - k, q->stops[i], k) == 0) {
-                most = k;
-                break;
-            }
-    }
-    return most;
-}
-
 /* Gives out reasoning that is new. */
 static cl_code show_reasoning(flight *f, const cl_source *to, cl_err *err)
 {
@@ -113,14 +88,15 @@ cl_code flight_add_text(flight *f, int32_t id, const cl_source *to, bool *stop, 
     if (cl_reply_add(&f->reply, id, text, &f->result.reasoning, &f->request->error) != CL_OK) return CL_OK;
     cl_code c = show_reasoning(f, to, err);
     if (c != CL_OK || text->len == before) return c;
-    size_t at = find_stop(f->request, text, before);
+    const cl_stops stops = {(const char *const *)f->request->stops, f->request->n_stops};
+    size_t at = cl_stops_find(&stops, text->data, text->len, before, NULL);
     *stop = at != SIZE_MAX;
     if (*stop) {
         text->len = at;
         text->data[at] = 0;
         return CL_OK;
     }
-    return show_text(f, text->len - held_back(f->request, text), to, err);
+    return show_text(f, text->len - cl_stops_unsure(&stops, text->data, text->len), to, err);
 }
 
 cl_code flight_finish_text(flight *f, bool cut, const cl_source *to, cl_err *err)
