@@ -3,13 +3,13 @@
 
 #include <time.h>
 
-cl_code cl_cli_chat(const char *name, const char *date, const char *jinja, cl_chat **out, cl_err *err)
+cl_code cl_cli_chat(const char *name, const char *date, const cl_tokenizer *t, cl_chat **out, cl_err *err)
 {
     char today[32];
     struct tm tm;
     time_t now = time(NULL);
     *out = NULL;
-    cl_code c = name ? cl_chat_by_name(name, out, err) : jinja ? cl_chat_detect(jinja, out, err) : CL_OK;
+    cl_code c = name ? cl_chat_by_name(name, out, err) : t ? cl_chat_from_tokenizer(t, out, err) : CL_OK;
     if (c != CL_OK || !*out) return c;
     if (!date && localtime_r(&now, &tm) && strftime(today, sizeof today, "%Y-%m-%d", &tm)) date = today;
     c = date ? cl_chat_set_date(*out, date, err) : CL_OK;

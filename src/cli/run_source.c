@@ -35,10 +35,9 @@ typedef struct source_state {
 static cl_code find_chat(run_cli *o)
 {
     cl_err *err = o->err;
-    const char *jinja = o->tok_data ? o->tok_data->chat_template : NULL;
     cl_err quiet;
     bool asked = o->chat || o->chat_format || o->date;
-    cl_code c = cl_cli_chat(o->chat_format, o->date, jinja, &o->format, asked ? err : &quiet);
+    cl_code c = cl_cli_chat(o->chat_format, o->date, o->tokenizer, &o->format, asked ? err : &quiet);
     if (!asked) return CL_OK; /* rows with messages will say so */
     if (!o->chat) return c;
     if (c != CL_OK) return c;

@@ -81,7 +81,7 @@ static cl_code decode(const tokenize_cli *o, const cl_tokenizer *t, cl_err *err)
 static cl_code render(const tokenize_cli *o, const cl_tokenizer *t, const cl_buf *text, cl_buf *rendered, cl_err *err)
 {
     cl_chat *format;
-    cl_code c = cl_cli_chat(o->chat_format, o->date, cl_tokenizer_get_data(t)->chat_template, &format, err);
+    cl_code c = cl_cli_chat(o->chat_format, o->date, t, &format, err);
     if (c != CL_OK) return c;
     if (!format)
         return cl_fail(err, CL_E_INPUT, "--chat: %s has no chat template (name a format: --chat-format)", o->model);
@@ -97,11 +97,11 @@ static cl_code render(const tokenize_cli *o, const cl_tokenizer *t, const cl_buf
         cl_message *m;
         int n;
         c = cl_messages_read(list, &m, &n, err);
-        if (c == CL_OK) c = cl_chat_render(format, m, n, true, rendered, err);
+        if (c == CL_OK) c = cl_chat_render_messages(format, m, n, true, rendered, err);
         free(m);
     } else if (c == CL_OK) {
         cl_message m = {"user", text->data};
-        c = cl_chat_render(format, &m, 1, true, rendered, err);
+        c = cl_chat_render_messages(format, &m, 1, true, rendered, err);
     }
     json_decref(list);
     cl_chat_free(format);

@@ -74,7 +74,7 @@ static cl_code set_messages(const cl_request_defaults *d, cl_request *r, const c
                        "messages: no chat format is known for this model (give one: --chat-format)");
     cl_buf text = {0};
     r->chat = d->chat;
-    cl_code c = cl_chat_render(d->chat, m, n, true, &text, &r->error);
+    cl_code c = cl_chat_render_messages(d->chat, m, n, true, &text, &r->error);
     if (c == CL_OK) c = set_text(d, r, text.data, text.len, false);
     cl_buf_free(&text);
     return c;

@@ -1,41 +1,100 @@
-/* chat.c: chat formats by name, and prompts made with them. */
-#include "chat_internal.h"
-
+/* chat.c: chats by template or by name, and prompts made with them. */
 #include <stdlib.h>
 
-cl_code cl_chat_by_name(const char *name, cl_chat **out, cl_err *err)
+#include "chat_internal.h"
+
+const char *chat_what(const cl_chat *c, char buf[CHAT_MARK])
 {
-    *out = NULL;
-    for (int i = 0; i < cl_chat_n_formats; i++) {
-        if (strcmp(name, cl_chat_formats[i].name) != 0) continue;
-        cl_chat *c = cl_calloc(1, sizeof *c, "chat format", err);
-        if (!c) return CL_E_FIT;
-        c->f = &cl_chat_formats[i];
-        c->trim = c->f->trim;
-        *out = c;
-        return CL_OK;
-    }
-    const char *near = cl_nearest(name, cl_chat_names(), cl_chat_n_formats);
-    cl_buf all = {0};
-    cl_code c = CL_OK;
-    for (int i = 0; c == CL_OK && i < cl_chat_n_formats; i++)
-        c = cl_buf_printf(&all, err, "%s%s", i ? ", " : "", cl_chat_names()[i]);
-    if (c == CL_OK)
-        c = near ? cl_fail(err, CL_E_USAGE, "chat format '%s': unknown (did you mean %s?)", name, near)
-                 : cl_fail(err, CL_E_USAGE, "chat format '%s': unknown (there are %s)", name, all.data);
-    cl_buf_free(&all);
-    return c;
+    snprintf(buf, CHAT_MARK, c->name ? "chat format %s" : "chat template", c->name);
+    return buf;
 }
 
 void cl_chat_free(cl_chat *c)
 {
-    if (c) free(c->default_block);
+    if (!c) return;
+    for (int i = 0; i < CHAT_ENDS; i++) free(c->ends[i]);
+    free(c->turns);
+    free(c->bos);
+    free(c->eos);
+    jinja_free(c->template);
     free(c);
 }
 
-const char *cl_chat_name(const cl_chat *c) { return c->f->name; }
-const char *const *cl_chat_ends(const cl_chat *c) { return c->f->ends; }
-bool cl_chat_has_date(const cl_chat *c) { return c->f->date != NULL; }
+/* Compiled, not looked at. */
+static cl_code make(const char *name, const char *template, const char *bos, const char *eos, cl_chat **out,
+                    cl_err *err)
+{
+    char why[JINJA_WHY], what[CHAT_MARK];
+    cl_chat *c = *out = cl_calloc(1, sizeof *c, "chat", err);
+    if (!c) return CL_E_FIT;
+    c->name = name;
+    if (!(c->bos = cl_strdup(bos, err)) || !(c->eos = cl_strdup(eos, err))) return CL_E_FIT;
+    if ((c->template = jinja_compile(template, why))) return CL_OK;
+    return cl_fail(err, CL_E_INPUT, "%s: %s", chat_what(c, what), why);
+}
+
+/* A chat, or none and the cause. */
+static cl_code made(cl_code code, const char *template, cl_chat **out, cl_err *err)
+{
+    if (code == CL_OK) code = chat_look(*out, template, err);
+    if (code == CL_OK) return code;
+    cl_chat_free(*out);
+    *out = NULL;
+    return code;
+}
+
+cl_code cl_chat_from_template(const char *template, const char *bos, const char *eos, cl_chat **out, cl_err *err)
+{
+    cl_code code = made(make(NULL, template, bos, eos, out, err), template, out, err);
+    if (code != CL_E_INPUT) return code;
+    cl_err cause = *err;
+    return cl_fail(err, CL_E_INPUT, "%.400s (name a format with --chat-format)", cause.msg);
+}
+
+/* A token's text, malloced; "" if there is none. */
+static char *token_text(const cl_tokenizer *t, int id, cl_err *err)
+{
+    const char *s = "";
+    size_t n = 0;
+    cl_buf text = {0};
+    if (id >= 0) cl_tokenizer_piece(t, id, true, &s, &n);
+    return cl_buf_add(&text, s, n, err) == CL_OK ? text.data : NULL;
+}
+
+cl_code cl_chat_from_tokenizer(const cl_tokenizer *t, cl_chat **out, cl_err *err)
+{
+    const cl_tokenizer_data *d = cl_tokenizer_get_data(t);
+    *out = NULL;
+    if (!d->chat_template) return CL_OK;
+    char *bos = token_text(t, d->bos, err), *eos = token_text(t, d->eos, err);
+    cl_code code = bos && eos ? cl_chat_from_template(d->chat_template, bos, eos, out, err) : CL_E_FIT;
+    free(bos);
+    free(eos);
+    return code;
+}
+
+cl_code cl_chat_by_name(const char *name, cl_chat **out, cl_err *err)
+{
+    *out = NULL;
+    for (int i = 0; i < chat_n_formats; i++) {
+        const chat_format *f = &chat_formats[i];
+        if (strcmp(name, f->name) == 0)
+            return made(make(f->name, f->template, f->bos, f->eos, out, err), f->template, out, err);
+    }
+    const char *near = cl_nearest(name, cl_chat_names(), chat_n_formats);
+    if (near) return cl_fail(err, CL_E_USAGE, "chat format '%s': unknown (did you mean %s?)", name, near);
+    cl_buf all = {0};
+    cl_code code = CL_OK;
+    for (int i = 0; code == CL_OK && i < chat_n_formats; i++)
+        code = cl_buf_printf(&all, err, "%s%s", i ? ", " : "", chat_formats[i].name);
+    if (code == CL_OK) code = cl_fail(err, CL_E_USAGE, "chat format '%s': unknown (there are %s)", name, all.data);
+    cl_buf_free(&all);
+    return code;
+}
+
+const char *const *cl_chat_ends(const cl_chat *c) { return (const char *const *)c->ends; }
+
+/* --- the date --- */
 
 static bool is_day(int year, int month, int day)
 {
@@ -47,203 +106,99 @@ static bool is_day(int year, int month, int day)
 cl_code cl_chat_set_date(cl_chat *c, const char *date, cl_err *err)
 {
     static const char shape[] = "dddd-dd-dd";
-    bool ok = strlen(date) == CL_CHAT_DATE;
-    for (int i = 0; ok && i < CL_CHAT_DATE; i++)
-        ok = shape[i] == 'd' ? date[i] >= '0' && date[i] <= '9' : date[i] == '-';
+    bool ok = strlen(date) == CHAT_DATE;
+    for (int i = 0; ok && i < CHAT_DATE; i++) ok = shape[i] == 'd' ? date[i] >= '0' && date[i] <= '9' : date[i] == '-';
     if (!ok) return cl_fail(err, CL_E_USAGE, "'%.40s' is not written YYYY-MM-DD", date);
     if (!is_day(atoi(date), atoi(date + 5), atoi(date + 8)))
         return cl_fail(err, CL_E_USAGE, "%s is no day of the calendar", date);
-    memcpy(c->date, date, CL_CHAT_DATE + 1);
+    memcpy(c->date, date, CHAT_DATE + 1);
     return CL_OK;
-}
-
-/* --- white space --- */
-
-/* Bytes of the white-space character that s[0..n) begins with, or 0 (what Python's str.isspace says). */
-static size_t space_len(const char *s, size_t n)
-{
-    const unsigned char *p = (const unsigned char *)s;
-    if (n >= 1 && ((p[0] >= 9 && p[0] <= 13) || (p[0] >= 28 && p[0] <= 32))) return 1;
-    if (n >= 2 && p[0] == 0xc2 && (p[1] == 0x85 || p[1] == 0xa0)) return 2;
-    if (n < 3) return 0;
-    unsigned c = (unsigned)(p[0] & 15) << 12 | (unsigned)(p[1] & 63) << 6 | (p[2] & 63);
-    bool space = c == 0x1680 || (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f ||
-                 c == 0x205f || c == 0x3000;
-    return p[0] >= 0xe1 && p[0] <= 0xe3 && space ? 3 : 0;
-}
-
-void cl_chat_strip(const char **s, size_t *n, bool left, bool right)
-{
-    size_t k;
-    while (left && (k = space_len(*s, *n)) > 0) *s += k, *n -= k;
-    for (bool more = right; more;) {
-        more = false;
-        for (k = 1; k <= 3 && k <= *n && !more; k++)
-            if (space_len(*s + *n - k, k) == k) *n -= k, more = true;
-    }
-}
-
-static void strip_newlines(const char **s, size_t *n, bool left, bool right)
-{
-    while (left && *n && **s == '\n') (*s)++, (*n)--;
-    while (right && *n && (*s)[*n - 1] == '\n') (*n)--;
 }
 
 /* --- rendering --- */
 
-static int role_of(const char *role)
+jinja_result chat_run(const cl_chat *c, const json_t *messages, const json_t *tools, const json_t *variables,
+                      bool add_generation, cl_buf *out, char why[JINJA_WHY])
 {
-    return strcmp(role, "system") == 0      ? CL_CHAT_SYSTEM
-           : strcmp(role, "user") == 0      ? CL_CHAT_USER
-           : strcmp(role, "assistant") == 0 ? CL_CHAT_ASSISTANT
-                                            : -1;
+    json_t *vars = variables ? json_copy((json_t *)(uintptr_t)variables) : json_object();
+    jinja_result r = JINJA_FAILED;
+    snprintf(why, JINJA_WHY, "no memory");
+    if (!json_object_get(vars, "documents")) json_object_set_new(vars, "documents", json_null());
+    json_object_set(vars, "messages", (json_t *)(uintptr_t)messages);
+    json_object_set_new(vars, "tools", tools ? json_incref((json_t *)(uintptr_t)tools) : json_null());
+    json_object_set_new(vars, "add_generation_prompt", json_boolean(add_generation));
+    json_object_set_new(vars, "bos_token", json_string(c->bos));
+    json_object_set_new(vars, "eos_token", json_string(c->eos));
+    if (vars) r = jinja_render(c->template, vars, c->date, out, why);
+    json_decref(vars);
+    return r;
 }
 
-static cl_code check(const cl_chat_format *f, const cl_message *m, int n, cl_err *err)
+/* What the template would leave out without a word is refused. */
+static cl_code check_message(const cl_chat *c, const json_t *m, int i, cl_err *err)
 {
-    if (n < 1) return cl_fail(err, CL_E_INPUT, "messages: there is none");
-    int first = n && role_of(m[0].role) == CL_CHAT_SYSTEM ? 1 : 0;
-    for (int i = 0; i < n; i++) {
-        int role = role_of(m[i].role);
-        if (role < 0)
-            return cl_fail(err, CL_E_INPUT,
-                           "message %d: role '%.40s' is unknown (system, user and assistant are known)", i + 1,
-                           m[i].role);
-        if (role == CL_CHAT_SYSTEM && f->system == CL_CHAT_REFUSED)
-            return cl_fail(err, CL_E_INPUT,
-                           "message %d: the chat format %s has no system message (put it into the user's)", i + 1,
-                           f->name);
-        if (role == CL_CHAT_SYSTEM && i > 0 && f->system == CL_CHAT_FIRST_BLOCK)
-            return cl_fail(err, CL_E_INPUT, "message %d: in the chat format %s a system message must be the first",
-                           i + 1, f->name);
-        if (f->alternate && i >= first && role != ((i - first) % 2 ? CL_CHAT_ASSISTANT : CL_CHAT_USER))
-            return cl_fail(err, CL_E_INPUT,
-                           "message %d: is %s; in the chat format %s user and assistant must take turns%s", i + 1,
-                           m[i].role, f->name, f->system == CL_CHAT_REFUSED ? "" : " after the system message");
-        if (f->thoughts == CL_CHAT_CHANNELS && role == CL_CHAT_ASSISTANT && strstr(m[i].content, "<|channel|>"))
-            return cl_fail(err, CL_E_INPUT, "message %d: contains <|channel|>; give the final channel's text only",
-                           i + 1);
-        if (f->thoughts == CL_CHAT_QWEN3 && role == CL_CHAT_USER && strstr(m[i].content, "<tool_response>"))
-            return cl_fail(err, CL_E_INPUT, "message %d: contains <tool_response>; answers of tools are not supported",
-                           i + 1);
-    }
+    char what[CHAT_MARK];
+    const char *role = json_string_value(json_object_get(m, "role"));
+    if (!role) return cl_fail(err, CL_E_INPUT, "message %d: is no object with a role", i + 1);
+    bool system = strcmp(role, "system") == 0;
+    chat_what(c, what);
+    if (system && c->leaves_out & CHAT_NO_SYSTEM)
+        return cl_fail(err, CL_E_INPUT, "%s: message %d: there are no system messages (put it into the user's)", what,
+                       i + 1);
+    if ((system || strcmp(role, "developer") == 0) && i > 0 && c->leaves_out & CHAT_NO_LATER_SYSTEM)
+        return cl_fail(err, CL_E_INPUT, "%s: message %d: a system message must be the first", what, i + 1);
+    if (json_array_size(json_object_get(m, "tool_calls")) && c->leaves_out & CHAT_NO_CALLS)
+        return cl_fail(err, CL_E_INPUT, "%s: message %d: calls of tools are not known", what, i + 1);
+    if (strcmp(role, "tool") == 0 && c->leaves_out & CHAT_NO_ANSWERS)
+        return cl_fail(err, CL_E_INPUT, "%s: message %d: answers of tools are not known", what, i + 1);
     return CL_OK;
 }
 
-static cl_code add_content(const cl_chat *c, int role, const char *content, cl_buf *out, cl_err *err)
+static cl_code check(const cl_chat *c, const json_t *messages, const json_t *tools, cl_err *err)
 {
-    if (role == CL_CHAT_ASSISTANT && (c->f->thoughts == CL_CHAT_CUT_LAST || c->f->thoughts == CL_CHAT_CUT_FIRST))
-        for (const char *end; (end = strstr(content, THINK_END));) {
-            content = end + strlen(THINK_END);
-            if (c->f->thoughts == CL_CHAT_CUT_FIRST) break;
-        }
-    size_t n = strlen(content);
-    if (c->trim & 1u << role) cl_chat_strip(&content, &n, true, true);
-    return cl_buf_add(out, content, n, err);
-}
-
-/* Qwen3: an answer's thoughts are dropped, unless it comes after the last question; then they are written in their
- * full form. */
-static cl_code add_thinking(const char *content, bool after_question, bool last, cl_buf *out, cl_err *err)
-{
-    const char *end = strstr(content, THINK_END), *answer = content, *thought = "";
-    size_t n_thought = 0, n_answer;
-    if (end) {
-        thought = content;
-        n_thought = (size_t)(end - content);
-        strip_newlines(&thought, &n_thought, false, true);
-        const size_t mark = strlen(THINK);
-        for (size_t i = 0; i + mark <= n_thought;) { /* what follows the last <think> */
-            if (memcmp(thought + i, THINK, mark) != 0) {
-                i++;
-                continue;
-            }
-            thought += i + mark;
-            n_thought -= i + mark;
-            i = 0;
-        }
-        for (const char *p = end; p; p = strstr(p + 1, THINK_END)) answer = p + strlen(THINK_END);
-    }
-    n_answer = strlen(answer);
-    strip_newlines(&answer, &n_answer, end != NULL, false);
-    strip_newlines(&thought, &n_thought, true, true);
-    cl_code c = CL_OK;
-    if (after_question && (last || n_thought)) {
-        strip_newlines(&answer, &n_answer, true, false);
-        c = cl_buf_printf(out, err, THINK "\n%.*s\n" THINK_END "\n\n", (int)n_thought, thought);
-    }
-    return c == CL_OK ? cl_buf_add(out, answer, n_answer, err) : c;
-}
-
-/* What comes in front of the messages. */
-static cl_code add_head(const cl_chat *c, const cl_message *m, int n, cl_buf *out, cl_err *err)
-{
-    const cl_chat_format *f = c->f;
-    const char *between = "";
-    cl_code code = cl_buf_str(out, f->bos, err);
-    if (code == CL_OK && f->head) code = cl_buf_str(out, f->head, err);
-    if (code == CL_OK && f->date && *c->date) code = cl_buf_printf(out, err, "%s%s\n", f->date, c->date);
-    if (code == CL_OK && f->head_rest) code = cl_buf_str(out, f->head_rest, err);
-    if (code == CL_OK && c->default_block && role_of(m[0].role) != CL_CHAT_SYSTEM)
-        code = cl_buf_str(out, c->default_block, err);
-    if (f->system != CL_CHAT_TOP && f->system != CL_CHAT_TOP_LAST) return code;
-    int last = n - 1;
-    while (last > 0 && role_of(m[last].role) != CL_CHAT_SYSTEM) last--;
-    for (int i = f->system == CL_CHAT_TOP ? 0 : last; code == CL_OK && i <= last; i++) {
-        if (role_of(m[i].role) != CL_CHAT_SYSTEM) continue;
-        code = cl_buf_printf(out, err, "%s%s", between, m[i].content);
-        between = "\n\n";
-    }
+    char what[CHAT_MARK];
+    size_t i;
+    json_t *m;
+    cl_code code = CL_OK;
+    if (!json_is_array(messages) || !json_array_size(messages))
+        return cl_fail(err, CL_E_INPUT, "messages: there is none");
+    if (json_array_size(tools) && c->leaves_out & CHAT_NO_TOOLS)
+        return cl_fail(err, CL_E_INPUT, "%s: tools are not known", chat_what(c, what));
+    json_array_foreach(messages, i, m) if (code == CL_OK) code = check_message(c, m, (int)i, err);
     return code;
 }
 
-/* A system message in a block of its own, in front of all others. */
-static cl_code add_first_block(const cl_chat *c, const char *system, cl_buf *out, cl_err *err)
+cl_code cl_chat_render(const cl_chat *c, const json_t *messages, const json_t *tools, const json_t *variables,
+                       bool add_generation, cl_buf *out, cl_err *err)
 {
-    const cl_chat_format *f = c->f;
-    if (f->system == CL_CHAT_FIRST_BLOCK && !*system) return CL_OK;
-    cl_code code = cl_buf_str(out, f->open[CL_CHAT_SYSTEM], err);
-    if (code == CL_OK && f->system_lead) code = cl_buf_str(out, f->system_lead, err);
-    if (code == CL_OK) code = add_content(c, CL_CHAT_SYSTEM, system, out, err);
-    return code == CL_OK ? cl_buf_str(out, f->close[CL_CHAT_SYSTEM], err) : code;
-}
-
-static bool is_when(cl_chat_when when, bool after_user)
-{
-    return when == CL_CHAT_ALWAYS || (when == CL_CHAT_AFTER_USER) == after_user;
-}
-
-cl_code cl_chat_render(const cl_chat *c, const cl_message *messages, int n, bool add_generation, cl_buf *out,
-                       cl_err *err)
-{
-    const cl_chat_format *f = c->f;
-    cl_code code = check(f, messages, n, err);
+    char why[JINJA_WHY], what[CHAT_MARK];
+    size_t before = out->len;
+    cl_code code = check(c, messages, tools, err);
+    if (code == CL_OK) code = cl_buf_str(out, "", err); /* never NULL, also where nothing is written */
     if (code != CL_OK) return code;
-    bool has_system = role_of(messages[0].role) == CL_CHAT_SYSTEM, after_user = false,
-         opens = add_generation || c->always_opens;
-    bool block = f->system == CL_CHAT_OWN_BLOCK || f->system == CL_CHAT_FIRST_BLOCK;
-    bool top = f->system == CL_CHAT_TOP || f->system == CL_CHAT_TOP_LAST;
-    const char *system = has_system ? messages[0].content : f->system_lead ? "" : NULL;
-    int first = has_system ? 1 : 0, last_question = n - 1;
-    while (last_question > 0 && role_of(messages[last_question].role) != CL_CHAT_USER) last_question--;
-    if (role_of(messages[last_question].role) != CL_CHAT_USER) last_question = n - 1;
-    code = add_head(c, messages, n, out, err);
-    if (code == CL_OK && system && block) code = add_first_block(c, system, out, err);
-    for (int i = first; code == CL_OK && i < n; i++) {
-        int role = role_of(messages[i].role);
-        if (top && role == CL_CHAT_SYSTEM) continue;
-        if (role != CL_CHAT_ASSISTANT || is_when(f->opens, after_user)) code = cl_buf_str(out, f->open[role], err);
-        if (code == CL_OK && system &&
-            ((f->system == CL_CHAT_FIRST_USER && i == first) ||
-             (f->system == CL_CHAT_LAST_USER && i == n - 1 && role == CL_CHAT_USER)))
-            code = cl_buf_printf(out, err, "%s\n\n", system);
-        if (code == CL_OK && f->thoughts == CL_CHAT_QWEN3 && role == CL_CHAT_ASSISTANT)
-            code = add_thinking(messages[i].content, i > last_question, i == n - 1, out, err);
-        else if (code == CL_OK) code = add_content(c, role, messages[i].content, out, err);
-        bool ends = f->last_close && role == CL_CHAT_ASSISTANT && i == n - 1 && !opens;
-        if (code == CL_OK) code = cl_buf_str(out, ends ? f->last_close : f->close[role], err);
-        if (role != CL_CHAT_SYSTEM) after_user = role == CL_CHAT_USER;
+    jinja_result r = chat_run(c, messages, tools, variables, add_generation, out, why);
+    if (r == JINJA_OK) return CL_OK;
+    out->len = before;
+    out->data[before] = 0;
+    if (r == JINJA_RAISED) return cl_fail(err, CL_E_INPUT, "%s: %s", chat_what(c, what), why);
+    return cl_fail(err, CL_E_INPUT, "%s: fails on these messages: %s (name a format with --chat-format)",
+                   chat_what(c, what), why);
+}
+
+cl_code cl_chat_render_messages(const cl_chat *c, const cl_message *messages, int n, bool add_generation, cl_buf *out,
+                                cl_err *err)
+{
+    json_t *list = json_array();
+    cl_code code = list ? CL_OK : cl_fail(err, CL_E_FIT, "messages: no memory");
+    for (int i = 0; code == CL_OK && i < n; i++) {
+        const char *role = messages[i].role;
+        if (strcmp(role, "system") != 0 && strcmp(role, "user") != 0 && strcmp(role, "assistant") != 0)
+            code = cl_fail(err, CL_E_INPUT,
+                           "message %d: role '%.40s' is unknown (system, user and assistant are known)", i + 1, role);
+        else if (json_array_append_new(list, json_pack("{s:s,s:s}", "role", role, "content", messages[i].content)) != 0)
+            code = cl_fail(err, CL_E_INPUT, "message %d: is no valid UTF-8", i + 1);
     }
-    if (code == CL_OK && opens && is_when(f->generates, after_user)) code = cl_buf_str(out, f->generation, err);
+    if (code == CL_OK) code = cl_chat_render(c, list, NULL, NULL, add_generation, out, err);
+    json_decref(list);
     return code;
 }

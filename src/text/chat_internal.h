@@ -1,75 +1,53 @@
-/* chat_internal.h: a chat format as data, and Python's idea of white space. */
-#ifndef CHIPLINE_MODEL_CHAT_INTERNAL_H
-#define CHIPLINE_MODEL_CHAT_INTERNAL_H
+/* chat_internal.h: a chat: its template, and what its replies need to be read. */
+#ifndef CHIPLINE_TEXT_CHAT_INTERNAL_H
+#define CHIPLINE_TEXT_CHAT_INTERNAL_H
 
 #include "chipline/chat.h"
+#include "jinja.h"
 
-/* The marks around what a model thinks, in text. */
-#define THINK "<think>"
-#define THINK_END "</think>"
+enum { CHAT_DATE = 10, /* YYYY-MM-DD */ CHAT_ENDS = 4, CHAT_MARK = 64 };
 
-enum { CL_CHAT_SYSTEM, CL_CHAT_USER, CL_CHAT_ASSISTANT, CL_CHAT_ROLES };
-
-typedef enum cl_chat_where {                    /* what becomes of a system message */
-                             CL_CHAT_OWN_BLOCK, /* a block like any other, wherever it stands */
-                             /* the same as first message; refused elsewhere, where templates drop it without a word
-                              * */
-                             CL_CHAT_FIRST_BLOCK,
-                             /* the first message only: goes in front of the first user text, an empty line between */
-                             CL_CHAT_FIRST_USER,
-                             /* the same with the last message, if that is a user's; else it is dropped */
-                             CL_CHAT_LAST_USER,
-                             CL_CHAT_TOP,      /* all of them go in front of everything, an empty line between */
-                             CL_CHAT_TOP_LAST, /* the last of them does; the others are dropped */
-                             CL_CHAT_REFUSED
-} cl_chat_where;
-
-typedef enum cl_chat_thoughts { /* what becomes of <think> parts in answers */
-                                CL_CHAT_KEPT,
-                                CL_CHAT_QWEN3,     /* dropped, unless the answer comes after the last question */
-                                CL_CHAT_CUT_LAST,  /* what stands before the last </think> is dropped */
-                                CL_CHAT_CUT_FIRST, /* what stands before the first one is dropped */
-                                /* the messages of gpt-oss, which have channels; not allowed in answers */
-                                CL_CHAT_CHANNELS
-} cl_chat_thoughts;
-
-typedef enum cl_chat_when { CL_CHAT_ALWAYS, CL_CHAT_AFTER_USER, CL_CHAT_NOT_AFTER_USER } cl_chat_when;
-
-typedef struct cl_chat_format {
-    const char *name;
-    const char *bos;                     /* "": none */
-    const char *eos;                     /* what a template calls eos_token, where the format depends on it */
-    const char *head, *date, *head_rest; /* behind bos, always; date: in front of today's date, on a line of its own */
-    const char *open[CL_CHAT_ROLES], *close[CL_CHAT_ROLES]; /* around each content */
-    const char *last_close;  /* instead, for an answer at the end when no further one is opened */
-    const char *generation;  /* the assistant's opening, where it is to go on */
-    const char *system_lead; /* a system block comes first always, and begins with this */
-    cl_chat_where system;
-    cl_chat_thoughts thoughts;
-    /* when an answer's opening is written; when `generation` is, by the last message but system */
-    cl_chat_when opens, generates;
-    unsigned trim;         /* 1 << role: content loses white space at both ends */
-    bool any_trim;         /* templates of this format differ in that */
-    bool alternate;        /* user, assistant, user, ... or nothing */
-    bool may_have_default; /* a block in front where there is no system message, if the template has one */
-    const char *ends[4];
-} cl_chat_format;
-
-enum { CL_CHAT_DATE = 10 };             /* YYYY-MM-DD */
-#define CL_CHAT_PROBE_DATE "2001-02-03" /* today, when templates are looked at */
-
-struct cl_chat {
-    const cl_chat_format *f;
-    char *default_block; /* or NULL */
-    unsigned trim;
-    bool always_opens;           /* the assistant's turn is opened at the end whether asked for or not */
-    char date[CL_CHAT_DATE + 1]; /* "": none */
+/* What a template writes nothing of, though it does not refuse it. */
+enum {
+    CHAT_NO_SYSTEM = 1,
+    CHAT_NO_LATER_SYSTEM = 2, /* only where it is not the first message */
+    CHAT_NO_TOOLS = 4,        /* the list of tools */
+    CHAT_NO_CALLS = 8,        /* an assistant's tool_calls */
+    CHAT_NO_ANSWERS = 16      /* of tools */
 };
 
-extern const cl_chat_format cl_chat_formats[];
-extern const int cl_chat_n_formats;
+/* The marks around what a model thinks. */
+typedef struct chat_think {
+    const char *open, *close;
+} chat_think;
 
-/* Python's str.strip(): *s and *n without white space at the start (left) and the end (right). */
-void cl_chat_strip(const char **s, size_t *n, bool left, bool right);
+struct cl_chat {
+    jinja *template;
+    const char *name; /* of a format; NULL: the template is a checkpoint's own */
+    char *bos, *eos;
+    char date[CHAT_DATE + 1]; /* "": none */
+    /* found by looking at what the template writes */
+    unsigned leaves_out; /* CHAT_NO_* */
+    const chat_think *think;
+    bool thinking; /* a prompt ends with think->open */
+    bool channels; /* an answer's messages have channels */
+    char *ends[CHAT_ENDS + 1];
+    char *turns; /* a conversation without BOS: has the marks of turns in it */
+};
+
+/* A format that has a name: for models without a template of their own. */
+typedef struct chat_format {
+    const char *name, *bos, *eos, *template;
+} chat_format;
+extern const chat_format chat_formats[];
+extern const int chat_n_formats;
+
+/* The template on these messages; not checked, errors without a remedy. */
+jinja_result chat_run(const cl_chat *c, const json_t *messages, const json_t *tools, const json_t *variables,
+                      bool add_generation, cl_buf *out, char why[JINJA_WHY]);
+/* Fills what is found by looking. CL_E_INPUT if the template does not write what a user says. */
+cl_code chat_look(cl_chat *c, const char *template, cl_err *err);
+/* "chat format NAME" or "chat template" */
+const char *chat_what(const cl_chat *c, char buf[CHAT_MARK]);
 
 #endif

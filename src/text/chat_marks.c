@@ -3,10 +3,8 @@
 
 #include "chat_internal.h"
 
-enum { MARK = 64 };
-
 /* The next mark in *s: what stands between "<|" and "|>", bars of DeepSeek's kind included; *s moves past it. */
-static bool next_mark(const char **s, char mark[MARK])
+static bool next_mark(const char **s, char mark[CHAT_MARK])
 {
     static const char *const bars[] = {"|", "\xef\xbd\x9c"};
     for (const char *p = *s; (p = strchr(p, '<')); p++) {
@@ -15,7 +13,7 @@ static bool next_mark(const char **s, char mark[MARK])
             if (strncmp(p + 1, bars[i], bar) != 0) continue;
             const char *end = strchr(p, '>');
             size_t n = end ? (size_t)(end + 1 - p) : 0;
-            if (n < 2 * bar + 2 || n >= MARK || memcmp(end - bar, bars[i], bar) != 0) continue;
+            if (n < 2 * bar + 2 || n >= CHAT_MARK || memcmp(end - bar, bars[i], bar) != 0) continue;
             memcpy(mark, p, n);
             mark[n] = 0;
             *s = end + 1;
@@ -25,32 +23,43 @@ static bool next_mark(const char **s, char mark[MARK])
     return false;
 }
 
-/* Looks for the marks around turns; the first that the vocabulary lacks goes into `missing` ("": none). True if it
+/* Looks for the marks of a chat's turns; the first that the vocabulary lacks goes into `missing` ("": none). True if it
  * has any. */
-static bool look(const cl_chat_format *f, const cl_tokenizer *t, char missing[MARK])
+static bool look(const cl_chat *c, const cl_tokenizer *t, char missing[CHAT_MARK])
 {
-    char mark[MARK];
+    char mark[CHAT_MARK];
     bool any = false;
     missing[0] = 0;
-    for (int i = 0; i < 2 * CL_CHAT_ROLES + 1; i++) {
-        const char *s = i == 2 * CL_CHAT_ROLES ? f->generation : i % 2 ? f->close[i / 2] : f->open[i / 2];
-        while (s && next_mark(&s, mark)) {
-            bool has = cl_tokenizer_find(t, mark) >= 0;
-            any |= has;
-            if (!has && !missing[0]) memcpy(missing, mark, MARK);
-        }
+    for (const char *s = c->turns; next_mark(&s, mark);) {
+        bool has = cl_tokenizer_find(t, mark) >= 0;
+        any |= has;
+        if (!has && !missing[0]) memcpy(missing, mark, CHAT_MARK);
     }
     return any;
 }
 
+/* Does the vocabulary have a mark of any format? */
+static cl_code is_tuned(const cl_tokenizer *t, bool *tuned, cl_err *err)
+{
+    cl_code code = CL_OK;
+    *tuned = false;
+    for (const char *const *name = cl_chat_names(); *name && code == CL_OK && !*tuned; name++) {
+        char missing[CHAT_MARK];
+        cl_chat *c;
+        code = cl_chat_by_name(*name, &c, err);
+        if (code == CL_OK) *tuned = look(c, t, missing);
+        cl_chat_free(c);
+    }
+    return code;
+}
+
 cl_code cl_chat_check(const cl_chat *c, const cl_tokenizer *t, cl_err *err)
 {
-    char missing[MARK], other[MARK];
-    bool tuned = false;
-    look(c->f, t, missing);
-    for (int i = 0; i < cl_chat_n_formats && !tuned; i++) tuned = look(&cl_chat_formats[i], t, other);
-    if (!missing[0] || !tuned) return CL_OK;
-    return cl_fail(err, CL_E_INPUT,
-                   "chat format %s: the vocabulary has no token %s (name the format that the model was tuned on)",
-                   c->f->name, missing);
+    char missing[CHAT_MARK], what[CHAT_MARK];
+    bool tuned = look(c, t, missing);
+    if (!missing[0]) return CL_OK;
+    cl_code code = tuned ? CL_OK : is_tuned(t, &tuned, err);
+    if (code != CL_OK || !tuned) return code;
+    return cl_fail(err, CL_E_INPUT, "%s: the vocabulary has no token %s (name the format that the model was tuned on)",
+                   chat_what(c, what), missing);
 }

@@ -5,35 +5,33 @@
  * Marks are looked for in the text, so that it does not matter whether a vocabulary has them as tokens; text that may
  * yet become one is held back. */
 #include "chat_internal.h"
+#include "chipline/stops.h"
 
 enum { START, THINKING, BEFORE_ANSWER, ANSWER, HEADER, BODY_THINKING, BODY_ANSWER };
 enum { MAX_HEADER = 4096 };
 
 #define CHANNEL "<|channel|>"
 #define MESSAGE "<|message|>"
-static const char *const think_ends[] = {THINK_END, NULL};
-static const char *const body_ends[] = {"<|end|>", "<|start|>", "<|return|>", "<|call|>", NULL};
-static const char *const marks[] = {THINK, THINK_END, NULL}, *const channel_marks[] = {CHANNEL,         MESSAGE,
-                                                                                       "<|constrain|>", "<|end|>",
-                                                                                       "<|start|>",     "<|return|>",
-                                                                                       "<|call|>",      NULL};
+#define CONSTRAIN "<|constrain|>"
+/* What ends a message's body, or names a part of its header: these may be control tokens. */
+static const char *const channel_marks[] = {"<|end|>", "<|start|>", "<|return|>",   "<|call|>",
+                                            MESSAGE,   CHANNEL,     "<|constrain|>"};
+static const cl_stops body_ends = {channel_marks, 4}, header_ends = {channel_marks + 4, 1};
+enum { CHANNEL_MARKS = sizeof channel_marks / sizeof *channel_marks };
 
-static bool has_channels(const cl_reply *r) { return r->chat && r->chat->f->thoughts == CL_CHAT_CHANNELS; }
-
-static bool ends_with(const char *s, const char *end)
-{
-    size_t n = strlen(s), n_end = strlen(end);
-    return n >= n_end && strcmp(s + n - n_end, end) == 0;
-}
+static bool has_channels(const cl_reply *r) { return r->chat && r->chat->channels; }
 
 void cl_reply_init(cl_reply *r, const cl_chat *chat, const cl_tokenizer *t)
 {
     *r = (cl_reply){.chat = chat, .state = ANSWER};
     if (t) cl_detok_init(&r->detok, t, false, false);
     if (!chat) return;
-    const char *opening = chat->f->generation;
-    bool thinking = ends_with(opening, THINK) || ends_with(opening, THINK "\n");
-    r->state = has_channels(r) ? HEADER : thinking ? THINKING : START;
+    r->state = chat->channels ? HEADER : chat->thinking ? THINKING : START;
+}
+
+void cl_reply_after(cl_reply *r, const char *prompt)
+{
+    if (r->chat && !r->chat->channels) r->state = cl_chat_opens_thoughts(r->chat, prompt) ? THINKING : START;
 }
 
 void cl_reply_free(cl_reply *r) { cl_buf_free(&r->held); }
@@ -55,29 +53,6 @@ static cl_code move(cl_reply *r, size_t n, cl_buf *to, cl_err *err)
 }
 
 static size_t spaces(const cl_buf *b) { return b->len ? strspn(b->data, " \t\r\n") : 0; }
-
-/* Where the first of `ends` begins in what is held, and its length; SIZE_MAX if none does. */
-static size_t find(const cl_reply *r, const char *const *ends, size_t *len)
-{
-    size_t best = SIZE_MAX;
-    for (; r->held.len && *ends; ends++) {
-        const char *at = memmem(r->held.data, r->held.len, *ends, strlen(*ends));
-        if (!at || (size_t)(at - r->held.data) >= best) continue;
-        best = (size_t)(at - r->held.data);
-        *len = strlen(*ends);
-    }
-    return best;
-}
-
-/* Bytes at the end of what is held that may be the beginning of one of `ends`. */
-static size_t unsure(const cl_reply *r, const char *const *ends)
-{
-    size_t most = 0;
-    for (; *ends; ends++)
-        for (size_t k = strlen(*ends) - 1; k > most; k--)
-            if (k <= r->held.len && memcmp(r->held.data + r->held.len - k, *ends, k) == 0) most = k;
-    return most;
-}
 
 /* The first n bytes held are thoughts: without line ends before the first word and, if they end there, behind the
  * last. */
@@ -101,8 +76,8 @@ static cl_code add_thoughts(cl_reply *r, size_t n, bool end, cl_buf *reasoning, 
 /* A header is complete with <|message|>; a reply that does not begin with one is an answer. */
 static bool read_header(cl_reply *r)
 {
-    static const char *const end[] = {MESSAGE, NULL}, *const beginnings[] = {"<|", " to=", NULL};
-    size_t n, at = find(r, end, &n);
+    static const char *const beginnings[] = {"<|", " to=", NULL};
+    size_t at = cl_stops_find(&header_ends, r->held.data, r->held.len, 0, NULL);
     if (at == SIZE_MAX) {
         bool plain = !r->headers && r->held.len;
         for (int i = 0; plain && beginnings[i]; i++) {
@@ -119,37 +94,42 @@ static bool read_header(cl_reply *r)
     r->state = final ? BODY_ANSWER : BODY_THINKING;
     r->apart = !final;
     r->began = false;
-    drop(r, at + n);
+    drop(r, at + strlen(MESSAGE));
     return true;
 }
 
 /* Thoughts or an answer up to one of `ends`; true if it was there. */
-static cl_code read_body(cl_reply *r, const char *const *ends, bool thoughts, cl_buf *out, bool *ended, cl_err *err)
+static cl_code read_body(cl_reply *r, const cl_stops *ends, bool thoughts, cl_buf *out, bool *ended, cl_err *err)
 {
-    size_t len = 0, at = find(r, ends, &len);
+    int which = 0;
+    size_t at = cl_stops_find(ends, r->held.data, r->held.len, 0, &which);
     *ended = at != SIZE_MAX;
-    size_t n = *ended ? at : r->held.len - unsure(r, ends);
+    size_t n = *ended ? at : r->held.len - cl_stops_unsure(ends, r->held.data, r->held.len);
     cl_code c = thoughts ? add_thoughts(r, n, *ended, out, err) : move(r, n, out, err);
-    if (c == CL_OK && *ended) drop(r, len);
+    if (c == CL_OK && *ended) drop(r, strlen(ends->text[which]));
     return c;
+}
+
+/* The start of a reply: thoughts if it begins with their mark, white space in front of it or not. */
+static bool read_start(cl_reply *r)
+{
+    const char *mark = r->chat->think->open;
+    size_t len = strlen(mark), n = spaces(&r->held), left = r->held.len - n;
+    if (left < len && memcmp(mark, r->held.data + n, left) == 0) return false;
+    r->state = memcmp(r->held.data + n, mark, left < len ? left : len) == 0 ? THINKING : ANSWER;
+    if (r->state == THINKING) drop(r, n + len);
+    return true;
 }
 
 /* One step; *more if there may be another. */
 static cl_code step(cl_reply *r, cl_buf *answer, cl_buf *reasoning, bool *more, cl_err *err)
 {
-    size_t n;
-    cl_code c;
+    cl_code c = CL_OK;
     *more = false;
     switch (r->state) {
-    case START: /* white space may come first */
-        n = spaces(&r->held);
-        if (r->held.len - n < strlen(THINK) && memcmp(THINK, r->held.data + n, r->held.len - n) == 0) return CL_OK;
-        r->state = strncmp(r->held.data + n, THINK, strlen(THINK)) == 0 ? THINKING : ANSWER;
-        if (r->state == THINKING) drop(r, n + strlen(THINK));
-        *more = true;
-        return CL_OK;
+    case START: *more = read_start(r); return CL_OK;
     case THINKING:
-        c = read_body(r, think_ends, true, reasoning, more, err);
+        c = read_body(r, &(cl_stops){&r->chat->think->close, 1}, true, reasoning, more, err);
         if (*more) r->state = BEFORE_ANSWER;
         return c;
     case BEFORE_ANSWER:
@@ -160,7 +140,7 @@ static cl_code step(cl_reply *r, cl_buf *answer, cl_buf *reasoning, bool *more, 
     case ANSWER: return move(r, r->held.len, answer, err);
     case HEADER: *more = read_header(r); return CL_OK;
     default:
-        c = read_body(r, body_ends, r->state == BODY_THINKING, r->state == BODY_THINKING ? reasoning : answer, more,
+        c = read_body(r, &body_ends, r->state == BODY_THINKING, r->state == BODY_THINKING ? reasoning : answer, more,
                       err);
         if (*more) r->state = HEADER, r->headers += !r->headers;
         return c;
@@ -174,16 +154,24 @@ cl_code cl_reply_text(cl_reply *r, const char *s, size_t n, cl_buf *answer, cl_b
     return c;
 }
 
+/* Is this control token a mark? Others are no text. */
+static bool is_mark(const cl_reply *r, const char *s, size_t n)
+{
+    const char *const think[] = {r->chat->think->open, r->chat->think->close}, *const *marks = has_channels(r)
+                                                                                                   ? channel_marks
+                                                                                                   : think;
+    for (int i = has_channels(r) ? CHANNEL_MARKS : 2; i-- > 0;)
+        if (strlen(marks[i]) == n && memcmp(marks[i], s, n) == 0) return true;
+    return false;
+}
+
 cl_code cl_reply_add(cl_reply *r, int32_t id, cl_buf *answer, cl_buf *reasoning, cl_err *err)
 {
     if (!r->chat) return cl_detok_add(&r->detok, id, answer, err);
     const char *s;
     size_t n;
-    bool mark = false;
     cl_tokenizer_piece(r->detok.t, id, true, &s, &n);
-    for (const char *const *m = has_channels(r) ? channel_marks : marks; !mark && *m; m++)
-        mark = strlen(*m) == n && memcmp(*m, s, n) == 0;
-    r->detok.show_control = mark; /* control tokens that are no marks are not text */
+    r->detok.show_control = is_mark(r, s, n);
     cl_buf text = {0};
     cl_code c = cl_detok_add(&r->detok, id, &text, err);
     if (c == CL_OK) c = cl_reply_text(r, text.data, text.len, answer, reasoning, err);

@@ -190,15 +190,14 @@ static void test_date(void)
     cl_err err = {0};
     cl_buf out = {0};
     const cl_message m = {"user", "hi"};
-    CU_ASSERT(cl_chat_has_date(c) && !cl_chat_has_date(other));
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         CU_ASSERT_EQUAL(cl_chat_set_date(c, bad[i], &err), CL_E_USAGE);
-    CU_ASSERT_EQUAL(cl_chat_render(c, &m, 1, true, &out, &err), CL_OK);
+    CU_ASSERT_EQUAL(cl_chat_render_messages(c, &m, 1, true, &out, &err), CL_OK);
     CU_ASSERT_PTR_NULL(strstr(out.data, "date"));
     CU_ASSERT_PTR_NOT_NULL(strstr(out.data, "Knowledge cutoff: 2024-06\n\nReasoning: medium"));
     out.len = 0;
     CU_ASSERT_EQUAL(cl_chat_set_date(c, "2030-12-31", &err), CL_OK);
-    CU_ASSERT_EQUAL(cl_chat_render(c, &m, 1, true, &out, &err), CL_OK);
+    CU_ASSERT_EQUAL(cl_chat_render_messages(c, &m, 1, true, &out, &err), CL_OK);
     CU_ASSERT_PTR_NOT_NULL(strstr(out.data, "2024-06\nCurrent date: 2030-12-31\n\nReasoning: medium"));
     cl_buf_free(&out);
     cl_chat_free(c);
