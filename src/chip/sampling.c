@@ -73,6 +73,7 @@ cl_code sampling_create(sampling **out, const chip_fixed *c, cl_err *err)
         !(s->outputs = cl_malloc(chunk, sizeof *s->outputs, "sampling", err)) ||
         !(s->merged = cl_malloc((size_t)c->group.members * CL_CANDIDATES, sizeof *s->merged, "sampling", err)))
         return err->code;
+    memset(s->ring_ids, 0, slots * (size_t)s->ring * sizeof *s->ring_ids); /* its pages come into being now */
     for (size_t i = 0; i < slots; i++) {
         s->slots[i] = (slot_state){.ids = s->ring_ids + i * (size_t)s->ring, .next = -1, .digest = XXH3_createState()};
         if (!s->slots[i].digest) return cl_fail(err, CL_E_FIT, "sampling: out of memory");

@@ -66,8 +66,8 @@ static void chips_free(chips *c)
 static cl_chip_sizes one(chips *c, int member, int64_t *grown)
 {
     cl_err err = {0};
-    cl_part *parts;
-    cl_chip *chip;
+    cl_extent *parts;
+    cl_chip_table chip;
     cl_chip_sizes want, got;
     int n;
     const cl_group group = {.member = member, .members = c->stage.n_ranks, .memory = c->memory};
@@ -82,8 +82,8 @@ static cl_chip_sizes one(chips *c, int member, int64_t *grown)
     uint64_t start = cl_rss_bytes();
     CU_ASSERT_EQUAL_FATAL(cl_chip_create(&chip, c->m->file, &c->stage, parts, n, &o, NULL, &err), CL_OK);
     *grown = (int64_t)cl_rss_bytes() - (int64_t)start;
-    got = cl_chip_sizes_of(chip);
-    cl_chip_free(chip);
+    got = chip.sizes(chip.ctx);
+    chip.free(chip.ctx);
     free(parts);
     CU_ASSERT_EQUAL(memcmp(&want, &got, sizeof want), 0);
     CU_ASSERT_EQUAL(want.exchange_bytes, c->exchange);
