@@ -272,6 +272,15 @@ const cl_tensor *cl_model_find(const cl_model *m, cl_role role, int layer);
 cl_code cl_model_copy(const cl_model *from, cl_model *to, cl_err *err);
 void cl_model_free(cl_model *m);
 
+/* Rows of tensors, whatever they come from: [row0, row0 + n) of one expert (0 for a plain tensor) of the model's tensor
+ * of that index into dst, n * cl_row_bytes bytes. Rows outside the tensor abort; CL_E_RUN if they cannot be had. Any
+ * thread may call rows. */
+typedef struct cl_tensor_reader {
+    void *ctx;
+    const char *name; /* for messages: the file's path, say; borrowed */
+    cl_code (*rows)(void *ctx, int tensor, int64_t expert, int64_t row0, int64_t n, void *dst, cl_err *err);
+} cl_tensor_reader;
+
 typedef struct cl_model_counts {
     uint64_t parameters; /* all */
     /* One token's pass: with the whole embedding table once, as most model cards count; and without it, as gpt-oss's

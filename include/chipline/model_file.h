@@ -7,26 +7,28 @@
  *                    (fp8: codes only, [.., rows, cols]; its scales are /scales/NAME, float32 [.., row tiles, column
  *                    tiles]); attributes format ("q8_0"), shape (int64, numbers not bytes), xxh3 (16 hex digits),
  *                    role, layer
- *   /tokenizer       tokenizer.h's arrays as datasets, its numbers as attributes; absent when the source had none
+ *   /tokenizer       tokenizer.h's section: arrays, its numbers as attributes; absent when the source had none
  *   root attributes  creator, source, checksum (xxh3 over the checksums of /spec and of all tensors in canonical order)
- * Everything has a description attribute, every array an xxh3 of its bytes. Written with checksummed metadata (libver
- * 1.10, no strings of variable length, whose heaps have no checksums), so that a flipped byte anywhere is found.
+ * Everything has a description attribute, every array an xxh3 of its bytes; with the store's checksummed metadata a
+ * flipped byte anywhere is found.
  *
- * Boundary: HDF5 stays behind this header. All local, no rank talks. Every size is checked before use: a lying file is
- * CL_E_INPUT. */
+ * Boundary: callers need not know how tensors rest in the file; sections of other rooms are read and written through
+ * its store. All local, no rank talks. Every size is checked before use: a lying file is CL_E_INPUT. */
 #ifndef CHIPLINE_MODEL_FILE_H
 #define CHIPLINE_MODEL_FILE_H
 
 #include "chipline/model.h"
 
-typedef struct cl_tokenizer_data cl_tokenizer_data; /* tokenizer.h */
+typedef struct cl_store cl_store; /* store.h */
 
 /* --- writing: create, tensors in any order, each in one or more row runs, then commit --- */
 typedef struct cl_model_writer cl_model_writer;
-/* Declares all tensors of m (shapes, formats). The final name appears only at commit. source_config and tok may be
- * NULL. */
+/* For all tensors of m (shapes, formats). The final name appears only at commit. source_config may be NULL. */
 cl_code cl_model_writer_create(cl_model_writer **out, const char *path, const cl_model *m, const char *source,
-                               const char *source_config, const cl_tokenizer_data *tok, cl_err *err);
+                               const char *source_config, cl_err *err);
+/* Where other rooms put their sections: before the creator and the first rows, so that they lie in front of the
+ * tensors. */
+cl_store *cl_model_writer_store(cl_model_writer *w);
 /* Optional: the program and revision that writes, as the root attribute "creator". */
 cl_code cl_model_writer_creator(cl_model_writer *w, const char *creator, cl_err *err);
 /* Appends the next `rows` rows of tensor index `tensor` (rows of experts follow each other: expert-major), in
@@ -51,12 +53,12 @@ cl_code cl_model_file_read(const cl_model_file *f, int tensor, int64_t expert, i
                            cl_err *err);
 /* The verbatim config into a malloced string, NULL if there is none. */
 cl_code cl_model_file_source_config(const cl_model_file *f, char **out, cl_err *err);
-/* *out NULL when the file has no tokenizer. */
-cl_code cl_model_file_tokenizer(const cl_model_file *f, cl_tokenizer_data **out, cl_err *err);
-/* Reads everything, compares every checksum; CL_E_INPUT names the first wrong tensor. */
+/* Borrowed: where other rooms find their sections. */
+cl_store *cl_model_file_store(const cl_model_file *f);
+/* The file as a reader of tensors; f outlives it. */
+cl_tensor_reader cl_model_file_reader(const cl_model_file *f);
+/* Reads everything, compares every checksum; CL_E_INPUT names the first wrong tensor. What a section means is for its
+ * room to check. */
 cl_code cl_model_file_verify(const cl_model_file *f, bool progress, cl_err *err);
-
-/* Version of the HDF5 library in use, as text. */
-void cl_model_file_library(char *buf, size_t n);
 
 #endif

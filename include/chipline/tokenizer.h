@@ -1,7 +1,7 @@
 /* tokenizer.h: text to ids and back, exactly, for byte-level BPE and SentencePiece BPE vocabularies.
  *
  * Boundary: callers need not know which kind a vocabulary is. Two objects: cl_tokenizer_data is what importers fill
- * and the model file stores (plain arrays); cl_tokenizer is the compiled, read-only thing that encodes (safe to share
+ * and a file stores (plain arrays); cl_tokenizer is the compiled, read-only thing that encodes (safe to share
  * between threads; encoding keeps its scratch on the caller's side).
  *
  * Round trip: decoding the ids of any valid UTF-8 text gives that text back byte for byte (up to the vocabulary's own
@@ -14,6 +14,8 @@
 
 #include "chipline/status.h"
 #include "chipline/util.h"
+
+typedef struct cl_store cl_store; /* store.h */
 
 typedef enum cl_tok_kind {
     CL_TOK_BPE_BYTES, /* GPT-2 style: UTF-8 bytes; pieces cut by regexes; merges by rank */
@@ -39,7 +41,7 @@ typedef struct cl_tok_split {
     char *regex;
 } cl_tok_split;
 
-struct cl_tokenizer_data {
+typedef struct cl_tokenizer_data {
     cl_tok_kind kind;
     int n_tokens; /* ids are 0 .. n_tokens-1 */
     char *bytes;  /* all tokens' bytes, one after the other: real bytes (byte-level alphabets are undone by importers;
@@ -62,11 +64,14 @@ struct cl_tokenizer_data {
     int bos, eos, unk, pad; /* ids or -1 */
     char *chat_template;    /* the checkpoint's Jinja text, or NULL */
     char *source;           /* for people: "tokenizer.json", "gguf: smollm", ... */
-};
-typedef struct cl_tokenizer_data cl_tokenizer_data;
+} cl_tokenizer_data;
 void cl_tokenizer_data_free(cl_tokenizer_data *d); /* frees d itself too; NULL is fine */
 /* Every index and size within bounds, tokens' bytes unique among normal tokens, regexes compile: else CL_E_INPUT. */
 cl_code cl_tokenizer_data_check(const cl_tokenizer_data *d, cl_err *err);
+/* As the group /tokenizer of a new file (its arrays, its numbers as attributes), and read back from one: *out NULL
+ * where there is none. Messages begin with the file's path. */
+cl_code cl_tokenizer_data_write(const cl_tokenizer_data *d, cl_store *into, cl_err *err);
+cl_code cl_tokenizer_data_read(cl_store *from, cl_tokenizer_data **out, cl_err *err);
 
 typedef struct cl_tokenizer cl_tokenizer;
 /* Keeps a pointer to d, which must outlive it. */

@@ -7,8 +7,8 @@
 #include <unistd.h>
 
 #include "chipline/kernels.h"
-#include "chipline/model_file.h"
 #include "chipline/line.h"
+#include "chipline/store.h"
 #include "cli.h"
 
 typedef struct command {
@@ -45,7 +45,7 @@ static void help(void)
 static void version(void)
 {
     char hdf5[32];
-    cl_model_file_library(hdf5, sizeof hdf5);
+    cl_store_library(hdf5, sizeof hdf5);
     printf("%s\nMPI: %s\nHDF5: %s\nkernels:", cl_cli_creator(), cl_line_library(), hdf5);
     for (const char *const *k = cl_kernels_available(); *k; k++) printf(" %s", *k);
     printf("\nbuild: %s\n", cl_cli_build_flags());

@@ -60,7 +60,7 @@ cl_code cl_cli_open_texts(run_cli *o)
 {
     cl_model_file *f = NULL;
     cl_code c = cl_model_file_open(&f, o->run.model_path, o->err);
-    if (c == CL_OK) c = cl_model_file_tokenizer(f, &o->tok_data, o->err);
+    if (c == CL_OK) c = cl_tokenizer_data_read(cl_model_file_store(f), &o->tok_data, o->err);
     cl_model_file_close(f);
     if (c == CL_OK && o->tok_data) c = cl_tokenizer_create(&o->tokenizer, o->tok_data, o->err);
     if (c == CL_OK) c = find_chat(o);

@@ -192,7 +192,7 @@ int cl_cmd_tokenize(int argc, char **argv)
     cl_tokenizer_data *data = NULL;
     cl_tokenizer *t = NULL;
     if (c == CL_OK) c = cl_model_file_open(&f, o.model, &err);
-    if (c == CL_OK) c = cl_model_file_tokenizer(f, &data, &err);
+    if (c == CL_OK) c = cl_tokenizer_data_read(cl_model_file_store(f), &data, &err);
     cl_model_file_close(f);
     if (c == CL_OK && !data)
         c = cl_fail(&err, CL_E_INPUT, "%s: has no tokenizer (convert from a source that has one)", o.model);

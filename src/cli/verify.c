@@ -1,5 +1,6 @@
 /* verify.c: `chipline verify`: every checksum of a model file. */
 #include "chipline/model_file.h"
+#include "chipline/tokenizer.h"
 #include "cli.h"
 
 enum { QUIET = 'q' };
@@ -50,6 +51,9 @@ int cl_cmd_verify(int argc, char **argv)
     if (c == CL_OK && !o.model) c = cl_fail(&err, CL_E_USAGE, "verify: needs a model file (chipline verify MODEL.h5)");
     cl_model_file *f = NULL;
     if (c == CL_OK) c = cl_model_file_open(&f, o.model, &err);
+    cl_tokenizer_data *tok = NULL;
+    if (c == CL_OK) c = cl_tokenizer_data_read(cl_model_file_store(f), &tok, &err);
+    cl_tokenizer_data_free(tok);
     if (c == CL_OK) c = cl_model_file_verify(f, !o.quiet, &err);
     if (c == CL_OK && !o.quiet)
         printf("%s: all checksums match (%d tensors, model checksum %016llx)\n", o.model,

@@ -272,7 +272,8 @@ cl_code cl_convert(const char *src, const char *out_path, const cl_convert_optio
     cl_model_writer *w = NULL;
     char *name = base_name(src, err);
     cl_code c = name ? prepare(&v, out_path, opt, err) : CL_E_FIT;
-    if (c == CL_OK) c = cl_model_writer_create(&w, out_path, &v.model, name, v.config_text, v.tokenizer, err);
+    if (c == CL_OK) c = cl_model_writer_create(&w, out_path, &v.model, name, v.config_text, err);
+    if (c == CL_OK && v.tokenizer) c = cl_tokenizer_data_write(v.tokenizer, cl_model_writer_store(w), err);
     if (c == CL_OK && opt->creator) c = cl_model_writer_creator(w, opt->creator, err);
     if (c == CL_OK) c = write_tensors(&v, w, opt, err);
     if (c == CL_OK) c = cl_model_writer_commit(w, err);

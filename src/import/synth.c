@@ -153,8 +153,7 @@ static cl_code write_all(synth *s, const char *out_path, const char *config, cl_
     for (int i = 0; i < s->model.n_tensors; i++)
         total += (uint64_t)cl_tensor_rows(&s->model.tensors[i]) *
                  cl_row_bytes(s->model.tensors[i].format, s->model.tensors[i].cols);
-    cl_code c =
-        cl_model_writer_create(&s->writer, out_path, &s->model, "random weights (chipline synth)", config, NULL, err);
+    cl_code c = cl_model_writer_create(&s->writer, out_path, &s->model, "random weights (chipline synth)", config, err);
     if (c != CL_OK) return c;
     if (s->opt->creator) c = cl_model_writer_creator(s->writer, s->opt->creator, err);
     cl_progress_start(&s->progress, s->opt->progress && !s->opt->quiet, "synth", total);

@@ -63,13 +63,17 @@ def test_public_headers_keep_to_their_floor():
 
 
 def test_libraries_stay_in_their_rooms():
-    allowed = {"mpi.h": {"line", "run"}, "hdf5.h": {"model", "trace"}, "omp.h": {"chip"}, "utf8proc.h": {"text"}}
+    allowed = {"mpi.h": {"line", "run"}, "hdf5.h": {"store", "trace"}, "omp.h": {"chip"}, "utf8proc.h": {"text"}}
     for room in MAY_KNOW:
         for path in files(room):
             for name in includes(path):
                 assert room in allowed.get(name, {room}), f"{path.relative_to(ROOT)} includes {name}"
             if room != "chip":
                 assert "#pragma omp" not in path.read_text(), path
+
+
+def test_hdf5_is_linked_to_one_room():
+    assert [room for room, words in HOUSE.items() if "PkgConfig::HDF5" in words.get("USES", ())] == ["store"]
 
 
 def test_no_mutable_globals():

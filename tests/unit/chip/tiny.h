@@ -143,7 +143,7 @@ static tiny tiny_make(cl_spec spec, cl_format format, bool mixed)
     m.w = calloc((size_t)model.n_tensors, sizeof *m.w);
     tiny_state = 99;
     cl_model_writer *w;
-    if (cl_model_writer_create(&w, m.path, &model, "test", NULL, NULL, &err)) puts(err.msg);
+    if (cl_model_writer_create(&w, m.path, &model, "test", NULL, &err)) puts(err.msg);
     for (int i = 0; i < model.n_tensors; i++) tiny_write(&m, w, i);
     if (cl_model_writer_commit(w, &err)) puts(err.msg);
     cl_model_free(&model);

@@ -47,7 +47,7 @@ static void check_tokenizer(const cl_model_file *f)
 {
     cl_err err = {0};
     cl_tokenizer_data want = small_tokenizer(), *d = NULL;
-    CU_ASSERT_EQUAL(cl_model_file_tokenizer(f, &d, &err), CL_OK);
+    CU_ASSERT_EQUAL(cl_tokenizer_data_read(cl_model_file_store(f), &d, &err), CL_OK);
     CU_ASSERT_PTR_NOT_NULL_FATAL(d);
     CU_ASSERT_EQUAL(d->kind, want.kind);
     CU_ASSERT_EQUAL_FATAL(d->n_tokens, want.n_tokens);
@@ -90,7 +90,7 @@ static void test_round_trip(void)
     CU_ASSERT_EQUAL(cl_model_file_source_config(g, &text, &err), CL_OK);
     CU_ASSERT_PTR_NULL(text);
     cl_tokenizer_data *tok = NULL;
-    CU_ASSERT_EQUAL(cl_model_file_tokenizer(g, &tok, &err), CL_OK);
+    CU_ASSERT_EQUAL(cl_tokenizer_data_read(cl_model_file_store(g), &tok, &err), CL_OK);
     CU_ASSERT_PTR_NULL(tok);
     cl_model_file_close(g);
     unlink(other);
@@ -124,28 +124,31 @@ static void test_writer_refuses(void)
     snprintf(name, sizeof name, "%s/new.h5", dir);
     snprintf(deep, sizeof deep, "%s/none/new.h5", dir);
     int before = files_in_dir();
-    CU_ASSERT_EQUAL(cl_model_writer_create(&w, dir, &m, NULL, NULL, NULL, &err), CL_E_INPUT);
+    CU_ASSERT_EQUAL(cl_model_writer_create(&w, dir, &m, NULL, NULL, &err), CL_E_INPUT);
     CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "folder"));
-    CU_ASSERT_EQUAL(cl_model_writer_create(&w, deep, &m, NULL, NULL, NULL, &err), CL_E_INPUT);
+    CU_ASSERT_EQUAL(cl_model_writer_create(&w, deep, &m, NULL, NULL, &err), CL_E_INPUT);
     CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "No such file"));
     CU_ASSERT_PTR_NULL(w);
     unsigned char row[4096] = {0};
-    CU_ASSERT_EQUAL_FATAL(cl_model_writer_create(&w, name, &m, NULL, NULL, NULL, &err), CL_OK);
+    CU_ASSERT_EQUAL_FATAL(cl_model_writer_create(&w, name, &m, NULL, NULL, &err), CL_OK);
     CU_ASSERT_EQUAL(cl_model_writer_rows(w, 1, row, 36, &err), CL_OK);
     CU_ASSERT_EQUAL(cl_model_writer_rows(w, 1, row, 1, &err), CL_E_INPUT); /* one row too many */
     CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, m.tensors[1].name));
     CU_ASSERT_EQUAL(cl_model_writer_commit(w, &err), CL_E_INPUT); /* incomplete */
     CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "embed.weight: has 0 of 50 rows"));
-    CU_ASSERT_EQUAL_FATAL(cl_model_writer_create(&w, name, &m, NULL, NULL, NULL, &err), CL_OK);
+    CU_ASSERT_EQUAL_FATAL(cl_model_writer_create(&w, name, &m, NULL, NULL, &err), CL_OK);
     CU_ASSERT_EQUAL(files_in_dir(), before + 1);
     cl_model_writer_drop(w);
     cl_model_writer_drop(NULL);
     cl_tokenizer_data bad = small_tokenizer();
     bad.bos = 99;
-    CU_ASSERT_EQUAL(cl_model_writer_create(&w, name, &m, NULL, NULL, &bad, &err), CL_E_INPUT);
+    CU_ASSERT_EQUAL_FATAL(cl_model_writer_create(&w, name, &m, NULL, NULL, &err), CL_OK);
+    CU_ASSERT_EQUAL(cl_tokenizer_data_write(&bad, cl_model_writer_store(w), &err), CL_E_INPUT);
+    CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, name));
+    cl_model_writer_drop(w);
     cl_spec broken = m.spec;
     m.spec.hidden = 0;
-    CU_ASSERT_EQUAL(cl_model_writer_create(&w, name, &m, NULL, NULL, NULL, &err), CL_E_INPUT);
+    CU_ASSERT_EQUAL(cl_model_writer_create(&w, name, &m, NULL, NULL, &err), CL_E_INPUT);
     m.spec = broken;
     CU_ASSERT_EQUAL(files_in_dir(), before); /* nothing is left behind, under any name */
     cl_model_free(&m);
@@ -164,7 +167,7 @@ static void test_tiles_disagree(void)
     for (int at = 1; at < 36; at += 17) {
         for (int run = 1; run <= 36; run += 35) { /* the run before the wrong row, or one that contains it */
             cl_model_writer *w = NULL;
-            CU_ASSERT_EQUAL_FATAL(cl_model_writer_create(&w, name, &m, NULL, NULL, NULL, &err), CL_OK);
+            CU_ASSERT_EQUAL_FATAL(cl_model_writer_create(&w, name, &m, NULL, NULL, &err), CL_OK);
             rows[(size_t)(36 + at) * row + 7] ^= 1; /* in the second expert, the second of its two scales */
             cl_code c = CL_OK;
             int64_t r = 0;
@@ -196,7 +199,7 @@ static void full_disk(rlim_t limit)
     small.rlim_max = old.rlim_max;
     signal(SIGXFSZ, SIG_IGN);
     setrlimit(RLIMIT_FSIZE, &small);
-    cl_code c = cl_model_writer_create(&w, name, &m, NULL, config, NULL, &err);
+    cl_code c = cl_model_writer_create(&w, name, &m, NULL, config, &err);
     if (c == CL_OK) c = write_rows(w, &m, 1, &err);
     if (c == CL_OK) c = cl_model_writer_commit(w, &err);
     else cl_model_writer_drop(w);
@@ -227,7 +230,7 @@ static void test_memory(void)
     CU_ASSERT_EQUAL_FATAL(cl_model_from_spec(&s, &formats, &m, &err), CL_OK);
     cl_spec_free(&s);
     CU_ASSERT_TRUE(m.n_tensors > 2000);
-    CU_ASSERT_EQUAL_FATAL(cl_model_writer_create(&w, name, &m, NULL, NULL, NULL, &err), CL_OK);
+    CU_ASSERT_EQUAL_FATAL(cl_model_writer_create(&w, name, &m, NULL, NULL, &err), CL_OK);
     for (int i = 0; i < m.n_tensors; i++) {
         unsigned char *b = tensor_bytes(&m.tensors[i], 5);
         CU_ASSERT_EQUAL(cl_model_writer_rows(w, i, b, cl_tensor_rows(&m.tensors[i]), &err), CL_OK);

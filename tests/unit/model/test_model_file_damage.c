@@ -17,7 +17,10 @@ static cl_code open_and_verify(const char *name, uint64_t *checksum, cl_err *err
     cl_code c = cl_model_file_open(&f, name, err);
     if (c == CL_OK) {
         *checksum = cl_model_file_checksum(f);
-        c = cl_model_file_verify(f, false, err);
+        cl_tokenizer_data *tok = NULL;
+        c = cl_tokenizer_data_read(cl_model_file_store(f), &tok, err);
+        cl_tokenizer_data_free(tok);
+        if (c == CL_OK) c = cl_model_file_verify(f, false, err);
     }
     cl_model_file_close(f);
     return c;
