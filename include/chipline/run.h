@@ -93,10 +93,6 @@ cl_code cl_run_serve(cl_run *r, const cl_serve_options *opt, cl_err *err);
 cl_code cl_run_finish(cl_run *r, cl_session *session, cl_run_stats *stats, cl_err *err);
 void cl_run_close(cl_run *r); /* local */
 
-/* Local, no MPI: a trace from the part files that a run left which did not end (TRACE.rankNNNN.part and
- * TRACE.run.part). Files of lost ranks may be missing: found of expected. The part files stay. */
-cl_code cl_run_recover(const char *trace_path, int *found, int *expected, uint64_t *events, cl_err *err);
-
 /* --- how fast, against what this machine can do at most (bench.c) --- */
 
 typedef enum cl_bench_kind { CL_BENCH_DECODE, CL_BENCH_PROMPT } cl_bench_kind;

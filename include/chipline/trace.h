@@ -1,8 +1,9 @@
-/* trace.h: the recorder (no I/O calls and no locks while tokens flow) and TRACE.h5.
+/* trace.h: the recorder, its event logs, and TRACE.h5.
  *
- * Boundary: the recorder knows neither MPI nor models. A rank's events go into a mapped part file, so that they
- * survive the death of the rank; at the end one rank turns the part files, its own and those it was sent, into
- * TRACE.h5. The schema, with units, is written down in analysis/README.md; version CL_TRACE_VERSION. Local. */
+ * Boundary: the recorder knows neither MPI nor models. A rank's events go into a mapped file, its event log, so that
+ * they survive the death of the rank; at the end one rank turns the event logs, its own and those it was sent, into
+ * TRACE.h5; of a run that died they are turned into it later. The schema, with units, is written down in
+ * analysis/README.md; version CL_TRACE_VERSION. Local. */
 #ifndef CHIPLINE_TRACE_H
 #define CHIPLINE_TRACE_H
 
@@ -12,15 +13,15 @@
 #include "chipline/status.h"
 #include "chipline/util.h"
 
-enum { CL_TRACE_VERSION = 1 };
+enum { CL_TRACE_VERSION = 2 };
 
 typedef enum cl_trace_level { CL_TRACE_OFF, CL_TRACE_STAGE, CL_TRACE_LAYER, CL_TRACE_KERNEL } cl_trace_level;
 
 typedef enum cl_event_kind {
     CL_EV_STEP,     /* stage level: one micro-batch through this chip, first to last instruction */
-    CL_EV_RECV,     /* stage: waiting for and taking a message; peer, msg_bytes, waits_for */
+    CL_EV_RECV,     /* stage: waiting for and taking a message; peer, msg_bytes */
     CL_EV_SEND,     /* stage: handing a message over; peer, msg_bytes */
-    CL_EV_SAMPLE,   /* stage: sampling */
+    CL_EV_SAMPLE,   /* stage: every sampling of a micro-batch */
     CL_EV_SCHEDULE, /* stage: choosing the next micro-batch (rank 0) */
     CL_EV_IDLE,     /* stage: nothing to do, no request anywhere */
     CL_EV_PROBE,    /* stage: reading memory to learn its bandwidth; weight_bytes */
@@ -33,7 +34,8 @@ typedef enum cl_event_kind {
     CL_EV_ROUTE,    /* kernel */
     CL_EV_FFN,      /* kernel: gate, up, activation, down; experts or dense */
     CL_EV_GATHER,   /* kernel: exchanging numbers with the other chips of the stage; msg_bytes */
-    CL_EV_KINDS
+    CL_EV_KINDS,
+    CL_EV_PART = CL_EV_KINDS /* in an event log alone: no event but a cl_trace_part */
 } cl_event_kind;
 const char *cl_event_name(cl_event_kind k);
 cl_trace_level cl_event_level(cl_event_kind k);
@@ -51,27 +53,47 @@ typedef struct cl_event {
     int64_t microbatch; /* cl_microbatch.id */
     int32_t kind;       /* cl_event_kind */
     int32_t layer;
-    int32_t tokens;    /* in the micro-batch */
-    int32_t parts;     /* sequences in it */
-    int32_t peer;      /* rank of the other side of a message */
-    int32_t waits_for; /* RECV: the rank whose message ended the wait; else -1 */
-    int32_t experts;   /* distinct experts read */
-    int32_t gathers;   /* exchanges inside the stage that are part of it */
+    int32_t tokens;  /* in the micro-batch */
+    int32_t parts;   /* sequences in it */
+    int32_t peer;    /* rank of the other side of a message */
+    int32_t experts; /* distinct experts read */
+    int32_t gathers; /* exchanges inside the stage that are part of it */
+    int32_t unused;  /* 0: an event has no gaps; not stored */
 } cl_event;
+
+/* One part of a micro-batch, as the schedule made it: a row of /parts. A micro-batch's parts are in their order in
+ * it. */
+typedef struct cl_trace_part {
+    int64_t microbatch;  /* cl_microbatch.id, of this rank's line */
+    int32_t rank;        /* that scheduled it: the first of its line; filled in when the file is written */
+    int32_t request;     /* number of the request, as in /requests */
+    int32_t slot;        /* place in the line */
+    int32_t position;    /* of its first token */
+    int32_t tokens;      /* ids that go through the line */
+    int32_t outputs;     /* of them followed by a sample, the last ones */
+    int32_t guesses;     /* of them guessed, the last ones */
+    int32_t forked_from; /* the slot whose cache it begins with; -1: its own */
+    int32_t flags;       /* CL_PART_ of microbatch.h */
+    int32_t unused;      /* 0: a part has no gaps; not stored */
+} cl_trace_part;
 
 typedef struct cl_trace cl_trace;
 
-/* Creates the part file `path` (sparse; grows in windows). A NULL trace is allowed everywhere and records nothing. */
+/* Creates the event log `path`: a header and room for the first events, mapped, about 3.2 MB on the disk and in memory.
+ * Level CL_TRACE_OFF makes, maps and reserves nothing and gives NULL, which is allowed everywhere and records nothing. */
 cl_code cl_trace_open(cl_trace **out, const char *path, int rank, cl_trace_level level, cl_err *err);
 /* Is an event of this level recorded? */
 bool cl_trace_on(const cl_trace *t, cl_trace_level level);
-/* Copies *e. Never fails: when the disk is full events are counted as dropped. */
+/* Copies *e: no lock, and no system call but once in 32,768 records, when the file grows and the next piece of it is
+ * mapped. One thread. Never fails: when the disk is full what comes is counted as dropped. */
 void cl_trace_add(cl_trace *t, const cl_event *e);
+/* The same for a part, at every level. */
+void cl_trace_add_part(cl_trace *t, const cl_trace_part *p);
 uint64_t cl_trace_dropped(const cl_trace *t);
-uint64_t cl_trace_count(const cl_trace *t);
+uint64_t cl_trace_count(const cl_trace *t); /* events and parts recorded */
 /* Bytes of memory the recorder itself keeps mapped. */
 uint64_t cl_trace_mapped(const cl_trace *t);
-void cl_trace_close(cl_trace *t); /* the part file stays */
+void cl_trace_close(cl_trace *t); /* the event log stays */
 
 /* Begin and end of an event, for the common case: cl_mark m = cl_trace_mark(t, level); ...; cl_event e = {...};
  * cl_trace_end(t, m, &e) fills the three times and adds it. With recording off both cost one branch. cl_trace_end
@@ -84,15 +106,18 @@ typedef struct cl_mark {
 cl_mark cl_trace_mark(const cl_trace *t, cl_trace_level level);
 cl_mark cl_trace_end(cl_trace *t, cl_mark m, cl_event *e);
 
-/* --- part files, read back (of this run, or of one that died) --- */
-typedef struct cl_part_file cl_part_file;
-cl_code cl_part_file_open(cl_part_file **out, const char *path, int *rank, uint64_t *n_events, cl_err *err);
-/* Up to max events from index `first`; *n how many. A torn last event is not returned. */
-cl_code cl_part_file_read(cl_part_file *p, uint64_t first, uint64_t max, cl_event *events, uint64_t *n, cl_err *err);
-/* Of the rank that recorded: its host (borrowed) and the events it had no room for. */
-const char *cl_part_file_host(const cl_part_file *p);
-uint64_t cl_part_file_dropped(const cl_part_file *p);
-void cl_part_file_close(cl_part_file *p);
+/* --- event logs, read back (of this run, or of one that died) --- */
+/* The name of a rank's event log beside the trace, TRACE.h5.rank0000.part, or for rank -1 that of what rank 0 notes
+ * about the run, TRACE.h5.run.part. Malloced. */
+char *cl_event_log_path(const char *trace_path, int rank, cl_err *err);
+typedef struct cl_event_log cl_event_log;
+cl_code cl_event_log_open(cl_event_log **out, const char *path, int *rank, uint64_t *n_records, cl_err *err);
+/* Up to max records from number `first` on, as they were recorded; *n how many. Those of kind CL_EV_PART are parts, to
+ * be handed to cl_trace_file_events like the events. A torn last record is not returned. */
+cl_code cl_event_log_read(cl_event_log *l, uint64_t first, uint64_t max, cl_event *records, uint64_t *n, cl_err *err);
+/* Records that its rank had no room for. */
+uint64_t cl_event_log_dropped(const cl_event_log *l);
+void cl_event_log_close(cl_event_log *l);
 
 /* --- TRACE.h5 --- */
 typedef struct cl_trace_rank { /* one row of /ranks */
@@ -105,11 +130,16 @@ typedef struct cl_trace_rank { /* one row of /ranks */
     int32_t first_layer, n_layers;
     /* read bandwidth of this rank's threads, all ranks of the host probing at once; 0: not probed */
     double probe_bytes_per_s;
-    uint64_t events, dropped;
+    /* arithmetic of this rank's threads on numbers in their caches, a multiplication and an addition are two
+     * operations; 0: not measured */
+    double peak_int8_ops_per_s, peak_f32_ops_per_s;
+    uint64_t events; /* in its table: counted when the file is written */
+    uint64_t dropped;
     int32_t host_cores; /* cores of the host that the job may use; 0: unknown */
 } cl_trace_rank;
 
 typedef struct cl_trace_request { /* one row of /requests; times on rank 0's clock, ns */
+    int32_t request;              /* its number: the one that its parts name */
     char id[64];
     int32_t prompt_tokens, completion_tokens;
     uint64_t arrived_ns, started_ns, first_token_ns, finished_ns;
@@ -120,9 +150,10 @@ typedef struct cl_trace_file cl_trace_file;
 /* `run` is a JSON object text describing the run (stored verbatim as /run and as attributes of the root where
  * scalar). The final name appears at commit. */
 cl_code cl_trace_file_create(cl_trace_file **out, const char *path, const char *run_json, cl_err *err);
-/* Rank rows in rank order; events of one rank in as many runs as wanted. */
+/* Rank rows in rank order; records of one rank's event log in as many runs as wanted: its events become a table of its
+ * own, its parts rows of /parts. */
 cl_code cl_trace_file_rank(cl_trace_file *f, const cl_trace_rank *r, cl_err *err);
-cl_code cl_trace_file_events(cl_trace_file *f, int rank, const cl_event *events, uint64_t n, cl_err *err);
+cl_code cl_trace_file_events(cl_trace_file *f, int rank, const cl_event *records, uint64_t n, cl_err *err);
 cl_code cl_trace_file_requests(cl_trace_file *f, const cl_trace_request *r, uint64_t n, cl_err *err);
 /* How often each expert was chosen: [layers of the model][experts]. At most once. */
 cl_code cl_trace_file_routing(cl_trace_file *f, const uint64_t *chosen, int layers, int experts, cl_err *err);
@@ -130,5 +161,16 @@ cl_code cl_trace_file_commit(cl_trace_file *f, cl_err *err);
 void cl_trace_file_drop(cl_trace_file *f);
 /* The same read back from a TRACE.h5; *chosen is malloced, the caller frees. */
 cl_code cl_trace_routing_read(const char *path, uint64_t **chosen, int *layers, int *experts, cl_err *err);
+
+/* --- a run that dies --- */
+/* Rank 0, before the first token: what the event logs don't say, beside them. */
+cl_code cl_trace_note_run(const char *trace_path, const char *run_json, const cl_trace_rank *ranks, uint32_t n,
+                          cl_err *err);
+/* TRACE.h5 from that note and the event logs; a rank whose log is lost has no events. The files stay. */
+typedef struct cl_trace_recovered {
+    int ranks, logs; /* of the run; found */
+    uint64_t events, parts;
+} cl_trace_recovered;
+cl_code cl_trace_recover(const char *trace_path, cl_trace_recovered *out, cl_err *err);
 
 #endif

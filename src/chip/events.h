@@ -11,12 +11,7 @@
 /* An event of a whole micro-batch, or of a layer of it. */
 static inline cl_event event_of(const cl_microbatch *mb, int layer, int tokens)
 {
-    return (cl_event){.microbatch = mb->id,
-                      .layer = layer,
-                      .tokens = tokens,
-                      .parts = mb->n_parts,
-                      .peer = -1,
-                      .waits_for = -1};
+    return (cl_event){.microbatch = mb->id, .layer = layer, .tokens = tokens, .parts = mb->n_parts, .peer = -1};
 }
 
 static inline cl_mark mark(cl_trace *trace, const crew_member *m, cl_trace_level level)

@@ -1,5 +1,5 @@
-/* collect.c: `chipline collect`: a trace from the part files of a run that died. */
-#include "chipline/run.h"
+/* collect.c: `chipline collect`: a trace from the event logs of a run that died. */
+#include "chipline/trace.h"
 #include "cli.h"
 
 typedef struct collect_cli {
@@ -23,7 +23,7 @@ static const struct argp argp =
      "TRACE.h5",
      "Makes TRACE.h5 from the files that a traced run left when a rank or the job was killed: TRACE.h5.run.part and "
      "TRACE.h5.rankNNNN.part. "
-     "Requests that had ended are in the results file, not in this trace. The part files stay.",
+     "Requests that had ended are in the results file, not in this trace. These files stay.",
      NULL,
      NULL,
      NULL};
@@ -33,8 +33,7 @@ int cl_cmd_collect(int argc, char **argv)
     cl_err err;
     collect_cli o = {.err = &err};
     bool help;
-    int found = 0, expected = 0;
-    uint64_t events = 0;
+    cl_trace_recovered found;
     cl_code c = cl_cli_parse(&argp, argc, argv, &o, &help, &err);
     if (c == CL_OK && help) {
         cl_cli_help(&argp, argv[0]);
@@ -43,9 +42,9 @@ int cl_cmd_collect(int argc, char **argv)
     if (c == CL_OK && !o.trace)
         c = cl_fail(&err, CL_E_USAGE, "collect: needs the trace's name (chipline collect TRACE.h5)");
     if (c == CL_OK) c = cl_check_new(o.trace, &err);
-    if (c == CL_OK) c = cl_run_recover(o.trace, &found, &expected, &events, &err);
+    if (c == CL_OK) c = cl_trace_recover(o.trace, &found, &err);
     if (c != CL_OK) return cl_cli_fail(&err);
     printf("%s: %llu events of %d of %d ranks (the run did not end: requests and totals are unknown)\n", o.trace,
-           (unsigned long long)events, found, expected);
+           (unsigned long long)found.events, found.logs, found.ranks);
     return CL_OK;
 }

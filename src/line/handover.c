@@ -33,7 +33,6 @@ void cl_line_record(cl_line *l, cl_mark m, cl_event_kind kind, const cl_microbat
                   .tokens = mb->n_tokens,
                   .parts = mb->n_parts,
                   .peer = peer,
-                  .waits_for = kind == CL_EV_RECV ? peer : -1,
                   .msg_bytes = bytes};
     cl_trace_end(l->opt.trace, m, &e);
 }

@@ -9,9 +9,9 @@ static cl_code open_trace(cl_run *r, cl_err *err)
 {
     int rank = cl_line_rank(r->line);
     cl_code c = rank == 0 ? cl_check_new(r->opt.trace_path, err) : CL_OK;
-    if ((c = cl_line_agree(r->line, c, err)) != CL_OK) return c; /* before a part file stands beside it */
-    if (!(r->trace.part_path = trace_part_path(r->opt.trace_path, rank, err))) return CL_E_FIT;
-    return cl_trace_open(&r->trace.recorder, r->trace.part_path, rank, r->opt.trace_level, err);
+    if ((c = cl_line_agree(r->line, c, err)) != CL_OK) return c; /* before an event log stands beside it */
+    if (!(r->trace.log_path = cl_event_log_path(r->opt.trace_path, rank, err))) return CL_E_FIT;
+    return cl_trace_open(&r->trace.recorder, r->trace.log_path, rank, r->opt.trace_level, err);
 }
 
 static cl_code open_logits(cl_run *r, cl_err *err)

@@ -22,7 +22,6 @@ static void compute(cl_run *r, const cl_microbatch *mb, float *x)
                   .tokens = mb->n_tokens,
                   .parts = mb->n_parts,
                   .peer = -1,
-                  .waits_for = -1,
                   .weight_bytes = after.weight_bytes - before.weight_bytes,
                   .kv_bytes = after.kv_bytes - before.kv_bytes,
                   .gather_ns = gathering};
@@ -75,7 +74,7 @@ static cl_code admit(loop *l, cl_err *err)
         cl_mark m = cl_trace_mark(waits ? r->trace.recorder : NULL, CL_TRACE_STAGE);
         cl_request *q = l->source->next(l->source->ctx, waits && !l->desk ? IDLE_MS : 0, &l->ended);
         if (waits && m.on) {
-            cl_event e = {.kind = CL_EV_IDLE, .layer = -1, .microbatch = -1, .peer = -1, .waits_for = -1};
+            cl_event e = {.kind = CL_EV_IDLE, .layer = -1, .microbatch = -1, .peer = -1};
             cl_trace_end(r->trace.recorder, m, &e);
         }
         if (!q) break;
@@ -101,8 +100,7 @@ static cl_code inject(loop *l, bool *sent, cl_err *err)
                   .microbatch = h->mb.id,
                   .tokens = h->mb.n_tokens,
                   .parts = h->mb.n_parts,
-                  .peer = -1,
-                  .waits_for = -1};
+                  .peer = -1};
     cl_trace_end(r->trace.recorder, m, &e);
     compute(r, &h->mb, h->x);
     if (!r->seat.last) {

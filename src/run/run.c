@@ -38,13 +38,13 @@ static void close_trace(cl_run *r)
 {
     run_trace *t = &r->trace;
     cl_trace_close(t->recorder);
-    if (t->part_path && !t->started) { /* never got to work: nothing in it */
-        char *run_path = cl_line_rank(r->line) == 0 ? trace_part_path(r->opt.trace_path, -1, NULL) : NULL;
-        remove(t->part_path);
+    if (t->log_path && !t->started) { /* never got to work: nothing in it */
+        char *run_path = cl_line_rank(r->line) == 0 ? cl_event_log_path(r->opt.trace_path, -1, NULL) : NULL;
+        remove(t->log_path);
         if (run_path) remove(run_path);
         free(run_path);
     }
-    free(t->part_path);
+    free(t->log_path);
     free(t->ranks);
     free(t->requests);
 }

@@ -32,7 +32,7 @@ typedef struct run_seat {
 /* The events of this rank, and what is known of all for the trace file. */
 typedef struct run_trace {
     cl_trace *recorder; /* NULL: no trace */
-    char *part_path;
+    char *log_path;
     bool started; /* there is something in it */
     double probe; /* bytes/s */
     int64_t clock_offset, clock_uncertainty;
@@ -110,8 +110,6 @@ void logits_free(logits_file *f);
 cl_rank_stats stats_of_rank(const cl_run *r);
 cl_run_stats run_stats(const cl_run *r); /* rank 0, when the ranks' are there */
 cl_trace_rank trace_row(const cl_run *r, const cl_rank_stats *s);
-/* TRACE.rankNNNN.part, or TRACE.run.part for rank -1; caller frees. */
-char *trace_part_path(const char *trace_path, int rank, cl_err *err);
 /* Rank 0: keeps what the trace needs of an ended request. */
 cl_code trace_note_request(cl_run *r, const cl_request *q, const cl_result *res, cl_err *err);
 /* Clocks, the rate that this rank's slice can be read with, and what a later recovery needs. Collective. */
@@ -120,7 +118,7 @@ cl_code trace_start(cl_run *r, cl_err *err);
 char *trace_describe(const cl_run *r, bool ended);
 /* Rank 0, before the first token: what a later recovery needs, from trace.ranks. */
 cl_code trace_note_ranks(cl_run *r, cl_err *err);
-/* Collective: part files of all ranks to TRACE.h5 on rank 0. */
+/* Collective: event logs of all ranks to TRACE.h5 on rank 0. */
 cl_code trace_collect(cl_run *r, cl_err *err);
 
 #endif

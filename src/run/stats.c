@@ -46,7 +46,6 @@ cl_trace_rank trace_row(const cl_run *r, const cl_rank_stats *s)
                          .first_layer = s->first_layer,
                          .n_layers = s->n_layers,
                          .probe_bytes_per_s = t->probe,
-                         .events = cl_trace_count(t->recorder),
                          .dropped = cl_trace_dropped(t->recorder)};
     snprintf(row.host, sizeof row.host, "%s", s->host);
     cl_cpu_name(row.cpu, sizeof row.cpu);

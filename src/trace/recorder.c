@@ -1,7 +1,7 @@
-/* recorder.c: events of one rank, written by one thread into a mapped window of its part file.
+/* recorder.c: events of one rank, written by one thread into a mapped window of its event log.
  *
  * The kernel owns the pages of a MAP_SHARED mapping: what was stored there is in the file whatever becomes of the
- * process. The window moves forward when it is full (three system calls per PART_WINDOW_EVENTS events); its disk
+ * process. The window moves forward when it is full (three system calls per LOG_WINDOW_RECORDS records); its disk
  * space is reserved before it is mapped, so that a full disk shows as a failed reservation and not as SIGBUS. */
 #include <errno.h>
 #include <fcntl.h>
@@ -10,16 +10,16 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include "part.h"
+#include "event_log.h"
 
-enum { WINDOW_BYTES = PART_WINDOW_EVENTS * sizeof(cl_event) };
+enum { WINDOW_BYTES = LOG_WINDOW_RECORDS * sizeof(cl_event) };
 
 struct cl_trace {
     int fd;
     cl_trace_level level;
-    part_header *header; /* mapped while the recorder lives */
-    cl_event *window;    /* NULL: no room for more */
-    uint32_t used;       /* events in the window */
+    log_header *header; /* mapped while the recorder lives */
+    cl_event *window;   /* NULL: no room for more */
+    uint32_t used;      /* records in the window */
     uint64_t count, dropped;
     off_t window_at; /* offset of the window in the file */
 };
@@ -65,6 +65,7 @@ static bool open_window(cl_trace *t, off_t at)
 cl_code cl_trace_open(cl_trace **out, const char *path, int rank, cl_trace_level level, cl_err *err)
 {
     *out = NULL;
+    if (level == CL_TRACE_OFF) return CL_OK;
     cl_trace *t = cl_calloc(1, sizeof *t, "trace recorder", err);
     if (!t) return CL_E_FIT;
     t->level = level;
@@ -72,14 +73,14 @@ cl_code cl_trace_open(cl_trace **out, const char *path, int rank, cl_trace_level
     t->fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (t->fd < 0) {
         cl_code code = cl_fail(err, CL_E_INPUT,
-                               "%s: cannot create the part file of the trace: %s (choose a folder that can be written)",
+                               "%s: cannot create the event log of the trace: %s (choose a folder that can be written)",
                                path, strerror(errno));
         free(t);
         return code;
     }
-    int rc = reserve(t->fd, 0, PART_HEADER_BYTES);
-    if (rc == 0 && !(t->header = map(t->fd, 0, PART_HEADER_BYTES))) rc = errno;
-    if (rc == 0 && !open_window(t, PART_HEADER_BYTES)) rc = errno;
+    int rc = reserve(t->fd, 0, LOG_HEADER_BYTES);
+    if (rc == 0 && !(t->header = map(t->fd, 0, LOG_HEADER_BYTES))) rc = errno;
+    if (rc == 0 && !open_window(t, LOG_HEADER_BYTES)) rc = errno;
     if (rc) {
         cl_trace_close(t);
         unlink(path);
@@ -87,45 +88,55 @@ cl_code cl_trace_open(cl_trace **out, const char *path, int rank, cl_trace_level
                        "%s: no room for the events of the trace: %s (choose another folder, or run without --trace)",
                        path, strerror(rc));
     }
-    part_header *h = t->header;
+    log_header *h = t->header;
     h->version = CL_TRACE_VERSION;
-    h->order = PART_ORDER;
-    h->header_bytes = PART_HEADER_BYTES;
-    h->event_bytes = sizeof(cl_event);
+    h->order = LOG_ORDER;
+    h->header_bytes = LOG_HEADER_BYTES;
+    h->record_bytes = sizeof(cl_event);
     h->rank = rank;
     h->level = level;
-    gethostname(h->host, sizeof h->host - 1);
     atomic_thread_fence(memory_order_release);
-    memcpy(h->magic, PART_MAGIC, sizeof h->magic); /* last: a header with a magic is complete */
+    memcpy(h->magic, LOG_MAGIC, sizeof h->magic); /* last: a header with a magic is complete */
     *out = t;
     return CL_OK;
 }
 
 bool cl_trace_on(const cl_trace *t, cl_trace_level level) { return t && level <= t->level; }
 
-void cl_trace_add(cl_trace *t, const cl_event *e)
+static void add(cl_trace *t, const cl_event *record)
 {
-    if (!t || cl_event_level(e->kind) > t->level) return;
-    if (t->used == PART_WINDOW_EVENTS && t->window) open_window(t, t->window_at + WINDOW_BYTES);
+    if (t->used == LOG_WINDOW_RECORDS && t->window) open_window(t, t->window_at + WINDOW_BYTES);
     if (!t->window) {
         atomic_store_explicit(&t->header->dropped, ++t->dropped, memory_order_relaxed);
         return;
     }
-    t->window[t->used++] = *e;
+    t->window[t->used++] = *record;
     atomic_store_explicit(&t->header->count, ++t->count, memory_order_release);
+}
+
+void cl_trace_add(cl_trace *t, const cl_event *e)
+{
+    if (t && cl_event_level(e->kind) <= t->level) add(t, e);
+}
+
+void cl_trace_add_part(cl_trace *t, const cl_trace_part *p)
+{
+    if (!t) return;
+    cl_event record = log_of_part(p);
+    add(t, &record);
 }
 
 uint64_t cl_trace_dropped(const cl_trace *t) { return t ? t->dropped : 0; }
 uint64_t cl_trace_count(const cl_trace *t) { return t ? t->count : 0; }
-uint64_t cl_trace_mapped(const cl_trace *t) { return t ? PART_HEADER_BYTES + (t->window ? WINDOW_BYTES : 0) : 0; }
+uint64_t cl_trace_mapped(const cl_trace *t) { return t ? LOG_HEADER_BYTES + (t->window ? WINDOW_BYTES : 0) : 0; }
 
 void cl_trace_close(cl_trace *t)
 {
     if (!t) return;
     if (t->window) munmap(t->window, WINDOW_BYTES);
-    if (t->header) munmap(t->header, PART_HEADER_BYTES);
+    if (t->header) munmap(t->header, LOG_HEADER_BYTES);
     /* Gives back what was reserved and not used; should it fail, the longer file is read all the same. */
-    (void)!ftruncate(t->fd, PART_HEADER_BYTES + (off_t)(t->count * sizeof(cl_event)));
+    (void)!ftruncate(t->fd, LOG_HEADER_BYTES + (off_t)(t->count * sizeof(cl_event)));
     close(t->fd);
     free(t);
 }

@@ -1,67 +1,59 @@
-/* routing.c: /routing of TRACE.h5: how often each layer's router chose each expert. Written for file.c, read back for
- * a placement of whole experts. */
-#include "routing.h"
-
-#include <errno.h>
+/* routing.c: /routing of TRACE.h5: how often each layer's router chose each expert. Read back for a placement of whole
+ * experts. */
 #include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
 
-#include "chipline/trace.h"
+#include "file.h"
 
-static const char description[] = "tokens that chose an expert, [layer of the model][expert]; dense layers: zeros";
+enum { MAX_LAYERS = 1 << 16, MAX_EXPERTS = 1 << 20 };
 
-bool trace_write_routing(hid_t file, const uint64_t *chosen, int layers, int experts)
+cl_code cl_trace_file_routing(cl_trace_file *f, const uint64_t *chosen, int layers, int experts, cl_err *err)
 {
-    const hsize_t size[] = {(hsize_t)layers, (hsize_t)experts};
-    hid_t space = H5Screate_simple(2, size, NULL), d = -1, text = H5Tcopy(H5T_C_S1), scalar = H5Screate(H5S_SCALAR),
-          a = -1;
-    if (space >= 0) d = H5Dcreate2(file, "routing", H5T_NATIVE_UINT64, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
-    bool ok = d >= 0 && H5Dwrite(d, H5T_NATIVE_UINT64, H5S_ALL, H5S_ALL, H5P_DEFAULT, chosen) >= 0 && text >= 0 &&
-              scalar >= 0;
-    if (ok && H5Tset_size(text, sizeof description) >= 0)
-        a = H5Acreate2(d, "description", text, scalar, H5P_DEFAULT, H5P_DEFAULT);
-    ok = ok && a >= 0 && H5Awrite(a, text, description) >= 0 && H5Aclose(a) >= 0 && H5Dclose(d) >= 0;
-    if (scalar >= 0) H5Sclose(scalar);
-    if (text >= 0) H5Tclose(text);
-    if (space >= 0) H5Sclose(space);
-    return ok;
+    cl_store_array a = {CL_STORE_U64, 2, {(uint64_t)layers, (uint64_t)experts}, 0};
+    cl_code c = cl_store_put_array(cl_store_root(f->store), "routing", &a,
+                                   "tokens that chose an expert, [layer of the model][expert]; dense layers: zeros",
+                                   "token", chosen, err);
+    return c == CL_OK ? CL_OK : trace_unwritten(f, err);
 }
 
-static cl_code read_table(hid_t file, const char *path, uint64_t **chosen, int *layers, int *experts, cl_err *err)
+/* Those of schema 1 have no checksum. */
+static cl_code read_counts(cl_store *s, cl_store_array *a, uint64_t **chosen, cl_err *err)
 {
-    hsize_t size[2] = {0};
-    hid_t d = H5Lexists(file, "routing", H5P_DEFAULT) > 0 ? H5Dopen2(file, "routing", H5P_DEFAULT) : -1, space = -1;
-    cl_code c = CL_OK;
-    if (d < 0) return cl_fail(err, CL_E_INPUT, "%s: has no routing (trace a run of a model with experts)", path);
-    if ((space = H5Dget_space(d)) < 0 || H5Sget_simple_extent_ndims(space) != 2 ||
-        H5Sget_simple_extent_dims(space, size, NULL) != 2 || !size[0] || !size[1] || size[0] > 1 << 16 ||
-        size[1] > 1 << 20)
-        c = cl_fail(err, CL_E_INPUT, "%s: its routing is no table of layers and experts", path);
-    if (c == CL_OK && !(*chosen = cl_malloc((size_t)(size[0] * size[1]), sizeof **chosen, "routing", err)))
-        c = CL_E_FIT;
-    if (c == CL_OK && H5Dread(d, H5T_NATIVE_UINT64, H5S_ALL, H5S_ALL, H5P_DEFAULT, *chosen) < 0) {
-        free(*chosen);
-        c = cl_fail(err, CL_E_INPUT, "%s: its routing cannot be read (it is damaged)", path);
-    }
-    *layers = (int)size[0];
-    *experts = (int)size[1];
-    if (space >= 0) H5Sclose(space);
-    H5Dclose(d);
+    bool there = false, summed = false;
+    uint64_t want = 0, has = 0;
+    cl_store_node root = cl_store_root(s), d;
+    cl_code c = cl_store_has(root, "routing", &there, err);
+    if (c != CL_OK) return c;
+    if (!there) return cl_fail(err, CL_E_INPUT, "has no routing (trace a run of a model with experts)");
+    c = cl_store_open_array(root, "routing", a, &d, err);
+    if (c != CL_OK) return c;
+    uint64_t layers = a->dims[0], experts = a->dims[1];
+    if (!layers || !experts || layers > MAX_LAYERS || experts > MAX_EXPERTS)
+        c = cl_fail(err, CL_E_INPUT, "its routing is no table of layers and experts");
+    if (c == CL_OK) c = cl_store_has_attribute(d, "xxh3", &summed, err);
+    if (c == CL_OK && summed) c = cl_store_get_hash(d, "xxh3", &want, err);
+    if (c == CL_OK && summed) c = cl_store_hash_array(s, a, &has, err);
+    if (c == CL_OK && has != want) c = cl_fail(err, CL_E_INPUT, "its routing is damaged (copy it again)");
+    if (c == CL_OK && !(*chosen = cl_malloc(layers * experts, sizeof **chosen, "routing", err))) c = CL_E_FIT;
+    if (c == CL_OK) c = cl_store_read_rows(s, a, 0, layers, *chosen, err);
+    cl_store_release(&d);
     return c;
 }
 
 cl_code cl_trace_routing_read(const char *path, uint64_t **chosen, int *layers, int *experts, cl_err *err)
 {
-    H5E_auto2_t print;
-    void *data;
-    if (access(path, R_OK) != 0) return cl_fail(err, CL_E_INPUT, "%s: %s", path, strerror(errno));
-    H5Eget_auto2(H5E_DEFAULT, &print, &data);
-    H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
-    hid_t file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
-    cl_code c = file >= 0 ? read_table(file, path, chosen, layers, experts, err)
-                          : cl_fail(err, CL_E_INPUT, "%s: cannot be read as a trace (give a TRACE.h5 of a run)", path);
-    if (file >= 0) H5Fclose(file);
-    H5Eset_auto2(H5E_DEFAULT, print, data);
-    return c;
+    cl_store *s;
+    cl_store_array a = {.type = CL_STORE_U64, .rank = 2};
+    *chosen = NULL;
+    cl_code c = cl_store_open(&s, path, "a trace (give a TRACE.h5 of a run)", err);
+    if (c != CL_OK) return c;
+    c = read_counts(s, &a, chosen, err);
+    cl_store_close(s);
+    if (c != CL_OK) {
+        free(*chosen);
+        *chosen = NULL;
+        return cl_fail_prefix(err, "%s", path);
+    }
+    *layers = (int)a.dims[0];
+    *experts = (int)a.dims[1];
+    return CL_OK;
 }

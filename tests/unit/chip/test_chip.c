@@ -261,10 +261,10 @@ static void test_events(void)
     uint64_t n, weights = 0, kernel_weights = 0, kv = 0, kernel_kv = 0, last_ns = 0, kernel_ns = 0, layer_ns = 0;
     int count[CL_EV_KINDS] = {0};
     cl_trace_close(trace);
-    cl_part_file *f;
-    CU_ASSERT_EQUAL_FATAL(cl_part_file_open(&f, path, &rank, &n, NULL), CL_OK);
-    CU_ASSERT_EQUAL_FATAL(cl_part_file_read(f, 0, 64, e, &n, NULL), CL_OK);
-    cl_part_file_close(f);
+    cl_event_log *f;
+    CU_ASSERT_EQUAL_FATAL(cl_event_log_open(&f, path, &rank, &n, NULL), CL_OK);
+    CU_ASSERT_EQUAL_FATAL(cl_event_log_read(f, 0, 64, e, &n, NULL), CL_OK);
+    cl_event_log_close(f);
     unlink(path);
     for (uint64_t i = 0; i < n; i++) {
         bool outer = cl_event_level(e[i].kind) == CL_TRACE_LAYER;
@@ -346,10 +346,10 @@ static void check_traffic(int which)
     static cl_event e[64];
     uint64_t n, weights[TINY_LAYERS] = {0}, kv[TINY_LAYERS] = {0};
     int rank, layers = 0;
-    cl_part_file *f;
-    CU_ASSERT_EQUAL_FATAL(cl_part_file_open(&f, path, &rank, &n, NULL), CL_OK);
-    CU_ASSERT_EQUAL_FATAL(cl_part_file_read(f, 0, 64, e, &n, NULL), CL_OK);
-    cl_part_file_close(f);
+    cl_event_log *f;
+    CU_ASSERT_EQUAL_FATAL(cl_event_log_open(&f, path, &rank, &n, NULL), CL_OK);
+    CU_ASSERT_EQUAL_FATAL(cl_event_log_read(f, 0, 64, e, &n, NULL), CL_OK);
+    cl_event_log_close(f);
     unlink(path);
     const cl_kernels *k;
     CU_ASSERT_EQUAL_FATAL(cl_kernels_choose(NULL, &k, NULL), CL_OK);

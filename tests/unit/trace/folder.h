@@ -69,13 +69,27 @@ static inline cl_event numbered(uint64_t i)
                       .tokens = (int32_t)(i % 512),
                       .parts = (int32_t)(i % 17),
                       .peer = (int32_t)(i % 5) - 1,
-                      .waits_for = (int32_t)(i % 3) - 1,
-                      .experts = (int32_t)(i % 8)};
+                      .experts = (int32_t)(i % 8),
+                      .gathers = (int32_t)(i % 3)};
 }
 static inline bool is_numbered(const cl_event *e, uint64_t i)
 {
     cl_event want = numbered(i);
     return memcmp(e, &want, sizeof want) == 0;
+}
+
+/* Part number i, as recorded: the rank is not known yet. */
+static inline cl_trace_part numbered_part(uint64_t i)
+{
+    return (cl_trace_part){.microbatch = (int64_t)(i / 3),
+                           .request = (int32_t)(i % 7),
+                           .slot = (int32_t)(i % 4),
+                           .position = (int32_t)(11 * i),
+                           .tokens = (int32_t)(i % 64) + 1,
+                           .outputs = (int32_t)(i % 2),
+                           .guesses = (int32_t)(i % 5),
+                           .forked_from = (int32_t)(i % 3) - 1,
+                           .flags = (int32_t)(i % 4)};
 }
 
 #endif

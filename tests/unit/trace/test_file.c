@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
+#include "event_log.h"
 #include "folder.h"
 
 static const char run_json[] =
@@ -60,6 +61,8 @@ static cl_trace_rank rank_row(int rank)
                        .probe_bytes_per_s = 1.25e10,
                        .events = 5,
                        .dropped = 2,
+                       .peak_int8_ops_per_s = 3e11,
+                       .peak_f32_ops_per_s = 5e10,
                        .host_cores = 8};
     snprintf(r.host, sizeof r.host, "node%d", rank);
     snprintf(r.cpu, sizeof r.cpu, "chip");
@@ -80,10 +83,13 @@ static void test_round_trip(void)
         uint64_t n = N - i < PIECE ? N - i : PIECE;
         for (uint64_t k = 0; k < n; k++) e[k] = numbered(i + k);
         CU_ASSERT(cl_trace_file_events(f, 0, e, n, &err) == CL_OK);
+        cl_trace_part part = numbered_part(i / PIECE);
+        cl_event records[3] = {log_of_part(&part), numbered(i), log_of_part(&part)};
+        CU_ASSERT(cl_trace_file_events(f, 4, records, 3, &err) == CL_OK);       /* parts among the events */
         if (i == 0) CU_ASSERT(cl_trace_file_events(f, 3, e, 2, &err) == CL_OK); /* ranks may take turns */
     }
     CU_ASSERT(cl_trace_file_rank(f, &r1, &err) == CL_OK);
-    cl_trace_request q[2] = {{.id = "a", .prompt_tokens = 10, .finished_ns = 99, .finish_reason = "stop"},
+    cl_trace_request q[2] = {{.request = 6, .id = "a", .prompt_tokens = 10, .finished_ns = 99, .finish_reason = "stop"},
                              {.id = "b", .completion_tokens = 7}};
     CU_ASSERT(cl_trace_file_requests(f, q, 1, &err) == CL_OK && cl_trace_file_requests(f, q + 1, 1, &err) == CL_OK);
     CU_ASSERT(access(path, F_OK) != 0);
@@ -115,6 +121,11 @@ static void test_round_trip(void)
     CU_ASSERT(column(h, "/events/rank_0000", "experts", v, N) == N && v[N - 1] == numbered(N - 1).experts);
     CU_ASSERT(column(h, "/events/rank_0000", "peer", v, N) == N && v[0] == -1);
     CU_ASSERT(column(h, "/events/rank_0003", "kind", v, N) == 2 && v[1] == 1);
+    enum { PIECES = (N + PIECE - 1) / PIECE };
+    CU_ASSERT(column(h, "/events/rank_0004", "start_ns", v, N) == PIECES && v[2] == 2.0 * PIECE * 1000);
+    CU_ASSERT(column(h, "/parts", "position", v, N) == 2 * PIECES && v[3] == 11 && v[4] == 22);
+    CU_ASSERT(column(h, "/parts", "rank", v, N) == 2 * PIECES && v[0] == 4 && v[2 * PIECES - 1] == 4);
+    CU_ASSERT(column(h, "/parts", "forked_from", v, N) == 2 * PIECES && v[0] == -1 && v[4] == 1);
     hid_t empty = H5Dopen2(h, "/events/rank_0001", H5P_DEFAULT), group = H5Gopen2(h, "/events", H5P_DEFAULT);
     CU_ASSERT(empty >= 0); /* a rank without events has its table all the same */
     CU_ASSERT(attribute_is_text(group, "start_ns.unit", "ns") &&
@@ -124,18 +135,72 @@ static void test_round_trip(void)
     CU_ASSERT(column(h, "/ranks", "clock_offset_ns", v, N) == 2 && v[0] == -77);
     CU_ASSERT(column(h, "/ranks", "probe_bytes_per_s", v, N) == 2 && v[1] == 1.25e10);
     CU_ASSERT(column(h, "/ranks", "host_cores", v, N) == 2 && v[1] == 8);
+    CU_ASSERT(column(h, "/ranks", "peak_int8_ops_per_s", v, N) == 2 && v[1] == 3e11);
+    CU_ASSERT(column(h, "/ranks", "events", v, N) == 2 && v[0] == N && v[1] == 0); /* counted, not believed */
+    CU_ASSERT(column(h, "/requests", "request", v, N) == 2 && v[0] == 6);
     CU_ASSERT(column(h, "/requests", "completion_tokens", v, N) == 2 && v[1] == 7);
     CU_ASSERT(column(h, "/requests", "finished_ns", v, N) == 2 && v[0] == 99);
     CU_ASSERT(column(h, "/kinds", "id", v, N) == CL_EV_KINDS && v[CL_EV_KINDS - 1] == CL_EV_KINDS - 1);
     free(v);
 
     hid_t d = H5Dopen2(h, "/run", H5P_DEFAULT), t = H5Dget_type(d);
-    char text[sizeof run_json];
-    CU_ASSERT(H5Tget_size(t) == sizeof text && H5Dread(d, t, H5S_ALL, H5S_ALL, H5P_DEFAULT, text) >= 0 &&
+    char text[sizeof run_json] = "";
+    CU_ASSERT(H5Tget_size(t) == sizeof text - 1 && H5Dread(d, t, H5S_ALL, H5S_ALL, H5P_DEFAULT, text) >= 0 &&
               strcmp(text, run_json) == 0);
     H5Tclose(t);
     H5Dclose(d);
     H5Fclose(h);
+    unlink(path);
+}
+
+/* All columns of a table, from its type, against the attributes of `on`. */
+static int undescribed(hid_t h, const char *table, const char *on)
+{
+    hid_t d = H5Dopen2(h, table, H5P_DEFAULT), o = H5Oopen(h, on, H5P_DEFAULT), t = H5Dget_type(d);
+    int bad = 0, n = H5Tget_nmembers(t);
+    for (int i = 0; i < n; i++) {
+        char *column_name = H5Tget_member_name(t, (unsigned)i), name[80];
+        static const char *const what[] = {"unit", "description"};
+        for (int k = 0; k < 2; k++) {
+            snprintf(name, sizeof name, "%s.%s", column_name, what[k]);
+            bool good = H5Aexists(o, name) > 0 && !attribute_is_text(o, name, "");
+            if (!good) fprintf(stderr, "%s: %s is missing\n", table, name);
+            bad += !good;
+        }
+        H5free_memory(column_name);
+    }
+    H5Tclose(t);
+    H5Oclose(o);
+    H5Dclose(d);
+    return n > 3 ? bad : -1;
+}
+
+static void test_describes_itself(void)
+{
+    const char *path = in_folder("columns.h5");
+    cl_err err = {0};
+    cl_trace_file *f;
+    cl_trace_rank r = rank_row(0);
+    const uint64_t chosen[6] = {1, 2, 3, 4, 5, 6};
+    CU_ASSERT_FATAL(cl_trace_file_create(&f, path, run_json, &err) == CL_OK);
+    CU_ASSERT(cl_trace_file_rank(f, &r, &err) == CL_OK && cl_trace_file_routing(f, chosen, 2, 3, &err) == CL_OK);
+    CU_ASSERT_FATAL(cl_trace_file_commit(f, &err) == CL_OK);
+    hid_t h = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
+    static const char *const tables[] = {"/ranks", "/requests", "/kinds", "/parts"};
+    for (int i = 0; i < 4; i++) CU_ASSERT_EQUAL(undescribed(h, tables[i], tables[i]), 0);
+    CU_ASSERT_EQUAL(undescribed(h, "/events/rank_0000", "/events"), 0);
+    static const char *const things[] = {"/run", "/events", "/routing"};
+    for (int i = 0; i < 3; i++) {
+        hid_t o = H5Oopen(h, things[i], H5P_DEFAULT);
+        CU_ASSERT(H5Aexists(o, "description") > 0);
+        H5Oclose(o);
+    }
+    H5Fclose(h);
+    uint64_t *back = NULL;
+    int layers = 0, experts = 0;
+    CU_ASSERT_FATAL(cl_trace_routing_read(path, &back, &layers, &experts, &err) == CL_OK);
+    CU_ASSERT(layers == 2 && experts == 3 && memcmp(back, chosen, sizeof chosen) == 0);
+    free(back);
     unlink(path);
 }
 
@@ -183,7 +248,7 @@ static void test_refused(void)
     CU_ASSERT(cl_trace_file_create(&f, folder, "{}", &err) == CL_E_INPUT && f == NULL && strstr(err.msg, "folder"));
     /* not replaced */
     CU_ASSERT(cl_trace_file_create(&f, "/dev/null", "{}", &err) == CL_E_INPUT && f == NULL &&
-              strstr(err.msg, "regular"));
+              strstr(err.msg, "not a file"));
 
     CU_ASSERT_FATAL(cl_trace_file_create(&f, path, "{}", &err) == CL_OK);
     cl_trace_rank r = rank_row(2);
@@ -244,8 +309,13 @@ static void test_full_disk(void)
 int main(void)
 {
     folder_make();
-    CU_TestInfo tests[] = {{"round trip", test_round_trip}, {"empty", test_empty},           {"drop", test_drop},
-                           {"refused", test_refused},       {"a full disk", test_full_disk}, CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"round trip", test_round_trip},
+                           {"describes itself", test_describes_itself},
+                           {"empty", test_empty},
+                           {"drop", test_drop},
+                           {"refused", test_refused},
+                           {"a full disk", test_full_disk},
+                           CU_TEST_INFO_NULL};
     int rc = run_suite("trace file", tests);
     return folder_remove() || rc;
 }

@@ -8,7 +8,7 @@
 #include <sys/wait.h>
 
 #include "folder.h"
-#include "part.h"
+#include "event_log.h"
 
 static void test_kinds(void)
 {
@@ -36,35 +36,37 @@ static void test_null(void)
     cl_trace_end(NULL, m, &e);
     CU_ASSERT(is_numbered(&e, 3));
     CU_ASSERT(cl_trace_count(NULL) == 0 && cl_trace_dropped(NULL) == 0 && cl_trace_mapped(NULL) == 0);
+    cl_trace_part part = numbered_part(1);
+    cl_trace_add_part(NULL, &part);
     cl_trace_close(NULL);
-    cl_part_file_close(NULL);
+    cl_event_log_close(NULL);
+    cl_err err = {0};
+    cl_trace *t = (cl_trace *)&err; /* switched off: nothing is made */
+    CU_ASSERT(cl_trace_open(&t, in_folder("off"), 0, CL_TRACE_OFF, &err) == CL_OK && t == NULL && folder_count() == 0);
 }
 
 /* Events [0, n) of the file are the numbered ones, read in pieces; *count is what the file says. */
 static void check_part(const char *path, int want_rank, uint64_t n, uint64_t *count)
 {
     cl_err err = {0};
-    cl_part_file *p;
+    cl_event_log *p;
     int rank = -1;
-    CU_ASSERT_FATAL(cl_part_file_open(&p, path, &rank, count, &err) == CL_OK);
+    CU_ASSERT_FATAL(cl_event_log_open(&p, path, &rank, count, &err) == CL_OK);
     CU_ASSERT(rank == want_rank && *count >= n);
     cl_event buf[1000];
     uint64_t wrong = 0, got, i = 0;
     for (; i < *count; i += got) {
-        CU_ASSERT_FATAL(cl_part_file_read(p, i, 1000, buf, &got, &err) == CL_OK && got > 0);
+        CU_ASSERT_FATAL(cl_event_log_read(p, i, 1000, buf, &got, &err) == CL_OK && got > 0);
         for (uint64_t k = 0; k < got; k++) wrong += !is_numbered(&buf[k], i + k);
     }
     CU_ASSERT(wrong == 0 && i == *count);
-    CU_ASSERT(cl_part_file_read(p, *count, 10, buf, &got, &err) == CL_OK && got == 0);
-    char host[64] = "";
-    gethostname(host, sizeof host - 1);
-    CU_ASSERT_STRING_EQUAL(cl_part_file_host(p), host);
-    cl_part_file_close(p);
+    CU_ASSERT(cl_event_log_read(p, *count, 10, buf, &got, &err) == CL_OK && got == 0);
+    cl_event_log_close(p);
 }
 
 static void test_windows(void)
 {
-    const uint64_t n = 3 * PART_WINDOW_EVENTS + 7;
+    const uint64_t n = 3 * LOG_WINDOW_RECORDS + 7;
     const char *path = in_folder("windows");
     cl_err err = {0};
     cl_trace *t;
@@ -74,14 +76,14 @@ static void test_windows(void)
     for (uint64_t i = 0; i < n; i++) {
         cl_event e = numbered(i);
         cl_trace_add(t, &e);
-        if (i == PART_WINDOW_EVENTS / 2) check_part(path, 5, i + 1, &count); /* while it is being written, too */
+        if (i == LOG_WINDOW_RECORDS / 2) check_part(path, 5, i + 1, &count); /* while it is being written, too */
     }
     CU_ASSERT(cl_trace_count(t) == n && cl_trace_dropped(t) == 0 && cl_trace_mapped(t) == mapped);
     cl_trace_close(t);
     check_part(path, 5, n, &count);
     CU_ASSERT(count == n);
     struct stat st;
-    CU_ASSERT(stat(path, &st) == 0 && (uint64_t)st.st_size == PART_HEADER_BYTES + n * sizeof(cl_event));
+    CU_ASSERT(stat(path, &st) == 0 && (uint64_t)st.st_size == LOG_HEADER_BYTES + n * sizeof(cl_event));
     unlink(path);
 }
 
@@ -111,16 +113,52 @@ static void test_levels_and_marks(void)
     CU_ASSERT(cl_trace_count(t) == 2 && next.start_ns == layer.end_ns && next.end_ns >= after);
     cl_trace_close(t);
 
-    cl_part_file *p;
+    cl_event_log *p;
     int rank;
     uint64_t n, got;
     cl_event back;
-    CU_ASSERT_FATAL(cl_part_file_open(&p, path, &rank, &n, &err) == CL_OK);
-    CU_ASSERT(cl_part_file_read(p, 0, 1, &back, &got, &err) == CL_OK && got == 1);
+    CU_ASSERT_FATAL(cl_event_log_open(&p, path, &rank, &n, &err) == CL_OK);
+    CU_ASSERT(cl_event_log_read(p, 0, 1, &back, &got, &err) == CL_OK && got == 1);
     CU_ASSERT(back.kind == CL_EV_LAYER && back.layer == 2 && back.microbatch == 9);
     CU_ASSERT(back.start_ns >= before && back.end_ns <= after && back.end_ns - back.start_ns >= 6000000);
     CU_ASSERT(back.cpu_ns > 0 && back.cpu_ns < back.end_ns - back.start_ns - 2000000); /* sleep is no CPU time */
-    cl_part_file_close(p);
+    cl_event_log_close(p);
+    unlink(path);
+}
+
+/* Parts are kept among the events, at every level, and survive a recorder that is killed. */
+static void test_parts(void)
+{
+    enum { N = 500 };
+    const char *path = in_folder("parts");
+    cl_err err = {0};
+    fflush(NULL);
+    pid_t child = fork();
+    if (child == 0) {
+        cl_trace *t;
+        if (cl_trace_open(&t, path, 0, CL_TRACE_STAGE, NULL)) _exit(1);
+        for (uint64_t i = 0; i < N; i++) {
+            cl_trace_part p = numbered_part(i);
+            cl_event e = {.kind = CL_EV_STEP, .microbatch = (int64_t)i, .layer = -1, .peer = -1};
+            cl_trace_add_part(t, &p);
+            cl_trace_add(t, &e);
+        }
+        kill(getpid(), SIGKILL);
+    }
+    int status = 0, rank;
+    CU_ASSERT_FATAL(waitpid(child, &status, 0) == child && WIFSIGNALED(status));
+    cl_event_log *l;
+    uint64_t n, got, wrong = 0;
+    static cl_event back[2 * N];
+    CU_ASSERT_FATAL(cl_event_log_open(&l, path, &rank, &n, &err) == CL_OK && n == 2 * N);
+    CU_ASSERT(cl_event_log_read(l, 0, 2 * N, back, &got, &err) == CL_OK && got == 2 * N);
+    for (uint64_t i = 0; i < N; i++) {
+        cl_trace_part want = numbered_part(i), is = log_part(&back[2 * i]);
+        wrong += back[2 * i].kind != CL_EV_PART || memcmp(&is, &want, sizeof is) != 0;
+        wrong += back[2 * i + 1].kind != CL_EV_STEP || back[2 * i + 1].microbatch != (int64_t)i;
+    }
+    CU_ASSERT_EQUAL(wrong, 0);
+    cl_event_log_close(l);
     unlink(path);
 }
 
@@ -131,7 +169,7 @@ static void test_killed(void)
     _Atomic uint64_t *told = mmap(NULL, sizeof *told, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     CU_ASSERT_FATAL((void *)told != MAP_FAILED);
     for (int round = 0; round < 8; round++) {
-        const uint64_t kill_at = round < 2 ? PART_WINDOW_EVENTS - 5 + (uint64_t)round * 10
+        const uint64_t kill_at = round < 2 ? LOG_WINDOW_RECORDS - 5 + (uint64_t)round * 10
                                            : 1 + (uint64_t)round * 11000;
         atomic_store(told, 0);
         pid_t child = fork();
@@ -166,10 +204,10 @@ static void test_killed(void)
 static void test_full_disk(void)
 {
     const char *path = in_folder("full");
-    const uint64_t n = PART_WINDOW_EVENTS + 100;
+    const uint64_t n = LOG_WINDOW_RECORDS + 100;
     pid_t child = fork();
     if (child == 0) {
-        struct rlimit small = {PART_HEADER_BYTES + PART_WINDOW_EVENTS * sizeof(cl_event) + 12345, RLIM_INFINITY};
+        struct rlimit small = {LOG_HEADER_BYTES + LOG_WINDOW_RECORDS * sizeof(cl_event) + 12345, RLIM_INFINITY};
         setrlimit(RLIMIT_FSIZE, &small);
         cl_trace *t;
         if (cl_trace_open(&t, path, 1, CL_TRACE_KERNEL, NULL)) _exit(1);
@@ -177,8 +215,8 @@ static void test_full_disk(void)
             cl_event e = numbered(i);
             cl_trace_add(t, &e);
         }
-        bool ok = cl_trace_count(t) == PART_WINDOW_EVENTS && cl_trace_dropped(t) == 100 &&
-                  cl_trace_mapped(t) == PART_HEADER_BYTES;
+        bool ok = cl_trace_count(t) == LOG_WINDOW_RECORDS && cl_trace_dropped(t) == 100 &&
+                  cl_trace_mapped(t) == LOG_HEADER_BYTES;
         cl_trace_close(t);
         _exit(ok ? 0 : 2);
     }
@@ -186,13 +224,13 @@ static void test_full_disk(void)
     waitpid(child, &status, 0);
     CU_ASSERT(WIFEXITED(status) && WEXITSTATUS(status) == 0);
     uint64_t count = 0;
-    check_part(path, 1, PART_WINDOW_EVENTS, &count);
-    CU_ASSERT(count == PART_WINDOW_EVENTS);
-    cl_part_file *p;
+    check_part(path, 1, LOG_WINDOW_RECORDS, &count);
+    CU_ASSERT(count == LOG_WINDOW_RECORDS);
+    cl_event_log *p;
     int rank;
-    CU_ASSERT_FATAL(cl_part_file_open(&p, path, &rank, &count, NULL) == CL_OK);
-    CU_ASSERT(cl_part_file_dropped(p) == 100);
-    cl_part_file_close(p);
+    CU_ASSERT_FATAL(cl_event_log_open(&p, path, &rank, &count, NULL) == CL_OK);
+    CU_ASSERT(cl_event_log_dropped(p) == 100);
+    cl_event_log_close(p);
     unlink(path);
 }
 
@@ -202,7 +240,7 @@ static void test_no_room(void)
     const char *path = in_folder("none");
     pid_t child = fork();
     if (child == 0) {
-        struct rlimit small = {PART_HEADER_BYTES + 4096, RLIM_INFINITY};
+        struct rlimit small = {LOG_HEADER_BYTES + 4096, RLIM_INFINITY};
         setrlimit(RLIMIT_FSIZE, &small);
         cl_err err = {0};
         cl_trace *t;
@@ -248,6 +286,7 @@ int main(void)
                            {"a NULL trace", test_null},
                            {"windows move on", test_windows},
                            {"levels and marks", test_levels_and_marks},
+                           {"parts", test_parts},
                            {"a killed recorder", test_killed},
                            {"a full disk", test_full_disk},
                            {"no room at all", test_no_room},
