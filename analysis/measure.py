@@ -48,8 +48,6 @@ def time_use(trace, from_ns=None, to_ns=None):
 
 def gather_ns(events, start, end):
     """Time in exchanges inside the stage, of one rank's events cut to start and end (of a step that is cut, in proportion)."""
-    if "gather_ns" not in events:
-        return 0
     which = events["kind"] == "step"
     if not which.any():
         which = events["kind"].isin(("embed", "layer", "head"))

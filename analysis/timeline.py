@@ -272,7 +272,7 @@ def complete(s, track, us):
     for field in ("weight_bytes", "kv_bytes", "msg_bytes", "tokens", "parts", "experts"):
         if getattr(s, field):
             args[field] = int(getattr(s, field))
-    for field in ("microbatch", "layer", "peer", "waits_for"):
+    for field in ("microbatch", "layer", "peer"):
         if getattr(s, field) >= 0:
             args[field] = int(getattr(s, field))
     return {"ph": "X", "name": name, "cat": s.kind, "pid": int(s.rank), "tid": track, "ts": us(s.start_ns),

@@ -11,17 +11,22 @@ import h5py
 import numpy as np
 import pandas as pd
 
-VERSION = 1
+VERSIONS = (1, 2)
 
 # Columns that must be there; later versions of the writer may add some.
 EVENT_COLUMNS = ("start_ns", "end_ns", "cpu_ns", "weight_bytes", "kv_bytes", "msg_bytes", "microbatch", "kind", "layer", "tokens",
-                 "parts", "peer", "waits_for", "experts")
+                 "parts", "peer", "experts")
+PART_COLUMNS = ("microbatch", "rank", "request", "slot", "position", "tokens", "outputs", "guesses", "forked_from", "flags")
 RANK_COLUMNS = ("rank", "stage", "member", "threads", "host", "cpu", "clock_offset_ns", "clock_uncertainty_ns", "slice_bytes",
                 "kv_bytes", "baseline_bytes", "peak_rss_bytes", "first_layer", "n_layers", "probe_bytes_per_s", "events", "dropped",
                 "host_cores")
 REQUEST_COLUMNS = ("id", "prompt_tokens", "completion_tokens", "arrived_ns", "started_ns", "first_token_ns", "finished_ns",
                    "finish_reason")
 KIND_COLUMNS = ("id", "name", "level", "description")
+
+# Columns that some writers did not have yet, and what stands for them then.
+EVENT_DEFAULTS = {"gather_ns": 0, "gathers": 0}
+RANK_DEFAULTS = {"replica": 0, "budget_bytes": 0, "peak_int8_ops_per_s": 0.0, "peak_f32_ops_per_s": 0.0}
 
 
 class TraceError(Exception):
@@ -31,10 +36,12 @@ class TraceError(Exception):
 @dataclasses.dataclass
 class Trace:
     path: str
+    schema: int             # version of the file's schema; what an older one lacks has its default, /parts no rows
     run: dict               # the run's description, as chipline wrote it
     kinds: pd.DataFrame     # index: id; name, level, description
     ranks: pd.DataFrame     # one row per rank, in rank order
     requests: pd.DataFrame  # times on rank 0's clock
+    parts: pd.DataFrame     # what was in the micro-batches of each line, by rank (the line's first) and micro-batch
     events: pd.DataFrame    # all ranks, by rank and start; rank and kind (its name) beside the columns of the file
     start_ns: int           # the run on rank 0's clock: from the first request to the last token
     end_ns: int
@@ -86,20 +93,23 @@ def _read(path, f):
     if _text(f.attrs.get("schema")) != "chipline trace":
         raise TraceError("an HDF5 file, but not a chipline trace (give the file that --trace wrote)")
     version = int(f.attrs.get("schema_version", -1))
-    if version != VERSION:
-        raise TraceError(f"schema version {version}, this analysis reads {VERSION} (use the analysis that belongs to the chipline "
-                         "that wrote it)")
+    if version not in VERSIONS:
+        raise TraceError(f"schema version {version}, this analysis reads {' and '.join(map(str, VERSIONS))} (use the analysis that "
+                         "belongs to the chipline that wrote it)")
     run = json.loads(_text(_member(f, "run")[()]))
     if not isinstance(run, dict):
         raise TraceError("/run is no JSON object (the file is damaged)")
     kinds = _table(f, "kinds", KIND_COLUMNS).set_index("id")
-    ranks = _table(f, "ranks", RANK_COLUMNS)
+    ranks = _table(f, "ranks", RANK_COLUMNS, RANK_DEFAULTS)
     requests = _table(f, "requests", REQUEST_COLUMNS)
+    if "request" not in requests:
+        requests.insert(0, "request", np.arange(len(requests), dtype=np.int32))
     if not len(ranks):
         raise TraceError("/ranks has no rows (the file is damaged)")
     if ranks["rank"].duplicated().any():
         raise TraceError("/ranks names a rank twice (the file is damaged)")
     ranks = ranks.sort_values("rank", ignore_index=True)
+    parts = _parts(f, ranks) if version > 1 else pd.DataFrame({c: pd.Series(dtype=np.int64) for c in PART_COLUMNS})
     for table in sorted(_member(f, "events")):
         if table not in {f"rank_{r:04d}" for r in ranks["rank"]}:
             raise TraceError(f"/events/{table} belongs to no row of /ranks (the file is damaged)")
@@ -108,7 +118,7 @@ def _read(path, f):
     for column in ("arrived_ns", "started_ns", "first_token_ns", "finished_ns"):
         requests[column] = _int64(requests[column].to_numpy(), f"/requests {column}")
     start, end = _extent(run, events, requests)
-    return Trace(path, run, kinds, ranks, requests, events, start, max(end, start + 1))
+    return Trace(path, version, run, kinds, ranks, requests, parts, events, start, max(end, start + 1))
 
 
 def _text(value):
@@ -124,8 +134,8 @@ def _member(f, name):
     return f[name]
 
 
-def _table(f, name, columns):
-    """A compound table as a DataFrame, texts decoded."""
+def _table(f, name, columns, defaults={}):
+    """A compound table as a DataFrame, texts decoded; what only defaults name may be missing."""
     data = _member(f, name)
     if not isinstance(data, h5py.Dataset) or data.dtype.names is None or len(data.shape) != 1:
         raise TraceError(f"/{name} is no table (the file is damaged)")
@@ -141,7 +151,7 @@ def _table(f, name, columns):
             table[c] = rows[c]
     if any(c not in table for c in columns):
         raise TraceError(f"/{name} has columns of an unknown type (the file is damaged)")
-    return pd.DataFrame(table)
+    return pd.DataFrame(table).assign(**{c: v for c, v in defaults.items() if c not in table})
 
 
 def _int64(values, what):
@@ -151,14 +161,27 @@ def _int64(values, what):
     return values.astype(np.int64)
 
 
-def _events(f, rank, offset, kinds):
-    name = f"events/rank_{rank:04d}"
-    table = _table(f, name, EVENT_COLUMNS)
-    for c in EVENT_COLUMNS:
+def _whole(table, columns, name):
+    """Those columns hold whole numbers, and none is unsigned."""
+    for c in columns:
         if table[c].dtype.kind not in "iu":
             raise TraceError(f"/{name}: column {c} holds no whole numbers (the file is damaged)")
         if table[c].dtype == np.uint64:
             table[c] = _int64(table[c].to_numpy(), f"/{name} {c}")
+
+
+def _parts(f, ranks):
+    table = _table(f, "parts", PART_COLUMNS)
+    _whole(table, PART_COLUMNS, "parts")
+    if not table["rank"].isin(ranks["rank"]).all():
+        raise TraceError("/parts names a rank that /ranks does not have (the file is damaged)")
+    return table.sort_values(["rank", "microbatch"], kind="stable", ignore_index=True)
+
+
+def _events(f, rank, offset, kinds):
+    name = f"events/rank_{rank:04d}"
+    table = _table(f, name, EVENT_COLUMNS, EVENT_DEFAULTS).drop(columns="waits_for", errors="ignore")  # schema 1: the peer again
+    _whole(table, EVENT_COLUMNS + tuple(EVENT_DEFAULTS), name)
     if (table["end_ns"] < table["start_ns"]).any():
         raise TraceError(f"/{name}: an event ends before it starts (the file is damaged)")
     table[["start_ns", "end_ns"]] += offset

@@ -1,4 +1,4 @@
-"""Traces for the tests, in the schema that src/trace/file.c writes: by hand, or from a little model of the line.
+"""Traces for the tests, in the schema that src/trace/columns.c writes: by hand, or from a little model of the line.
 
 python3 tests/analysis/synth.py OUT.h5 writes the model's trace, to look at pictures with.
 """
@@ -16,12 +16,15 @@ KINDS = [("step", "stage"), ("recv", "stage"), ("send", "stage"), ("sample", "st
 KIND = {name: i for i, (name, _) in enumerate(KINDS)}
 
 EVENT = np.dtype([(n, "<u8") for n in ("start_ns", "end_ns", "cpu_ns", "weight_bytes", "kv_bytes", "msg_bytes", "gather_ns")] + [("microbatch", "<i8")]
-                 + [(n, "<i4") for n in ("kind", "layer", "tokens", "parts", "peer", "waits_for", "experts")])
+                 + [(n, "<i4") for n in ("kind", "layer", "tokens", "parts", "peer", "experts", "gathers")])
+PART = np.dtype([("microbatch", "<i8")] + [(n, "<i4") for n in ("rank", "request", "slot", "position", "tokens", "outputs", "guesses", "forked_from",
+                                                                "flags")])
 RANK = np.dtype([(n, "<i4") for n in ("rank", "stage", "member", "threads", "host_cores")] + [("host", "S64"), ("cpu", "S64")]
                 + [(n, "<i8") for n in ("clock_offset_ns", "clock_uncertainty_ns")]
                 + [(n, "<u8") for n in ("slice_bytes", "kv_bytes", "baseline_bytes", "peak_rss_bytes")]
-                + [("first_layer", "<i4"), ("n_layers", "<i4"), ("probe_bytes_per_s", "<f8"), ("events", "<u8"), ("dropped", "<u8")])
-REQUEST = np.dtype([("id", "S64"), ("prompt_tokens", "<i4"), ("completion_tokens", "<i4")]
+                + [("first_layer", "<i4"), ("n_layers", "<i4")]
+                + [(n, "<f8") for n in ("probe_bytes_per_s", "peak_int8_ops_per_s", "peak_f32_ops_per_s")] + [("events", "<u8"), ("dropped", "<u8")])
+REQUEST = np.dtype([("request", "<i4"), ("id", "S64"), ("prompt_tokens", "<i4"), ("completion_tokens", "<i4")]
                    + [(n, "<u8") for n in ("arrived_ns", "started_ns", "first_token_ns", "finished_ns")] + [("finish_reason", "S16")])
 KIND_ROW = np.dtype([("id", "<i4"), ("name", "S16"), ("level", "S8"), ("description", "S128")])
 
@@ -30,12 +33,12 @@ class Builder:
     """Collects rows; times of events are on rank 0's clock and stored on the rank's own."""
 
     def __init__(self, **run):
-        self.run, self.ranks, self.requests, self.events = run, [], [], {}
+        self.run, self.ranks, self.requests, self.parts, self.events = run, [], [], [], {}
 
     def rank(self, rank, offset=0, **fields):
         row = dict(rank=rank, stage=rank, member=0, threads=1, host_cores=64, host=b"node0", cpu=b"a chip", clock_offset_ns=offset,
                    clock_uncertainty_ns=1000, slice_bytes=0, kv_bytes=0, baseline_bytes=0, peak_rss_bytes=0, first_layer=0, n_layers=1,
-                   probe_bytes_per_s=0.0, events=0, dropped=0)
+                   probe_bytes_per_s=0.0, peak_int8_ops_per_s=0.0, peak_f32_ops_per_s=0.0, events=0, dropped=0)
         row.update(fields)
         self.ranks.append(row)
         self.events[rank] = []
@@ -43,23 +46,28 @@ class Builder:
     def event(self, rank, kind, start, end, **fields):
         offset = next(r["clock_offset_ns"] for r in self.ranks if r["rank"] == rank)
         row = dict(start_ns=start - offset, end_ns=end - offset, cpu_ns=end - start, weight_bytes=0, kv_bytes=0, msg_bytes=0, gather_ns=0, microbatch=-1,
-                   kind=KIND[kind], layer=-1, tokens=0, parts=0, peer=-1, waits_for=-1, experts=0)
+                   kind=KIND[kind], layer=-1, tokens=0, parts=0, peer=-1, experts=0, gathers=0)
         row.update(fields)
         self.events[rank].append(tuple(row[n] for n in EVENT.names))
 
     def request(self, **fields):
-        row = dict(id=b"r", prompt_tokens=0, completion_tokens=0, arrived_ns=0, started_ns=0, first_token_ns=0, finished_ns=0,
+        row = dict(request=len(self.requests), id=b"r", prompt_tokens=0, completion_tokens=0, arrived_ns=0, started_ns=0, first_token_ns=0, finished_ns=0,
                    finish_reason=b"stop")
         row.update(fields)
         self.requests.append(row)
 
+    def part(self, microbatch, **fields):
+        row = dict(microbatch=microbatch, rank=0, request=0, slot=0, position=0, tokens=1, outputs=1, guesses=0, forked_from=-1, flags=0)
+        row.update(fields)
+        self.parts.append(row)
+
     def write(self, path):
-        with h5py.File(path, "w") as f:
-            f.attrs["schema"], f.attrs["schema_version"], f.attrs["creator"] = np.bytes_("chipline trace"), np.int32(1), np.bytes_("chipline")
+        with h5py.File(path, "w", libver=("v110", "v110")) as f:
+            f.attrs["schema"], f.attrs["schema_version"], f.attrs["creator"] = np.bytes_("chipline trace"), np.int64(2), np.bytes_("chipline")
             f["run"] = np.bytes_(json.dumps(self.run).encode())
             f["kinds"] = np.array([(i, n.encode(), level.encode(), b"") for i, (n, level) in enumerate(KINDS)], KIND_ROW)
-            f["ranks"] = _rows(self.ranks, RANK)
-            f["requests"] = _rows(self.requests, REQUEST)
+            for name, rows, dtype in (("ranks", self.ranks, RANK), ("requests", self.requests, REQUEST), ("parts", self.parts, PART)):
+                f.create_dataset(name, data=_rows(rows, dtype), maxshape=(None,), chunks=(max(1, len(rows)),), shuffle=True, compression=1)
             f.create_group("events")
             for rank, events in self.events.items():
                 f.create_dataset(f"events/rank_{rank:04d}", data=np.array(sorted(events), EVENT), maxshape=(None,), chunks=(4096,),
@@ -98,7 +106,7 @@ def line(path, ranks=4, layers=16, sequences=32, group=4, prompt=96, generate=24
         begin = max(at, free[r])
         if r == 0:
             if mb >= 0:
-                b.event(0, "recv", min(free[0], at), max(at, free[0]) + 2000, peer=ranks - 1, waits_for=ranks - 1, microbatch=mb, msg_bytes=16 + 16 * group)
+                b.event(0, "recv", min(free[0], at), max(at, free[0]) + 2000, peer=ranks - 1, microbatch=mb, msg_bytes=16 + 16 * group)
                 if s["left"] == 0:
                     s["made"] += 1
                     s["first"] = s["first"] or begin
@@ -113,7 +121,7 @@ def line(path, ranks=4, layers=16, sequences=32, group=4, prompt=96, generate=24
             begin, mb = begin + 6000, number
             number += 1
         else:
-            b.event(r, "recv", min(free[r], at), begin + 2000, peer=r - 1, waits_for=r - 1, microbatch=mb, tokens=s["tokens"], parts=s["parts"],
+            b.event(r, "recv", min(free[r], at), begin + 2000, peer=r - 1, microbatch=mb, tokens=s["tokens"], parts=s["parts"],
                     msg_bytes=64 + 4 * 1024 * s["tokens"])
             begin += 2000
         now, weights, kv = begin, 0, 0

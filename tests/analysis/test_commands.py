@@ -57,6 +57,17 @@ def test_expert_table(hand):
     assert table.loc[(0, 2), "even_routing"] == pytest.approx(8 * (1 - 0.75 ** 2))
 
 
+def test_experts_are_weighted_by_steps(tmp_path, run):
+    """Layer 0 with 3 steps that read 2 experts, layer 1 with one that reads 6: 3 on average, not 4."""
+    b = synth.Builder(experts=8, experts_per_token=2)
+    b.rank(0, n_layers=2)
+    for i in range(3):
+        b.event(0, "layer", 1000 * i, 1000 * i + 500, layer=0, experts=2, tokens=2, parts=2)
+    b.event(0, "layer", 5000, 5500, layer=1, experts=6, tokens=2, parts=2)
+    row = summary.expert_lines(trace.load(b.write(str(tmp_path / "t.h5")))).splitlines()[-1].split()
+    assert row == ["2", "3", "3.00", "2.00", "6.00", "3.50"]
+
+
 def test_summary_text(hand, run):
     code, out, err = run("summary", hand)
     assert code == 0 and err == ""
@@ -188,6 +199,17 @@ def test_medians(hand):
     assert table.loc[(1, "head", "", "prompt"), "share_of_probe"] == pytest.approx(0.5)
     cpu = membw.medians(trace.load(hand), "cpu").set_index(["rank", "kind", "layers", "phase"])
     assert cpu.loc[(0, "step", "", "prompt"), "gb_per_s"] == pytest.approx(20) and cpu.loc[(0, "step", "", "prompt"), "share_of_probe"] == pytest.approx(0.8)
+
+
+def test_spread_of_speeds(tmp_path):
+    """Three steps at 1, 2 and 3 GB/s: a tenth lies under 1.2, a tenth over 2.8."""
+    b = synth.Builder()
+    b.rank(0)
+    for i in range(3):
+        b.event(0, "step", 10_000 * i, 10_000 * i + 1000, weight_bytes=1000 * (i + 1), tokens=1, parts=1)
+    path = b.write(str(tmp_path / "t.h5"))
+    row = membw.medians(trace.load(path), "wall").iloc[0]
+    assert (row["gb_per_s_p10"], row["gb_per_s"], row["gb_per_s_p90"]) == pytest.approx((1.2, 2.0, 2.8))
 
 
 def test_layer_groups(tmp_path):
