@@ -153,6 +153,39 @@ static void test_calls(void)
     json_decref(all);
 }
 
+/* Why a text is no chat template. */
+static void test_unfit_why(void)
+{
+    static const char *const cases[][2] =
+        {{"Hello", "chat template: it does not write what a user says (name a format with --chat-format)"},
+         {"{{ messages.no.more }}", "chat template: 'more' of something undefined (name a format with --chat-format)"},
+         {"{{ raise_exception('Not so.') }}", "chat template: Not so. (name a format with --chat-format)"},
+         {"{% for", "chat template: a tag does not end (name a format with --chat-format)"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        cl_chat *c = NULL;
+        cl_err err = {0};
+        CU_ASSERT_EQUAL(cl_chat_from_template(cases[i][0], "", "", &c, &err), CL_E_INPUT);
+        CU_ASSERT_STRING_EQUAL(err.msg, cases[i][1]);
+    }
+}
+
+/* However many marks a template writes, there is room for four ends. */
+static void test_many_ends(void)
+{
+    cl_chat *c = NULL;
+    cl_err err = {0};
+    CU_ASSERT_EQUAL_FATAL(
+        cl_chat_from_template("<|eot_id|><|eot|><|channel|><|im_middle|>{% for m in messages %}{{ m.content "
+                              "}}<|x|>{% endfor %}",
+                              "", "", &c, &err),
+        CL_OK);
+    const char *const *ends = cl_chat_ends(c);
+    CU_ASSERT_STRING_EQUAL(ends[0], "<|x|>");
+    CU_ASSERT_STRING_EQUAL(ends[3], "<|call|>");
+    CU_ASSERT_PTR_NULL(ends[4]);
+    cl_chat_free(c);
+}
+
 static void test_unfit(void)
 {
     json_t *all = load(), *entry;
@@ -534,11 +567,24 @@ static void test_append(void)
 
 int main(void)
 {
-    CU_TestInfo tests[] = {{"templates", test_templates}, {"formats", test_formats}, {"calls", test_calls},
-                           {"unfit", test_unfit},         {"ends", test_ends},       {"named ends", test_named_ends},
-                           {"left out", test_left_out},   {"errors", test_errors},   {"variables", test_variables},
-                           {"tokenizer", test_tokenizer}, {"long", test_long},       {"names", test_names},
-                           {"refusals", test_refusals},   {"append", test_append},   {"dates", test_dates},
-                           {"marks", test_marks},         CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"templates", test_templates},
+                           {"formats", test_formats},
+                           {"calls", test_calls},
+                           {"unfit", test_unfit},
+                           {"unfit why", test_unfit_why},
+                           {"many ends", test_many_ends},
+                           {"ends", test_ends},
+                           {"named ends", test_named_ends},
+                           {"left out", test_left_out},
+                           {"errors", test_errors},
+                           {"variables", test_variables},
+                           {"tokenizer", test_tokenizer},
+                           {"long", test_long},
+                           {"names", test_names},
+                           {"refusals", test_refusals},
+                           {"append", test_append},
+                           {"dates", test_dates},
+                           {"marks", test_marks},
+                           CU_TEST_INFO_NULL};
     return run_suite("chat", tests);
 }

@@ -158,6 +158,66 @@ static void test_tokens(void)
     cl_tokenizer_free(t);
 }
 
+/* Where a chat has no channels, their marks are control tokens like any other: no text. */
+static void test_other_marks(void)
+{
+    static vocab v;
+    start_bytes(&v);
+    int32_t end = control(&v, "<|end|>", 0), think = control(&v, "<think>", 0), close = control(&v, "</think>", 0);
+    const int32_t ids[] = {think, 'a', end, close, 'b', end, 'c'};
+    cl_tokenizer *t = compiled(&v);
+    cl_chat *c = format("qwen3");
+    cl_buf answer = {0}, reasoning = {0};
+    cl_reply r;
+    cl_err err;
+    cl_reply_init(&r, c, t);
+    for (size_t i = 0; i < sizeof ids / sizeof *ids; i++)
+        CU_ASSERT_EQUAL(cl_reply_add(&r, ids[i], &answer, &reasoning, &err), CL_OK);
+    CU_ASSERT_EQUAL(cl_reply_finish(&r, false, &answer, &reasoning, &err), CL_OK);
+    CU_ASSERT(is(&answer, "bc") && is(&reasoning, "a"));
+    cl_reply_free(&r);
+    cl_buf_free(&answer);
+    cl_buf_free(&reasoning);
+    cl_chat_free(c);
+    cl_tokenizer_free(t);
+}
+
+/* A prompt with variables of its own may open thoughts, or not; other marks than <think>. */
+static void test_after(void)
+{
+    static const struct {
+        const char *template, *prompt, *text, *answer, *reasoning;
+    } after[] = {{"{{ messages[0].content }}<think>\n", NULL, "a</think>b", "b", "a"},
+                 {"{{ messages[0].content }}<think>\n", "x<think></think>", "b</think>c", "b</think>c", ""},
+                 {"{{ messages[0].content }}", NULL, "a</think>b", "a</think>b", ""},
+                 {"{{ messages[0].content }}", "x<think>", "a</think>b", "b", "a"},
+                 {"{{ messages[0].content }}", "x<think> \n\n", "a</think>b", "b", "a"},
+                 {"{{ messages[0].content }}", "think>", "a</think>b", "a</think>b", ""},
+                 {"{{ messages[0].content }}{% if x %}[/THINK]{% endif %}", NULL, "[THINK]a[/THINK]b", "b", "a"},
+                 {"{{ messages[0].content }}{% if x %}[/THINK]{% endif %}", "[THINK]", "a</think>[/THINK]b", "b",
+                  "a</think>"},
+                 {"{{ messages[0].content }}<|channel|><|message|>", "<think>", "<|channel|>final<|message|>b", "b",
+                  ""}};
+    for (size_t i = 0; i < sizeof after / sizeof *after; i++) {
+        cl_chat *c = NULL;
+        cl_buf answer = {0}, reasoning = {0};
+        cl_reply r;
+        cl_err err;
+        CU_ASSERT_EQUAL_FATAL(cl_chat_from_template(after[i].template, "", "", &c, &err), CL_OK);
+        cl_reply_init(&r, c, NULL);
+        if (after[i].prompt) cl_reply_after(&r, after[i].prompt);
+        CU_ASSERT_EQUAL(cl_reply_text(&r, after[i].text, strlen(after[i].text), &answer, &reasoning, &err), CL_OK);
+        CU_ASSERT_EQUAL(cl_reply_finish(&r, false, &answer, &reasoning, &err), CL_OK);
+        if (!is(&answer, after[i].answer) || !is(&reasoning, after[i].reasoning))
+            fprintf(stderr, "after, case %zu: '%s' '%s'\n", i, answer.data, reasoning.data);
+        CU_ASSERT(is(&answer, after[i].answer) && is(&reasoning, after[i].reasoning));
+        cl_reply_free(&r);
+        cl_buf_free(&answer);
+        cl_buf_free(&reasoning);
+        cl_chat_free(c);
+    }
+}
+
 /* Half a character: shown as U+FFFD where the reply broke off. */
 static void test_cut(void)
 {
@@ -236,7 +296,8 @@ static void test_messages(void)
 
 int main(void)
 {
-    CU_TestInfo tests[] = {{"text", test_text}, {"stream", test_stream},     {"tokens", test_tokens}, {"cut", test_cut},
-                           {"date", test_date}, {"messages", test_messages}, CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"text", test_text}, {"stream", test_stream},           {"tokens", test_tokens},
+                           {"cut", test_cut},   {"other marks", test_other_marks}, {"after", test_after},
+                           {"date", test_date}, {"messages", test_messages},       CU_TEST_INFO_NULL};
     return run_suite("chat replies", tests);
 }
