@@ -20,7 +20,7 @@ printf '#include <CUnit/CUnit.h>\nint main(void) { return (int)CU_get_error(); }
 qemu-aarch64 "$work/probe" || skip "qemu-aarch64 does not run what ${cc[0]} makes"
 
 # Nothing here needs another library than CUnit.
-for source in base/status base/text base/numbers model/format chip/kernels/{cache,choose,generic,neon,panel,reference}; do
+for source in base/status base/text base/numbers model/{format,kv} chip/kernels/{cache,choose,generic,neon,panel,reference}; do
     march=()
     [ "$source" = chip/kernels/neon ] && march=(-march=armv8.2-a+dotprod)
     "${cc[@]}" -O3 "${march[@]}" -c "$root/src/$source.c" -o "$work/${source##*/}.o"
