@@ -13,7 +13,7 @@
 #include "chipline/crew.h"
 #include "chipline/group.h"
 #include "chipline/microbatch.h"
-#include "chipline/model_file.h"
+#include "chipline/model.h"
 #include "chipline/plan.h"
 #include "chipline/trace.h"
 
@@ -109,10 +109,10 @@ typedef struct cl_chip_table {
     void (*free)(cl_chip *c);
 } cl_chip_table;
 
-/* Reads exactly the parts (this rank's hyperslabs) in bounded pieces, repacks them, allocates cache and buffers. Tensors
- * read whole are checked against their checksum. The chip keeps no reference to the file. trace may be NULL; it is
+/* Reads exactly the extents (this rank's slice) in bounded pieces, repacks them, allocates cache and buffers. Tensors read
+ * whole are checked against their checksum. The chip keeps no reference to model and reader. trace may be NULL; it is
  * borrowed. On failure *out is left alone. */
-cl_code cl_chip_create(cl_chip_table *out, const cl_model_file *file, const cl_stage *stage, const cl_extent *parts,
-                       int n_parts, const cl_chip_options *opt, cl_trace *trace, cl_err *err);
+cl_code cl_chip_create(cl_chip_table *out, const cl_model *model, const cl_tensor_reader *from, const cl_stage *stage,
+                       const cl_extent *extents, int n, const cl_chip_options *opt, cl_trace *trace, cl_err *err);
 
 #endif

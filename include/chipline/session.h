@@ -29,6 +29,8 @@ typedef struct cl_session_options {
     int n_eos;
     const int32_t *eos;    /* [n_eos] ids that end a text; copied */
     uint64_t (*now)(void); /* the clock, ns; NULL: cl_now_ns */
+    /* A request's number where somebody else counts them; NULL: they are counted from 0 as they come. */
+    int64_t (*number)(const cl_request *r);
 } cl_session_options;
 
 typedef struct cl_session cl_session;

@@ -149,10 +149,9 @@ static void touch_buffers(const crew_member *m, void *ctx)
     touch(m, c->work.data, c->work.bytes);
 }
 
-static cl_code create(cl_chip *c, const cl_model_file *file, const cl_stage *stage, const cl_extent *parts, int n_parts,
-                      const cl_chip_options *o, cl_err *err)
+static cl_code create(cl_chip *c, const cl_model *model, const cl_tensor_reader *from, const cl_stage *stage,
+                      const cl_extent *parts, int n_parts, const cl_chip_options *o, cl_err *err)
 {
-    const cl_model *model = cl_model_file_model(file);
     const int threads = cl_crew_threads(o->crew);
     chip_fixed *f = &c->fixed;
     cl_spec own;
@@ -167,7 +166,7 @@ static cl_code create(cl_chip *c, const cl_model_file *file, const cl_stage *sta
     if ((code = sampling_create(&c->sampling, f, err))) return code;
     if (c->kv.bytes != c->sizes.kv_bytes || c->work.own_bytes != c->sizes.work_bytes)
         CL_BUG("%zu bytes of cache and %zu of buffers, not as sized", c->kv.bytes, c->work.own_bytes);
-    if ((code = slice_load(&f->slice, file, parts, n_parts, f->k, o->crew, o->progress, err))) return code;
+    if ((code = slice_load(&f->slice, model, from, parts, n_parts, f->k, o->crew, o->progress, err))) return code;
     crew_run(o->crew, touch_buffers, c);
     return CL_OK;
 borrowed:
@@ -224,14 +223,14 @@ static void cache_in(cl_chip *c, int layer, int slot, int head, int pos, int n, 
     kv_rows_in(&c->kv, layer - c->fixed.stage.first_layer, slot, head_here(c, layer, head), pos, n, rows);
 }
 
-cl_code cl_chip_create(cl_chip_table *out, const cl_model_file *file, const cl_stage *stage, const cl_extent *parts,
-                       int n_parts, const cl_chip_options *opt, cl_trace *trace, cl_err *err)
+cl_code cl_chip_create(cl_chip_table *out, const cl_model *model, const cl_tensor_reader *from, const cl_stage *stage,
+                       const cl_extent *parts, int n_parts, const cl_chip_options *opt, cl_trace *trace, cl_err *err)
 {
     cl_err local;
     if (!err) err = &local;
     cl_chip *c = cl_calloc(1, sizeof *c, "the chip", err);
     if (!c) return err->code;
-    cl_code code = create(c, file, stage, parts, n_parts, opt, err);
+    cl_code code = create(c, model, from, stage, parts, n_parts, opt, err);
     c->fixed.trace = trace;
     if (code) {
         chip_free(c);

@@ -25,7 +25,8 @@ typedef struct reader {
 /* What all threads that load share. */
 struct loader {
     slice *s;
-    const cl_model_file *file;
+    const cl_tensor_reader *from;
+    const cl_model *model;
     const cl_kernels *k;
     const cl_extent *parts;
     int n_parts;
@@ -127,7 +128,8 @@ static cl_code read_matrix(reader *r, slice_tensor *st, const cl_extent *p, int6
         unsigned char *out = m->data + (size_t)(done + e) * slice_expert_bytes(m);
         for (int64_t row = 0; row < p->rows; row += step) {
             int64_t n = p->rows - row < step ? p->rows - row : step;
-            cl_code code = cl_model_file_read(r->l->file, p->tensor, p->expert0 + e, p->row0 + row, n, r->staging, err);
+            cl_code code =
+                r->l->from->rows(r->l->from->ctx, p->tensor, p->expert0 + e, p->row0 + row, n, r->staging, err);
             if (code) return code;
             XXH3_64bits_update(r->hash, r->staging, (size_t)n * row_bytes);
             r->l->k->pack(m->format, m->cols, r->staging, n, out + (size_t)(row / CL_PANEL) * m->panel_bytes);
@@ -141,7 +143,7 @@ static cl_code read_vector(reader *r, slice_tensor *st, const cl_extent *p, int6
 {
     for (int64_t e = 0; e < p->experts; e++) {
         float *vec = st->vec + (done + e) * p->rows;
-        cl_code code = cl_model_file_read(r->l->file, p->tensor, p->expert0 + e, p->row0, p->rows, vec, err);
+        cl_code code = r->l->from->rows(r->l->from->ctx, p->tensor, p->expert0 + e, p->row0, p->rows, vec, err);
         if (code) return code;
         XXH3_64bits_update(r->hash, vec, (size_t)p->rows * sizeof(float));
         advance(r, (uint64_t)p->rows * sizeof(float));
@@ -152,7 +154,7 @@ static cl_code read_vector(reader *r, slice_tensor *st, const cl_extent *p, int6
 static cl_code read_part(reader *r, int i, cl_err *err)
 {
     const cl_extent *parts = r->l->parts;
-    const cl_tensor *t = &cl_model_file_model(r->l->file)->tensors[parts[i].tensor];
+    const cl_tensor *t = &r->l->model->tensors[parts[i].tensor];
     slice_tensor *st = slice_get(r->l->s, t->role, t->layer);
     int64_t done = 0;
     for (int k = i; k > 0 && parts[k - 1].tensor == parts[i].tensor; k--) done += parts[k - 1].experts;
@@ -162,7 +164,7 @@ static cl_code read_part(reader *r, int i, cl_err *err)
     if (is_whole(&parts[i], t) && XXH3_64bits_digest(r->hash) != t->xxh3)
         return cl_fail(err, CL_E_INPUT,
                        "%s: tensor %s: its checksum is wrong (the file is damaged: copy or convert it again)",
-                       cl_model_file_path(r->l->file), t->name);
+                       r->l->from->name, t->name);
     return CL_OK;
 }
 
@@ -243,14 +245,14 @@ static cl_code outcome(const loader *l, int threads, cl_err *err)
     return err->code;
 }
 
-cl_code slice_load(slice *s, const cl_model_file *file, const cl_extent *parts, int n_parts, const cl_kernels *k,
-                   cl_crew *crew, bool progress, cl_err *err)
+cl_code slice_load(slice *s, const cl_model *model, const cl_tensor_reader *from, const cl_extent *parts, int n_parts,
+                   const cl_kernels *k, cl_crew *crew, bool progress, cl_err *err)
 {
     const int threads = cl_crew_threads(crew);
-    loader l = {.s = s, .file = file, .k = k, .parts = parts, .n_parts = n_parts, .failed = n_parts};
+    loader l = {.s = s, .from = from, .model = model, .k = k, .parts = parts, .n_parts = n_parts, .failed = n_parts};
     if (!(s->data = cl_malloc_aligned(s->bytes, "the weights", err))) return err->code;
     if (!(l.readers = cl_malloc((size_t)threads, sizeof *l.readers, "the weights' readers", err))) return err->code;
-    point(s, cl_model_file_model(file), parts, n_parts);
+    point(s, model, parts, n_parts);
     cl_progress_start(&l.progress, progress, "loading", s->file_bytes);
     crew_run(crew, read_parts, &l);
     cl_code code = outcome(&l, threads, err);

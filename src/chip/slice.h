@@ -7,7 +7,7 @@
 #define CHIPLINE_CHIP_SLICE_H
 
 #include "chipline/kernels.h"
-#include "chipline/model_file.h"
+#include "chipline/model.h"
 #include "chipline/plan.h"
 #include "crew.h"
 
@@ -34,8 +34,8 @@ typedef struct slice {
 cl_code slice_plan(slice *s, const cl_model *model, const cl_stage *stage, const cl_extent *parts, int n_parts,
                    const cl_kernels *k, cl_err *err);
 /* Reads, checks and packs the planned parts. err is not NULL. On failure it is still to be freed. */
-cl_code slice_load(slice *s, const cl_model_file *file, const cl_extent *parts, int n_parts, const cl_kernels *k,
-                   cl_crew *crew, bool progress, cl_err *err);
+cl_code slice_load(slice *s, const cl_model *model, const cl_tensor_reader *from, const cl_extent *parts, int n_parts,
+                   const cl_kernels *k, cl_crew *crew, bool progress, cl_err *err);
 void slice_free(slice *s);
 
 /* The tensor of this role; layer counts over the whole model, -1 for none. */

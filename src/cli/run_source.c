@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "chat_arg.h"
+#include "chipline/model_file.h"
 #include "lines.h"
 #include "run_cli.h"
 

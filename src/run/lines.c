@@ -104,6 +104,8 @@ typedef struct orders {
     bool ended, drop;
 } orders;
 
+int64_t lines_number(const cl_request *r) { return ((const order *)r->owner)->number; }
+
 static cl_request *make_request(const note_head *h, const char *ids, cl_err *err)
 {
     cl_request *q = cl_calloc(1, sizeof *q, "request", err);

@@ -94,8 +94,10 @@ static cl_code load_slice(cl_run *r, cl_err *err)
                                    &parts, &n, err);
     cl_chip_options o = chip_options(r);
     o.group = cl_line_group(r->line);
+    const cl_tensor_reader from = cl_model_file_reader(r->file);
     uint64_t t0 = cl_now_ns();
-    if (c == CL_OK) c = cl_chip_create(&r->chip, r->file, r->seat.at, parts, n, &o, r->trace.recorder, err);
+    if (c == CL_OK)
+        c = cl_chip_create(&r->chip, &r->plan.model, &from, r->seat.at, parts, n, &o, r->trace.recorder, err);
     r->load_s = (double)(cl_now_ns() - t0) * 1e-9;
     free(parts);
     cl_model_file_close(r->file);

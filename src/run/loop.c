@@ -83,6 +83,26 @@ static cl_code admit(loop *l, cl_err *err)
     return c;
 }
 
+/* What the trace cannot know otherwise: whose tokens a micro-batch carries. */
+static void record_parts(const loop *l, const cl_microbatch *mb)
+{
+    cl_trace *t = l->run->trace.recorder;
+    const int64_t *requests = cl_session_part_requests(l->session);
+    for (int i = 0; t && i < mb->n_parts; i++) {
+        const cl_seq_part *p = &mb->parts[i];
+        const cl_trace_part row = {.microbatch = mb->id,
+                                   .request = (int32_t)requests[i],
+                                   .slot = p->slot,
+                                   .position = p->pos,
+                                   .tokens = p->n_tokens,
+                                   .outputs = p->n_outputs,
+                                   .guesses = p->n_guesses,
+                                   .forked_from = p->fork,
+                                   .flags = (int32_t)p->flags};
+        cl_trace_add_part(t, &row);
+    }
+}
+
 /* Sends the next micro-batch into the line, if there is one. */
 static cl_code inject(loop *l, bool *sent, cl_err *err)
 {
@@ -102,6 +122,7 @@ static cl_code inject(loop *l, bool *sent, cl_err *err)
                   .parts = h->mb.n_parts,
                   .peer = -1};
     cl_trace_end(r->trace.recorder, m, &e);
+    record_parts(l, &h->mb);
     compute(r, &h->mb, h->x);
     if (!r->seat.last) {
         cl_line_pass(r->line, h);
@@ -289,7 +310,8 @@ cl_code cl_run_session(cl_run *r, cl_session **out, cl_err *err)
                             .lines = root ? r->opt.replicas : 1,
                             .others = {r, lines_send, lines_cancel},
                             .tokenizer = root ? r->opt.tokenizer : NULL,
-                            .eos = eos};
+                            .eos = eos,
+                            .number = root ? NULL : lines_number};
     for (int i = 0; i < s->n_eos; i++) eos[o.n_eos++] = s->eos[i];
     for (int i = 0; i < r->opt.n_eos && i < CL_MAX_EOS; i++) eos[o.n_eos++] = r->opt.eos[i];
     return cl_session_create(out, &o, err);

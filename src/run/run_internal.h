@@ -3,6 +3,7 @@
 #define CHIPLINE_RUN_INTERNAL_H
 
 #include "chipline/probe.h"
+#include "chipline/model_file.h"
 #include "chipline/run.h"
 
 /* What is decided before anything is loaded: the same on every rank. */
@@ -33,8 +34,9 @@ typedef struct run_seat {
 typedef struct run_trace {
     cl_trace *recorder; /* NULL: no trace */
     char *log_path;
-    bool started; /* there is something in it */
-    double probe; /* bytes/s */
+    bool started;               /* there is something in it */
+    double probe;               /* bytes/s */
+    double peak_int8, peak_f32; /* operations/s */
     int64_t clock_offset, clock_uncertainty;
     cl_trace_rank *ranks;       /* rank 0: [size] */
     cl_trace_request *requests; /* rank 0: [n_requests] */
@@ -99,6 +101,8 @@ cl_code lines_end(cl_run *r, bool drop, cl_err *err);
 cl_code lines_take(cl_run *r, cl_session *s, cl_buf *note, bool *got, bool *failed, cl_err *err);
 /* First chip of another line: leads it with requests from rank 0. */
 cl_code lines_serve(cl_run *r, cl_err *err);
+/* The number that rank 0 gave to a request of another line's session. */
+int64_t lines_number(const cl_request *r);
 
 /* --- the logits file (logits.c) --- */
 cl_code logits_open(logits_file **out, const char *path, int vocab, cl_err *err);

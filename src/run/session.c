@@ -172,7 +172,7 @@ static void append(cl_session *s, flight *f)
     flight **at = &s->first;
     while (*at) at = &(*at)->next;
     *at = f;
-    f->number = s->numbers++;
+    f->number = s->opt.number ? s->opt.number(f->request) : s->numbers++;
     s->active++;
     s->prompting++;
     if (f->line) s->at_line[f->line]++;

@@ -46,6 +46,8 @@ cl_trace_rank trace_row(const cl_run *r, const cl_rank_stats *s)
                          .first_layer = s->first_layer,
                          .n_layers = s->n_layers,
                          .probe_bytes_per_s = t->probe,
+                         .peak_int8_ops_per_s = t->peak_int8,
+                         .peak_f32_ops_per_s = t->peak_f32,
                          .dropped = cl_trace_dropped(t->recorder)};
     snprintf(row.host, sizeof row.host, "%s", s->host);
     cl_cpu_name(row.cpu, sizeof row.cpu);

@@ -18,7 +18,7 @@ cl_code trace_note_request(cl_run *r, const cl_request *q, const cl_result *res,
         t->cap = cap;
     }
     cl_trace_request *row = &t->requests[t->n_requests++];
-    *row = (cl_trace_request){.request = (int32_t)(t->n_requests - 1),
+    *row = (cl_trace_request){.request = (int32_t)res->number,
                               .prompt_tokens = q->n_prompt,
                               .completion_tokens = res->n_tokens,
                               .arrived_ns = q->arrived_ns,
@@ -40,6 +40,9 @@ cl_code trace_start(cl_run *r, cl_err *err)
     t->probe = cl_probe_slice(r->chip.ctx);
     cl_event e = {.kind = CL_EV_PROBE, .layer = -1, .microbatch = -1, .peer = -1};
     cl_trace_end(t->recorder, m, &e);
+    cl_line_barrier(r->line);
+    t->peak_int8 = cl_probe_peak(r->opt.crew, r->chip.kernels, true, false);
+    t->peak_f32 = cl_probe_peak(r->opt.crew, r->chip.kernels, false, false);
     cl_rank_stats mine = stats_of_rank(r);
     cl_trace_rank row = trace_row(r, &mine);
     bool root = cl_line_rank(r->line) == 0;

@@ -462,7 +462,7 @@ static void test_damage(void)
         cl_chip_options o = tiny_options(1, 16, NULL);
         cl_chip_table c = {0};
         cl_err err = {0};
-        CU_ASSERT_EQUAL(cl_chip_create(&c, m.file, &s, parts, n, &o, NULL, &err), CL_E_INPUT);
+        CU_ASSERT_EQUAL(cl_chip_create(&c, m.model, &m.reader, &s, parts, n, &o, NULL, &err), CL_E_INPUT);
         CU_ASSERT_PTR_NULL(c.ctx);
         CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, m.model->tensors[index].name));
         CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "checksum"));
@@ -479,11 +479,11 @@ static void test_refusals(void)
     cl_chip_options o = tiny_options(1, 16, "avx9");
     cl_chip_table c = {0};
     cl_err err = {0};
-    CU_ASSERT_EQUAL(cl_chip_create(&c, m.file, &s, parts, n, &o, NULL, &err), CL_E_USAGE);
+    CU_ASSERT_EQUAL(cl_chip_create(&c, m.model, &m.reader, &s, parts, n, &o, NULL, &err), CL_E_USAGE);
     o.kernels = NULL;
     o.limits.slots = 1 << 30;
     o.limits.context = 1 << 30;
-    CU_ASSERT_EQUAL(cl_chip_create(&c, m.file, &s, parts, n, &o, NULL, &err), CL_E_FIT);
+    CU_ASSERT_EQUAL(cl_chip_create(&c, m.model, &m.reader, &s, parts, n, &o, NULL, &err), CL_E_FIT);
     CU_ASSERT_PTR_NULL(c.ctx);
     CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "KV cache"));
     tiny_free(&m);

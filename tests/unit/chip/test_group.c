@@ -146,7 +146,7 @@ static void stage_make(stage *s, const tiny *m, int members, experts mode, bool 
         o.crew = s->crews[i]->crew;
         CU_ASSERT_EQUAL_FATAL(cl_placement_slice(m->model, &s->placement, i, &parts, &n_parts, &err), CL_OK);
         o.rows = (cl_row_observer){&s->rows, tiny_keep};
-        if (cl_chip_create(&s->chips[i], m->file, &s->plan, parts, n_parts, &o, NULL, &err)) puts(err.msg);
+        if (cl_chip_create(&s->chips[i], m->model, &m->reader, &s->plan, parts, n_parts, &o, NULL, &err)) puts(err.msg);
         CU_ASSERT_EQUAL_FATAL(err.code, CL_OK);
         n += s->chips[i].sizes(s->chips[i].ctx).slice_bytes;
         free(parts);

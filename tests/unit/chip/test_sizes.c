@@ -80,7 +80,8 @@ static cl_chip_sizes one(chips *c, int member, int64_t *grown)
     if (cl_chip_size(c->m->model, &c->stage, parts, n, &before, threads, &want, &err)) puts(err.msg);
     CU_ASSERT_EQUAL_FATAL(err.code, CL_OK);
     uint64_t start = cl_rss_bytes();
-    CU_ASSERT_EQUAL_FATAL(cl_chip_create(&chip, c->m->file, &c->stage, parts, n, &o, NULL, &err), CL_OK);
+    CU_ASSERT_EQUAL_FATAL(cl_chip_create(&chip, c->m->model, &c->m->reader, &c->stage, parts, n, &o, NULL, &err),
+                          CL_OK);
     *grown = (int64_t)cl_rss_bytes() - (int64_t)start;
     got = chip.sizes(chip.ctx);
     chip.free(chip.ctx);

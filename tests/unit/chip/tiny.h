@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "chipline/chip.h"
+#include "chipline/model_file.h"
 #include "crews.h"
 #include "specs.h"
 #include "suite.h"
@@ -21,6 +22,7 @@ typedef struct tiny {
     cl_spec spec;
     cl_model_file *file;
     const cl_model *model;
+    cl_tensor_reader reader;
     float **w; /* [n_tensors] exactly what the file holds, as float32 */
 } tiny;
 
@@ -150,6 +152,7 @@ static tiny tiny_make(cl_spec spec, cl_format format, bool mixed)
     if (cl_model_file_open(&m.file, m.path, &err)) puts(err.msg);
     CU_ASSERT_EQUAL_FATAL(err.code, CL_OK);
     m.model = cl_model_file_model(m.file);
+    m.reader = cl_model_file_reader(m.file);
     return m;
 }
 
@@ -227,7 +230,7 @@ static inline tiny_line tiny_chips(const tiny *m, int stages, const cl_chip_opti
                       .n_ranks = 1};
         cl_err err = {0};
         int n = tiny_parts(m, &s, parts);
-        if (cl_chip_create(&line.chips[i], m->file, &s, parts, n, &o, trace, &err)) puts(err.msg);
+        if (cl_chip_create(&line.chips[i], m->model, &m->reader, &s, parts, n, &o, trace, &err)) puts(err.msg);
         CU_ASSERT_EQUAL_FATAL(err.code, CL_OK);
     }
     return line;
