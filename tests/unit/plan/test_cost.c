@@ -126,7 +126,7 @@ static void check_gathers(cl_spec spec)
 {
     cl_model m = model_of(spec, CL_Q8_0);
     const cl_spec *s = &m.spec;
-    for (int g = 2; g <= 7; g++) {
+    for (int g = 2; g <= 12; g++) {
         cl_layout l = {1, &g, NULL};
         cl_place_options o = {.layout = &l, .slots = 1, .context = 64, .chunk = 8};
         cl_placement p = place(&m, &o);
