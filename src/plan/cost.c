@@ -71,7 +71,7 @@ cl_code cl_predict(const cl_model *m, const cl_place_options *opt, const cl_plac
         if (!(rates[i] >= 0) || !isfinite(rates[i]))
             return cl_fail(err, CL_E_INPUT, "plan: a rate of %g (finite numbers from 0)", rates[i]);
     if (r->read_bytes_per_s == 0) return cl_fail(err, CL_E_INPUT, "plan: chips that read 0 bytes per second");
-    double stages = p->n_stages, slots = opt->slots, tokens = slots > stages ? slots / stages : 1, batch_s = 0;
+    double stages = p->n_stages, slots = opt->slots, tokens = slots / stages, batch_s = 0;
     cl_prediction q = {0};
     for (int i = 0; i < p->n_stages; i++) {
         double alone = stage_seconds(m, opt, p, i, 1, r),

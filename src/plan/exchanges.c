@@ -49,17 +49,12 @@ cl_exchange exchange_to_first(const walk *w, double all, double own, int makers)
                          .sent = !first && maker};
 }
 
-/* Keys that this chip counts as having made: of a kv head held by several chips the first one's. */
+/* Kv heads whose keys count as this chip's: of one that several chips hold the first one's. */
 static int own_keys(const walk *w, const cl_attention *a)
 {
-    cl_heads mine = cl_split_heads(a, w->members, w->c->member);
-    int made = mine.kv0;
-    if (w->c->member) {
-        cl_heads before = cl_split_heads(a, w->members, w->c->member - 1);
-        made = before.kv0 + before.kv > made ? before.kv0 + before.kv : made;
-    }
-    int own = mine.kv0 + mine.kv - made;
-    return own > 0 ? own : 0;
+    cl_heads mine = cl_split_heads(a, w->members, w->c->member), before = {0};
+    if (w->c->member) before = cl_split_heads(a, w->members, w->c->member - 1);
+    return mine.kv0 + mine.kv - (before.kv0 + before.kv);
 }
 
 void exchange_attention(const walk *w, const cl_attention *a, cl_phase p[CL_PHASES])

@@ -197,6 +197,58 @@ static void test_slices_with_copies(void)
     cl_model_free(&m);
 }
 
+/* Experts that were never chosen go where there are fewest, whatever the others weigh. */
+static void test_never_chosen(void)
+{
+    cl_err err = {0};
+    cl_model m = make_model();
+    cl_placement p;
+    uint64_t chosen[LAYERS * EXPERTS] = {5, 5, 5, 5};
+    const cl_routing r = {LAYERS, EXPERTS, chosen};
+    int chips[] = {CHIPS}, held[CHIPS];
+    cl_layout l = {1, chips, NULL};
+    cl_place_options o =
+        {.layout = &l, .slots = 1, .context = 16, .chunk = 8, .experts = CL_EXPERTS_WHOLE, .routing = &r};
+    CU_ASSERT_EQUAL_FATAL(cl_place(&m, &o, &p, &err), CL_OK);
+    check_map(&p.experts[0], EXPERTS, held);
+    for (int k = 0; k < CHIPS; k++) CU_ASSERT_TRUE(held[k] == 3 || held[k] == 4);
+    cl_placement_free(&p);
+    cl_model_free(&m);
+}
+
+/* Of experts that are as hot those of earlier layers are copied first, while there is memory. */
+static void test_earlier_layers_first(void)
+{
+    cl_err err = {0};
+    cl_model m = make_model();
+    cl_placement p;
+    uint64_t chosen[LAYERS * EXPERTS], most = 0;
+    int chips[] = {CHIPS}, more = 0;
+    for (int i = 0; i < LAYERS * EXPERTS; i++) chosen[i] = i % EXPERTS ? 10 : 1000;
+    const cl_routing r = {LAYERS, EXPERTS, chosen};
+    cl_layout l = {1, chips, NULL};
+    cl_place_options o =
+        {.layout = &l, .slots = 1, .context = 16, .chunk = 8, .experts = CL_EXPERTS_WHOLE, .routing = &r};
+    CU_ASSERT_EQUAL_FATAL(cl_place(&m, &o, &p, &err), CL_OK);
+    for (int k = 0; k < CHIPS; k++) {
+        cl_chip_cost c;
+        CU_ASSERT_EQUAL_FATAL(cl_placement_cost(&m, &o, &p, k, &c, &err), CL_OK);
+        most = c.weight_bytes + c.kv_bytes > most ? c.weight_bytes + c.kv_bytes : most;
+    }
+    cl_placement_free(&p);
+    o.copies = true;
+    for (int i = 0; i < 24; i++) {
+        o.chip_bytes = most + (uint64_t)i * 2448; /* a quarter of an expert */
+        CU_ASSERT_EQUAL_FATAL(cl_place(&m, &o, &p, &err), CL_OK);
+        int holders[] = {p.experts[0].first[EXPERTS], p.experts[2].first[EXPERTS]};
+        CU_ASSERT_TRUE(holders[0] >= holders[1]);
+        more += holders[0] > holders[1];
+        cl_placement_free(&p);
+    }
+    CU_ASSERT_TRUE(more > 0);
+    cl_model_free(&m);
+}
+
 static uint64_t hash_of(const cl_model *m, const cl_place_options *o)
 {
     cl_err err = {0};
@@ -238,6 +290,14 @@ static void test_hash(void)
     h[7] = hash_of(&m, &o);
     for (int i = 0; i < 8; i++)
         for (int k = 0; k < i; k++) CU_ASSERT_NOT_EQUAL(h[i], h[k]);
+    /* three holders of two experts: two and one, or one and two */
+    int32_t first[] = {0, 2, 3}, other[] = {0, 1, 3}, member[] = {0, 1, 2};
+    cl_expert_map map = {2, first, member}, bounds = {2, other, member};
+    cl_stage stage = {.n_layers = 1, .n_ranks = 3};
+    cl_placement p = {3, 1, &stage, &map};
+    h[0] = cl_placement_hash(&p);
+    p.experts = &bounds;
+    CU_ASSERT_NOT_EQUAL(cl_placement_hash(&p), h[0]);
     CU_ASSERT_EQUAL(h[3], UINT64_C(0x216b3c3c964cc267)); /* the same on every machine */
     cl_model_free(&m);
 }
@@ -247,6 +307,8 @@ int main(void)
     CU_TestInfo tests[] = {{"maps", test_maps},
                            {"copies", test_copies},
                            {"slices with copies", test_slices_with_copies},
+                           {"never chosen", test_never_chosen},
+                           {"earlier layers first", test_earlier_layers_first},
                            {"hash", test_hash},
                            CU_TEST_INFO_NULL};
     return run_suite("experts", tests);

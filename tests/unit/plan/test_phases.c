@@ -405,14 +405,33 @@ static void test_real(void)
     CU_ASSERT_TRUE(near(token_bytes(OLMOE_1B_7B, CL_BF16), 2.358e9));
 }
 
+/* A quarter of the context, or what is asked for, as far as there are positions. */
+static void test_typical(void)
+{
+    cl_place_options o = {.context = 400};
+    CU_ASSERT_EQUAL(cl_cost_typical(&o, 1).pos, 99);
+    o.context = 2;
+    CU_ASSERT_EQUAL(cl_cost_typical(&o, 1).pos, 0);
+    o.read_context = 1.9;
+    CU_ASSERT_EQUAL(cl_cost_typical(&o, 1).pos, 0);
+    o.read_context = 3;
+    CU_ASSERT_EQUAL(cl_cost_typical(&o, 1).pos, 1);
+    const cl_cost_part p = cl_cost_typical(&o, 2.5);
+    CU_ASSERT_TRUE(p.n == 2.5 && p.tokens == 1 && p.outputs == 1);
+}
+
 /* More of the positions and tokens than any number holds: as much as can be said. */
 static void test_overflow(void)
 {
     cl_model m = model_of(test_spec((test_geometry){64, 64, 1, 4, 2, 16, 96, 0, 0, false, CL_QK_NORM_NONE}), CL_F32);
     const cl_stage stage = cl_whole_stage(&m);
-    const cl_cost_part part = {.n = 1e9, .tokens = 1, .pos = (int64_t)1 << 50};
+    cl_cost_part part = {.n = 1e9, .tokens = 1, .pos = (int64_t)1 << 50};
     const cl_cost_step s = step_of(&part, 1);
     CU_ASSERT_EQUAL(cl_cost_of_step(&(cl_cost_chip){.model = &m, .stage = &stage}, &s).all.kv_bytes, UINT64_MAX);
+    part.n = 35; /* 35 * 2^50 * 256 */
+    CU_ASSERT_EQUAL(cl_cost_of_step(&(cl_cost_chip){.model = &m, .stage = &stage}, &s).all.kv_bytes, UINT64_MAX);
+    part.n = 30;
+    CU_ASSERT_TRUE(cl_cost_of_step(&(cl_cost_chip){.model = &m, .stage = &stage}, &s).all.kv_bytes < UINT64_MAX / 2);
     cl_model_free(&m);
 }
 
@@ -426,6 +445,7 @@ int main(void)
                            {"cache by tokens and tiles", test_cache},
                            {"stages", test_stages},
                            {"real models", test_real},
+                           {"typical tokens", test_typical},
                            {"overflow", test_overflow},
                            CU_TEST_INFO_NULL};
     return run_suite("phases", tests);

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "chipline/cost.h"
+#include "cut.h"
 #include "plan/models.h"
 #include "suite.h"
 
@@ -151,6 +152,34 @@ static void test_brute_force(void)
     CU_ASSERT_TRUE(refused > 30);
 }
 
+/* What the cut goes by, layer by layer: the embedding's row with the first, norm and head with the last. */
+static void test_table(void)
+{
+    for (int round = 0; round < 50; round++) {
+        cl_err err = {0};
+        cl_model m = random_model(pick(2, 9));
+        cl_place_options o = {.slots = 2, .context = 40, .chunk = 8, .read_context = 10};
+        cut_table t;
+        uint64_t layers[9], held = 0;
+        cl_model_token_bytes(&m, layers);
+        CU_ASSERT_EQUAL_FATAL(cut_table_make(&m, &o, 1, &t, &err), CL_OK);
+        for (int i = 0; i < m.spec.n_layers; i++) {
+            uint64_t touched = layers[i] + cl_kv_read_bytes(&m.spec.layers[i].attn, o.kv, 10);
+            const cl_tensor *table = &m.tensors[0], *norm = cl_model_find(&m, CL_T_FINAL_NORM, -1);
+            const cl_tensor *head = m.spec.tied ? table : cl_model_find(&m, CL_T_HEAD, -1);
+            if (i == 0) touched += cl_row_bytes(table->format, table->cols);
+            if (i == m.spec.n_layers - 1) touched += cl_tensor_bytes(norm) + cl_tensor_bytes(head);
+            CU_ASSERT_EQUAL(t.cost[i].touched, touched);
+            held += t.cost[i].held - 2 * cl_kv_layer_bytes(&m.spec.layers[i].attn, o.kv, 40, 8);
+        }
+        for (int i = 0; i < m.n_tensors; i++)
+            held -= cl_tensor_bytes(&m.tensors[i]) * (m.tensors[i].role == CL_T_EMBED && m.spec.tied ? 2 : 1);
+        CU_ASSERT_EQUAL(held, 0);
+        cut_table_free(&t);
+        cl_model_free(&m);
+    }
+}
+
 /* SmolLM2's tied head is worth more than 7 layers: the last of 4 stages has few of them. */
 static void test_real(void)
 {
@@ -234,6 +263,7 @@ static void test_refused(void)
 int main(void)
 {
     CU_TestInfo tests[] = {{"brute force", test_brute_force},
+                           {"table", test_table},
                            {"real geometries", test_real},
                            {"refused", test_refused},
                            CU_TEST_INFO_NULL};
