@@ -25,6 +25,11 @@ static void test_split(void)
     CU_ASSERT_TRUE(s.first == 80 && s.n == 20);
     s = cl_split(30, 16, 4, 3);
     CU_ASSERT_EQUAL(s.n, 0);
+    /* rows of narrow matrices one by one, where there would not be a run for every chip */
+    CU_ASSERT_EQUAL(cl_split_rows(128, 9, 0).n, 15);
+    CU_ASSERT_EQUAL(cl_split_rows(129, 9, 0).n, 16);
+    CU_ASSERT_EQUAL(cl_split_rows(128, 8, 0).n, 16);
+    CU_ASSERT_EQUAL(cl_split_rows(120, 8, 7).n, 15);
 }
 
 /* The busiest chip's heads, by kv heads or by query heads. */
