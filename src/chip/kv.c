@@ -6,16 +6,6 @@
 
 /* --- sizes --- */
 
-/* Blocks that must be there at once: all that the oldest token of a micro-batch still sees up to the newest token. */
-static int64_t blocks_needed(const cl_attention *a, const cl_limits *limits)
-{
-    int64_t all = ((int64_t)limits->context + CL_KV_BLOCK - 1) / CL_KV_BLOCK;
-    if (!a->window) return all;
-    int64_t span = (int64_t)a->window - 1 + limits->chunk;
-    int64_t touched = (span - 1 + CL_KV_BLOCK - 1) / CL_KV_BLOCK + 1; /* the span may begin anywhere in a block */
-    return touched < all ? touched : all;
-}
-
 static cl_code too_large(cl_err *err)
 {
     return cl_fail(err, CL_E_FIT, "the KV cache: larger than any memory (use fewer slots or a shorter context)");
@@ -26,12 +16,9 @@ static cl_code size_layer(const cl_attention *a, cl_kv_format format, const cl_l
                           size_t *bytes, cl_err *err)
 {
     uint64_t slot = cl_kv_layer_bytes(a, format, limits->context, limits->chunk);
-    size_t block = cl_kv_block_bytes(format, cl_attention_cached_dim(a)),
-           per_block = (size_t)cl_attention_cached(a) * block;
+    *blocks = cl_kv_blocks(a, limits->context, limits->chunk);
+    *bytes = 0;
     if (slot == UINT64_MAX || __builtin_mul_overflow(slot, (uint64_t)limits->slots, bytes)) return too_large(err);
-    *blocks = (int64_t)(slot / per_block);
-    if (slot % per_block || *blocks < blocks_needed(a, limits))
-        CL_BUG("the plan gives %llu bytes of cache: no whole number of blocks, or too few", (unsigned long long)slot);
     return *blocks > INT32_MAX / limits->slots ? too_large(err) : CL_OK;
 }
 
