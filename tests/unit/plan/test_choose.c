@@ -134,6 +134,7 @@ static void test_budgets(void)
     CU_ASSERT_EQUAL(cl_choose_layout(&m, &o, &slow_gathers, CL_GOAL_LATENCY, &l, NULL, NULL, &err), CL_E_USAGE);
     o.ranks = 2, o.slots = 0;
     CU_ASSERT_EQUAL(cl_choose_layout(&m, &o, &slow_gathers, CL_GOAL_LATENCY, &l, NULL, NULL, &err), CL_E_USAGE);
+    CU_ASSERT_STRING_EQUAL(err.msg, "plan: 0 slots (at least 1)"); /* no layout's fault */
     cl_model_free(&m);
 }
 
