@@ -41,7 +41,7 @@ typedef struct cl_chip_options {
     const cl_expert_map *experts; /* [layers of the model]: it holds whole experts; NULL: rows of all. Borrowed */
     cl_row_observer rows;
     bool progress; /* of loading, on stderr */
-    /* called by the calling thread between layers so that messages move; may be NULL */
+    /* called by the calling thread between layers, and while it loads, so that messages move; may be NULL */
     void (*poll)(void *);
     void *poll_ctx;
 } cl_chip_options;

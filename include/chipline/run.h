@@ -71,7 +71,7 @@ enum { CL_DEFAULT_CONTEXT = 4096, CL_DEFAULT_CHUNK = 128 }; /* positions; tokens
 
 /* open: the model's description and the plan, so that requests can be checked; opt is looked at on rank 0 only, which
  * tells the others. load: the slices, every buffer, the trace. */
-cl_code cl_run_open(cl_run **out, cl_line *line, const cl_run_options *opt, cl_err *err);
+cl_code cl_run_open(cl_run **out, cl_ranks *ranks, const cl_run_options *opt, cl_err *err);
 cl_code cl_run_load(cl_run *r, cl_err *err);
 const cl_model *cl_run_model(const cl_run *r); /* local */
 cl_limits cl_run_limits(const cl_run *r);      /* local */
@@ -91,7 +91,7 @@ typedef struct cl_serve_options {
 cl_code cl_run_serve(cl_run *r, const cl_serve_options *opt, cl_err *err);
 /* Measures, gathers, writes logits and trace; stats are valid on rank 0 until close. session: rank 0's, for its numbers. */
 cl_code cl_run_finish(cl_run *r, cl_session *session, cl_run_stats *stats, cl_err *err);
-void cl_run_close(cl_run *r); /* local */
+void cl_run_close(cl_run *r);
 
 /* --- how fast, against what this machine can do at most (bench.c) --- */
 

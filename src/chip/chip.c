@@ -166,7 +166,7 @@ static cl_code create(cl_chip *c, const cl_model *model, const cl_tensor_reader 
     if ((code = sampling_create(&c->sampling, f, err))) return code;
     if (c->kv.bytes != c->sizes.kv_bytes || c->work.own_bytes != c->sizes.work_bytes)
         CL_BUG("%zu bytes of cache and %zu of buffers, not as sized", c->kv.bytes, c->work.own_bytes);
-    if ((code = slice_load(&f->slice, model, from, parts, n_parts, f->k, o->crew, o->progress, err))) return code;
+    if ((code = slice_load(&f->slice, model, from, parts, n_parts, f->k, o, err))) return code;
     crew_run(o->crew, touch_buffers, c);
     return CL_OK;
 borrowed:

@@ -15,7 +15,7 @@ typedef struct loader loader;
 /* One thread's own. */
 typedef struct reader {
     loader *l;
-    bool first; /* tells the progress */
+    bool first; /* the caller's: tells the progress, and polls */
     unsigned char *staging;
     XXH3_state_t *hash; /* of the tensor being read */
     int failed;         /* the first part that it could not read; n_parts: none */
@@ -31,6 +31,8 @@ struct loader {
     const cl_extent *parts;
     int n_parts;
     cl_progress progress;
+    void (*poll)(void *);
+    void *poll_ctx;
     _Atomic uint64_t done;
     _Atomic int next, failed; /* parts given out; one that could not be read, so that later ones need not be */
     reader *readers;          /* [threads] */
@@ -115,7 +117,9 @@ static bool is_whole(const cl_extent *p, const cl_tensor *t)
 static void advance(reader *r, uint64_t bytes)
 {
     uint64_t done = atomic_fetch_add_explicit(&r->l->done, bytes, memory_order_relaxed) + bytes;
-    if (r->first) cl_progress_at(&r->l->progress, done);
+    if (!r->first) return;
+    cl_progress_at(&r->l->progress, done);
+    if (r->l->poll) r->l->poll(r->l->poll_ctx);
 }
 
 /* done: experts of this tensor that earlier parts have brought. */
@@ -246,15 +250,23 @@ static cl_code outcome(const loader *l, int threads, cl_err *err)
 }
 
 cl_code slice_load(slice *s, const cl_model *model, const cl_tensor_reader *from, const cl_extent *parts, int n_parts,
-                   const cl_kernels *k, cl_crew *crew, bool progress, cl_err *err)
+                   const cl_kernels *k, const cl_chip_options *o, cl_err *err)
 {
-    const int threads = cl_crew_threads(crew);
-    loader l = {.s = s, .from = from, .model = model, .k = k, .parts = parts, .n_parts = n_parts, .failed = n_parts};
+    const int threads = cl_crew_threads(o->crew);
+    loader l = {.s = s,
+                .from = from,
+                .model = model,
+                .k = k,
+                .parts = parts,
+                .n_parts = n_parts,
+                .failed = n_parts,
+                .poll = o->poll,
+                .poll_ctx = o->poll_ctx};
     if (!(s->data = cl_malloc_aligned(s->bytes, "the weights", err))) return err->code;
     if (!(l.readers = cl_malloc((size_t)threads, sizeof *l.readers, "the weights' readers", err))) return err->code;
     point(s, model, parts, n_parts);
-    cl_progress_start(&l.progress, progress, "loading", s->file_bytes);
-    crew_run(crew, read_parts, &l);
+    cl_progress_start(&l.progress, o->progress, "loading", s->file_bytes);
+    crew_run(o->crew, read_parts, &l);
     cl_code code = outcome(&l, threads, err);
     if (!code) cl_progress_end(&l.progress, l.done);
     free(l.readers);

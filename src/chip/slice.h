@@ -6,6 +6,7 @@
 #ifndef CHIPLINE_CHIP_SLICE_H
 #define CHIPLINE_CHIP_SLICE_H
 
+#include "chipline/chip.h"
 #include "chipline/kernels.h"
 #include "chipline/model.h"
 #include "chipline/plan.h"
@@ -33,9 +34,9 @@ typedef struct slice {
  * belong to the stage. err is not NULL. On failure nothing is left to free. */
 cl_code slice_plan(slice *s, const cl_model *model, const cl_stage *stage, const cl_extent *parts, int n_parts,
                    const cl_kernels *k, cl_err *err);
-/* Reads, checks and packs the planned parts. err is not NULL. On failure it is still to be freed. */
+/* Reads, checks and packs the planned parts with the options' crew; polls meanwhile. err is not NULL. On failure it is still to be freed. */
 cl_code slice_load(slice *s, const cl_model *model, const cl_tensor_reader *from, const cl_extent *parts, int n_parts,
-                   const cl_kernels *k, cl_crew *crew, bool progress, cl_err *err);
+                   const cl_kernels *k, const cl_chip_options *o, cl_err *err);
 void slice_free(slice *s);
 
 /* The tensor of this role; layer counts over the whole model, -1 for none. */

@@ -29,7 +29,7 @@ static const struct argp_option options[] =
      {"wait", OPT_WAIT, "auto|spin|yield", 0, "a waiting rank keeps its core, or lets others have it", 2},
      {"chunk", OPT_CHUNK, "N", 0, "most tokens that travel together (128)", 2},
      {"set", SET, "NAME", 0, "kernel set: reference, generic, neon, avx2, avx512, amx (the best that runs here)", 2},
-     {"stall-timeout", OPT_STALL, "S", 0, "end the job when a rank waits S seconds for another (120; 0: never)", 2},
+     {"stall-timeout", OPT_STALL, "S", 0, "end the job when a rank does not answer for S seconds (120; 0: never)", 2},
      {NULL, 0, NULL, 0, "Products alone, without a model:", 3},
      {"kernels", KERNELS, NULL, 0, "products of one matrix with --tokens tokens (1,4,16,128), for every number format",
       3},
@@ -203,26 +203,26 @@ static cl_code make_cases(bench_cli *o, int context, bench_row *rows, int *n, cl
 }
 
 /* Rank 0 reads how many positions the model was made for; all know it then. */
-static cl_code read_context(const bench_cli *o, cl_line *line, int *context, cl_err *err)
+static cl_code read_context(const bench_cli *o, cl_ranks *ranks, int *context, cl_err *err)
 {
     cl_model_file *file = NULL;
     cl_code c = CL_OK;
     *context = 0;
-    if (cl_line_rank(line) == 0 && (c = cl_model_file_open(&file, o->run.model_path, err)) == CL_OK) {
+    if (cl_ranks_rank(ranks) == 0 && (c = cl_model_file_open(&file, o->run.model_path, err)) == CL_OK) {
         *context = cl_model_file_model(file)->spec.context;
         cl_model_file_close(file);
     }
-    if (c == CL_OK && cl_line_rank(line) == 0 && o->csv) c = cl_check_new(o->csv, err);
-    if ((c = cl_line_agree(line, c, err)) == CL_OK) cl_line_bcast(line, context, sizeof *context);
+    if (c == CL_OK && cl_ranks_rank(ranks) == 0 && o->csv) c = cl_check_new(o->csv, err);
+    if ((c = cl_ranks_agree(ranks, c, err)) == CL_OK) cl_ranks_bcast(ranks, context, sizeof *context);
     return c;
 }
 
-static cl_code measure(bench_cli *o, cl_line *line, bench_row *rows, int n, cl_err *err)
+static cl_code measure(bench_cli *o, cl_ranks *ranks, bench_row *rows, int n, cl_err *err)
 {
-    bool root = cl_line_rank(line) == 0;
+    bool root = cl_ranks_rank(ranks) == 0;
     cl_run *r = NULL;
     cl_run_stats numbers;
-    cl_code c = cl_run_open(&r, line, &o->run, err);
+    cl_code c = cl_run_open(&r, ranks, &o->run, err);
     if (c != CL_OK) return c;
     c = cl_run_load(r, err);
     cl_cli_hold_stop();
@@ -234,12 +234,12 @@ static cl_code measure(bench_cli *o, cl_line *line, bench_row *rows, int n, cl_e
     cl_code end = c == CL_OK || c == CL_E_STOPPED ? cl_run_finish(r, NULL, &numbers, err) : c;
     const bench_report report = {.o = o, .numbers = &numbers, .n_rows = n, .rows = rows};
     if (end == CL_OK && root && n) end = bench_print(&report, err);
-    c = cl_line_agree(line, end == CL_OK ? c : end, err);
+    c = cl_ranks_agree(ranks, end == CL_OK ? c : end, err);
     cl_run_close(r);
     return c;
 }
 
-static cl_code bench(void *ctx, cl_line *line)
+static cl_code bench(void *ctx, cl_ranks *ranks)
 {
     bench_cli *o = ctx;
     if (o->kernels) {
@@ -248,10 +248,10 @@ static cl_code bench(void *ctx, cl_line *line)
     }
     int n = 0, context;
     bench_row *rows = cl_calloc(2 * BENCH_LIST * BENCH_LIST, sizeof *rows, "cases", o->err);
-    cl_code c = cl_line_agree(line, rows ? CL_OK : CL_E_FIT, o->err);
-    if (c == CL_OK) c = read_context(o, line, &context, o->err);
+    cl_code c = cl_ranks_agree(ranks, rows ? CL_OK : CL_E_FIT, o->err);
+    if (c == CL_OK) c = read_context(o, ranks, &context, o->err);
     if (c == CL_OK) c = make_cases(o, context, rows, &n, o->err); /* the same on all ranks */
-    if (c == CL_OK) c = measure(o, line, rows, n, o->err);
+    if (c == CL_OK) c = measure(o, ranks, rows, n, o->err);
     free(rows);
     return c;
 }
@@ -260,21 +260,22 @@ int cl_cmd_bench(int argc, char **argv)
 {
     cl_err err = {.code = CL_OK};
     bench_cli o = {.err = &err, .kind = -1, .seconds = 20, .run = {.kv_auto = true, .stall_timeout_s = 120}};
-    cl_line *line = NULL;
-    if (cl_line_start(&line, &argc, &argv, &err) != CL_OK) return cl_cli_fail(&err);
-    bool help, root = cl_line_rank(line) == 0;
+    cl_ranks *ranks = NULL;
+    const cl_waiting waiting = {.stall_timeout_s = o.run.stall_timeout_s};
+    if (cl_ranks_start(&ranks, &argc, &argv, &waiting, &err) != CL_OK) return cl_cli_fail(&err);
+    bool help, root = cl_ranks_rank(ranks) == 0;
     cl_code c = cl_cli_parse(&argp, argc, argv, &o, &help, &err);
     if (c == CL_OK && help) {
         if (root) cl_cli_help(&argp, argv[0]);
     } else {
-        if (c == CL_OK) c = check(&o, cl_line_size(line), &err);
+        if (c == CL_OK) c = check(&o, cl_ranks_size(ranks), &err);
         if (o.layout.n_stages) o.run.layout = &o.layout;
         o.run.progress = !o.quiet;
-        c = cl_line_agree(line, c, &err);
-        if (c == CL_OK) c = cl_cli_on_crew(&o.run, line, bench, &o, &err);
+        c = cl_ranks_agree(ranks, c, &err);
+        if (c == CL_OK) c = cl_cli_on_crew(&o.run, ranks, bench, &o, &err);
         if (c != CL_OK && root) cl_cli_fail(&err);
     }
     cl_layout_free(&o.layout);
-    cl_line_end(line);
+    cl_ranks_end(ranks);
     return (int)c;
 }

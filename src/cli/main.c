@@ -46,7 +46,7 @@ static void version(void)
 {
     char hdf5[32];
     cl_store_library(hdf5, sizeof hdf5);
-    printf("%s\nMPI: %s\nHDF5: %s\nkernels:", cl_cli_creator(), cl_line_library(), hdf5);
+    printf("%s\nMPI: %s\nHDF5: %s\nkernels:", cl_cli_creator(), cl_ranks_library(), hdf5);
     for (const char *const *k = cl_kernels_available(); *k; k++) printf(" %s", *k);
     printf("\nbuild: %s\n", cl_cli_build_flags());
 }

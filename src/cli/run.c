@@ -102,7 +102,7 @@ static const struct argp_option options[] =
      {"json", JSON, NULL, 0, "one JSON object per finished request on stdout instead of text", 5},
      {"quiet", QUIET, NULL, 0, "no progress and no summary on stderr", 5},
      {NULL, 0, NULL, 0, "Safety:", 6},
-     {"stall-timeout", OPT_STALL, "S", 0, "end the job when a rank waits S seconds for another (120; 0: never)", 6},
+     {"stall-timeout", OPT_STALL, "S", 0, "end the job when a rank does not answer for S seconds (120; 0: never)", 6},
      {0}};
 
 static error_t parse(int key, char *arg, struct argp_state *st)
@@ -269,24 +269,24 @@ static cl_code command_text(int argc, char **argv, cl_buf *b, cl_err *err)
     return c;
 }
 
-static cl_code run(void *ctx, cl_line *line)
+static cl_code run(void *ctx, cl_ranks *ranks)
 {
     run_cli *o = ctx;
     cl_err *err = o->err;
-    bool root = cl_line_rank(line) == 0;
+    bool root = cl_ranks_rank(ranks) == 0;
     cl_run *r = NULL;
     cl_run_stats stats;
     cl_code c = root ? cl_cli_open_texts(o) : CL_OK;
     if (c == CL_OK && root && o->chat_format && o->format && o->tokenizer)
         c = cl_chat_check(o->format, o->tokenizer, err);
-    if ((c = cl_line_agree(line, c, err)) != CL_OK) return c;
-    if ((c = cl_run_open(&r, line, &o->run, err)) != CL_OK) return c;
+    if ((c = cl_ranks_agree(ranks, c, err)) != CL_OK) return c;
+    if ((c = cl_run_open(&r, ranks, &o->run, err)) != CL_OK) return c;
     cl_source source = {0};
     cl_session *session = NULL;
     if (root) c = cl_cli_open_source(o, cl_run_model(r), cl_run_limits(r), &source);
     if (c == CL_OK && root) c = cl_run_session(r, &session, err);
     if (c == CL_OK && root && o->summary) c = cl_check_new(o->summary, err);
-    c = cl_line_agree(line, c, err); /* before anybody spends time on loading */
+    c = cl_ranks_agree(ranks, c, err); /* before anybody spends time on loading */
     if (c == CL_OK) c = cl_run_load(r, err);
     if (c == CL_OK) {
         c = cl_run_serve(r, &(cl_serve_options){.session = session, .source = &source, .desk = true}, err);
@@ -298,7 +298,7 @@ static cl_code run(void *ctx, cl_line *line)
             if (c == CL_OK) c = s;
         }
         if (root && c == CL_OK) c = cl_cli_outcome(o, err);
-        c = cl_line_agree(line, c, err);
+        c = cl_ranks_agree(ranks, c, err);
     }
     cl_session_free(session);
     cl_run_close(r);
@@ -315,9 +315,10 @@ int cl_cmd_run(int argc, char **argv)
                  .reasoning = -1,
                  .sampling = {.repeat_penalty = 1},
                  .run = {.kv_auto = true, .trace_level = CL_TRACE_LAYER, .stall_timeout_s = 120}};
-    cl_line *line = NULL;
-    if (cl_line_start(&line, &argc, &argv, &err) != CL_OK) return cl_cli_fail(&err);
-    bool help, root = cl_line_rank(line) == 0;
+    cl_ranks *ranks = NULL;
+    const cl_waiting waiting = {.stall_timeout_s = o.run.stall_timeout_s};
+    if (cl_ranks_start(&ranks, &argc, &argv, &waiting, &err) != CL_OK) return cl_cli_fail(&err);
+    bool help, root = cl_ranks_rank(ranks) == 0;
     cl_buf command = {0};
     cl_code c = cl_cli_parse(&argp, argc, argv, &o, &help, &err);
     if (c == CL_OK && help) {
@@ -325,17 +326,17 @@ int cl_cmd_run(int argc, char **argv)
     } else {
         if (c == CL_OK) c = check(&o);
         if (c == CL_OK) c = command_text(argc, argv, &command, &err);
-        c = cl_line_agree(line, c, &err);
+        c = cl_ranks_agree(ranks, c, &err);
         if (c == CL_OK) {
             defaults(&o);
             o.run.command = command.data;
-            c = cl_cli_on_crew(&o.run, line, run, &o, &err);
+            c = cl_cli_on_crew(&o.run, ranks, run, &o, &err);
         }
         cl_cli_close_texts(&o);
         if (c != CL_OK && root) cl_cli_fail(&err);
     }
     cl_buf_free(&command);
     cl_layout_free(&o.layout);
-    cl_line_end(line);
+    cl_ranks_end(ranks);
     return (int)c;
 }

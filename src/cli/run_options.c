@@ -41,8 +41,8 @@ error_t cl_cli_run_option(int key, const char *arg, cl_run_options *run, cl_layo
 
 typedef struct crew_call {
     cl_run_options *run;
-    cl_line *line;
-    cl_code (*body)(void *o, cl_line *line);
+    cl_ranks *ranks;
+    cl_code (*body)(void *o, cl_ranks *ranks);
     void *o;
     bool begun;
 } crew_call;
@@ -52,17 +52,17 @@ static cl_code in_crew(void *ctx, cl_crew *crew, cl_err *err)
     crew_call *call = ctx;
     call->begun = true;
     call->run->crew = crew;
-    cl_code c = cl_line_agree(call->line, CL_OK, err);
-    return c == CL_OK ? call->body(call->o, call->line) : c;
+    cl_code c = cl_ranks_agree(call->ranks, CL_OK, err);
+    return c == CL_OK ? call->body(call->o, call->ranks) : c;
 }
 
-cl_code cl_cli_on_crew(cl_run_options *run, cl_line *line, cl_code (*body)(void *o, cl_line *line), void *o,
+cl_code cl_cli_on_crew(cl_run_options *run, cl_ranks *ranks, cl_code (*body)(void *o, cl_ranks *ranks), void *o,
                        cl_err *err)
 {
-    crew_call call = {run, line, body, o, false};
+    crew_call call = {run, ranks, body, o, false};
     int threads = run->threads;
-    cl_line_bcast(line, &threads, sizeof threads);
-    cl_code c = cl_crew_run(threads ? threads : cl_line_threads_fit(line), in_crew, &call, err);
+    cl_ranks_bcast(ranks, &threads, sizeof threads);
+    cl_code c = cl_crew_run(threads ? threads : cl_ranks_seat(ranks).threads_fit, in_crew, &call, err);
     run->crew = NULL;
-    return call.begun ? c : cl_line_agree(line, c, err);
+    return call.begun ? c : cl_ranks_agree(ranks, c, err);
 }

@@ -22,7 +22,7 @@ error_t cl_cli_run_option(int key, const char *arg, cl_run_options *run, cl_layo
 
 /* Calls body on every rank with this rank's crew in run->crew: as many threads as rank 0's run->threads says, or as
  * fit this rank's share of the cores. Collective: where a rank cannot have its threads, no rank's body is called, and all return its error. */
-cl_code cl_cli_on_crew(cl_run_options *run, cl_line *line, cl_code (*body)(void *o, cl_line *line), void *o,
+cl_code cl_cli_on_crew(cl_run_options *run, cl_ranks *ranks, cl_code (*body)(void *o, cl_ranks *ranks), void *o,
                        cl_err *err);
 
 #endif

@@ -1,17 +1,16 @@
-/* line_internal.h: what the files of this room share. */
+/* line_internal.h: what the files of this room share about the line.
+ *
+ * From below: hops (buffers, and the messages into and out of them), the carriers (shared, messages), notes, handover
+ * and results, open, measure. */
 #ifndef CHIPLINE_LINE_INTERNAL_H
 #define CHIPLINE_LINE_INTERNAL_H
 
-#include <mpi.h>
-
 #include "chipline/line.h"
-#include "chipline/util.h"
+#include "ranks_internal.h"
 
-/* Every message tag of the program. */
-enum tag { TAG_HOP = 1, TAG_RESULTS, TAG_CLOCK, TAG_BULK, TAG_GATHER, TAG_NOTE };
-
-/* one received into, one computed on, one being sent, one that the stage's other chips still look at */
-enum { HOPS = 4, RESULT_SLOTS = 4 /* result messages under way at once */ };
+/* HOPS: one received into, one computed on, one being sent, one that the stage's other chips still look at.
+ * RESULT_SLOTS: result messages under way at once */
+enum { HOPS = 4, RESULT_SLOTS = 4 };
 
 /* Head of a hop message, in the host's own byte order (one job, one architecture). Then parts, then ids, then, from
  * the next multiple of 64 bytes, the activations. */
@@ -20,6 +19,7 @@ typedef struct wire_head {
     int64_t microbatch;
     int32_t n_parts, n_tokens, n_before, reserved;
 } wire_head;
+enum { HOP_MAGIC = 0x43484f50 }; /* "CHOP" */
 
 /* Head of a message of samples; parts, then ids follow. */
 typedef struct wire_samples {
@@ -30,17 +30,43 @@ typedef struct wire_samples {
 
 typedef struct hop_slot {
     cl_hop hop;
-    unsigned char *data;     /* [hop_capacity] */
+    unsigned char *data;     /* [hop_capacity]; NULL: this chip needs fewer buffers */
     bool taken;              /* someone computes on it */
+    uint64_t used;           /* number of its last use: the smallest becomes free first */
     MPI_Request send;        /* to the next stage; MPI_REQUEST_NULL: not being sent */
     MPI_Request *to_members; /* [members - 1], head chip of a stage that exchanges messages: to its other chips */
     uint64_t given;          /* shared memory: number of the hand-over that it last held */
 } hop_slot;
 
+/* What carries numbers and hand-overs between the chips of a stage. */
+typedef struct carrier_table {
+    /* Of all that it makes on this member. */
+    size_t (*bytes)(const cl_line_options *o, int member);
+    /* Makes the hop buffers and the exchange memory, sets l->group.memory. Local outcome; collective over the stage.
+     * */
+    cl_code (*open)(cl_line *l, cl_err *err);
+    void (*close)(cl_line *l);
+    /* Of cl_group; ctx is the line. */
+    uint64_t (*gather)(void *ctx, const cl_region *regions, int n);
+    /* Head chip: the other members may have this hop. Activations that are sent have arrived when it returns. */
+    void (*give)(cl_line *l, int index, size_t bytes, bool with_x);
+    /* Other members: waits for the next hop; its index. */
+    int (*next)(cl_line *l, int *bytes);
+    /* Other members: this hop isn't looked at any more. */
+    void (*finish)(cl_line *l, int index);
+    /* Head chip: a member that still has this hop, 0: none. */
+    int (*user)(cl_line *l, int index);
+    /* Head chip: waits until no other member has this hop. */
+    void (*await_users)(cl_line *l, int index);
+} carrier_table;
+extern const carrier_table carrier_shared, carrier_messages;
+size_t shared_window_bytes(const cl_line_options *o); /* that a stage's window takes */
+
 /* A stage that shares memory. */
 typedef struct shared_memory {
+    MPI_Comm members;
     MPI_Win win;
-    struct shared_block *block; /* at the beginning of the window; NULL: no shared memory */
+    struct shared_block *block; /* at the beginning of the window */
     size_t bytes;               /* of all of it */
     uint64_t arrived;           /* gathers that this chip has come to */
     uint64_t given;             /* hand-overs inside the stage: given so far (head chip), taken so far (others) */
@@ -55,84 +81,72 @@ typedef struct message_buffers {
 } message_buffers;
 
 struct cl_line {
-    MPI_Comm comm;
-    int rank, size, ranks_here, cores_here, cores_mine;
-    int sharers; /* ranks of this host with the same cores, this one too */
-    char host[64];
-    uint64_t baseline;
-
+    cl_ranks *ranks;
     cl_line_options opt;
-    bool opened; /* there is something to close */
-    bool yields;
-    int crowded; /* so many turns of waiting are slept */
-    uint64_t wait_ns;
-    size_t hop_capacity, result_capacity;
-    hop_slot hops[HOPS];
-    int posted; /* index of the hop that a receive is posted into, -1: none */
-    MPI_Request recv;
-    unsigned char *results[RESULT_SLOTS]; /* last: sending; first: [0] receiving, [1] handed out */
-    MPI_Request result_send[RESULT_SLOTS];
-    MPI_Request result_recv;
-    cl_samples samples; /* handed out: points into results[1] */
-    struct note *notes; /* sent, perhaps not yet arrived */
-
-    MPI_Comm stage; /* the chips of this stage, by member; MPI_COMM_NULL before open */
+    const carrier_table *carrier; /* NULL: nothing to close */
     cl_group group;
+    size_t allocated; /* bytes of buffers, counted where they are made */
+    uint64_t wait_ns;
+
+    size_t hop_capacity;
+    hop_slot hops[HOPS];
+    int n_hops;
+    uint64_t uses;  /* of hops so far */
+    int source;     /* the rank that micro-batches come from in messages, -1: none */
+    int posted;     /* index of the hop that a receive is posted into, -1: none */
+    bool receiving; /* between the first cl_line_recv and CL_HOP_STOP: receives are posted early */
+    MPI_Request recv;
+
+    int expected;                         /* first stage's head chip: results that have not come */
+    unsigned char *results[RESULT_SLOTS]; /* last: sending; first: [0] receiving, [1] handed out; else NULL */
+    MPI_Request result_send[RESULT_SLOTS];
+    int result_turn; /* the slot that is used next: the oldest */
+    MPI_Request result_recv;
+    int result_bytes;    /* that have come, -1: none */
+    cl_samples samples;  /* handed out: points into results[1] */
+    cl_mark result_mark; /* when the wait for them began */
+    bool result_marked;
+
     shared_memory shared;
     message_buffers messages;
 };
 
-#define MPI_TRY(l, call)                                             \
-    do {                                                             \
-        int try_ = (call);                                           \
-        if (try_ != MPI_SUCCESS) cl_line_mpi_failed(l, try_, #call); \
-    } while (0)
-_Noreturn void cl_line_mpi_failed(cl_line *l, int code, const char *call);
+static inline bool line_is_head(const cl_line *l) { return l->group.member == 0; }
+static inline bool line_is_lone(const cl_line_options *o) { return o->prev < 0 && o->next < 0; }
+/* Aligned, zeroed, counted in l->allocated. */
+void *line_alloc(cl_line *l, size_t bytes, const char *what, cl_err *err);
 
-/* --- waiting (wait.c) --- */
+/* Records a message of the line. */
+void line_record(cl_line *l, cl_mark m, cl_event_kind kind, const cl_microbatch *mb, int peer, size_t bytes);
 
-/* A wait for something that is looked at again and again: begin with zeros. */
-typedef struct line_wait {
-    uint64_t tries, start;
-    double s; /* how long, when the clock was last looked at */
-} line_wait;
-/* Not there yet: spins, or lets others run; now and then lets messages move; ends the job after the stall time-out.
- * `what` and the rank of the peer say what is waited for: "a micro-batch from", 3. */
-void cl_line_wait_more(cl_line *l, line_wait *w, const char *what, int peer);
-/* Waits for one request. */
-void cl_line_wait(cl_line *l, MPI_Request *r, MPI_Status *status, const char *what, int peer);
-void cl_line_drain_notes(cl_line *l);
+/* --- hand-over buffers (hops.c) --- */
 
-/* --- the line (open.c, handover.c) --- */
+int hops_count(const cl_line_options *o, int member); /* that this member needs */
+int hops_free(cl_line *l);                            /* a buffer that nobody uses, -1: none */
+int hops_wait_free(cl_line *l);
+void hops_use(cl_line *l, int index);      /* it is used from now on */
+void hops_post(cl_line *l);                /* a receive, if there is a buffer */
+int hops_received(cl_line *l, int *bytes); /* waits for the message that a receive is posted for; its buffer */
+void hops_move(void *line);                /* lets messages move: what a cl_ranks calls while it waits */
+void hops_drain(cl_line *l);
+void line_cancel(cl_line *l, MPI_Request *r); /* a receive that nothing will come for; null: nothing to do */
+size_t hops_x_offset(int n_parts, int n_ids); /* bytes before the activations of a message */
+size_t hops_x_bytes(const cl_limits *limits, int tokens);
 
-void cl_line_close(cl_line *l); /* what open made; collective */
+/* --- hand-over (handover.c) --- */
+
 /* Fills s->hop from the message in its buffer; false: the message is wrong. */
-bool cl_line_open_message(const cl_line *l, hop_slot *s, int bytes);
-void cl_line_record(cl_line *l, cl_mark m, cl_event_kind kind, const cl_microbatch *mb, int peer, size_t bytes);
+bool handover_open(const cl_line *l, hop_slot *s, int bytes);
+/* --- results (results.c) --- */
 
-/* --- the stage (group.c) --- */
+size_t results_bytes(const cl_line_options *o, int rank); /* of the buffers on this rank */
+cl_code results_open(cl_line *l, cl_err *err);
+void results_close(cl_line *l);
+void results_drain(cl_line *l);
 
-/* The communicator, the carrier and the group; hop buffers and exchange memory. Collective over all ranks, which
- * agree. */
-cl_code cl_line_stage_open(cl_line *l, cl_err *err);
-void cl_line_stage_close(cl_line *l);
-static inline bool cl_line_is_head(const cl_line *l) { return l->group.member == 0; }
+/* --- notes (notes.c) --- */
 
-/* What carries numbers and hand-overs between the chips of a stage: open makes buffers and sets l->group's memory,
- * gather and hop data. Local outcome. */
-size_t cl_line_shared_bytes(const cl_line *l); /* that the stage's window takes */
-cl_code cl_line_shared_open(cl_line *l, cl_err *err);
-void cl_line_shared_close(cl_line *l);
-void cl_line_shared_give(cl_line *l, int index, size_t bytes); /* head chip: the other members may have this hop */
-int cl_line_shared_next(cl_line *l, int *bytes);               /* other members: index of the next hop (waits) */
-void cl_line_shared_finish(cl_line *l, int index);             /* other members: this hop isn't looked at any more */
-/* head chip: a member that still has this hop, 0: none */
-int cl_line_shared_user(const cl_line *l, int index);
-
-cl_code cl_line_messages_open(cl_line *l, cl_err *err); /* also for a stage of one chip */
-void cl_line_messages_close(cl_line *l);
-void cl_line_messages_give(cl_line *l, int index, size_t bytes); /* head chip: sends this hop to the other members */
-/* head chip: a member that it is still under way to, 0: none */
-int cl_line_messages_user(cl_line *l, int index);
+MPI_Request *notes_post(cl_notes *n);                   /* the receive of the next one; null: it has come */
+void notes_came(cl_notes *n, const MPI_Status *status); /* the receive is done */
 
 #endif

@@ -133,20 +133,20 @@ static uint64_t traffic(cl_run *r)
 {
     const cl_traffic t = r->chip.traffic(r->chip.ctx);
     uint64_t mine[2] = {t.weight_bytes, t.kv_bytes};
-    cl_line_sum(r->line, mine, 2);
+    cl_ranks_sum(r->ranks, mine, 2);
     return mine[0] + mine[1];
 }
 
 /* All ranks at once, as they compute at once: GB/s of reading slices and Gop/s, summed, on rank 0. Collective. */
 static void probe(cl_run *r, double *all, double sum[2])
 {
-    cl_line_barrier(r->line);
+    cl_ranks_barrier(r->ranks);
     double mine[2] = {cl_probe_slice(r->chip.ctx)};
-    cl_line_barrier(r->line);
+    cl_ranks_barrier(r->ranks);
     mine[1] = cl_probe_peak(r->opt.crew, r->chip.kernels, r->plan.activations != CL_ACT_F32, false);
-    cl_line_gather(r->line, mine, sizeof mine, all);
+    cl_ranks_gather(r->ranks, mine, sizeof mine, all);
     sum[0] = sum[1] = 0;
-    for (int i = 0; cl_line_rank(r->line) == 0 && i < cl_line_size(r->line); i++)
+    for (int i = 0; cl_ranks_rank(r->ranks) == 0 && i < cl_ranks_size(r->ranks); i++)
         for (int k = 0; k < 2; k++) sum[k] += all[2 * i + k] * 1e-9;
 }
 
@@ -173,8 +173,8 @@ static cl_code serve(cl_run *r, feed *f, int max_tokens, uint64_t *read, cl_err 
     for (int i = 0; f->begun && i < f->sequences; i++) f->begun[i] = false;
     uint64_t before = traffic(r);
     cl_session *session = NULL;
-    cl_code c = cl_line_rank(r->line) == 0 ? cl_run_session(r, &session, err) : CL_OK;
-    c = cl_line_agree(r->line, c, err);
+    cl_code c = cl_ranks_rank(r->ranks) == 0 ? cl_run_session(r, &session, err) : CL_OK;
+    c = cl_ranks_agree(r->ranks, c, err);
     if (c == CL_OK) c = cl_run_serve(r, &(cl_serve_options){.session = session, .source = &source}, err);
     cl_session_free(session);
     *read = traffic(r) - before;
@@ -212,16 +212,16 @@ static uint64_t own_cpu_ns(cl_run *r)
     char mine[64] = "", first[64];
     gethostname(mine, sizeof mine - 1);
     memcpy(first, mine, sizeof first);
-    cl_line_bcast(r->line, first, sizeof first);
+    cl_ranks_bcast(r->ranks, first, sizeof first);
     uint64_t own = strcmp(mine, first) == 0 ? cl_process_cpu_ns() : 0;
-    cl_line_sum(r->line, &own, 1);
+    cl_ranks_sum(r->ranks, &own, 1);
     return own;
 }
 
 static cl_code measure(cl_run *r, cl_bench_case *c, feed *f, double *all, double seconds, bool (*stop)(void),
                        cl_err *err)
 {
-    bool root = cl_line_rank(r->line) == 0, decode = c->kind == CL_BENCH_DECODE, enough = false;
+    bool root = cl_ranks_rank(r->ranks) == 0, decode = c->kind == CL_BENCH_DECODE, enough = false;
     double before[2], after[2];
     uint64_t first, read, start = cl_now_ns();
     cl_code code = serve(r, f, 1, &first, err); /* the traffic of first tokens, and caches and clocks are warm */
@@ -237,14 +237,14 @@ static cl_code measure(cl_run *r, cl_bench_case *c, feed *f, double *all, double
             enough = cl_bench_add(c, &run) ||
                      (c->n_runs >= CL_BENCH_LEAST && (double)(cl_now_ns() - start) * 1e-9 >= seconds);
         }
-        cl_line_bcast(r->line, &enough, sizeof enough);
+        cl_ranks_bcast(r->ranks, &enough, sizeof enough);
         memcpy(before, after, sizeof before);
         if (enough) break;
-        code = cl_line_agree(r->line,
-                             stop && stop()
-                                 ? cl_fail(err, CL_E_STOPPED, "bench: stopped by a signal; what is complete was shown")
-                                 : CL_OK,
-                             err);
+        code = cl_ranks_agree(r->ranks,
+                              stop && stop()
+                                  ? cl_fail(err, CL_E_STOPPED, "bench: stopped by a signal; what is complete was shown")
+                                  : CL_OK,
+                              err);
     }
     uint64_t own = own_cpu_ns(r);
     c->others_cores = cl_others_cores(&others, own);
@@ -254,10 +254,10 @@ static cl_code measure(cl_run *r, cl_bench_case *c, feed *f, double *all, double
 cl_code cl_run_bench(cl_run *r, cl_bench_case *c, double seconds, bool (*stop)(void), cl_err *err)
 {
     feed f = {.sequences = c->sequences};
-    double *all = cl_calloc((size_t)cl_line_size(r->line), 2 * sizeof *all, "probes", err);
-    cl_code code = !all ? CL_E_FIT : cl_line_rank(r->line) == 0 ? open_feed(r, c, &f, err) : CL_OK;
+    double *all = cl_calloc((size_t)cl_ranks_size(r->ranks), 2 * sizeof *all, "probes", err);
+    cl_code code = !all ? CL_E_FIT : cl_ranks_rank(r->ranks) == 0 ? open_feed(r, c, &f, err) : CL_OK;
     c->n_runs = 0;
-    code = cl_line_agree(r->line, code, err);
+    code = cl_ranks_agree(r->ranks, code, err);
     if (code == CL_OK) code = measure(r, c, &f, all, seconds, stop, err);
     free(f.prompt);
     free(f.begun);

@@ -77,8 +77,8 @@ static void describe_plan(const cl_run *r, json_t *j)
     put_int(j, "replicas", r->opt.replicas);
     put_text(j, "expert_mode", p->placement.experts ? "whole" : "sliced");
     put_bool(j, "shared_memory", cl_line_shared(r->line));
-    put_int(j, "ranks", cl_line_size(r->line));
-    put_int(j, "cores_of_rank0_host", cl_line_cores_here(r->line));
+    put_int(j, "ranks", cl_ranks_size(r->ranks));
+    put_int(j, "cores_of_rank0_host", cl_ranks_seat(r->ranks).cores_here);
     put_int(j, "slots", p->limits.slots);
     put_int(j, "context", p->limits.context);
     put_int(j, "chunk", p->limits.chunk);

@@ -2,7 +2,6 @@
  * of the other lines, which answer with tokens as they are sampled. Text, stop texts and results are rank 0's business,
  * so a line that gets its requests from there needs neither tokenizer nor files. */
 #include <stdlib.h>
-#include <time.h>
 
 #include "run_internal.h"
 
@@ -41,7 +40,7 @@ cl_code lines_send(void *run, int line, int64_t number, const cl_request *q, int
     cl_code c = cl_buf_add(&b, &h, sizeof h, err);
     if (c == CL_OK) c = cl_buf_add(&b, q->prompt, (size_t)q->n_prompt * sizeof *q->prompt, err);
     if (c == CL_OK && q->n_earlier) c = cl_buf_add(&b, q->earlier, (size_t)q->n_earlier * sizeof *q->earlier, err);
-    if (c == CL_OK) c = cl_line_send_note(r->line, head_of_line(r, line), b.data, b.len, err);
+    if (c == CL_OK) c = cl_notes_send(r->notes, head_of_line(r, line), b.data, b.len, err);
     cl_buf_free(&b);
     return c;
 }
@@ -50,7 +49,7 @@ cl_code lines_cancel(void *run, int line, int64_t number, cl_err *err)
 {
     cl_run *r = run;
     const note_head h = {.kind = NOTE_CANCEL, .number = number};
-    return cl_line_send_note(r->line, head_of_line(r, line), &h, sizeof h, err);
+    return cl_notes_send(r->notes, head_of_line(r, line), &h, sizeof h, err);
 }
 
 cl_code lines_end(cl_run *r, bool drop, cl_err *err)
@@ -58,14 +57,14 @@ cl_code lines_end(cl_run *r, bool drop, cl_err *err)
     const note_head h = {.kind = NOTE_END, .last = drop};
     cl_code c = CL_OK;
     for (int i = 1; i < r->opt.replicas && c == CL_OK; i++)
-        c = cl_line_send_note(r->line, head_of_line(r, i), &h, sizeof h, err);
+        c = cl_notes_send(r->notes, head_of_line(r, i), &h, sizeof h, err);
     return c;
 }
 
 _Noreturn static void senseless(cl_run *r, int from)
 {
-    cl_line_abort(r->line, CL_E_RUN, "rank %d: a note of rank %d makes no sense (a bug: please report it)",
-                  cl_line_rank(r->line), from);
+    cl_ranks_abort(r->ranks, CL_E_RUN, "rank %d: a note of rank %d makes no sense (a bug: please report it)",
+                   cl_ranks_rank(r->ranks), from);
 }
 
 cl_code lines_take(cl_run *r, cl_session *s, cl_buf *note, bool *got, bool *failed, cl_err *err)
@@ -73,7 +72,7 @@ cl_code lines_take(cl_run *r, cl_session *s, cl_buf *note, bool *got, bool *fail
     cl_code c = CL_OK;
     int from;
     *got = false;
-    while (c == CL_OK && !*failed && cl_line_recv_note(r->line, &from, note)) {
+    while (c == CL_OK && !*failed && cl_notes_recv(r->notes, &from, note)) {
         const note_head *h = (const note_head *)(const void *)note->data;
         bool known = note->len >= sizeof *h &&
                      (h->kind == NOTE_TOKEN || h->kind == NOTE_ERROR || h->kind == NOTE_FAILED);
@@ -134,7 +133,7 @@ static void add_order(orders *s, const note_head *h, const char *ids)
     cl_err err;
     order *o = cl_calloc(1, sizeof *o, "request", &err), **at = &s->waiting;
     if (!o || !(o->request = make_request(h, ids, &err)))
-        cl_line_abort(s->run->line, CL_E_FIT, "rank %d: %s", cl_line_rank(s->run->line), err.msg);
+        cl_ranks_abort(s->run->ranks, CL_E_FIT, "rank %d: %s", cl_ranks_rank(s->run->ranks), err.msg);
     o->number = h->number;
     o->request->owner = o;
     while (*at) at = &(*at)->next;
@@ -151,7 +150,7 @@ static void cancel(order *list, int64_t number)
 static void take_notes(orders *s)
 {
     int from;
-    while (!s->ended && cl_line_recv_note(s->run->line, &from, &s->note)) {
+    while (!s->ended && cl_notes_recv(s->run->notes, &from, &s->note)) {
         const note_head *h = (const note_head *)(const void *)s->note.data;
         bool good = from == 0 && s->note.len >= sizeof *h;
         if (good && h->kind == NOTE_REQUEST) {
@@ -173,8 +172,8 @@ static void take_notes(orders *s)
 static cl_request *next(void *ctx, int wait_ms, bool *ended)
 {
     orders *s = ctx;
-    uint64_t until = cl_now_ns() + (uint64_t)wait_ms * 1000000;
-    for (uint64_t turn = 0;; turn++) {
+    uint64_t until = cl_now_ns() + (uint64_t)wait_ms * 1000000, now;
+    for (;;) {
         take_notes(s);
         while (s->waiting && (s->waiting->request->cancelled || s->drop)) {
             order *o = s->waiting;
@@ -182,8 +181,8 @@ static cl_request *next(void *ctx, int wait_ms, bool *ended)
             cl_request_free(o->request);
             free(o);
         }
-        if (s->waiting || s->ended || cl_now_ns() >= until) break;
-        nanosleep(&(struct timespec){.tv_nsec = turn < 100 ? 10000 : 500000}, NULL);
+        if (s->waiting || s->ended || (now = cl_now_ns()) >= until) break;
+        cl_line_await(s->run->line, s->run->notes, NULL, NULL, (double)(until - now) * 1e-9);
     }
     order *o = s->waiting;
     *ended = s->ended && !o;
@@ -201,8 +200,8 @@ static void answer(const orders *s, const note_head *h, const char *text)
     cl_buf b = {0};
     cl_code c = cl_buf_add(&b, h, sizeof *h, &err);
     if (c == CL_OK && text) c = cl_buf_add(&b, text, strlen(text) + 1, &err);
-    if (c == CL_OK) c = cl_line_send_note(s->run->line, 0, b.data, b.len, &err);
-    if (c != CL_OK) cl_line_abort(s->run->line, c, "rank %d: %s", cl_line_rank(s->run->line), err.msg);
+    if (c == CL_OK) c = cl_notes_send(s->run->notes, 0, b.data, b.len, &err);
+    if (c != CL_OK) cl_ranks_abort(s->run->ranks, c, "rank %d: %s", cl_ranks_rank(s->run->ranks), err.msg);
     cl_buf_free(&b);
 }
 

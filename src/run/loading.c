@@ -7,9 +7,9 @@ static bool traces(const cl_run *r) { return r->opt.trace_path && r->opt.trace_l
 
 static cl_code open_trace(cl_run *r, cl_err *err)
 {
-    int rank = cl_line_rank(r->line);
+    int rank = cl_ranks_rank(r->ranks);
     cl_code c = rank == 0 ? cl_check_new(r->opt.trace_path, err) : CL_OK;
-    if ((c = cl_line_agree(r->line, c, err)) != CL_OK) return c; /* before an event log stands beside it */
+    if ((c = cl_ranks_agree(r->ranks, c, err)) != CL_OK) return c; /* before an event log stands beside it */
     if (!(r->trace.log_path = cl_event_log_path(r->opt.trace_path, rank, err))) return CL_E_FIT;
     return cl_trace_open(&r->trace.recorder, r->trace.log_path, rank, r->opt.trace_level, err);
 }
@@ -18,13 +18,13 @@ static cl_code open_logits(cl_run *r, cl_err *err)
 {
     /* the first chip of the last stage writes, wherever rank 0 was told of it */
     uint32_t bytes = r->opt.logits_path ? (uint32_t)strlen(r->opt.logits_path) + 1 : 0;
-    cl_line_bcast(r->line, &bytes, sizeof bytes);
+    cl_ranks_bcast(r->ranks, &bytes, sizeof bytes);
     if (!bytes) return CL_OK;
     char *path = cl_calloc(bytes, 1, "path", err);
-    cl_code c = cl_line_agree(r->line, path ? CL_OK : CL_E_FIT, err);
+    cl_code c = cl_ranks_agree(r->ranks, path ? CL_OK : CL_E_FIT, err);
     if (c == CL_OK) {
         if (r->opt.logits_path) strcpy(path, r->opt.logits_path);
-        cl_line_bcast(r->line, path, bytes);
+        cl_ranks_bcast(r->ranks, path, bytes);
         if (r->seat.last && r->seat.leads && r->seat.replica == 0)
             c = logits_open(&r->logits, path, r->plan.limits.vocab, err);
     }
@@ -42,7 +42,7 @@ static cl_chip_options chip_options(const cl_run *r)
                              .kernels = r->opt.kernels,
                              .experts = r->plan.placement.experts,
                              .rows = logits_observer(r->logits),
-                             .progress = r->opt.progress && cl_line_rank(r->line) == 0,
+                             .progress = r->opt.progress && cl_ranks_rank(r->ranks) == 0,
                              .poll = cl_line_poll,
                              .poll_ctx = r->line};
 }
@@ -59,13 +59,12 @@ static cl_code open_line(cl_run *r, cl_err *err)
                          .next = s->last ? -1 : head_of(r, s->stage + 1),
                          .first = head_of(r, 0),
                          .last = head_of(r, r->plan.placement.n_stages - 1),
-                         .threads = r->opt.threads,
                          .exchange_bytes = cl_chip_exchange_bytes(&r->plan.model.spec, s->at, &chip),
                          .carrier = r->opt.carrier,
-                         .wait = r->opt.wait,
-                         .stall_timeout_s = r->opt.stall_timeout_s,
                          .trace = r->trace.recorder};
-    cl_code c = cl_line_open(r->line, &o, err);
+    cl_code c = cl_notes_open(&r->notes, r->ranks, err);
+    if ((c = cl_ranks_agree(r->ranks, c, err)) != CL_OK) return c;
+    c = cl_line_open(&r->line, r->ranks, &o, err);
     if (c != CL_OK || !s->last) return c;
     r->samples.parts = cl_calloc((size_t)l->slots, sizeof *r->samples.parts, "samples", err);
     r->samples.ids = cl_malloc((size_t)l->chunk, sizeof *r->samples.ids, "samples", err);
@@ -81,7 +80,7 @@ static cl_code check_budget(const cl_run *r, cl_err *err)
     return cl_fail(err, CL_E_FIT,
                    "--chip: rank %d keeps weights of %s and a cache of %s, %llu bytes more than a chip has (use more "
                    "ranks, fewer slots or a shorter context)",
-                   cl_line_rank(r->line), cl_human_bytes((double)s.slice_bytes, a),
+                   cl_ranks_rank(r->ranks), cl_human_bytes((double)s.slice_bytes, a),
                    cl_human_bytes((double)s.kv_bytes, b),
                    (unsigned long long)(s.slice_bytes + s.kv_bytes - r->opt.chip_bytes));
 }
@@ -90,7 +89,7 @@ static cl_code load_slice(cl_run *r, cl_err *err)
 {
     cl_extent *parts = NULL;
     int n = 0;
-    cl_code c = cl_placement_slice(&r->plan.model, &r->plan.placement, cl_line_rank(r->line) - r->seat.line_rank0,
+    cl_code c = cl_placement_slice(&r->plan.model, &r->plan.placement, cl_ranks_rank(r->ranks) - r->seat.line_rank0,
                                    &parts, &n, err);
     cl_chip_options o = chip_options(r);
     o.group = cl_line_group(r->line);

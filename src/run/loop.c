@@ -1,7 +1,5 @@
 /* loop.c: the loops of the ranks while tokens flow. The first chip of a line takes micro-batches from a session, computes
  * and passes them on, and takes samples back to it; every other rank computes what arrives and passes it on. */
-#include <time.h>
-
 #include "desk.h"
 #include "run_internal.h"
 
@@ -12,6 +10,7 @@ static void compute(cl_run *r, const cl_microbatch *mb, float *x)
     uint64_t t0 = cl_now_ns(), waited = cl_line_wait_ns(r->line);
     cl_traffic before = c->traffic(c->ctx);
     cl_mark m = cl_trace_mark(r->trace.recorder, CL_TRACE_STAGE);
+    cl_ranks_phase(r->ranks, mb->n_tokens > mb->n_parts ? "reading a prompt" : "decoding");
     c->step(c->ctx, mb, x);
     if (r->seat.last) c->sample(c->ctx, mb, x, &r->samples);
     cl_traffic after = c->traffic(c->ctx);
@@ -133,11 +132,11 @@ static cl_code inject(loop *l, bool *sent, cl_err *err)
     return c;
 }
 
-static void pass_word(cl_run *r, cl_hop_kind kind)
+static void pass_stop(cl_run *r)
 {
     if (r->plan.placement.n_ranks == 1) return;
     cl_hop *h = cl_line_take(r->line);
-    h->kind = kind;
+    h->kind = CL_HOP_STOP;
     cl_line_seal(r->line, h);
     if (r->seat.last) cl_line_release(r->line, h);
     else cl_line_pass(r->line, h);
@@ -158,8 +157,12 @@ static cl_code take_samples(loop *l, bool wait, cl_err *err)
 /* Nothing can be done now but wait: for a request, or for tokens of other lines. */
 static void doze(const loop *l)
 {
-    if (l->desk && !desk_calls((void *)(uintptr_t)l->desk)) nanosleep(&(struct timespec){.tv_nsec = 200000}, NULL);
-    else if (l->other_lines && cl_session_active(l->session)) nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
+    enum { SOURCE_MS = 20 }; /* a source without a desk is asked again then */
+    cl_run *r = l->run;
+    void *caller = (void *)(uintptr_t)l->desk;
+    if (caller) cl_line_await(r->line, l->other_lines ? r->notes : NULL, desk_calls, caller, 0.2);
+    else if (l->other_lines && cl_session_active(l->session))
+        cl_line_await(r->line, r->notes, NULL, NULL, SOURCE_MS * 1e-3);
 }
 
 /* One turn. *done: everything is through, or stopped. */
@@ -195,16 +198,6 @@ static void drain(loop *l)
     }
 }
 
-static void ping(loop *l, uint64_t *last)
-{
-    cl_run *r = l->run;
-    if (!idle(l)) *last = cl_now_ns();
-    else if (r->opt.stall_timeout_s > 0 && (double)(cl_now_ns() - *last) * 1e-9 > r->opt.stall_timeout_s / 4) {
-        pass_word(r, CL_HOP_PING); /* idle, not dead */
-        *last = cl_now_ns();
-    }
-}
-
 /* Leads until the source has ended, or somebody stops it. */
 static cl_code lead(loop *l, cl_err *err)
 {
@@ -212,18 +205,17 @@ static cl_code lead(loop *l, cl_err *err)
     cl_run *r = l->run;
     cl_code c = CL_OK;
     cl_err later;
-    uint64_t last = cl_now_ns();
     cl_session_set_source(l->session, l->source);
     cl_session_set_start(l->session, r->serve_start);
     for (bool done = false; c == CL_OK && !done && !l->line_failed;) {
         c = turn(l, &done, err);
-        ping(l, &last);
+        cl_line_poll(r->line); /* idle, not dead */
     }
     if (c != CL_OK || l->line_failed) cl_session_set_source(l->session, &nobody);
     drain(l);
     if (l->other_lines && lines_end(r, c != CL_OK || l->line_failed, c == CL_OK ? err : &later) && c == CL_OK)
         c = err->code;
-    pass_word(r, CL_HOP_STOP);
+    pass_stop(r);
     cl_buf_free(&l->note);
     return c == CL_OK && l->stopping ? cl_fail(err, CL_E_STOPPED, "run: stopped on request") : c;
 }
@@ -292,7 +284,7 @@ static cl_code serve(cl_run *r, const cl_serve_options *o, cl_err *err)
     loop l = {.run = r, .session = o->session, .source = &source, .desk = d, .stop = o->stop};
     l.other_lines = r->opt.replicas > 1;
     if (c == CL_OK) c = lead(&l, err);
-    else pass_word(r, CL_HOP_STOP);
+    else pass_stop(r);
     cl_err first;
     cl_code kept = desk_close(d, &first);
     if (kept == CL_OK || (c != CL_OK && c != CL_E_STOPPED)) return c;
@@ -319,13 +311,14 @@ cl_code cl_run_session(cl_run *r, cl_session **out, cl_err *err)
 
 cl_code cl_run_serve(cl_run *r, const cl_serve_options *opt, cl_err *err)
 {
-    cl_line_barrier(r->line);
+    cl_ranks_barrier(r->ranks);
+    cl_ranks_phase(r->ranks, "waiting for requests");
     r->serve_start = cl_now_ns();
     cl_code c = CL_OK;
-    if (cl_line_rank(r->line) == 0) c = serve(r, opt, err);
+    if (cl_ranks_rank(r->ranks) == 0) c = serve(r, opt, err);
     else if (r->seat.first && r->seat.leads) c = lines_serve(r, err);
     else follow(r);
     cl_line_drain(r->line);
     r->serve_ns = cl_now_ns() - r->serve_start;
-    return cl_line_agree(r->line, c, err);
+    return cl_ranks_agree(r->ranks, c, err);
 }

@@ -23,14 +23,14 @@ static cl_code tell_texts(cl_run *r, uint32_t bytes, cl_err *err)
 {
     const char **fields[TEXTS];
     texts_of(&r->opt, fields);
-    bool root = cl_line_rank(r->line) == 0;
+    bool root = cl_ranks_rank(r->ranks) == 0;
     r->strings = cl_calloc(bytes, 1, "options", err);
-    cl_code c = cl_line_agree(r->line, r->strings ? CL_OK : CL_E_FIT, err);
+    cl_code c = cl_ranks_agree(r->ranks, r->strings ? CL_OK : CL_E_FIT, err);
     if (c != CL_OK) return c;
     char *at = r->strings;
     for (int i = 0; root && i < TEXTS; i++, at += strlen(at) + 1)
         if (*fields[i]) strcpy(at, *fields[i]);
-    cl_line_bcast(r->line, r->strings, bytes);
+    cl_ranks_bcast(r->ranks, r->strings, bytes);
     at = r->strings;
     for (int i = 0; i < TEXTS; i++, at += strlen(at) + 1) *fields[i] = *at ? at : NULL;
     return CL_OK;
@@ -44,7 +44,7 @@ static cl_code tell_layout(cl_run *r, const told *t, cl_err *err)
     cl_code c = CL_OK;
     r->opt.layout = NULL;
     if (!t->n_stages) return CL_OK;
-    if (cl_line_rank(r->line) == 0) c = cl_layout_copy(given, l, err);
+    if (cl_ranks_rank(r->ranks) == 0) c = cl_layout_copy(given, l, err);
     else {
         size_t n = (size_t)t->n_stages;
         l->n_stages = t->n_stages;
@@ -52,16 +52,16 @@ static cl_code tell_layout(cl_run *r, const told *t, cl_err *err)
         l->layers = t->has_layers ? cl_malloc(n, sizeof *l->layers, "layout", err) : NULL;
         if (!l->chips || (t->has_layers && !l->layers)) c = CL_E_FIT;
     }
-    if ((c = cl_line_agree(r->line, c, err)) != CL_OK) return c;
-    cl_line_bcast(r->line, l->chips, (size_t)l->n_stages * sizeof *l->chips);
-    if (l->layers) cl_line_bcast(r->line, l->layers, (size_t)l->n_stages * sizeof *l->layers);
+    if ((c = cl_ranks_agree(r->ranks, c, err)) != CL_OK) return c;
+    cl_ranks_bcast(r->ranks, l->chips, (size_t)l->n_stages * sizeof *l->chips);
+    if (l->layers) cl_ranks_bcast(r->ranks, l->layers, (size_t)l->n_stages * sizeof *l->layers);
     r->opt.layout = l;
     return CL_OK;
 }
 
 cl_code options_share(cl_run *r, const cl_run_options *opt, cl_err *err)
 {
-    bool root = cl_line_rank(r->line) == 0;
+    bool root = cl_ranks_rank(r->ranks) == 0;
     told t = {0};
     if (root) {
         const char **fields[TEXTS];
@@ -71,8 +71,8 @@ cl_code options_share(cl_run *r, const cl_run_options *opt, cl_err *err)
         if (opt->layout) t.n_stages = opt->layout->n_stages, t.has_layers = opt->layout->layers != NULL;
     }
     cl_run_options all = r->opt;
-    cl_line_bcast(r->line, &t, sizeof t);
-    cl_line_bcast(r->line, &all, sizeof all);
+    cl_ranks_bcast(r->ranks, &t, sizeof t);
+    cl_ranks_bcast(r->ranks, &all, sizeof all);
     if (!root) { /* addresses of another process */
         r->opt = all;
         r->opt.layout = NULL;
@@ -82,6 +82,8 @@ cl_code options_share(cl_run *r, const cl_run_options *opt, cl_err *err)
     }
     if (!r->opt.replicas) r->opt.replicas = 1;
     r->opt.threads = cl_crew_threads(r->opt.crew);
+    const cl_waiting waiting = {r->opt.wait, r->opt.threads, r->opt.stall_timeout_s};
+    cl_ranks_set_waiting(r->ranks, &waiting);
     cl_code c = tell_texts(r, t.text_bytes, err);
     return c == CL_OK ? tell_layout(r, &t, err) : c;
 }
@@ -90,7 +92,7 @@ cl_place_options options_of_place(const cl_run *r)
 {
     const run_plan *p = &r->plan;
     return (cl_place_options){.layout = p->layout.n_stages ? &p->layout : NULL,
-                              .ranks = cl_line_size(r->line) / r->opt.replicas,
+                              .ranks = cl_ranks_size(r->ranks) / r->opt.replicas,
                               .experts = r->opt.experts,
                               .routing = p->chosen ? &p->routing : NULL,
                               .copies = p->chosen != NULL,

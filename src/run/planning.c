@@ -32,7 +32,7 @@ static void choose_arithmetic(cl_run *r)
 
 static cl_code read_model(cl_run *r, cl_err *err)
 {
-    int size = cl_line_size(r->line);
+    int size = cl_ranks_size(r->ranks);
     if (size % r->opt.replicas)
         return cl_fail(err, CL_E_FIT, "--replicas: %d ranks are not %d equal lines (start a multiple of %d)", size,
                        r->opt.replicas, r->opt.replicas);
@@ -49,28 +49,28 @@ static cl_code read_model(cl_run *r, cl_err *err)
 static cl_code same_model(cl_run *r, cl_err *err)
 {
     uint64_t first = r->plan.checksum;
-    cl_line_bcast(r->line, &first, sizeof first);
+    cl_ranks_bcast(r->ranks, &first, sizeof first);
     if (first == r->plan.checksum) return CL_OK;
     return cl_fail(err, CL_E_INPUT, "%s: on %s (rank %d) is not the same model as on rank 0 (copy the file again)",
-                   r->opt.model_path, cl_line_host(r->line), cl_line_rank(r->line));
+                   r->opt.model_path, cl_ranks_host(r->ranks), cl_ranks_rank(r->ranks));
 }
 
 /* Rank 0 reads which experts are hot, all know it then. */
 static cl_code read_routing(cl_run *r, cl_err *err)
 {
-    bool root = cl_line_rank(r->line) == 0;
+    bool root = cl_ranks_rank(r->ranks) == 0;
     run_plan *p = &r->plan;
     cl_routing *t = &p->routing;
     cl_code c = root ? cl_trace_routing_read(r->opt.routing_path, &p->chosen, &t->n_layers, &t->experts, err) : CL_OK;
     if (c != CL_OK) cl_fail_prefix(err, "--routing");
-    if ((c = cl_line_agree(r->line, c, err)) != CL_OK) return c;
-    cl_line_bcast(r->line, &t->n_layers, sizeof t->n_layers);
-    cl_line_bcast(r->line, &t->experts, sizeof t->experts);
+    if ((c = cl_ranks_agree(r->ranks, c, err)) != CL_OK) return c;
+    cl_ranks_bcast(r->ranks, &t->n_layers, sizeof t->n_layers);
+    cl_ranks_bcast(r->ranks, &t->experts, sizeof t->experts);
     size_t n = (size_t)t->n_layers * (size_t)t->experts;
     if (!root) p->chosen = cl_malloc(n, sizeof *p->chosen, "routing", err);
-    if ((c = cl_line_agree(r->line, p->chosen ? CL_OK : CL_E_FIT, err)) != CL_OK) return c;
+    if ((c = cl_ranks_agree(r->ranks, p->chosen ? CL_OK : CL_E_FIT, err)) != CL_OK) return c;
     for (int i = 0; i < t->n_layers; i++)
-        cl_line_bcast(r->line, p->chosen + (size_t)i * (size_t)t->experts, (size_t)t->experts * sizeof *p->chosen);
+        cl_ranks_bcast(r->ranks, p->chosen + (size_t)i * (size_t)t->experts, (size_t)t->experts * sizeof *p->chosen);
     t->chosen = p->chosen;
     return CL_OK;
 }
@@ -81,25 +81,21 @@ static cl_code measure(cl_run *r, cl_err *err)
     enum { MOST = 256 << 20, LEAST = 1 << 20 };
     cl_model_counts n;
     cl_model_count(&r->plan.model, &n);
-    uint64_t bytes = 0, size = (uint64_t)cl_line_size(r->line);
+    uint64_t bytes = 0, size = (uint64_t)cl_ranks_size(r->ranks);
     for (int f = 0; f < CL_FORMATS; f++) bytes += n.bytes[f] / size;
     bytes = bytes > MOST ? MOST : bytes < LEAST ? LEAST : bytes;
-    const cl_line_options how = {.threads = r->opt.threads,
-                                 .carrier = r->opt.carrier,
-                                 .wait = r->opt.wait,
-                                 .stall_timeout_s = r->opt.stall_timeout_s};
     cl_rates *rates = &r->plan.rates;
     double *all = cl_calloc(size, sizeof *all, "rates", err);
-    cl_code c = cl_line_agree(r->line, all ? CL_OK : CL_E_FIT, err);
-    if (c == CL_OK) c = cl_line_measure(r->line, &how, rates, err);
+    cl_code c = cl_ranks_agree(r->ranks, all ? CL_OK : CL_E_FIT, err);
+    if (c == CL_OK) c = cl_line_measure(r->ranks, r->opt.carrier, rates, err);
     if (c == CL_OK) {
-        cl_line_barrier(r->line); /* all ranks of a host read at once, as they will */
+        cl_ranks_barrier(r->ranks); /* all ranks of a host read at once, as they will */
         double mine = cl_probe_memory(r->opt.crew, (size_t)bytes);
-        cl_line_gather(r->line, &mine, sizeof mine, all);
+        cl_ranks_gather(r->ranks, &mine, sizeof mine, all);
         rates->read_bytes_per_s = all[0];
-        for (uint64_t i = 1; i < size && cl_line_rank(r->line) == 0; i++)
+        for (uint64_t i = 1; i < size && cl_ranks_rank(r->ranks) == 0; i++)
             if (all[i] < rates->read_bytes_per_s) rates->read_bytes_per_s = all[i];
-        cl_line_bcast(r->line, rates, sizeof *rates);
+        cl_ranks_bcast(r->ranks, rates, sizeof *rates);
     }
     free(all);
     if (c != CL_OK || rates->read_bytes_per_s > 0) return c;
@@ -111,34 +107,34 @@ static bool has_routing(const cl_run *r) { return r->opt.routing_path != NULL; }
 static bool must_choose(const cl_run *r)
 {
     return !r->opt.layout &&
-           (r->opt.layout_auto || cl_line_size(r->line) / r->opt.replicas > r->plan.model.spec.n_layers);
+           (r->opt.layout_auto || cl_ranks_size(r->ranks) / r->opt.replicas > r->plan.model.spec.n_layers);
 }
 
 /* Which S x G; limits are then those of that many stages. */
 static cl_code choose_layout(cl_run *r, cl_err *err)
 {
     run_plan *p = &r->plan;
-    int ranks = cl_line_size(r->line) / r->opt.replicas;
+    int ranks = cl_ranks_size(r->ranks) / r->opt.replicas;
     cl_code c = CL_OK;
     if (r->opt.layout && r->opt.replicas > 1 && cl_layout_chips(r->opt.layout) != ranks)
         return cl_fail(
             err, CL_E_FIT,
             "--replicas: %d lines of %d chips need %d ranks, there are %d (start that many, or leave --layout out)",
             r->opt.replicas, cl_layout_chips(r->opt.layout), r->opt.replicas * cl_layout_chips(r->opt.layout),
-            cl_line_size(r->line));
+            cl_ranks_size(r->ranks));
     if (!r->opt.layout && !must_choose(r)) c = cl_layout_make(ranks, 1, &p->layout, err);
     else if (!r->opt.layout) {
         if ((c = choose_limits(r, ranks, err)) != CL_OK) return c;
         cl_place_options o = options_of_place(r);
         cl_goal goal = p->limits.slots == 1 ? CL_GOAL_LATENCY : CL_GOAL_THROUGHPUT;
         int sizes[2] = {0}; /* predictions are floating point: rank 0's choice counts */
-        if (cl_line_rank(r->line) == 0) {
+        if (cl_ranks_rank(r->ranks) == 0) {
             c = cl_choose_layout(&p->model, &o, &p->rates, goal, &p->layout, NULL, NULL, err);
             if (c == CL_OK) sizes[0] = p->layout.n_stages, sizes[1] = p->layout.chips[0];
         }
-        if ((c = cl_line_agree(r->line, c, err)) != CL_OK) return c;
-        cl_line_bcast(r->line, sizes, sizeof sizes);
-        if (cl_line_rank(r->line)) c = cl_layout_make(sizes[0], sizes[1], &p->layout, err);
+        if ((c = cl_ranks_agree(r->ranks, c, err)) != CL_OK) return c;
+        cl_ranks_bcast(r->ranks, sizes, sizeof sizes);
+        if (cl_ranks_rank(r->ranks)) c = cl_layout_make(sizes[0], sizes[1], &p->layout, err);
     }
     return c == CL_OK ? choose_limits(r, p->layout.n_stages, err) : c;
 }
@@ -149,7 +145,7 @@ static cl_code place(cl_run *r, cl_err *err)
     cl_placement *p = &r->plan.placement;
     cl_code c = cl_place(&r->plan.model, &o, p, err);
     if (c != CL_OK) return c;
-    int n = p->n_ranks, rank = cl_line_rank(r->line);
+    int n = p->n_ranks, rank = cl_ranks_rank(r->ranks);
     run_seat *s = &r->seat;
     s->replica = rank / n;
     s->line_rank0 = s->replica * n;

@@ -46,7 +46,9 @@ typedef struct run_trace {
 typedef struct logits_file logits_file;
 
 struct cl_run {
+    cl_ranks *ranks;
     cl_line *line;
+    cl_notes *notes;
     cl_run_options opt;
     char *strings; /* memory of what opt points to on other ranks than 0 */
     cl_model_file *file;

@@ -5,9 +5,9 @@ cl_rank_stats stats_of_rank(const cl_run *r)
 {
     const cl_chip_sizes size = r->chip.sizes(r->chip.ctx);
     const cl_traffic read = r->chip.traffic(r->chip.ctx);
-    const uint64_t peak = cl_rss_peak_bytes(), base = cl_line_baseline_bytes(r->line);
+    const uint64_t peak = cl_rss_peak_bytes(), base = cl_ranks_baseline_bytes(r->ranks);
     const double serve = (double)r->serve_ns, busy = (double)r->busy_ns;
-    cl_rank_stats s = {.rank = cl_line_rank(r->line),
+    cl_rank_stats s = {.rank = cl_ranks_rank(r->ranks),
                        .replica = r->seat.replica,
                        .stage = r->seat.stage,
                        .member = r->seat.member,
@@ -23,7 +23,7 @@ cl_rank_stats stats_of_rank(const cl_run *r)
                        .wait = serve > 0 ? (double)cl_line_wait_ns(r->line) / serve : 0,
                        .read_gb_per_s = busy > 0 ? (double)(read.weight_bytes + read.kv_bytes) / busy : 0,
                        .probe_gb_per_s = r->trace.probe * 1e-9};
-    snprintf(s.host, sizeof s.host, "%s", cl_line_host(r->line));
+    snprintf(s.host, sizeof s.host, "%s", cl_ranks_host(r->ranks));
     return s;
 }
 
@@ -36,7 +36,7 @@ cl_trace_rank trace_row(const cl_run *r, const cl_rank_stats *s)
                          .member = s->member,
                          .threads = s->threads,
                          .budget_bytes = r->opt.chip_bytes,
-                         .host_cores = cl_line_cores_here(r->line),
+                         .host_cores = cl_ranks_seat(r->ranks).cores_here,
                          .clock_offset_ns = t->clock_offset,
                          .clock_uncertainty_ns = t->clock_uncertainty,
                          .slice_bytes = s->slice_bytes,
@@ -79,12 +79,12 @@ cl_run_stats run_stats(const cl_run *r)
                         .shared = cl_line_shared(r->line),
                         .slots = p->limits.slots,
                         .context = p->limits.context,
-                        .cores_here = cl_line_cores_here(r->line),
+                        .cores_here = cl_ranks_seat(r->ranks).cores_here,
                         .kernels = r->chip.kernels,
                         .activations = cl_activations_name(p->activations),
                         .kv = cl_kv_name(p->kv),
                         .rates = p->rates,
-                        .n_ranks = cl_line_size(r->line),
+                        .n_ranks = cl_ranks_size(r->ranks),
                         .ranks = r->stats};
     cl_layout_name(&p->layout, out.layout, sizeof out.layout);
     for (int i = 0; i < out.n_ranks; i++) out.threads_total += r->stats[i].threads;

@@ -34,22 +34,22 @@ cl_code trace_note_request(cl_run *r, const cl_request *q, const cl_result *res,
 cl_code trace_start(cl_run *r, cl_err *err)
 {
     run_trace *t = &r->trace;
-    cl_line_clock(r->line, &t->clock_offset, &t->clock_uncertainty);
-    cl_line_barrier(r->line); /* all ranks of a host probe at once, as they compute at once */
+    cl_ranks_clock(r->ranks, &t->clock_offset, &t->clock_uncertainty);
+    cl_ranks_barrier(r->ranks); /* all ranks of a host probe at once, as they compute at once */
     cl_mark m = cl_trace_mark(t->recorder, CL_TRACE_STAGE);
     t->probe = cl_probe_slice(r->chip.ctx);
     cl_event e = {.kind = CL_EV_PROBE, .layer = -1, .microbatch = -1, .peer = -1};
     cl_trace_end(t->recorder, m, &e);
-    cl_line_barrier(r->line);
+    cl_ranks_barrier(r->ranks);
     t->peak_int8 = cl_probe_peak(r->opt.crew, r->chip.kernels, true, false);
     t->peak_f32 = cl_probe_peak(r->opt.crew, r->chip.kernels, false, false);
     cl_rank_stats mine = stats_of_rank(r);
     cl_trace_rank row = trace_row(r, &mine);
-    bool root = cl_line_rank(r->line) == 0;
-    t->ranks = cl_calloc(root ? (size_t)cl_line_size(r->line) : 1, sizeof row, "rows of the ranks", err);
-    cl_code c = cl_line_agree(r->line, t->ranks ? CL_OK : CL_E_FIT, err);
+    bool root = cl_ranks_rank(r->ranks) == 0;
+    t->ranks = cl_calloc(root ? (size_t)cl_ranks_size(r->ranks) : 1, sizeof row, "rows of the ranks", err);
+    cl_code c = cl_ranks_agree(r->ranks, t->ranks ? CL_OK : CL_E_FIT, err);
     if (c != CL_OK) return c;
-    cl_line_gather(r->line, &row, sizeof row, t->ranks);
+    cl_ranks_gather(r->ranks, &row, sizeof row, t->ranks);
     return root ? trace_note_ranks(r, err) : CL_OK;
 }
 
@@ -57,7 +57,7 @@ cl_code trace_note_ranks(cl_run *r, cl_err *err)
 {
     char *text = trace_describe(r, false);
     if (!text) return cl_fail(err, CL_E_FIT, "trace: cannot describe the run (out of memory)");
-    cl_code c = cl_trace_note_run(r->opt.trace_path, text, r->trace.ranks, (uint32_t)cl_line_size(r->line), err);
+    cl_code c = cl_trace_note_run(r->opt.trace_path, text, r->trace.ranks, (uint32_t)cl_ranks_size(r->ranks), err);
     free(text);
     return c;
 }
@@ -70,7 +70,7 @@ static cl_code take_events(cl_run *r, cl_trace_file *f, cl_event_log *own, int r
     for (uint64_t at = 0; at < n; at += PIECE) {
         uint64_t got = n - at < PIECE ? n - at : PIECE;
         /* also after a failure: the sender sends */
-        if (rank) cl_line_recv_bulk(r->line, rank, piece, (size_t)got * sizeof *piece);
+        if (rank) cl_ranks_recv_bulk(r->ranks, rank, piece, (size_t)got * sizeof *piece);
         else if (c == CL_OK) c = cl_event_log_read(own, at, got, piece, &got, err);
         if (c == CL_OK) c = cl_trace_file_events(f, rank, piece, got, err);
     }
@@ -83,7 +83,7 @@ static cl_code send_events(cl_run *r, cl_event_log *own, uint64_t n, cl_event *p
     for (uint64_t at = 0; at < n; at += PIECE) {
         uint64_t want = n - at < PIECE ? n - at : PIECE, got = want;
         if (c == CL_OK) c = cl_event_log_read(own, at, want, piece, &got, err);
-        cl_line_send_bulk(r->line, piece, (size_t)want * sizeof *piece);
+        cl_ranks_send_bulk(r->ranks, piece, (size_t)want * sizeof *piece);
     }
     return c;
 }
@@ -100,20 +100,20 @@ static cl_code sum_routing(cl_run *r, uint64_t **chosen, int *experts, cl_err *e
     if (!*experts) return CL_OK;
     size_t n = (size_t)s->n_layers * (size_t)*experts;
     *chosen = cl_calloc(n, sizeof **chosen, "routing", err);
-    cl_code c = cl_line_agree(r->line, *chosen ? CL_OK : CL_E_FIT, err);
+    cl_code c = cl_ranks_agree(r->ranks, *chosen ? CL_OK : CL_E_FIT, err);
     if (c != CL_OK) return c;
     const cl_stage *stage = r->seat.at;
     for (int i = stage->first_layer; r->seat.leads && i < stage->first_layer + stage->n_layers; i++)
         if (s->layers[i].ffn.experts)
             memcpy(*chosen + (size_t)i * (size_t)*experts, r->chip.routing(r->chip.ctx, i),
                    (size_t)s->layers[i].ffn.experts * sizeof **chosen);
-    cl_line_sum(r->line, *chosen, (int)n);
+    cl_ranks_sum(r->ranks, *chosen, (int)n);
     return CL_OK;
 }
 
 cl_code trace_collect(cl_run *r, cl_err *err)
 {
-    int size = cl_line_size(r->line), rank = cl_line_rank(r->line), log_rank;
+    int size = cl_ranks_size(r->ranks), rank = cl_ranks_rank(r->ranks), log_rank;
     cl_event_log *own = NULL;
     cl_trace_file *f = NULL;
     uint64_t n = 0, *counts = NULL, *chosen = NULL;
@@ -130,8 +130,8 @@ cl_code trace_collect(cl_run *r, cl_err *err)
         free(run);
         if (c == CL_OK && !(counts = cl_calloc((size_t)size, sizeof *counts, "event counts", err))) c = CL_E_FIT;
     }
-    c = cl_line_agree(r->line, c, err);
-    if (c == CL_OK) cl_line_gather(r->line, &n, sizeof n, counts);
+    c = cl_ranks_agree(r->ranks, c, err);
+    if (c == CL_OK) cl_ranks_gather(r->ranks, &n, sizeof n, counts);
     if (c == CL_OK && rank) c = send_events(r, own, n, piece, err);
     for (int k = 0; f && c == CL_OK && k < size; k++) c = cl_trace_file_rank(f, &r->trace.ranks[k], err);
     if (f && counts) {
@@ -151,7 +151,7 @@ cl_code trace_collect(cl_run *r, cl_err *err)
     }
     if (f) cl_trace_file_drop(f);
     if (own) cl_event_log_close(own);
-    c = cl_line_agree(r->line, c, err);
+    c = cl_ranks_agree(r->ranks, c, err);
     if (c == CL_OK) unlink(r->trace.log_path);
     char *run_path = c == CL_OK && rank == 0 ? cl_event_log_path(r->opt.trace_path, -1, err) : NULL;
     if (run_path) unlink(run_path);

@@ -1,18 +1,11 @@
 /* Stages of several chips: gathers of random regions against what they should bring, and micro-batches through stages
  * of every shape, with chips that add their rank. Both carriers, all ways of waiting, 1 to 4 ranks. */
-#include <sched.h>
-#include <stdlib.h>
+#include "ranks_suite.h"
 
-#include "../../src/line/line_internal.h"
-#include "chipline/line.h"
-#include "chipline/util.h"
-#include "suite.h"
-
-enum { RANKS = 4, SLOTS = 5, CHUNK = 7, HIDDEN = 701, STEPS = 300 };
-enum { ROUNDS = 1200, REGIONS = 5, ROWS = 17, WIDTH = 40, STRIDE = WIDTH + 8 };
+enum { RANKS = 4, SLOTS = 5, CHUNK = 7, HIDDEN = 701, STEPS = 100 };
+enum { ROUNDS = 400, REGIONS = 5, ROWS = 17, WIDTH = 40, STRIDE = WIDTH + 8 };
 enum { HALF = REGIONS * ROWS * STRIDE }; /* numbers of one round; rounds take turns with two halves */
 
-/* CUnit's tests take no argument. */
 static cl_line *the_line;
 
 /* --- shapes --- */
@@ -21,14 +14,14 @@ static const int shapes[][RANKS] = {{1}, {2},    {1, 1}, {3},    {2, 1},    {1, 
                                     {4}, {2, 2}, {3, 1}, {1, 3}, {1, 2, 1}, {1, 1, 1, 1}};
 
 /* The options of this rank in stages of these sizes; false if they are not for as many ranks as there are. */
-static bool options(const int *shape, cl_carrier carrier, cl_wait wait, cl_line_options *o)
+static bool options(const int *shape, cl_carrier carrier, cl_line_options *o)
 {
-    int rank = cl_line_rank(the_line), first[RANKS + 1] = {0}, n = 0, mine = 0;
+    int rank = cl_ranks_rank(the_ranks), first[RANKS + 1] = {0}, n = 0, mine = 0;
     for (; n < RANKS && shape[n]; n++) {
         first[n + 1] = first[n] + shape[n];
         if (first[n] <= rank) mine = n;
     }
-    if (first[n] != cl_line_size(the_line)) return false;
+    if (first[n] != cl_ranks_size(the_ranks)) return false;
     *o = (cl_line_options){.limits = {.slots = SLOTS, .context = 64, .chunk = CHUNK, .hidden = HIDDEN, .vocab = 1000},
                            .stage_first = first[mine],
                            .members = shape[mine],
@@ -36,27 +29,9 @@ static bool options(const int *shape, cl_carrier carrier, cl_wait wait, cl_line_
                            .next = mine < n - 1 ? first[mine + 1] : -1,
                            .first = 0,
                            .last = first[n - 1],
-                           .threads = 1,
                            .exchange_bytes = 2 * HALF * sizeof(float),
-                           .carrier = carrier,
-                           .wait = wait,
-                           .stall_timeout_s = 60};
+                           .carrier = carrier};
     return true;
-}
-
-static unsigned next(uint64_t *seed)
-{
-    *seed = *seed * 6364136223846793005u + 1442695040888963407u;
-    return (unsigned)(*seed >> 33);
-}
-
-/* Chips are not equally fast. */
-static void dawdle(uint64_t *seed)
-{
-    unsigned n = next(seed) % 64;
-    if (n < 2) sched_yield();
-    for (volatile unsigned i = 0; n > 40 && i < 40 * n; i++) {
-    }
 }
 
 /* --- gathers --- */
@@ -218,7 +193,7 @@ static void add_rank(const int *shape, int stage, const cl_hop *h, int from, int
     for (int t = 0; t < h->mb.n_tokens; t++)
         for (int c = from; c < to; c++) {
             float *x = &h->x[t * HIDDEN + c];
-            *x = stage == 0 ? after(shape, 1, t, c) : *x + (float)(cl_line_rank(the_line) + 1);
+            *x = stage == 0 ? after(shape, 1, t, c) : *x + (float)(cl_ranks_rank(the_ranks) + 1);
         }
 }
 
@@ -253,9 +228,6 @@ static void work(const int *shape, int stage, cl_hop *h, int64_t id)
     CU_ASSERT_TRUE(right && columns_right(shape, stage + 1, h, 0, HIDDEN));
 }
 
-/* Every fifth message is only a ping. */
-static bool is_ping(int64_t k) { return k % 5 == 4; }
-
 /* Part p has p % 3 ids. */
 static void make_samples(cl_samples *s, int64_t k, int n_parts)
 {
@@ -284,12 +256,13 @@ static void lead(const cl_line_options *o, const int *shape)
     int in_flight = 0, depth = 0;
     int64_t done = 0;
     const cl_samples *s;
-    while (depth < RANKS && shape[depth]) depth++; /* as many micro-batches as stages */
+    while (depth < RANKS && shape[depth]) depth++;
+    depth += 2; /* micro-batches: as many as stages, and two more */
     for (int64_t k = 0; k <= STEPS || in_flight;) {
         bool room = k <= STEPS && in_flight < depth;
         if (room) {
             cl_hop *h = cl_line_take(l);
-            h->kind = k == STEPS ? CL_HOP_STOP : is_ping(k) ? CL_HOP_PING : CL_HOP_WORK;
+            h->kind = k == STEPS ? CL_HOP_STOP : CL_HOP_WORK;
             if (h->kind == CL_HOP_WORK) fill(h, k);
             cl_line_seal(l, h);
             bool is_work = h->kind == CL_HOP_WORK;
@@ -302,26 +275,26 @@ static void lead(const cl_line_options *o, const int *shape)
             else done++;
         }
         if (in_flight && cl_line_recv_samples(l, !room, &s)) {
-            CU_ASSERT_EQUAL(s->microbatch, done / 4 * 5 + done % 4); /* four of five are work */
+            CU_ASSERT_EQUAL(s->microbatch, done);
             CU_ASSERT_TRUE(right_samples(s));
             done++;
             in_flight--;
         }
     }
-    CU_ASSERT_EQUAL(done, STEPS / 5 * 4);
+    CU_ASSERT_EQUAL(done, STEPS);
 }
 
 static void follow(const cl_line_options *o, const int *shape)
 {
     cl_line *l = the_line;
     const cl_group *g = cl_line_group(l);
-    uint64_t seed = (uint64_t)cl_line_rank(l);
+    uint64_t seed = (uint64_t)cl_ranks_rank(the_ranks);
     int stage = 0;
     for (int first = 0; first < o->stage_first; first += shape[stage++]) {
     }
     for (int64_t k = 0; k <= STEPS; k++) {
         cl_hop *h = cl_line_recv(l);
-        CU_ASSERT_EQUAL(h->kind, k == STEPS ? CL_HOP_STOP : is_ping(k) ? CL_HOP_PING : CL_HOP_WORK);
+        CU_ASSERT_EQUAL(h->kind, k == STEPS ? CL_HOP_STOP : CL_HOP_WORK);
         if (h->kind == CL_HOP_WORK) {
             work(shape, stage, h, k);
             cl_line_poll(l);
@@ -345,31 +318,54 @@ static void follow(const cl_line_options *o, const int *shape)
 
 /* --- all of it --- */
 
-static void all_shapes(cl_carrier carrier)
+static void one_shape(const int *shape, const cl_line_options *o, unsigned seed)
+{
+    cl_err err;
+    CU_ASSERT_EQUAL_FATAL(cl_line_open(&the_line, the_ranks, o, &err), CL_OK);
+    const cl_group *g = cl_line_group(the_line);
+    cl_line_options now = *o;
+    CU_ASSERT_TRUE(g->members == o->members && g->member == cl_ranks_rank(the_ranks) - o->stage_first);
+    CU_ASSERT_EQUAL((uintptr_t)g->memory % 64, 0);
+    CU_ASSERT_TRUE(o->carrier != CL_CARRIER_MESSAGES || !cl_line_shared(the_line));
+    CU_ASSERT_TRUE(o->carrier != CL_CARRIER_SHARED || cl_line_shared(the_line) == (o->members > 1));
+    now.carrier = cl_line_carrier(the_ranks, o);
+    CU_ASSERT_EQUAL(now.carrier == CL_CARRIER_SHARED, cl_line_shared(the_line));
+    CU_ASSERT_EQUAL(cl_line_bytes(&now, cl_ranks_rank(the_ranks)), the_line->allocated);
+    CU_ASSERT_TRUE(cl_line_bytes(o, cl_ranks_rank(the_ranks)) >= the_line->allocated);
+    if (cl_line_shared(the_line)) { /* the window is as large as what lies in it */
+        size_t spare = the_line->allocated - results_bytes(&now, cl_ranks_rank(the_ranks)) - the_line->shared.bytes;
+        CU_ASSERT_TRUE(spare >= 128 && spare < 256);
+    }
+    random_gathers(seed);
+    for (int i = 0; i < 2; i++) { /* the second time after a stop */
+        if (cl_ranks_rank(the_ranks) == 0) lead(o, shape);
+        else follow(o, shape);
+        cl_line_drain(the_line);
+    }
+    cl_line_close(the_line);
+}
+
+static void all_shapes(cl_carrier carrier, cl_wait from, cl_wait to)
 {
     cl_line_options o;
-    cl_err err;
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
-        for (int w = CL_WAIT_AUTO; w <= CL_WAIT_YIELD; w++) {
-            if (!options(shapes[i], carrier, (cl_wait)w, &o)) continue;
-            CU_ASSERT_EQUAL_FATAL(cl_line_open(the_line, &o, &err), CL_OK);
-            const cl_group *g = cl_line_group(the_line);
-            CU_ASSERT_TRUE(g->members == o.members && g->member == cl_line_rank(the_line) - o.stage_first);
-            CU_ASSERT_EQUAL((uintptr_t)g->memory % 64, 0);
-            CU_ASSERT_TRUE(carrier != CL_CARRIER_MESSAGES || !cl_line_shared(the_line));
-            CU_ASSERT_TRUE(carrier != CL_CARRIER_SHARED || cl_line_shared(the_line) == (o.members > 1));
-            random_gathers((uint64_t)(w * 100 + o.stage_first));
-            if (cl_line_rank(the_line) == 0) lead(&o, shapes[i]);
-            else follow(&o, shapes[i]);
-            cl_line_drain(the_line);
+        for (int w = (int)from; w <= (int)to; w++) {
+            const cl_waiting waiting = {(cl_wait)w, 1, 60};
+            if (!options(shapes[i], carrier, &o)) continue;
+            cl_ranks_set_waiting(the_ranks, &waiting);
+            one_shape(shapes[i], &o, (unsigned)(w * 100 + o.stage_first));
         }
 }
 
-static void with_messages(void) { all_shapes(CL_CARRIER_MESSAGES); }
-static void with_whatever_there_is(void) { all_shapes(CL_CARRIER_AUTO); }
+/* Where waiting blocks all ways are one. */
+static void with_messages(void)
+{
+    all_shapes(CL_CARRIER_MESSAGES, CL_WAIT_SPIN, blocking ? CL_WAIT_SPIN : CL_WAIT_YIELD);
+}
+static void with_whatever_there_is(void) { all_shapes(CL_CARRIER_AUTO, CL_WAIT_AUTO, CL_WAIT_AUTO); }
 static void with_shared_memory(void)
 {
-    if (cl_line_ranks_here(the_line) == cl_line_size(the_line)) all_shapes(CL_CARRIER_SHARED);
+    if (!blocking) all_shapes(CL_CARRIER_SHARED, CL_WAIT_SPIN, CL_WAIT_YIELD);
 }
 
 /* All ranks hear what is too large for one of them, or in the wrong place. */
@@ -377,19 +373,31 @@ static void refusals(void)
 {
     cl_line_options o;
     cl_err err = {.code = CL_OK};
-    int size = cl_line_size(the_line), rank = cl_line_rank(the_line), shape[RANKS] = {size};
-    options(shape, CL_CARRIER_MESSAGES, CL_WAIT_AUTO, &o);
+    int size = cl_ranks_size(the_ranks), rank = cl_ranks_rank(the_ranks), shape[RANKS] = {size};
+    options(shape, CL_CARRIER_MESSAGES, &o);
     o.limits.hidden = rank == size - 1 ? 1 << 28 : HIDDEN;
-    CU_ASSERT_EQUAL(cl_line_open(the_line, &o, &err), CL_E_FIT);
+    CU_ASSERT_EQUAL(cl_line_open(&the_line, the_ranks, &o, &err), CL_E_FIT);
     CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "a message at most 2 GB"));
-    options(shape, CL_CARRIER_MESSAGES, CL_WAIT_AUTO, &o);
+    options(shape, CL_CARRIER_MESSAGES, &o);
     o.exchange_bytes = (size_t)3 << 30;
-    CU_ASSERT_EQUAL(cl_line_open(the_line, &o, &err), size > 1 ? CL_E_FIT : CL_OK);
-    if (size > 1) CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "a message holds at most 2 GB"));
-    if (cl_line_ranks_here(the_line) == size) return;
-    options(shape, CL_CARRIER_SHARED, CL_WAIT_AUTO, &o);
-    CU_ASSERT_EQUAL(cl_line_open(the_line, &o, &err), CL_E_FIT);
-    CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "several hosts"));
+    CU_ASSERT_EQUAL(cl_line_open(&the_line, the_ranks, &o, &err), size > 1 ? CL_E_FIT : CL_OK);
+    bool right = size == 1 || strstr(err.msg, "a message holds at most 2 GB");
+    CU_ASSERT_TRUE(right);
+    if (size == 1) cl_line_close(the_line);
+    options(shape, CL_CARRIER_SHARED, &o);
+    cl_code want = size > 1 && blocking ? CL_E_FIT : CL_OK;
+    CU_ASSERT_EQUAL(cl_line_open(&the_line, the_ranks, &o, &err), want);
+    if (want == CL_OK) cl_line_close(the_line);
+    /* another host, as the table of hosts has it */
+    uint16_t *of = the_ranks->hosts.of, was = of[size - 1];
+    for (int r = 0; size > 1 && r < size; r++) of[r] = r == size - 1;
+    if (size > 1) {
+        CU_ASSERT_EQUAL(cl_line_open(&the_line, the_ranks, &o, &err), CL_E_FIT);
+        CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "several hosts"));
+    }
+    o.carrier = CL_CARRIER_AUTO;
+    if (size > 1) CU_ASSERT_EQUAL(cl_line_carrier(the_ranks, &o), CL_CARRIER_MESSAGES);
+    of[size - 1] = was;
 }
 
 /* What a message says of its sizes is believed only if all of it fits together. */
@@ -397,10 +405,10 @@ static void wrong_messages(void)
 {
     cl_line_options o;
     cl_err err;
-    int size = cl_line_size(the_line), shape[RANKS] = {size};
-    options(shape, CL_CARRIER_MESSAGES, CL_WAIT_AUTO, &o);
+    int size = cl_ranks_size(the_ranks), shape[RANKS] = {size};
+    options(shape, CL_CARRIER_MESSAGES, &o);
     o.prev = 0; /* as if there were a stage before */
-    CU_ASSERT_EQUAL_FATAL(cl_line_open(the_line, &o, &err), CL_OK);
+    CU_ASSERT_EQUAL_FATAL(cl_line_open(&the_line, the_ranks, &o, &err), CL_OK);
     hop_slot *s = &the_line->hops[0];
     cl_hop *h = &s->hop;
     wire_head *w = (wire_head *)(void *)s->data;
@@ -408,9 +416,9 @@ static void wrong_messages(void)
     for (int p = 0; p < 3; p++) h->mb.parts[p] = (cl_seq_part){.slot = p, .pos = 60 + p, .n_tokens = p == 0 ? 2 : 1};
     *w = (wire_head){.magic = 0x43484f50, .microbatch = 7, .n_parts = 3, .n_tokens = 4};
     int bytes = (int)cl_line_hop_bytes(&o.limits, 3, 4);
-    CU_ASSERT_TRUE(cl_line_open_message(the_line, s, bytes));
+    CU_ASSERT_TRUE(handover_open(the_line, s, bytes));
     CU_ASSERT_TRUE(h->mb.id == 7 && h->mb.n_parts == 3 && h->mb.n_tokens == 4 && h->mb.parts[2].pos == 62);
-    for (int b = 0; b < bytes + 100; b++) CU_ASSERT_EQUAL(cl_line_open_message(the_line, s, b), b == bytes);
+    for (int b = 0; b < bytes + 100; b++) CU_ASSERT_EQUAL(handover_open(the_line, s, b), b == bytes);
     struct {
         int32_t *where, wrong;
     } cases[] = {{(int32_t *)&w->magic, 1},
@@ -433,10 +441,11 @@ static void wrong_messages(void)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         int32_t right = *cases[i].where;
         *cases[i].where = cases[i].wrong;
-        CU_ASSERT_FALSE(cl_line_open_message(the_line, s, bytes));
+        CU_ASSERT_FALSE(handover_open(the_line, s, bytes));
         *cases[i].where = right;
     }
-    CU_ASSERT_TRUE(cl_line_open_message(the_line, s, bytes));
+    CU_ASSERT_TRUE(handover_open(the_line, s, bytes));
+    cl_line_close(the_line);
 }
 
 static void sizes(void)
@@ -454,9 +463,6 @@ static void sizes(void)
 
 int main(int argc, char **argv)
 {
-    cl_err err;
-    if (cl_line_start(&the_line, &argc, &argv, &err) != CL_OK) return EXIT_FAILURE;
-    if (cl_line_rank(the_line) && !freopen("/dev/null", "w", stdout)) return EXIT_FAILURE; /* one report is enough */
     CU_TestInfo tests[] = {{"sizes", sizes},
                            {"messages", with_messages},
                            {"shared memory", with_shared_memory},
@@ -464,8 +470,5 @@ int main(int argc, char **argv)
                            {"refusals", refusals},
                            {"wrong messages", wrong_messages},
                            CU_TEST_INFO_NULL};
-    int rc = run_suite("gather", tests);
-    if (rc) cl_line_abort(the_line, CL_E_RUN, "rank %d: tests failed", cl_line_rank(the_line));
-    cl_line_end(the_line);
-    return rc;
+    return run_on_ranks(argc, argv, "gather", tests);
 }

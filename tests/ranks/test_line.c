@@ -1,186 +1,266 @@
-/* The line with chips that only count, each a stage of its own: every micro-batch visits every rank once, in order,
- * unharmed; samples come back; errors and clocks are agreed on. Run with 1 to 4 ranks. */
-#include <stdlib.h>
-#include <unistd.h>
+/* The protocol of a whole line: uneven stages of chips that only add their rank, that are late at random, with as
+ * many micro-batches in flight as there may be; and waiting for one of several things. Run with a few ranks and with
+ * 64. */
+#include <math.h>
+#include <time.h>
 
-#include "chipline/line.h"
-#include "chipline/util.h"
-#include "suite.h"
+#include "ranks_suite.h"
 
-enum { SLOTS = 5, CHUNK = 7, HIDDEN = 33, STEPS = 300 };
+enum { MOST = 128, SLOTS = 4, CHUNK = 6, HIDDEN = 67, STEPS = 120 };
 
-/* CUnit's tests take no argument. */
 static cl_line *the_line;
 
-static void agreement(void)
+static void rest(int us) { nanosleep(&(struct timespec){.tv_nsec = us * 1000L}, NULL); }
+
+/* --- shapes --- */
+
+typedef struct shape {
+    int n, stage;        /* stages; this rank's */
+    int first[MOST + 1]; /* rank */
+} shape;
+
+/* Stages of 1 to 5 chips, drawn. */
+static void draw(shape *s, uint64_t seed)
 {
-    cl_line *l = the_line;
-    int rank = cl_line_rank(l), size = cl_line_size(l);
-    cl_err err = {.code = CL_OK};
-    CU_ASSERT_EQUAL(cl_line_agree(l, CL_OK, &err), CL_OK);
-    /* ranks from `bad` on fail, each in its own way: the first one's word counts */
-    for (int bad = 0; bad < size; bad++) {
-        cl_code mine = rank >= bad ? cl_fail(&err, rank == bad ? CL_E_FIT : CL_E_INPUT, "rank %d says", rank) : CL_OK;
-        CU_ASSERT_EQUAL(cl_line_agree(l, mine, &err), CL_E_FIT);
-        char want[32];
-        snprintf(want, sizeof want, "rank %d says", bad);
-        CU_ASSERT_STRING_EQUAL(err.msg, want);
+    int rank = cl_ranks_rank(the_ranks), size = cl_ranks_size(the_ranks);
+    *s = (shape){0};
+    for (int r = 0; r < size; r = s->first[++s->n]) {
+        int members = 1 + (int)(next(&seed) % 5);
+        s->first[s->n + 1] = r + members < size ? r + members : size;
+        if (rank >= r) s->stage = s->n;
     }
 }
 
-static void moving_data(void)
+static cl_line_options options(const shape *s, cl_carrier carrier)
 {
-    cl_line *l = the_line;
-    int rank = cl_line_rank(l), size = cl_line_size(l), word = rank == 0 ? 77 : 0, mine = 10 + rank, all[64] = {0};
-    cl_line_bcast(l, &word, sizeof word);
-    CU_ASSERT_EQUAL(word, 77);
-    cl_line_gather(l, &mine, sizeof mine, all);
-    for (int r = 0; rank == 0 && r < size; r++) CU_ASSERT_EQUAL(all[r], 10 + r);
-    enum { BULK = 300000 };
-    int *data = malloc(BULK * sizeof *data);
-    for (int i = 0; i < BULK; i++) data[i] = rank * BULK + i;
-    if (rank) cl_line_send_bulk(l, data, BULK * sizeof *data);
-    for (int r = 1; rank == 0 && r < size; r++) {
-        cl_line_recv_bulk(l, r, data, BULK * sizeof *data);
-        CU_ASSERT_TRUE(data[0] == r * BULK && data[BULK - 1] == r * BULK + BULK - 1);
-    }
-    free(data);
+    int k = s->stage;
+    return (cl_line_options){.limits = {.slots = SLOTS, .context = 64, .chunk = CHUNK, .hidden = HIDDEN, .vocab = 1000},
+                             .stage_first = s->first[k],
+                             .members = s->first[k + 1] - s->first[k],
+                             .prev = k ? s->first[k - 1] : -1,
+                             .next = k + 1 < s->n ? s->first[k + 1] : -1,
+                             .first = 0,
+                             .last = s->first[s->n - 1],
+                             .exchange_bytes = 4096,
+                             .carrier = carrier};
 }
 
-static void clocks(void)
-{
-    int64_t offset, uncertainty;
-    cl_line_clock(the_line, &offset, &uncertainty);
-    /* one host, one clock: the truth is 0 and must be within what is said to be certain */
-    if (cl_line_ranks_here(the_line) == cl_line_size(the_line)) CU_ASSERT_TRUE(llabs((long long)offset) <= uncertainty);
-    CU_ASSERT_TRUE(cl_line_rank(the_line) ? uncertainty > 0 && uncertainty < 1000000000
-                                          : offset == 0 && uncertainty == 0);
-}
+/* --- work --- */
 
-/* What micro-batch `id` looks like at the beginning. */
 static void fill(cl_hop *h, int64_t id)
 {
-    unsigned seed = (unsigned)id;
     h->mb.id = id;
-    int n = 1 + (int)(id % SLOTS), tokens = 0;
-    for (int p = 0; p < n; p++) {
-        int k = p == 0 ? 1 + (int)(id % (CHUNK - SLOTS + 1)) : 1;
-        h->mb.parts[p] = (cl_seq_part){.slot = p,
-                                       .pos = (int)(id % 50),
-                                       .n_tokens = k,
-                                       .n_outputs = 1,
-                                       .fork = -1,
-                                       .sampling = {.seed = (uint64_t)id}};
-        for (int t = 0; t < k; t++) h->mb.ids[tokens++] = (int)(rand_r(&seed) % 1000);
+    h->mb.n_parts = 1 + (int)(id % SLOTS);
+    h->mb.n_tokens = 0;
+    for (int p = 0; p < h->mb.n_parts; p++) {
+        int n = p ? 1 : 1 + (int)(id % (CHUNK - SLOTS + 1));
+        h->mb.parts[p] = (cl_seq_part){.slot = p, .pos = (int)(id % 50), .n_tokens = n};
+        for (int t = 0; t < n; t++) h->mb.ids[h->mb.n_tokens++] = (int)(id % 1000);
     }
-    h->mb.n_parts = n;
-    h->mb.n_tokens = tokens;
 }
 
-static void check_hop(const cl_hop *h, int64_t id, int visits)
+static bool as_filled(const cl_hop *h, int64_t id)
 {
-    unsigned seed = (unsigned)id;
-    CU_ASSERT_EQUAL_FATAL(h->kind, CL_HOP_WORK);
-    CU_ASSERT_EQUAL_FATAL(h->mb.id, id);
-    CU_ASSERT_EQUAL_FATAL(h->mb.n_parts, 1 + id % SLOTS);
-    CU_ASSERT_EQUAL(h->mb.parts[0].pos, id % 50);
-    CU_ASSERT_EQUAL(h->mb.parts[h->mb.n_parts - 1].sampling.seed, (uint64_t)id);
-    CU_ASSERT_EQUAL((uintptr_t)h->x % 64, 0);
-    bool right = true;
-    for (int t = 0; t < h->mb.n_tokens; t++) {
-        right = right && h->mb.ids[t] == (int)(rand_r(&seed) % 1000);
-        for (int i = 0; i < HIDDEN; i++) right = right && h->x[t * HIDDEN + i] == (float)(1000 * t + i + visits);
-    }
+    bool right = h->kind == CL_HOP_WORK && h->mb.id == id && h->mb.n_parts == 1 + id % SLOTS;
+    for (int t = 0; right && t < h->mb.n_tokens; t++) right = h->mb.ids[t] == (int)(id % 1000);
+    return right;
+}
+
+static int owner(int members, int column)
+{
+    int m = 0;
+    while (HIDDEN * (m + 1) / members <= column) m++;
+    return m;
+}
+
+static float after(const shape *s, int stages, int64_t id, int t, int c)
+{
+    float sum = (float)(id + 1000 * t + c);
+    for (int k = 0; k < stages; k++) sum += (float)(s->first[k] + owner(s->first[k + 1] - s->first[k], c) + 1);
+    return sum;
+}
+
+/* This chip's step: late at random, its columns, one gather. */
+static void work(const shape *s, cl_hop *h, int64_t id, uint64_t *seed)
+{
+    const cl_group *g = cl_line_group(the_line);
+    int32_t cut[8];
+    for (int m = 0; m <= g->members; m++) cut[m] = (int32_t)(HIDDEN * m / g->members);
+    bool right = as_filled(h, id);
+    if (next(seed) % 64 == 0) rest((int)(next(seed) % 3000));
+    else dawdle(seed);
+    for (int t = 0; t < h->mb.n_tokens; t++)
+        for (int c = cut[g->member]; c < cut[g->member + 1]; c++) {
+            float *x = &h->x[t * HIDDEN + c];
+            *x = s->stage ? *x + (float)(cl_ranks_rank(the_ranks) + 1) : after(s, 1, id, t, c);
+        }
+    cl_line_poll(the_line);
+    const cl_region all = {.data = h->x, .rows = h->mb.n_tokens, .stride = HIDDEN, .cut = cut, .to = -1};
+    g->gather(g->ctx, &all, 1);
+    for (int t = 0; t < h->mb.n_tokens; t++)
+        for (int c = 0; c < HIDDEN; c += 13) right = right && h->x[t * HIDDEN + c] == after(s, s->stage + 1, id, t, c);
     CU_ASSERT_TRUE(right);
 }
 
-static void count_visit(cl_hop *h, bool first)
+static void done_with(const cl_line_options *o, cl_hop *h)
 {
-    for (int t = 0; t < h->mb.n_tokens; t++)
-        for (int i = 0; i < HIDDEN; i++)
-            h->x[t * HIDDEN + i] = first ? (float)(1000 * t + i + 1) : h->x[t * HIDDEN + i] + 1;
+    if (o->next >= 0) cl_line_pass(the_line, h);
+    else cl_line_release(the_line, h);
 }
 
-static void hand_over(void)
+static void begin_one(const shape *s, const cl_line_options *o, int64_t id, uint64_t *seed)
 {
-    cl_line *l = the_line;
-    int rank = cl_line_rank(l), size = cl_line_size(l), last = size - 1, in_flight = 0;
-    cl_err err;
-    cl_line_options o = {.limits = {.slots = SLOTS, .context = 64, .chunk = CHUNK, .hidden = HIDDEN, .vocab = 1000},
-                         .stage_first = rank,
-                         .members = 1,
-                         .prev = rank ? rank - 1 : -1,
-                         .next = rank < last ? rank + 1 : -1,
-                         .last = last,
-                         .threads = 1,
-                         .exchange_bytes = 100,
-                         .stall_timeout_s = 30};
-    CU_ASSERT_EQUAL_FATAL(cl_line_open(l, &o, &err), CL_OK);
-    const cl_group *g = cl_line_group(l);
-    cl_region r = {.data = g->memory, .rows = 1, .stride = 25, .cut = (int32_t[]){0, 25}, .to = -1};
-    CU_ASSERT_TRUE(g->member == 0 && g->members == 1 && g->memory && !cl_line_shared(l));
-    CU_ASSERT_EQUAL(g->gather(g->ctx, &r, 1), 0);
-    cl_sampled parts[SLOTS];
-    int32_t ids[SLOTS];
+    cl_hop *h = cl_line_take(the_line);
+    fill(h, id);
+    cl_line_seal(the_line, h);
+    work(s, h, id, seed);
+    done_with(o, h);
+}
+
+static void take_one(int64_t want)
+{
+    const cl_samples *got;
+    CU_ASSERT_TRUE_FATAL(cl_line_recv_samples(the_line, false, &got));
+    CU_ASSERT_TRUE(got->microbatch == want && got->n_parts == 1 + want % SLOTS && got->n_ids == 1);
+    CU_ASSERT_TRUE(got->parts[got->n_parts - 1].slot == got->n_parts - 1 && got->ids[0] == (int32_t)want);
+}
+
+static void lead(const shape *s, const cl_line_options *o, uint64_t *seed)
+{
+    const int most = s->n + 2;
     int64_t done = 0;
-    for (int64_t sent = 0; rank == 0 && (sent < STEPS || in_flight);) {
-        const cl_samples *got;
-        if (sent < STEPS && in_flight < size) {
-            cl_hop *h = cl_line_take(l);
-            fill(h, sent++);
-            cl_line_seal(l, h);
-            count_visit(h, true);
-            check_hop(h, h->mb.id, 1);
-            if (size == 1) {
-                cl_line_release(l, h);
-                done++;
-                continue;
-            }
-            cl_line_pass(l, h);
-            in_flight++;
+    for (int64_t k = 0; done < STEPS;) {
+        if (k < STEPS && k - done < most) {
+            begin_one(s, o, k++, seed);
+            if (o->next < 0) done++;
+            if (o->next < 0 || (k < STEPS && k - done < most)) continue;
         }
-        if (in_flight && cl_line_recv_samples(l, in_flight == size || sent == STEPS, &got)) {
-            int64_t id = got->microbatch;
-            CU_ASSERT_EQUAL_FATAL(id, done++);
-            CU_ASSERT_EQUAL_FATAL(got->n_parts, 1 + id % SLOTS);
-            const cl_sampled *p = &got->parts[got->n_parts - 1];
-            CU_ASSERT_TRUE(p->slot == got->n_parts - 1 && got->ids[p->first] == (int)id + p->slot);
-            in_flight--;
-        }
+        CU_ASSERT_EQUAL_FATAL(cl_line_await(the_line, NULL, NULL, NULL, HUGE_VAL), CL_AWAITED_SAMPLES);
+        take_one(done++);
     }
-    for (int64_t k = 0; rank && k < STEPS; k++) {
-        cl_hop *h = cl_line_recv(l);
-        check_hop(h, k, rank);
-        count_visit(h, false);
-        cl_line_poll(l);
-        if (rank < last) {
-            cl_line_pass(l, h);
-            continue;
-        }
-        cl_samples s = {.microbatch = k, .n_parts = h->mb.n_parts, .n_ids = h->mb.n_parts, .parts = parts, .ids = ids};
-        for (int p = 0; p < h->mb.n_parts; p++) {
-            parts[p] = (cl_sampled){.slot = p, .n = 1, .first = p};
-            ids[p] = (int)k + p;
-        }
-        cl_line_send_samples(l, &s);
-        cl_line_release(l, h);
+    cl_hop *h = cl_line_take(the_line);
+    h->kind = CL_HOP_STOP;
+    cl_line_seal(the_line, h);
+    done_with(o, h);
+}
+
+static void follow(const shape *s, const cl_line_options *o, uint64_t *seed)
+{
+    const cl_group *g = cl_line_group(the_line);
+    for (int64_t k = 0;; k++) {
+        cl_hop *h = cl_line_recv(the_line);
+        bool stop = h->kind == CL_HOP_STOP;
+        if (!stop) work(s, h, k, seed);
+        cl_sampled parts[SLOTS] = {{.slot = 0}, {.slot = 1}, {.slot = 2}, {.slot = 3}};
+        int32_t drawn = (int32_t)k;
+        const cl_samples samples = {.microbatch = k,
+                                    .n_parts = h->mb.n_parts,
+                                    .n_ids = 1,
+                                    .parts = parts,
+                                    .ids = &drawn};
+        if (!stop && o->next < 0 && g->member == 0 && s->n > 1) cl_line_send_samples(the_line, &samples);
+        done_with(o, h);
+        CU_ASSERT_TRUE(k <= STEPS);
+        if (stop) break;
     }
-    if (rank == 0) CU_ASSERT_EQUAL(done, STEPS);
-    cl_line_drain(l);
+}
+
+static void whole_line(cl_carrier carrier, uint64_t seed)
+{
+    cl_err err;
+    shape s;
+    draw(&s, seed);
+    const cl_line_options o = options(&s, carrier);
+    uint64_t own = seed * 1000 + (uint64_t)cl_ranks_rank(the_ranks);
+    CU_ASSERT_EQUAL_FATAL(cl_line_open(&the_line, the_ranks, &o, &err), CL_OK);
+    if (cl_ranks_rank(the_ranks) == 0) lead(&s, &o, &own);
+    else follow(&s, &o, &own);
+    cl_line_drain(the_line);
+    cl_line_close(the_line);
+}
+
+static void by_messages(void) { whole_line(CL_CARRIER_MESSAGES, 11); }
+static void by_shared_memory(void) { whole_line(blocking ? CL_CARRIER_MESSAGES : CL_CARRIER_SHARED, 12); }
+
+/* --- waiting for one of several things --- */
+
+static bool is_late(void *ctx)
+{
+    const uint64_t *until = ctx;
+    return cl_now_ns() >= *until;
+}
+
+static void await_something(cl_notes *notes)
+{
+    cl_buf note = {0};
+    int from;
+    uint64_t t0 = cl_now_ns(), until = t0 + 30000000;
+    if (!blocking) {
+        CU_ASSERT_EQUAL(cl_line_await(the_line, NULL, NULL, NULL, 0), CL_AWAITED_TIME);
+        CU_ASSERT_EQUAL(cl_line_await(the_line, NULL, NULL, NULL, 0.02), CL_AWAITED_TIME);
+        CU_ASSERT_TRUE(cl_now_ns() - t0 >= 20000000);
+        CU_ASSERT_EQUAL(cl_line_await(the_line, NULL, is_late, &until, 100), CL_AWAITED_CALL);
+        CU_ASSERT_TRUE(cl_now_ns() >= until && cl_now_ns() < until + 500000000);
+    }
+    cl_ranks_barrier(the_ranks); /* now the others write */
+    for (int n = 1; n < cl_ranks_size(the_ranks); n++) {
+        CU_ASSERT_EQUAL(cl_line_await(the_line, notes, NULL, NULL, HUGE_VAL), CL_AWAITED_NOTE);
+        CU_ASSERT_EQUAL(cl_line_await(the_line, notes, NULL, NULL, HUGE_VAL), CL_AWAITED_NOTE); /* it is still there */
+        CU_ASSERT_TRUE_FATAL(cl_notes_recv(notes, &from, &note));
+        CU_ASSERT_EQUAL(note.len, from * 300);
+    }
+    cl_buf_free(&note);
+}
+
+static void awaiting(void)
+{
+    cl_err err;
+    shape s;
+    cl_notes *notes;
+    draw(&s, 5);
+    const cl_line_options o = options(&s, CL_CARRIER_AUTO);
+    static char text[300 * MOST];
+    int rank = cl_ranks_rank(the_ranks);
+    CU_ASSERT_EQUAL_FATAL(cl_line_open(&the_line, the_ranks, &o, &err), CL_OK);
+    CU_ASSERT_EQUAL_FATAL(cl_notes_open(&notes, the_ranks, &err), CL_OK);
+    if (rank == 0) await_something(notes);
+    else cl_ranks_barrier(the_ranks);
+    if (rank) {
+        rest(1000 * (rank % 8));
+        CU_ASSERT_EQUAL(cl_notes_send(notes, 0, text, (size_t)rank * 300, &err), CL_OK);
+    }
+    cl_notes_close(notes);
+    cl_line_close(the_line);
+}
+
+/* Nothing to do costs next to nothing, for who looks again and again and for who waits. */
+static void idling(void)
+{
+    if (blocking || cl_ranks_size(the_ranks) != 2) return; /* two ranks will do */
+    cl_err err;
+    shape s;
+    draw(&s, 5);
+    const cl_line_options o = options(&s, CL_CARRIER_AUTO);
+    CU_ASSERT_EQUAL_FATAL(cl_line_open(&the_line, the_ranks, &o, &err), CL_OK);
+    uint64_t cpu = 0, t0 = cl_now_ns(), from = t0, now;
+    while (cl_ranks_rank(the_ranks) == 0 && (now = cl_now_ns()) < t0 + 1400000000) {
+        CU_ASSERT_EQUAL(cl_line_await(the_line, NULL, NULL, NULL, 0.1), CL_AWAITED_TIME);
+        if (!cpu && now > t0 + 700000000) cpu = cl_process_cpu_ns(), from = now;
+    }
+    double share = (double)(cl_process_cpu_ns() - cpu) / (double)(cl_now_ns() - from);
+    uint64_t before = cl_process_cpu_ns();
+    cl_ranks_barrier(the_ranks); /* the others have been here since the beginning */
+    bool cheap = cl_ranks_rank(the_ranks) ? cl_process_cpu_ns() - before < 100000000 : share < 0.02;
+    CU_ASSERT_TRUE(cheap);
+    cl_line_close(the_line);
 }
 
 int main(int argc, char **argv)
 {
-    cl_err err;
-    if (cl_line_start(&the_line, &argc, &argv, &err) != CL_OK) return EXIT_FAILURE;
-    if (cl_line_rank(the_line) && !freopen("/dev/null", "w", stdout)) return EXIT_FAILURE; /* one report is enough */
-    CU_TestInfo tests[] = {{"agreement", agreement},
-                           {"moving data", moving_data},
-                           {"clocks", clocks},
-                           {"hand-over", hand_over},
+    CU_TestInfo tests[] = {{"messages", by_messages},
+                           {"shared memory", by_shared_memory},
+                           {"awaiting", awaiting},
+                           {"idling", idling},
                            CU_TEST_INFO_NULL};
-    int rc = run_suite("line", tests);
-    if (rc) cl_line_abort(the_line, CL_E_RUN, "rank %d: tests failed", cl_line_rank(the_line));
-    cl_line_end(the_line);
-    return rc;
+    return run_on_ranks(argc, argv, "line", tests);
 }

@@ -43,7 +43,9 @@ static void check_parts(const cl_kernels *k, const cl_extent *parts, int n)
     slice s;
     CU_ASSERT_EQUAL_FATAL(slice_plan(&s, cl_model_file_model(f), &all_layers, parts, n, k, &err), CL_OK);
     const cl_tensor_reader from = cl_model_file_reader(f);
-    CU_ASSERT_EQUAL_FATAL(slice_load(&s, cl_model_file_model(f), &from, parts, n, k, crew_of(2), false, &err), CL_OK);
+    CU_ASSERT_EQUAL_FATAL(slice_load(&s, cl_model_file_model(f), &from, parts, n, k,
+                                     &(cl_chip_options){.crew = crew_of(2)}, &err),
+                          CL_OK);
     for (int i = 0; i < n; i++) {
         const cl_tensor *t = &cl_model_file_model(f)->tensors[parts[i].tensor];
         const slice_tensor *st = slice_get(&s, t->role, t->layer);
@@ -111,7 +113,8 @@ static void test_damage(void)
         const cl_kernels *k = cl_kernels_reference();
         CU_ASSERT_EQUAL_FATAL(slice_plan(&s, cl_model_file_model(f), &all_layers, parts, n, k, &err), CL_OK);
         const cl_tensor_reader from = cl_model_file_reader(f);
-        CU_ASSERT_EQUAL(slice_load(&s, cl_model_file_model(f), &from, parts, n, k, crew_of(1 + i), false, &err),
+        CU_ASSERT_EQUAL(slice_load(&s, cl_model_file_model(f), &from, parts, n, k,
+                                   &(cl_chip_options){.crew = crew_of(1 + i)}, &err),
                         CL_E_INPUT);
         slice_free(&s);
         CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, t->name));
