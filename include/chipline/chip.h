@@ -69,7 +69,7 @@ typedef struct cl_chip_sizes {
 /* The same before there is a chip, or a crew: what cl_chip_create would make of this with so many threads and, where
  * opt names none, the best kernels for this CPU. Of opt->group only member and members are looked at, crew, rows and
  * poll are not. CL_E_USAGE, CL_E_FIT: kernels that cannot be had; more than an address space. */
-cl_code cl_chip_size(const cl_model *model, const cl_stage *stage, const cl_extent *parts, int n_parts,
+cl_code cl_chip_size(const cl_model *model, const cl_stage *stage, const cl_extent *extents, int n_extents,
                      const cl_chip_options *opt, int threads, cl_chip_sizes *out, cl_err *err);
 
 typedef struct cl_chip cl_chip;
@@ -113,6 +113,7 @@ typedef struct cl_chip_table {
  * whole are checked against their checksum. The chip keeps no reference to model and reader. trace may be NULL; it is
  * borrowed. On failure *out is left alone. */
 cl_code cl_chip_create(cl_chip_table *out, const cl_model *model, const cl_tensor_reader *from, const cl_stage *stage,
-                       const cl_extent *extents, int n, const cl_chip_options *opt, cl_trace *trace, cl_err *err);
+                       const cl_extent *extents, int n_extents, const cl_chip_options *opt, cl_trace *trace,
+                       cl_err *err);
 
 #endif

@@ -17,8 +17,8 @@ const char *cl_activations_name(cl_activations a)
 
 /* All that is fixed, but for the weights themselves; the spec is borrowed. What was made before a failure is left to
  * free. */
-static cl_code plan(chip_fixed *c, const cl_model *model, const cl_stage *stage, const cl_extent *parts, int n_parts,
-                    const cl_chip_options *o, cl_err *err)
+static cl_code plan(chip_fixed *c, const cl_model *model, const cl_stage *stage, const cl_extent *extents,
+                    int n_extents, const cl_chip_options *o, cl_err *err)
 {
     cl_code code;
     *c = (chip_fixed){.spec = model->spec, .stage = *stage, .opt = *o};
@@ -30,7 +30,7 @@ static cl_code plan(chip_fixed *c, const cl_model *model, const cl_stage *stage,
     if ((code = cl_kernels_choose(o->kernels, &c->k, err))) return code;
     if ((code = cuts_create(&c->cuts, &c->spec, stage, o->experts, c->group.member, c->group.members, err)))
         return code;
-    return slice_plan(&c->slice, model, stage, parts, n_parts, c->k, err);
+    return slice_plan(&c->slice, model, stage, extents, n_extents, c->k, err);
 }
 
 static void fixed_free(chip_fixed *c)
@@ -54,38 +54,12 @@ static size_t count_experts(const chip_fixed *c)
     return n;
 }
 
-/* The attention of each layer with the kv heads that are cached here: malloced, NULL if memory ran out. */
-static const cl_attention **cached(const chip_fixed *c, cl_err *err)
-{
-    const cl_attention **attn = cl_malloc((size_t)c->stage.n_layers, sizeof *attn, "the table of caches", err);
-    for (int i = 0; attn && i < c->stage.n_layers; i++) attn[i] = &c->cuts.layers[i].attn;
-    return attn;
-}
-
-static cl_code size_cache(const chip_fixed *c, size_t *bytes, size_t *tables, cl_err *err)
-{
-    const cl_attention **attn = cached(c, err);
-    if (!attn) return err->code;
-    cl_code code = kv_size(attn, c->stage.n_layers, c->opt.kv, &c->opt.limits, bytes, tables, err);
-    free(attn);
-    return code;
-}
-
-static cl_code cache_create(kv_cache *kv, const chip_fixed *c, cl_err *err)
-{
-    const cl_attention **attn = cached(c, err);
-    if (!attn) return err->code;
-    cl_code code = kv_create(kv, attn, c->stage.n_layers, c->opt.kv, &c->opt.limits, err);
-    free(attn);
-    return code;
-}
-
 static cl_code size_chip(const chip_fixed *c, int threads, cl_chip_sizes *out, cl_err *err)
 {
     const uint64_t layers = (uint64_t)c->stage.n_layers;
     work w;
     size_t cache, tables;
-    cl_code code = size_cache(c, &cache, &tables, err);
+    cl_code code = kv_size(c->cuts.attn, c->stage.n_layers, c->opt.kv, &c->opt.limits, &cache, &tables, err);
     if (code) return code;
     work_size(&w, c, threads);
     *out = (cl_chip_sizes){.slice_bytes = c->slice.bytes,
@@ -99,13 +73,13 @@ static cl_code size_chip(const chip_fixed *c, int threads, cl_chip_sizes *out, c
     return CL_OK;
 }
 
-cl_code cl_chip_size(const cl_model *model, const cl_stage *stage, const cl_extent *parts, int n_parts,
+cl_code cl_chip_size(const cl_model *model, const cl_stage *stage, const cl_extent *extents, int n_extents,
                      const cl_chip_options *opt, int threads, cl_chip_sizes *out, cl_err *err)
 {
     cl_err local;
     chip_fixed c;
     if (!err) err = &local;
-    cl_code code = plan(&c, model, stage, parts, n_parts, opt, err);
+    cl_code code = plan(&c, model, stage, extents, n_extents, opt, err);
     if (!code) code = size_chip(&c, threads, out, err);
     fixed_free(&c);
     return code;
@@ -150,23 +124,23 @@ static void touch_buffers(const crew_member *m, void *ctx)
 }
 
 static cl_code create(cl_chip *c, const cl_model *model, const cl_tensor_reader *from, const cl_stage *stage,
-                      const cl_extent *parts, int n_parts, const cl_chip_options *o, cl_err *err)
+                      const cl_extent *extents, int n_extents, const cl_chip_options *o, cl_err *err)
 {
     const int threads = cl_crew_threads(o->crew);
     chip_fixed *f = &c->fixed;
     cl_spec own;
     cl_code code;
-    if ((code = plan(f, model, stage, parts, n_parts, o, err))) goto borrowed;
+    if ((code = plan(f, model, stage, extents, n_extents, o, err))) goto borrowed;
     check_slice(f);
     if ((code = size_chip(f, threads, &c->sizes, err)) || (code = cl_spec_copy(&model->spec, &own, err))) goto borrowed;
     f->spec = own;
     if ((code = count_choices(c, err))) return code;
-    if ((code = cache_create(&c->kv, f, err))) return code;
+    if ((code = kv_create(&c->kv, f->cuts.attn, stage->n_layers, o->kv, &o->limits, err))) return code;
     if ((code = work_create(&c->work, f, threads, err))) return code;
     if ((code = sampling_create(&c->sampling, f, err))) return code;
     if (c->kv.bytes != c->sizes.kv_bytes || c->work.own_bytes != c->sizes.work_bytes)
         CL_BUG("%zu bytes of cache and %zu of buffers, not as sized", c->kv.bytes, c->work.own_bytes);
-    if ((code = slice_load(&f->slice, model, from, parts, n_parts, f->k, o, err))) return code;
+    if ((code = slice_load(&f->slice, model, from, extents, n_extents, f->k, o, err))) return code;
     crew_run(o->crew, touch_buffers, c);
     return CL_OK;
 borrowed:
@@ -224,13 +198,14 @@ static void cache_in(cl_chip *c, int layer, int slot, int head, int pos, int n, 
 }
 
 cl_code cl_chip_create(cl_chip_table *out, const cl_model *model, const cl_tensor_reader *from, const cl_stage *stage,
-                       const cl_extent *parts, int n_parts, const cl_chip_options *opt, cl_trace *trace, cl_err *err)
+                       const cl_extent *extents, int n_extents, const cl_chip_options *opt, cl_trace *trace,
+                       cl_err *err)
 {
     cl_err local;
     if (!err) err = &local;
     cl_chip *c = cl_calloc(1, sizeof *c, "the chip", err);
     if (!c) return err->code;
-    cl_code code = create(c, model, from, stage, parts, n_parts, opt, err);
+    cl_code code = create(c, model, from, stage, extents, n_extents, opt, err);
     c->fixed.trace = trace;
     if (code) {
         chip_free(c);

@@ -89,22 +89,28 @@ cl_code cuts_create(stage_cuts *cuts, const cl_spec *spec, const cl_stage *stage
     cutter k = {.member = member, .members = members};
     *cuts = (stage_cuts){0};
     cuts->layers = cl_calloc((size_t)stage->n_layers, sizeof *cuts->layers, "the cuts of a stage", err);
-    if (!cuts->layers) return err->code;
+    cuts->attn = cl_malloc((size_t)stage->n_layers, sizeof *cuts->attn, "the cuts of a stage", err);
+    if (!cuts->layers || !cuts->attn) {
+        cuts_free(cuts);
+        return err->code;
+    }
     cut_all(cuts, &k, spec, stage, experts);
     if (!(cuts->memory = cl_malloc(k.used, sizeof *cuts->memory, "the cuts of a stage", err))) {
         cuts_free(cuts);
         return err->code;
     }
-    cuts->bytes = (size_t)stage->n_layers * sizeof *cuts->layers + k.used * sizeof *cuts->memory;
+    cuts->bytes = (size_t)stage->n_layers * (sizeof *cuts->layers + sizeof *cuts->attn) + k.used * sizeof *cuts->memory;
     k.at = cuts->memory;
     k.used = 0;
     cut_all(cuts, &k, spec, stage, experts);
+    for (int i = 0; i < stage->n_layers; i++) cuts->attn[i] = &cuts->layers[i].attn;
     return CL_OK;
 }
 
 void cuts_free(stage_cuts *cuts)
 {
     free(cuts->layers);
+    free(cuts->attn);
     free(cuts->memory);
     *cuts = (stage_cuts){0};
 }

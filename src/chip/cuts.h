@@ -17,10 +17,11 @@ typedef struct layer_cut {
 } layer_cut;
 
 typedef struct stage_cuts {
-    layer_cut *layers;       /* [stage.n_layers] */
-    int32_t *hidden, *vocab; /* [members + 1] */
-    int32_t *memory;         /* of all cuts and local indices */
-    size_t bytes;            /* of both */
+    layer_cut *layers;         /* [stage.n_layers] */
+    const cl_attention **attn; /* [stage.n_layers] of the layers: what is cached */
+    int32_t *hidden, *vocab;   /* [members + 1] */
+    int32_t *memory;           /* of all cuts and local indices */
+    size_t bytes;              /* of all */
 } stage_cuts;
 
 /* experts: [layers of the model], or NULL; borrowed. On failure nothing is left to free. err is not NULL. */

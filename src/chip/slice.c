@@ -18,7 +18,7 @@ typedef struct reader {
     bool first; /* the caller's: tells the progress, and polls */
     unsigned char *staging;
     XXH3_state_t *hash; /* of the tensor being read */
-    int failed;         /* the first part that it could not read; n_parts: none */
+    int failed;         /* the first part that it could not read; n_extents: none */
     cl_err err;         /* its error */
 } reader;
 
@@ -28,8 +28,8 @@ struct loader {
     const cl_tensor_reader *from;
     const cl_model *model;
     const cl_kernels *k;
-    const cl_extent *parts;
-    int n_parts;
+    const cl_extent *extents;
+    int n_extents;
     cl_progress progress;
     void (*poll)(void *);
     void *poll_ctx;
@@ -44,14 +44,14 @@ static int64_t piece_rows(size_t row_bytes)
     return rows < CL_PANEL ? CL_PANEL : rows;
 }
 
-/* How many parts from parts[0] on are of the same tensor, and their experts together. */
-static int same_tensor(const cl_extent *parts, int n, int64_t *experts)
+/* How many parts from extents[0] on are of the same tensor, and their experts together. */
+static int same_tensor(const cl_extent *extents, int n, int64_t *experts)
 {
     int i = 0;
-    for (*experts = 0; i < n && parts[i].tensor == parts[0].tensor; i++) {
-        if (parts[i].row0 != parts[0].row0 || parts[i].rows != parts[0].rows)
-            CL_BUG("tensor %d: parts of other rows", parts[0].tensor);
-        *experts += parts[i].experts;
+    for (*experts = 0; i < n && extents[i].tensor == extents[0].tensor; i++) {
+        if (extents[i].row0 != extents[0].row0 || extents[i].rows != extents[0].rows)
+            CL_BUG("tensor %d: parts of other rows", extents[0].tensor);
+        *experts += extents[i].experts;
     }
     return i;
 }
@@ -87,14 +87,14 @@ static cl_code size_tensor(slice_tensor *st, const cl_tensor *t, const cl_extent
 }
 
 /* Finds every part its place: the table, the offsets in the block, and how much staging the largest row needs. */
-static cl_code lay_out(slice *s, const cl_model *model, const cl_extent *parts, int n_parts, const cl_kernels *k,
+static cl_code lay_out(slice *s, const cl_model *model, const cl_extent *extents, int n_extents, const cl_kernels *k,
                        cl_err *err)
 {
-    for (int i = 0, run; i < n_parts; i += run) {
-        const cl_extent *p = &parts[i];
+    for (int i = 0, run; i < n_extents; i += run) {
+        const cl_extent *p = &extents[i];
         const cl_tensor *t = &model->tensors[p->tensor];
         int64_t experts;
-        run = same_tensor(p, n_parts - i, &experts);
+        run = same_tensor(p, n_extents - i, &experts);
         if (t->layer >= 0 && (t->layer < s->first_layer || t->layer >= s->first_layer + s->n_layers))
             CL_BUG("tensor %s does not belong to this stage", t->name);
         slice_tensor *st = slice_get(s, t->role, t->layer);
@@ -155,17 +155,17 @@ static cl_code read_vector(reader *r, slice_tensor *st, const cl_extent *p, int6
     return CL_OK;
 }
 
-static cl_code read_part(reader *r, int i, cl_err *err)
+static cl_code read_extent(reader *r, int i, cl_err *err)
 {
-    const cl_extent *parts = r->l->parts;
-    const cl_tensor *t = &r->l->model->tensors[parts[i].tensor];
+    const cl_extent *extents = r->l->extents;
+    const cl_tensor *t = &r->l->model->tensors[extents[i].tensor];
     slice_tensor *st = slice_get(r->l->s, t->role, t->layer);
     int64_t done = 0;
-    for (int k = i; k > 0 && parts[k - 1].tensor == parts[i].tensor; k--) done += parts[k - 1].experts;
+    for (int k = i; k > 0 && extents[k - 1].tensor == extents[i].tensor; k--) done += extents[k - 1].experts;
     XXH3_64bits_reset(r->hash);
-    cl_code code = st->vec ? read_vector(r, st, &parts[i], done, err) : read_matrix(r, st, &parts[i], done, err);
+    cl_code code = st->vec ? read_vector(r, st, &extents[i], done, err) : read_matrix(r, st, &extents[i], done, err);
     if (code) return code;
-    if (is_whole(&parts[i], t) && XXH3_64bits_digest(r->hash) != t->xxh3)
+    if (is_whole(&extents[i], t) && XXH3_64bits_digest(r->hash) != t->xxh3)
         return cl_fail(err, CL_E_INPUT,
                        "%s: tensor %s: its checksum is wrong (the file is damaged: copy or convert it again)",
                        r->l->from->name, t->name);
@@ -187,10 +187,10 @@ static void touch(const slice *s, const crew_member *m)
     }
 }
 
-static void point(slice *s, const cl_model *model, const cl_extent *parts, int n_parts)
+static void point(slice *s, const cl_model *model, const cl_extent *extents, int n_extents)
 {
-    for (int i = 0; i < n_parts; i++) {
-        const cl_tensor *t = &model->tensors[parts[i].tensor];
+    for (int i = 0; i < n_extents; i++) {
+        const cl_tensor *t = &model->tensors[extents[i].tensor];
         slice_tensor *st = slice_get(s, t->role, t->layer);
         if (cl_role_is_vector(t->role)) st->vec = (float *)(s->data + st->at);
         else st->m.data = s->data + st->at;
@@ -207,16 +207,16 @@ static bool ready(reader *r)
 
 /* Threads take parts one after the other; each reads, checks and packs its own. A part is left out only behind one
  * that failed. */
-static void read_parts(const crew_member *m, void *ctx)
+static void read_extents(const crew_member *m, void *ctx)
 {
     loader *l = ctx;
     reader *r = &l->readers[m->id];
-    *r = (reader){.l = l, .first = m->id == 0, .failed = l->n_parts};
+    *r = (reader){.l = l, .first = m->id == 0, .failed = l->n_extents};
     touch(l->s, m);
     bool can = ready(r);
     crew_wait(m);
-    for (int i; (i = atomic_fetch_add(&l->next, 1)) < l->n_parts && i < atomic_load(&l->failed);) {
-        if (can && !read_part(r, i, &r->err)) continue;
+    for (int i; (i = atomic_fetch_add(&l->next, 1)) < l->n_extents && i < atomic_load(&l->failed);) {
+        if (can && !read_extent(r, i, &r->err)) continue;
         r->failed = i;
         atomic_store(&l->failed, i);
         break;
@@ -225,7 +225,7 @@ static void read_parts(const crew_member *m, void *ctx)
     if (r->staging) cl_free_aligned(r->staging, l->s->staging_bytes);
 }
 
-cl_code slice_plan(slice *s, const cl_model *model, const cl_stage *stage, const cl_extent *parts, int n_parts,
+cl_code slice_plan(slice *s, const cl_model *model, const cl_stage *stage, const cl_extent *extents, int n_extents,
                    const cl_kernels *k, cl_err *err)
 {
     const size_t n = (size_t)(1 + stage->n_layers) * CL_ROLES;
@@ -233,7 +233,7 @@ cl_code slice_plan(slice *s, const cl_model *model, const cl_stage *stage, const
                  .n_layers = stage->n_layers,
                  .tensors = cl_calloc(n, sizeof *s->tensors, "the table of tensors", err),
                  .table_bytes = n * sizeof *s->tensors};
-    cl_code code = s->tensors ? lay_out(s, model, parts, n_parts, k, err) : err->code;
+    cl_code code = s->tensors ? lay_out(s, model, extents, n_extents, k, err) : err->code;
     if (code) slice_free(s);
     return code;
 }
@@ -244,29 +244,29 @@ static cl_code outcome(const loader *l, int threads, cl_err *err)
     const reader *first = &l->readers[0];
     for (int i = 1; i < threads; i++)
         if (l->readers[i].failed < first->failed) first = &l->readers[i];
-    if (first->failed == l->n_parts) return CL_OK;
+    if (first->failed == l->n_extents) return CL_OK;
     *err = first->err;
     return err->code;
 }
 
-cl_code slice_load(slice *s, const cl_model *model, const cl_tensor_reader *from, const cl_extent *parts, int n_parts,
-                   const cl_kernels *k, const cl_chip_options *o, cl_err *err)
+cl_code slice_load(slice *s, const cl_model *model, const cl_tensor_reader *from, const cl_extent *extents,
+                   int n_extents, const cl_kernels *k, const cl_chip_options *o, cl_err *err)
 {
     const int threads = cl_crew_threads(o->crew);
     loader l = {.s = s,
                 .from = from,
                 .model = model,
                 .k = k,
-                .parts = parts,
-                .n_parts = n_parts,
-                .failed = n_parts,
+                .extents = extents,
+                .n_extents = n_extents,
+                .failed = n_extents,
                 .poll = o->poll,
                 .poll_ctx = o->poll_ctx};
     if (!(s->data = cl_malloc_aligned(s->bytes, "the weights", err))) return err->code;
     if (!(l.readers = cl_malloc((size_t)threads, sizeof *l.readers, "the weights' readers", err))) return err->code;
-    point(s, model, parts, n_parts);
+    point(s, model, extents, n_extents);
     cl_progress_start(&l.progress, o->progress, "loading", s->file_bytes);
-    crew_run(o->crew, read_parts, &l);
+    crew_run(o->crew, read_extents, &l);
     cl_code code = outcome(&l, threads, err);
     if (!code) cl_progress_end(&l.progress, l.done);
     free(l.readers);

@@ -27,16 +27,16 @@ typedef struct slice {
     unsigned char *data;   /* NULL: only planned */
     size_t bytes;
     size_t table_bytes, staging_bytes; /* of the table; of one thread while it loads */
-    uint64_t file_bytes;               /* as the parts are in the file */
+    uint64_t file_bytes;               /* as the extents are in the file */
 } slice;
 
-/* Where everything will lie, nothing of it there yet: the table, shapes, offsets and bytes. Each tensor of parts must
+/* Where everything will lie, nothing of it there yet: the table, shapes, offsets and bytes. Each tensor must
  * belong to the stage. err is not NULL. On failure nothing is left to free. */
-cl_code slice_plan(slice *s, const cl_model *model, const cl_stage *stage, const cl_extent *parts, int n_parts,
+cl_code slice_plan(slice *s, const cl_model *model, const cl_stage *stage, const cl_extent *extents, int n_extents,
                    const cl_kernels *k, cl_err *err);
-/* Reads, checks and packs the planned parts with the options' crew; polls meanwhile. err is not NULL. On failure it is still to be freed. */
-cl_code slice_load(slice *s, const cl_model *model, const cl_tensor_reader *from, const cl_extent *parts, int n_parts,
-                   const cl_kernels *k, const cl_chip_options *o, cl_err *err);
+/* Reads, checks and packs the planned extents with the options' crew; polls meanwhile. err is not NULL. On failure it is still to be freed. */
+cl_code slice_load(slice *s, const cl_model *model, const cl_tensor_reader *from, const cl_extent *extents,
+                   int n_extents, const cl_kernels *k, const cl_chip_options *o, cl_err *err);
 void slice_free(slice *s);
 
 /* The tensor of this role; layer counts over the whole model, -1 for none. */
