@@ -46,6 +46,9 @@ typedef struct cl_rank_stats {
     int32_t rank, replica, stage, member, threads, first_layer, n_layers;
     char host[64];
     uint64_t slice_bytes, kv_bytes, rss_bytes, baseline_bytes;
+    uint64_t counted_bytes; /* slice, cache and every buffer, as counted before the first was made */
+    /* resident memory then: the start, the model's description, on rank 0 the tokenizer */
+    uint64_t before_bytes;
     int64_t over_bytes;   /* peak resident memory above slice, cache and baseline; negative if untouched */
     double busy, wait;    /* shares of the run's time */
     double read_gb_per_s; /* weight and cache bytes read per second of computing */

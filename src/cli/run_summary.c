@@ -6,10 +6,11 @@
 
 static json_t *rank_json(const cl_rank_stats *k)
 {
-    return json_pack("{s:i, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:o}", "rank",
-                     k->rank, "host", k->host, "replica", k->replica, "stage", k->stage, "member", k->member, "threads",
-                     k->threads, "first_layer", k->first_layer, "layers", k->n_layers, "slice_bytes",
-                     (json_int_t)k->slice_bytes, "kv_bytes", (json_int_t)k->kv_bytes, "rss_bytes",
+    return json_pack("{s:i, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:o}",
+                     "rank", k->rank, "host", k->host, "replica", k->replica, "stage", k->stage, "member", k->member,
+                     "threads", k->threads, "first_layer", k->first_layer, "layers", k->n_layers, "slice_bytes",
+                     (json_int_t)k->slice_bytes, "kv_bytes", (json_int_t)k->kv_bytes, "counted_bytes",
+                     (json_int_t)k->counted_bytes, "before_bytes", (json_int_t)k->before_bytes, "rss_bytes",
                      (json_int_t)k->rss_bytes, "baseline_bytes", (json_int_t)k->baseline_bytes, "over_bytes",
                      (json_int_t)k->over_bytes, "busy", k->busy, "wait", k->wait, "read_gb_per_s", k->read_gb_per_s,
                      "probe_gb_per_s", k->probe_gb_per_s > 0 ? json_real(k->probe_gb_per_s) : json_null());

@@ -47,12 +47,11 @@ static cl_chip_options chip_options(const cl_run *r)
                              .poll_ctx = r->line};
 }
 
-static cl_code open_line(cl_run *r, cl_err *err)
+static cl_line_options line_options(const cl_run *r)
 {
     const run_seat *s = &r->seat;
-    const cl_limits *l = &r->plan.limits;
     const cl_chip_options chip = chip_options(r);
-    cl_line_options o = {.limits = *l,
+    cl_line_options o = {.limits = r->plan.limits,
                          .stage_first = head_of(r, s->stage),
                          .members = s->at->n_ranks,
                          .prev = s->first ? -1 : head_of(r, s->stage - 1),
@@ -62,50 +61,75 @@ static cl_code open_line(cl_run *r, cl_err *err)
                          .exchange_bytes = cl_chip_exchange_bytes(&r->plan.model.spec, s->at, &chip),
                          .carrier = r->opt.carrier,
                          .trace = r->trace.recorder};
+    o.carrier = cl_line_carrier(r->ranks, &o);
+    return o;
+}
+
+static cl_code slice_of(cl_run *r, cl_err *err)
+{
+    return cl_placement_slice(&r->plan.model, &r->plan.placement, cl_ranks_rank(r->ranks) - r->seat.line_rank0,
+                              &r->extents, &r->n_extents, err);
+}
+
+/* All that this rank is about to allocate, before it does: slice, cache and buffers of the chip, buffers of the line
+ * (what is exchanged among them), the recorder's window. The budget is for slice and cache, as in the plan; they may
+ * take more memory as they are kept than in the file. */
+static cl_code count_memory(cl_run *r, cl_err *err)
+{
+    char a[32], b[32];
+    cl_chip_options chip = chip_options(r);
+    const cl_line_options line = line_options(r);
+    const cl_group group = {.member = r->seat.member, .members = r->seat.at->n_ranks};
+    cl_chip_sizes s;
+    chip.group = &group;
+    cl_code c = slice_of(r, err);
+    if (c == CL_OK)
+        c = cl_chip_size(&r->plan.model, r->seat.at, r->extents, r->n_extents, &chip, r->opt.threads, &s, err);
+    if (c != CL_OK) return c;
+    const uint64_t held = s.slice_bytes + s.kv_bytes;
+    r->before_bytes = cl_rss_bytes();
+    r->counted_bytes = held + s.work_bytes + s.other_bytes + cl_line_bytes(&line, cl_ranks_rank(r->ranks)) +
+                       cl_trace_mapped(r->trace.recorder);
+    if (!r->opt.chip_bytes || held <= r->opt.chip_bytes) return CL_OK;
+    return cl_fail(err, CL_E_FIT,
+                   "--chip: rank %d keeps weights of %s and a cache of %s, %llu bytes more than a chip has (use more "
+                   "ranks, fewer slots or a shorter context)",
+                   cl_ranks_rank(r->ranks), cl_human_bytes((double)s.slice_bytes, a),
+                   cl_human_bytes((double)s.kv_bytes, b), (unsigned long long)(held - r->opt.chip_bytes));
+}
+
+static cl_code open_line(cl_run *r, cl_err *err)
+{
+    const cl_limits *l = &r->plan.limits;
+    const cl_line_options o = line_options(r);
     cl_code c = cl_notes_open(&r->notes, r->ranks, err);
     if ((c = cl_ranks_agree(r->ranks, c, err)) != CL_OK) return c;
     c = cl_line_open(&r->line, r->ranks, &o, err);
-    if (c != CL_OK || !s->last) return c;
+    if (c != CL_OK || !r->seat.last) return c;
     r->samples.parts = cl_calloc((size_t)l->slots, sizeof *r->samples.parts, "samples", err);
     r->samples.ids = cl_malloc((size_t)l->chunk, sizeof *r->samples.ids, "samples", err);
     return r->samples.parts && r->samples.ids ? CL_OK : CL_E_FIT;
 }
 
-/* Weights may take more memory as they are kept than in the file. */
-static cl_code check_budget(const cl_run *r, cl_err *err)
-{
-    char a[32], b[32];
-    cl_chip_sizes s = r->chip.sizes(r->chip.ctx);
-    if (!r->opt.chip_bytes || s.slice_bytes + s.kv_bytes <= r->opt.chip_bytes) return CL_OK;
-    return cl_fail(err, CL_E_FIT,
-                   "--chip: rank %d keeps weights of %s and a cache of %s, %llu bytes more than a chip has (use more "
-                   "ranks, fewer slots or a shorter context)",
-                   cl_ranks_rank(r->ranks), cl_human_bytes((double)s.slice_bytes, a),
-                   cl_human_bytes((double)s.kv_bytes, b),
-                   (unsigned long long)(s.slice_bytes + s.kv_bytes - r->opt.chip_bytes));
-}
-
 static cl_code load_slice(cl_run *r, cl_err *err)
 {
-    cl_extent *parts = NULL;
-    int n = 0;
-    cl_code c = cl_placement_slice(&r->plan.model, &r->plan.placement, cl_ranks_rank(r->ranks) - r->seat.line_rank0,
-                                   &parts, &n, err);
     cl_chip_options o = chip_options(r);
     o.group = cl_line_group(r->line);
     const cl_tensor_reader from = cl_model_file_reader(r->file);
     uint64_t t0 = cl_now_ns();
-    if (c == CL_OK)
-        c = cl_chip_create(&r->chip, &r->plan.model, &from, r->seat.at, parts, n, &o, r->trace.recorder, err);
+    cl_code c = cl_chip_create(&r->chip, &r->plan.model, &from, r->seat.at, r->extents, r->n_extents, &o,
+                               r->trace.recorder, err);
     r->load_s = (double)(cl_now_ns() - t0) * 1e-9;
-    free(parts);
+    free(r->extents);
+    r->extents = NULL;
     cl_model_file_close(r->file);
     r->file = NULL;
-    return c == CL_OK ? check_budget(r, err) : c;
+    return c;
 }
 
 const phase load_phases[LOAD_PHASES] = {{"opening the trace", open_trace, traces},
                                         {"opening the logits file", open_logits, NULL},
+                                        {"counting memory", count_memory, NULL},
                                         {"opening the line", open_line, NULL},
                                         {"loading", load_slice, NULL},
                                         {"starting the trace", trace_start, traces}};

@@ -65,6 +65,7 @@ void cl_run_close(cl_run *r)
     cl_model_file_close(r->file);
     free(r->plan.source);
     free(r->plan.chosen);
+    free(r->extents);
     free(r->samples.parts);
     free(r->samples.ids);
     free(r->stats);

@@ -58,6 +58,10 @@ struct cl_run {
     run_trace trace;
     logits_file *logits; /* NULL: not wanted here */
     cl_samples samples;  /* last stage */
+    cl_extent *extents;  /* [n_extents] of this rank's slice, until it is loaded */
+    int n_extents;
+    uint64_t counted_bytes; /* that this rank allocates for the run, */
+    uint64_t before_bytes;  /* and its resident memory before that */
     double load_s;
     uint64_t serve_start, serve_ns, busy_ns; /* of the last serving; of all servings since load */
     cl_session_stats session;                /* rank 0, when serving has ended */
@@ -82,7 +86,7 @@ typedef struct phase {
     bool (*wanted)(const cl_run *r);
 } phase;
 cl_code run_phases(cl_run *r, const phase *phases, int n, cl_err *err);
-enum { PLAN_PHASES = 6, LOAD_PHASES = 5 };
+enum { PLAN_PHASES = 6, LOAD_PHASES = 6 };
 extern const phase plan_phases[PLAN_PHASES]; /* planning.c */
 extern const phase load_phases[LOAD_PHASES]; /* loading.c */
 

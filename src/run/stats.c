@@ -16,6 +16,8 @@ cl_rank_stats stats_of_rank(const cl_run *r)
                        .n_layers = r->seat.at->n_layers,
                        .slice_bytes = size.slice_bytes,
                        .kv_bytes = size.kv_bytes,
+                       .counted_bytes = r->counted_bytes,
+                       .before_bytes = r->before_bytes,
                        .rss_bytes = peak,
                        .baseline_bytes = base,
                        .over_bytes = (int64_t)peak - (int64_t)(size.slice_bytes + size.kv_bytes + base),
