@@ -14,19 +14,20 @@ typedef struct bench_list {
 
 typedef struct bench_cli {
     cl_err *err;
-    bool kernels, json, quiet;
+    bool kernels, products; /* --kernels was given; products are measured alone, without a model */
+    bool json, quiet;
     int kind; /* a cl_bench_kind, -1: both */
     bench_list sequences, tokens;
     double seconds;  /* for one case */
-    int megabytes;   /* --kernels: of one matrix; 0: not given */
-    bool one_format; /* --kernels: only `format` */
+    int megabytes;   /* products: of one matrix; 0: not given */
+    bool one_format; /* products: only `format` */
     cl_format format;
     const char *csv, *in_line; /* in_line: name of an option that was given and needs a model; NULL: none */
     cl_layout layout;          /* --layout SxG or a file */
     cl_run_options run;
 } bench_cli;
 
-/* A case of a model, or with --kernels one of a product: then read_gb_per_s is of weights, and tokens_per_s says
+/* A case of a model, or one of a product: then read_gb_per_s is of weights, and tokens_per_s says
  * little. */
 typedef struct bench_row {
     const char *format, *activations; /* NULL: a case of a model */

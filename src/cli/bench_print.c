@@ -4,6 +4,7 @@
 
 #include "bench_cli.h"
 #include "chipline/json.h"
+#include "columns.h"
 
 static const char *kind_name(const bench_row *row) { return row->c.kind == CL_BENCH_DECODE ? "decode" : "prompt"; }
 
@@ -94,26 +95,26 @@ static void print_table(const bench_report *b, cl_err *err)
 
 static json_t *runs_json(const cl_bench_case *c)
 {
+    static const cli_column columns[] = {COLUMN(cl_bench_run, tokens_per_s), COLUMN(cl_bench_run, read_gb_per_s),
+                                         COLUMN(cl_bench_run, probe_gb_per_s), COLUMN(cl_bench_run, gop_per_s),
+                                         COLUMN(cl_bench_run, peak_gop_per_s)};
     json_t *all = json_array();
-    for (int i = 0; i < c->n_runs; i++) {
-        const cl_bench_run *k = &c->runs[i];
-        json_array_append_new(all, json_pack("{s:f, s:f, s:f, s:f, s:f}", "tokens_per_s", k->tokens_per_s,
-                                             "read_gb_per_s", k->read_gb_per_s, "probe_gb_per_s", k->probe_gb_per_s,
-                                             "gop_per_s", k->gop_per_s, "peak_gop_per_s", k->peak_gop_per_s));
-    }
+    for (int i = 0; i < c->n_runs; i++) json_array_append_new(all, CLI_ROW(columns, &c->runs[i]));
     return all;
 }
 
 static json_t *row_json(const bench_row *row)
 {
+    static const cli_column columns[] = {COLUMN(cl_bench_case, tokens),         COLUMN(cl_bench_case, tokens_per_s),
+                                         COLUMN(cl_bench_case, spread),         COLUMN(cl_bench_case, read_gb_per_s),
+                                         COLUMN(cl_bench_case, probe_gb_per_s), COLUMN(cl_bench_case, share_of_probe),
+                                         COLUMN(cl_bench_case, gop_per_s),      COLUMN(cl_bench_case, peak_gop_per_s),
+                                         COLUMN(cl_bench_case, share_of_peak)};
     const cl_bench_case *c = &row->c;
     json_t *j = row->format ? json_pack("{s:s, s:s}", "format", row->format, "activations", row->activations)
                             : json_pack("{s:s, s:i}", "kind", kind_name(row), "sequences", c->sequences);
-    json_t *rest = json_pack("{s:i, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "tokens", c->tokens, "tokens_per_s",
-                             c->tokens_per_s, "spread", c->spread, "read_gb_per_s", c->read_gb_per_s, "probe_gb_per_s",
-                             c->probe_gb_per_s, "share_of_probe", c->share_of_probe, "gop_per_s", c->gop_per_s,
-                             "peak_gop_per_s", c->peak_gop_per_s, "share_of_peak", c->share_of_peak, "runs",
-                             runs_json(c));
+    json_t *rest = CLI_ROW(columns, c);
+    json_object_set_new(rest, "runs", runs_json(c));
     json_object_set_new(rest, "others_cores", isnan(c->others_cores) ? json_null() : json_real(c->others_cores));
     json_object_update(j, rest);
     json_decref(rest);

@@ -1,4 +1,4 @@
-/* bench_products.c: `chipline bench --kernels`: one matrix times some tokens, for every number format. */
+/* bench_products.c: `chipline bench --kernels [NAME]` without a model: one matrix times some tokens, for every number format. */
 #include <stdlib.h>
 
 #include "bench_cli.h"
@@ -18,7 +18,7 @@ static void repeat(cl_trial *t, const cl_kernels *k, const bench_cli *o, bool q8
     cl_trial_product(t);
     double read = bytes / cl_trial_read(t), top = peak(k, o, q8);
     const cl_others others = cl_others_begin(cl_process_cpu_ns());
-    for (bool enough = false; !enough && !cl_cli_stop_came();) {
+    for (bool enough = false; !enough && !cli_stop_came();) {
         double s = cl_trial_product(t), next_read = bytes / cl_trial_read(t), next_top = peak(k, o, q8);
         const cl_bench_run run = {.tokens_per_s = c->tokens / s,
                                   .read_gb_per_s = bytes / s,
@@ -44,7 +44,7 @@ static cl_code measure(const cl_kernels *k, const bench_cli *o, cl_format f, boo
                        .c = {.sequences = 1, .tokens = tokens}};
     repeat(t, k, o, q8, row);
     cl_trial_free(t);
-    if (cl_cli_stop_came()) return cl_fail(err, CL_E_STOPPED, "bench: stopped by a signal; what is complete was shown");
+    if (cli_stop_came()) return cl_fail(err, CL_E_STOPPED, "bench: stopped by a signal; what is complete was shown");
     bench_tell(o, row);
     return CL_OK;
 }
@@ -63,7 +63,7 @@ cl_code bench_products(bench_cli *o, cl_err *err)
     int n = 0;
     bench_row *rows = cl_calloc(CL_NATIVE_FORMATS * BENCH_LIST, sizeof *rows, "rows", err);
     if (!rows) return CL_E_FIT;
-    cl_cli_hold_stop();
+    cli_hold_stop();
     for (int f = 0; f < CL_NATIVE_FORMATS; f++) {
         /* the others always take float32 */
         bool q8 = cl_format_integer((cl_format)f) && o->run.activations != CL_ACT_F32;

@@ -3,7 +3,7 @@
 
 #include <time.h>
 
-cl_code cl_cli_chat(const char *name, const char *date, const cl_tokenizer *t, cl_chat **out, cl_err *err)
+cl_code cli_chat(const char *name, const char *date, const cl_tokenizer *t, cl_chat **out, cl_err *err)
 {
     char today[32];
     struct tm tm;

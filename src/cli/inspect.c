@@ -3,17 +3,15 @@
 #include <stdlib.h>
 
 #include "chipline/cost.h"
-#include "cli.h"
 #include "model_arg.h"
+#include "options.h"
 
-enum { JSON = 256 };
-
-static const struct argp_option options[] = {{"json", JSON, NULL, 0,
-                                              "{\"parameters\": {\"total\", \"active\", \"active_without_tables\"}, "
-                                              "\"bytes\": {FORMAT: n}, \"read_bytes_per_token\", "
-                                              "\"kv_bytes_per_token\", \"layers\": [...], ...}",
-                                              0},
-                                             {0}};
+static const struct argp_option options[] =
+    {ROW_JSON("{\"parameters\": {\"total\", \"active\", \"active_without_tables\"}, \"bytes\": {FORMAT: n}, "
+              "\"read_bytes_per_token\", "
+              "\"kv_bytes_per_token\", \"layers\": [...], ...}",
+              0),
+     {0}};
 
 typedef struct inspect_cli {
     cl_err *err;
@@ -25,28 +23,12 @@ static error_t parse(int key, char *arg, struct argp_state *st)
 {
     inspect_cli *o = st->input;
     switch (key) {
-    case JSON: o->json = true; break;
-    case ARGP_KEY_ARG:
-        if (o->model) return cl_cli_extra(o->err, arg);
-        return cl_cli_path(o->err, "MODEL", arg, &o->model);
+    case OPT_JSON: o->json = true; break;
+    case ARGP_KEY_ARG: return cli_argument(o->err, "MODEL", arg, &o->model);
     default: return ARGP_ERR_UNKNOWN;
     }
     return 0;
 }
-
-static const struct argp argp =
-    {options,
-     parse,
-     "MODEL.h5|CONFIG.json",
-     "What a model is: its layers, parameters (total, and active in one token's pass: with the whole embedding table, "
-     "as most model cards count, and without it, as gpt-oss's does; the head counts in both), stored bytes by number "
-     "format, weight bytes that a token "
-     "reads, bytes it adds to the KV cache (bf16)."
-     "\vA config.json (or a folder with one) is taken in its own number formats (dtype, bf16 where it names none, and "
-     "quantization_config).\n",
-     NULL,
-     NULL,
-     NULL};
 
 enum { KV_BYTES = 2 }; /* per number of the cache, as published figures count: bf16 */
 
@@ -250,8 +232,17 @@ static cl_code print_model(const char *path, const model_arg *a, const cl_model_
     return print_layers(&a->model, layers, err);
 }
 
-static cl_code inspect(const inspect_cli *o, cl_err *err)
+static cl_code check(void *own, const cli_call *call)
 {
+    const inspect_cli *o = own;
+    if (o->model) return CL_OK;
+    return cl_fail(o->err, CL_E_USAGE, "inspect: needs a model (chipline inspect MODEL.h5, or a config.json)");
+}
+
+static cl_code run(void *own, const cli_call *call)
+{
+    const inspect_cli *o = own;
+    cl_err *err = o->err;
     model_arg a;
     cl_code c = model_arg_open(o->model, &a, err);
     if (c != CL_OK) return c;
@@ -272,18 +263,22 @@ static cl_code inspect(const inspect_cli *o, cl_err *err)
     return c;
 }
 
-int cl_cmd_inspect(int argc, char **argv)
-{
-    cl_err err;
-    inspect_cli o = {.err = &err};
-    bool help;
-    cl_code c = cl_cli_parse(&argp, argc, argv, &o, &help, &err);
-    if (c == CL_OK && help) {
-        cl_cli_help(&argp, argv[0]);
-        return CL_OK;
-    }
-    if (c == CL_OK && !o.model)
-        c = cl_fail(&err, CL_E_USAGE, "inspect: needs a model (chipline inspect MODEL.h5, or a config.json)");
-    if (c == CL_OK) c = inspect(&o, &err);
-    return c == CL_OK ? CL_OK : cl_cli_fail(&err);
-}
+const cli_command command_inspect = {
+    .name = "inspect",
+    .args = "MODEL.h5|CONFIG.json",
+    .what = "what a model is: layers, parameters, bytes a token touches",
+    .argp = {.options = options,
+             .parser = parse,
+             .args_doc = "MODEL.h5|CONFIG.json",
+             .doc = "What a model is: its layers, parameters (total, and active in one token's pass: with the whole "
+                    "embedding table, "
+                    "as most model cards count, and without it, as gpt-oss's does; the head counts in both), stored "
+                    "bytes by number "
+                    "format, weight bytes that a token reads, bytes it adds to the KV cache (bf16)."
+                    "\vA config.json (or a folder with one) is taken in its own number formats (dtype, bf16 where it "
+                    "names none, and "
+                    "quantization_config).\n"},
+    .size = sizeof(inspect_cli),
+    .check = check,
+    .run = run,
+};

@@ -11,22 +11,9 @@
 #include "chipline/store.h"
 #include "cli.h"
 
-typedef struct command {
-    const char *name, *args, *what;
-    int (*run)(int argc, char **argv);
-} command;
-
-static const command commands[] = {
-    {"convert", "SRC -o MODEL.h5", "a GGUF file or a Hugging Face folder to a model file", cl_cmd_convert},
-    {"synth", "CONFIG.json -o MODEL.h5", "random weights of a real geometry, from its config.json", cl_cmd_synth},
-    {"inspect", "MODEL.h5|CONFIG.json", "what a model is: layers, parameters, bytes a token touches", cl_cmd_inspect},
-    {"verify", "MODEL.h5", "check every checksum of a model file", cl_cmd_verify},
-    {"tokenize", "MODEL.h5", "text to ids and back, chat prompts rendered", cl_cmd_tokenize},
-    {"plan", "MODEL.h5|CONFIG.json", "which rank would hold what, without MPI", cl_cmd_plan},
-    {"run", "MODEL.h5", "generate text; under mpirun, every rank is a chip of the line", cl_cmd_run},
-    {"bench", "MODEL.h5", "speed against this machine's own limits; under mpirun, that of the line", cl_cmd_bench},
-    {"collect", "TRACE.h5", "a trace from what a run left that died", cl_cmd_collect},
-};
+static const cli_command *const commands[] = {&command_convert, &command_synth,    &command_inspect,
+                                              &command_verify,  &command_tokenize, &command_plan,
+                                              &command_run,     &command_bench,    &command_collect};
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
 static void help(void)
@@ -36,7 +23,7 @@ static void help(void)
            "An assembly line of chips for language models: every MPI rank holds a fixed slice of the model in its own\n"
            "memory; tokens move from rank to rank, weights do not.\n\nCommands:\n");
     for (int i = 0; i < COMMANDS; i++)
-        printf("  %-9s %-21s %s\n", commands[i].name, commands[i].args, commands[i].what);
+        printf("  %-9s %-21s %s\n", commands[i]->name, commands[i]->args, commands[i]->what);
     printf("\n`chipline COMMAND --help` says more; `chipline --version` names the libraries.\n\n"
            "Exit codes: 0 done, 1 a failure while running, 2 wrong command line, 3 bad input, 4 does not fit,\n"
            "75 stopped on request.\n");
@@ -46,9 +33,9 @@ static void version(void)
 {
     char hdf5[32];
     cl_store_library(hdf5, sizeof hdf5);
-    printf("%s\nMPI: %s\nHDF5: %s\nkernels:", cl_cli_creator(), cl_ranks_library(), hdf5);
+    printf("%s\nMPI: %s\nHDF5: %s\nkernels:", cli_creator(), cl_ranks_library(), hdf5);
     for (const char *const *k = cl_kernels_available(); *k; k++) printf(" %s", *k);
-    printf("\nbuild: %s\n", cl_cli_build_flags());
+    printf("\nbuild: %s\n", cli_build_flags());
 }
 
 /* A closed standard descriptor would be given to the next file that is opened, MPI's own among them. */
@@ -72,17 +59,17 @@ static int command_line(int argc, char **argv)
     }
     const char *names[COMMANDS];
     for (int i = 0; i < COMMANDS; i++) {
-        names[i] = commands[i].name;
+        names[i] = commands[i]->name;
         if (strcmp(word, names[i])) continue;
         char name[64];
         snprintf(name, sizeof name, "chipline %s", names[i]);
         argv[1] = name;
-        return commands[i].run(argc - 1, argv + 1);
+        return cli_main(commands[i], argc - 1, argv + 1);
     }
     const char *near = cl_nearest(word, names, COMMANDS);
     cl_fail(&err, CL_E_USAGE, "%s: unknown command%s%s%s", word,
             near ? " (did you mean " : " (chipline --help lists them", near ? near : "", near ? "?)" : ")");
-    return cl_cli_fail(&err);
+    return cli_fail(&err);
 }
 
 int main(int argc, char **argv)
@@ -94,7 +81,7 @@ int main(int argc, char **argv)
     if ((fflush(stdout) != 0 || ferror(stdout)) && code == CL_OK) {
         cl_err err;
         cl_fail(&err, CL_E_RUN, "stdout: write failed: %s", strerror(errno));
-        return cl_cli_fail(&err);
+        return cli_fail(&err);
     }
     return code;
 }

@@ -1,106 +1,53 @@
 /* plan.c: `chipline plan`: the placement that `run` would use, without MPI. */
 #include <stdlib.h>
 
-#include "chipline/run.h"
 #include "chipline/trace.h"
 #include "model_arg.h"
+#include "options.h"
 #include "plan_cli.h"
 
-enum {
-    RANKS = 'n',
-    CONTEXT = 'c',
-    LAYOUT = 256,
-    EXPERTS,
-    ROUTING,
-    REPLICAS,
-    CHIP,
-    CLUSTER,
-    SLOTS,
-    KV,
-    GOAL,
-    EXPLAIN,
-    JSON
-};
+enum { RANKS = 'n', CLUSTER = 256, GOAL, EXPLAIN };
 
 static const struct argp_option options[] = {
     {"ranks", RANKS, "N", 0,
      "chips in all (1; with --chip the fewest that hold the model; with --cluster all that can have work)", 0},
-    {"layout", LAYOUT, "SxG|auto|FILE", 0,
-     "S stages of G chips; auto: whichever is predicted best; FILE: {\"stages\": [{\"chips\": 3, \"layers\": 10}, "
-     "...]}, layers "
-     "in all or none (default: stages of one chip, auto where there are more chips than layers)",
-     0},
-    {"experts", EXPERTS, "MODE", 0,
-     "sliced (every chip of a stage holds rows of every expert) or whole (some experts each)", 0},
-    {"routing", ROUTING, "TRACE.h5", 0,
-     "whole experts are placed by how often they were chosen in that run, and the hottest copied where --chip leaves "
-     "memory (round-robin)",
-     0},
-    {"replicas", REPLICAS, "R", 0, "lines like this one, each with all of the model (1)", 0},
-    {"chip", CHIP, "FILE|BYTES", 0,
-     "memory of one chip: 230MB, 1.5GiB, or a configs/chips/NAME.json, whose rates predictions use", 0},
+    ROW_LAYOUT(0),
+    ROW_EXPERTS(0),
+    ROW_ROUTING(0),
+    ROW_REPLICAS(0),
+    ROW_CHIP(0),
     {"cluster", CLUSTER, "FILE", 0, "a configs/clusters/NAME.json: how many chips there are, and which", 0},
-    {"context", CONTEXT, "C", 0, "positions per sequence (the model's, at most 4096)", 0},
-    {"slots", SLOTS, "B", 0, "sequences in the line at once (1)", 0},
-    {"kv", KV, "FORMAT", 0,
-     "auto, f32, bf16 or q8: numbers of the KV cache (auto: bf16 for quantised models, else f32)", 0},
+    ROW_CONTEXT(0),
+    ROW_SLOTS("1", 0),
+    ROW_KV(0),
     {"goal", GOAL, "GOAL", 0, "latency or throughput: what auto looks for (latency for one slot, else throughput)", 0},
     {"explain", EXPLAIN, NULL, 0,
      "all layouts of as many chips: what they are predicted to do, or why they cannot be; with --json also each chip's "
      "phases of a token (bytes, operations, exchanges)",
      0},
-    {"json", JSON, NULL, 0,
-     "{\"ranks\", \"layout\", \"context\", \"slots\", \"kv\", \"chips\": [...], \"predicted\": {...}, ...}", 0},
+    ROW_JSON("{\"ranks\", \"layout\", \"context\", \"slots\", \"kv\", \"chips\": [...], \"predicted\": {...}, ...}", 0),
     {0}};
 
 static error_t parse(int key, char *arg, struct argp_state *st)
 {
-    static const char *const kv_words[] = {"auto", "f32", "bf16", "q8", NULL},
-                             *const expert_words[] = {"sliced", "whole", NULL},
-                             *const goal_words[] = {"latency", "throughput", NULL};
+    static const char *const goal_words[] = {"latency", "throughput", NULL};
     plan_cli *o = st->input;
     error_t e;
     switch (key) {
-    case RANKS: return cl_cli_int(o->err, "--ranks", arg, 1, 1 << 20, &o->ranks);
-    case LAYOUT: cl_layout_free(&o->layout); return cl_cli_layout(o->err, arg, &o->layout, &o->is_auto);
-    case ROUTING: o->routing = arg; break;
-    case EXPERTS: return cl_cli_word(o->err, "--experts", arg, expert_words, &o->experts);
-    case REPLICAS: return cl_cli_int(o->err, "--replicas", arg, 1, 1 << 20, &o->replicas);
-    case CHIP: o->chip = arg; break;
+    case RANKS: return cli_int(o->err, "--ranks", arg, 1, 1 << 20, &o->ranks);
+    case OPT_CHIP: o->chip = arg; break;
     case CLUSTER: o->cluster = arg; break;
-    case CONTEXT: return cl_cli_int(o->err, "--context", arg, 2, 1 << 28, &o->context);
-    case SLOTS: return cl_cli_int(o->err, "--slots", arg, 1, 1 << 16, &o->slots);
-    case KV: return cl_cli_word(o->err, "--kv", arg, kv_words, &o->kv);
     case GOAL:
-        e = cl_cli_word(o->err, "--goal", arg, goal_words, &o->goal);
+        e = cli_word(o->err, "--goal", arg, goal_words, &o->goal);
         o->goal++;
         return e;
     case EXPLAIN: o->explain = true; break;
-    case JSON: o->json = true; break;
-    case ARGP_KEY_ARG:
-        if (o->model) return cl_cli_extra(o->err, arg);
-        o->model = arg;
-        break;
-    default: return ARGP_ERR_UNKNOWN;
+    case OPT_JSON: o->json = true; break;
+    case ARGP_KEY_ARG: return cli_argument(o->err, "MODEL", arg, &o->model);
+    default: return cli_run_option(key, arg, &o->run, &o->layout, o->err);
     }
     return 0;
 }
-
-static const struct argp argp = {options,
-                                 parse,
-                                 "MODEL.h5|CONFIG.json",
-                                 "Which chip (MPI rank) would hold what: stages of whole layers, each on one chip or "
-                                 "shared by a set of chips, balanced by "
-                                 "the bytes that a token touches, the output head and the KV cache read included."
-                                 "\vExamples:\n"
-                                 "  chipline plan model.h5 --ranks 4\n"
-                                 "  chipline plan model.h5 --layout 2x3 --experts whole\n"
-                                 "  chipline plan model.h5 --ranks 8 --layout auto --explain\n"
-                                 "  chipline plan config.json --chip configs/chips/groq-lpu-v1.json\n"
-                                 "  chipline plan model.h5 --chip 512MB --context 2048 --slots 8 --json\n",
-                                 NULL,
-                                 NULL,
-                                 NULL};
 
 /* --cluster: number of chips, and their memory unless --chip says otherwise. "chip" is a path beside the cluster's
  * file. */
@@ -121,7 +68,7 @@ static cl_code read_cluster(const char *path, bool want_chip, int *chips, uint64
     if (c == CL_OK && want_chip) {
         int folder = slash && chip[0] != '/' ? (int)(slash - path) + 1 : 0;
         c = cl_buf_printf(&file, err, "%.*s%s", folder, path, chip);
-        if (c == CL_OK) c = cl_cli_chip(file.data, chip_bytes, rates, err);
+        if (c == CL_OK) c = cli_chip(file.data, chip_bytes, rates, err);
         cl_buf_free(&file);
     }
     *chips = (int)(nodes * per_node);
@@ -134,7 +81,7 @@ static cl_code read_chips(const plan_cli *o, plan_found *f, int *available, cl_e
 {
     cl_code c = CL_OK;
     *available = 0;
-    if (o->chip) c = cl_cli_chip(o->chip, &f->options.chip_bytes, &f->rates, err);
+    if (o->chip) c = cli_chip(o->chip, &f->options.chip_bytes, &f->rates, err);
     if (c == CL_OK && o->cluster)
         c = read_cluster(o->cluster, !o->chip, available, &f->options.chip_bytes, &f->rates, err);
     f->read_assumed = f->rates.read_bytes_per_s == 0;
@@ -151,14 +98,14 @@ static cl_code read_chips(const plan_cli *o, plan_found *f, int *available, cl_e
 /* Chips of one line if they are told, 0 if not: then *available says how many there are, 0 if nobody knows. */
 static cl_code line_chips(const plan_cli *o, int *available, int *chips, cl_err *err)
 {
-    *chips = o->ranks / o->replicas;
-    if (o->ranks % o->replicas)
+    *chips = o->ranks / o->run.replicas;
+    if (o->ranks % o->run.replicas)
         return cl_fail(err, CL_E_USAGE, "--replicas: %d ranks are not %d lines alike (use a multiple of %d ranks)",
-                       o->ranks, o->replicas, o->replicas);
-    if (*available && (o->ranks ? o->ranks : o->replicas) > *available)
+                       o->ranks, o->run.replicas, o->run.replicas);
+    if (*available && (o->ranks ? o->ranks : o->run.replicas) > *available)
         return cl_fail(err, CL_E_FIT, "plan: %d ranks, and the cluster has %d chips (use at most that)",
-                       o->ranks ? o->ranks : o->replicas, *available);
-    *available /= o->replicas;
+                       o->ranks ? o->ranks : o->run.replicas, *available);
+    *available /= o->run.replicas;
     return CL_OK;
 }
 
@@ -188,10 +135,10 @@ static cl_code find_layout(const plan_cli *o, const cl_model *m, plan_found *f, 
     if (!chips && !f->options.chip_bytes) chips = 1;
     if (!chips) {
         c = cl_fewest_chips(m, &f->options, &f->layout, err);
-        if (c != CL_OK || !o->is_auto) return c;
+        if (c != CL_OK || !o->run.layout_auto) return c;
         chips = cl_layout_chips(&f->layout);
     }
-    if (o->is_auto || chips > m->spec.n_layers) return choose_layout(o, m, f, chips, err);
+    if (o->run.layout_auto || chips > m->spec.n_layers) return choose_layout(o, m, f, chips, err);
     return cl_layout_make(chips, 1, &f->layout, err);
 }
 
@@ -200,19 +147,20 @@ static cl_code find_limits(const plan_cli *o, const cl_model *m, plan_found *f, 
     int longest = m->spec.context;
     cl_place_options *p = &f->options;
     f->model = m;
-    if (o->context > longest)
+    if (o->run.context > longest)
         return cl_fail(err, CL_E_FIT,
-                       "--context: %d is over the %d positions the model was made for (use at most that)", o->context,
-                       longest);
-    p->context = o->context ? o->context : longest < CL_DEFAULT_CONTEXT ? longest : CL_DEFAULT_CONTEXT;
+                       "--context: %d is over the %d positions the model was made for (use at most that)",
+                       o->run.context, longest);
+    p->context = o->run.context ? o->run.context : longest < CL_DEFAULT_CONTEXT ? longest : CL_DEFAULT_CONTEXT;
     p->chunk = p->context < CL_DEFAULT_CHUNK ? p->context : CL_DEFAULT_CHUNK;
-    p->slots = o->slots ? o->slots : 1;
-    p->kv = o->kv ? (cl_kv_format)(o->kv - 1) : cl_model_quantised(m) ? CL_KV_BF16 : CL_KV_F32;
-    p->experts = (cl_expert_mode)o->experts;
-    if (o->routing) {
+    p->slots = o->run.slots ? o->run.slots : 1;
+    p->kv = !o->run.kv_auto ? o->run.kv : cl_model_quantised(m) ? CL_KV_BF16 : CL_KV_F32;
+    p->experts = o->run.experts;
+    if (o->run.routing_path) {
         if (p->experts != CL_EXPERTS_WHOLE)
             return cl_fail(err, CL_E_USAGE, "--routing: places whole experts (give --experts whole too)");
-        cl_code c = cl_trace_routing_read(o->routing, &f->chosen, &f->routing.n_layers, &f->routing.experts, err);
+        cl_code c =
+            cl_trace_routing_read(o->run.routing_path, &f->chosen, &f->routing.n_layers, &f->routing.experts, err);
         if (c != CL_OK) return cl_fail_prefix(err, "--routing");
         f->routing.chosen = f->chosen;
         p->routing = &f->routing;
@@ -250,8 +198,17 @@ static cl_code find(const plan_cli *o, const cl_model *m, plan_found *f, cl_err 
     return c;
 }
 
-static cl_code plan(const plan_cli *o, cl_err *err)
+static cl_code check(void *own, const cli_call *call)
 {
+    const plan_cli *o = own;
+    if (o->model) return CL_OK;
+    return cl_fail(o->err, CL_E_USAGE, "plan: needs a model (chipline plan MODEL.h5 --ranks N, or a config.json)");
+}
+
+static cl_code run(void *own, const cli_call *call)
+{
+    const plan_cli *o = own;
+    cl_err *err = o->err;
     model_arg a;
     plan_found f = {0};
     cl_code c = model_arg_open(o->model, &a, err);
@@ -270,19 +227,27 @@ static cl_code plan(const plan_cli *o, cl_err *err)
     return c;
 }
 
-int cl_cmd_plan(int argc, char **argv)
-{
-    cl_err err;
-    plan_cli o = {.err = &err, .replicas = 1};
-    bool help;
-    cl_code c = cl_cli_parse(&argp, argc, argv, &o, &help, &err);
-    if (c == CL_OK && help) {
-        cl_cli_help(&argp, argv[0]);
-        return CL_OK;
-    }
-    if (c == CL_OK && !o.model)
-        c = cl_fail(&err, CL_E_USAGE, "plan: needs a model (chipline plan MODEL.h5 --ranks N, or a config.json)");
-    if (c == CL_OK) c = plan(&o, &err);
-    cl_layout_free(&o.layout);
-    return c == CL_OK ? CL_OK : cl_cli_fail(&err);
-}
+static void end(void *own) { cl_layout_free(&((plan_cli *)own)->layout); }
+
+const cli_command command_plan = {
+    .name = "plan",
+    .args = "MODEL.h5|CONFIG.json",
+    .what = "which rank would hold what, without MPI",
+    .argp = {.options = options,
+             .parser = parse,
+             .args_doc = "MODEL.h5|CONFIG.json",
+             .doc = "Which chip (MPI rank) would hold what: stages of whole layers, each on one chip or "
+                    "shared by a set of chips, balanced by "
+                    "the bytes that a token touches, the output head and the KV cache read included."
+                    "\vExamples:\n"
+                    "  chipline plan model.h5 --ranks 4\n"
+                    "  chipline plan model.h5 --layout 2x3 --experts whole\n"
+                    "  chipline plan model.h5 --ranks 8 --layout auto --explain\n"
+                    "  chipline plan config.json --chip configs/chips/groq-lpu-v1.json\n"
+                    "  chipline plan model.h5 --chip 512MB --context 2048 --slots 8 --json\n"},
+    .size = sizeof(plan_cli),
+    .defaults = &(const plan_cli){.run = {.replicas = 1, CLI_RUN_DEFAULTS}},
+    .check = check,
+    .run = run,
+    .end = end,
+};

@@ -3,14 +3,16 @@
 #define CHIPLINE_PLAN_CLI_H
 
 #include "chipline/cost.h"
+#include "chipline/run.h"
 #include "cli.h"
 
 typedef struct plan_cli {
     cl_err *err;
-    const char *model, *chip, *cluster, *routing;
-    int ranks, replicas, experts, goal, context, slots, kv; /* ranks 0, goal 0, context 0, slots 0: not said */
-    cl_layout layout;                                       /* no stages: not said */
-    bool is_auto, explain, json;
+    const char *model, *chip, *cluster;
+    int ranks, goal;    /* 0: not said */
+    cl_layout layout;   /* no stages: not said */
+    cl_run_options run; /* of the run that this is the placement of: lengths, cache, experts, replicas */
+    bool explain, json;
 } plan_cli;
 
 typedef struct plan_found {

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 
 #include "chipline/line.h"
+#include "columns.h"
 #include "plan_cli.h"
 
 enum { MOST_LINES = 64 }; /* of chips; beyond that one for each stage */
@@ -53,6 +54,26 @@ static json_t *phases_json(const plan_found *f, int stage, int member)
     return all;
 }
 
+typedef struct chip_row {
+    int32_t rank, stage, member, first_layer, layers;
+    bool embed, head;
+    uint64_t weight_bytes, kv_bytes, token_bytes, token_kv_bytes;
+    int32_t gathers;
+    uint64_t gather_bytes;
+    int32_t sends;
+    uint64_t send_bytes;
+    double share;
+} chip_row;
+
+static const cli_column chip_columns[] = {COLUMN(chip_row, rank),           COLUMN(chip_row, stage),
+                                          COLUMN(chip_row, member),         COLUMN(chip_row, first_layer),
+                                          COLUMN(chip_row, layers),         COLUMN(chip_row, embed),
+                                          COLUMN(chip_row, head),           COLUMN(chip_row, weight_bytes),
+                                          COLUMN(chip_row, kv_bytes),       COLUMN(chip_row, token_bytes),
+                                          COLUMN(chip_row, token_kv_bytes), COLUMN(chip_row, gathers),
+                                          COLUMN(chip_row, gather_bytes),   COLUMN(chip_row, sends),
+                                          COLUMN(chip_row, send_bytes),     COLUMN(chip_row, share)};
+
 static json_t *chips_json(const plan_cli *o, const plan_found *f)
 {
     json_t *chips = json_array();
@@ -61,14 +82,23 @@ static json_t *chips_json(const plan_cli *o, const plan_found *f)
         for (int k = 0; k < s->n_ranks; k++) {
             const cl_chip_cost *c = &f->chips[s->first_rank + k];
             const size_t sent = k ? 0 : send_bytes(f, i);
-            json_t *chip = json_pack("{s:i, s:i, s:i, s:i, s:i, s:b, s:b, s:I, s:I, s:I, s:I, s:i, s:I, s:i, s:I, s:f}",
-                                     "rank", s->first_rank + k, "stage", i, "member", k, "first_layer", s->first_layer,
-                                     "layers", s->n_layers, "embed", (int)s->embed, "head", (int)s->head,
-                                     "weight_bytes", (json_int_t)c->weight_bytes, "kv_bytes", (json_int_t)c->kv_bytes,
-                                     "token_bytes", (json_int_t)c->token_bytes, "token_kv_bytes",
-                                     (json_int_t)c->token_kv_bytes, "gathers", c->gathers, "gather_bytes",
-                                     (json_int_t)c->gather_bytes, "sends", sent ? 1 : 0, "send_bytes", (json_int_t)sent,
-                                     "share", (double)touched(c) / (double)f->touched);
+            const chip_row row = {.rank = s->first_rank + k,
+                                  .stage = i,
+                                  .member = k,
+                                  .first_layer = s->first_layer,
+                                  .layers = s->n_layers,
+                                  .embed = s->embed,
+                                  .head = s->head,
+                                  .weight_bytes = c->weight_bytes,
+                                  .kv_bytes = c->kv_bytes,
+                                  .token_bytes = c->token_bytes,
+                                  .token_kv_bytes = c->token_kv_bytes,
+                                  .gathers = c->gathers,
+                                  .gather_bytes = c->gather_bytes,
+                                  .sends = sent > 0,
+                                  .send_bytes = sent,
+                                  .share = (double)touched(c) / (double)f->touched};
+            json_t *chip = CLI_ROW(chip_columns, &row);
             if (o->explain) json_object_set_new(chip, "phases", phases_json(f, i, k));
             json_array_append_new(chips, chip);
         }
@@ -78,7 +108,17 @@ static json_t *chips_json(const plan_cli *o, const plan_found *f)
 
 static json_t *predicted_json(const cl_prediction *p)
 {
-    return json_pack("{s:f, s:f, s:f}", "token_s", p->token_s, "step_s", p->step_s, "tokens_per_s", p->tokens_per_s);
+    static const cli_column columns[] = {COLUMN(cl_prediction, token_s), COLUMN(cl_prediction, step_s),
+                                         COLUMN(cl_prediction, tokens_per_s)};
+    return CLI_ROW(columns, p);
+}
+
+static json_t *rates_json(const cl_rates *r)
+{
+    static const cli_column columns[] = {COLUMN(cl_rates, read_bytes_per_s), COLUMN(cl_rates, gather_s),
+                                         COLUMN(cl_rates, gather_bytes_per_s), COLUMN(cl_rates, hop_s),
+                                         COLUMN(cl_rates, hop_bytes_per_s)};
+    return CLI_ROW(columns, r);
 }
 
 static json_t *alternatives_json(const plan_found *f)
@@ -97,18 +137,15 @@ static json_t *alternatives_json(const plan_found *f)
 void plan_print_json(const plan_cli *o, const plan_found *f)
 {
     const cl_place_options *p = &f->options;
-    const cl_rates *r = &f->rates;
     char *name = layout_name(&f->layout);
     json_t *j = json_pack("{s:i, s:i, s:i, s:s, s:s, s:i, s:i, s:s, s:o, s:o, s:o}", "ranks",
-                          f->placement.n_ranks * o->replicas, "replicas", o->replicas, "stages", f->placement.n_stages,
-                          "layout", name ? name : "", "experts", p->experts == CL_EXPERTS_WHOLE ? "whole" : "sliced",
-                          "context", p->context, "slots", p->slots, "kv", cl_kv_name(p->kv), "chip_memory_bytes",
+                          f->placement.n_ranks * o->run.replicas, "replicas", o->run.replicas, "stages",
+                          f->placement.n_stages, "layout", name ? name : "", "experts",
+                          p->experts == CL_EXPERTS_WHOLE ? "whole" : "sliced", "context", p->context, "slots", p->slots,
+                          "kv", cl_kv_name(p->kv), "chip_memory_bytes",
                           p->chip_bytes ? json_integer((json_int_t)p->chip_bytes) : json_null(), "chips",
                           chips_json(o, f), "predicted", predicted_json(&f->predicted));
-    json_object_set_new(j, "rates",
-                        json_pack("{s:f, s:f, s:f, s:f, s:f}", "read_bytes_per_s", r->read_bytes_per_s, "gather_s",
-                                  r->gather_s, "gather_bytes_per_s", r->gather_bytes_per_s, "hop_s", r->hop_s,
-                                  "hop_bytes_per_s", r->hop_bytes_per_s));
+    json_object_set_new(j, "rates", rates_json(&f->rates));
     if (o->explain) json_object_set_new(j, "alternatives", alternatives_json(f));
     json_dumpf(j, stdout, JSON_COMPACT);
     putchar('\n');
@@ -123,8 +160,8 @@ static void print_head(const plan_cli *o, const plan_found *f, bool grouped)
     char a[32];
     const cl_place_options *p = &f->options;
     const cl_placement *pl = &f->placement;
-    printf("%s on %d chip%s: ", o->model, pl->n_ranks * o->replicas, plural(pl->n_ranks * o->replicas));
-    if (o->replicas > 1) printf("%d lines of ", o->replicas);
+    printf("%s on %d chip%s: ", o->model, pl->n_ranks * o->run.replicas, plural(pl->n_ranks * o->run.replicas));
+    if (o->run.replicas > 1) printf("%d lines of ", o->run.replicas);
     if (!grouped) printf("%d stage%s of one chip", pl->n_stages, plural(pl->n_stages));
     else {
         char *name = layout_name(&f->layout);
@@ -184,8 +221,8 @@ static void print_predicted(const plan_cli *o, const plan_found *f)
     const cl_rates *r = &f->rates;
     char a[32], b[32], c[32];
     printf("Predicted%s: %s for a token alone, %s for the busiest stage's step, %.4g tokens/s from %d slot%s.\n",
-           o->replicas > 1 ? " for each line" : "", seconds(f->predicted.token_s, a), seconds(f->predicted.step_s, b),
-           f->predicted.tokens_per_s, f->options.slots, plural(f->options.slots));
+           o->run.replicas > 1 ? " for each line" : "", seconds(f->predicted.token_s, a),
+           seconds(f->predicted.step_s, b), f->predicted.tokens_per_s, f->options.slots, plural(f->options.slots));
     printf("Rates: a chip reads %s/s%s; a gather of two chips takes %s", cl_human_bytes(r->read_bytes_per_s, a),
            f->read_assumed ? " (assumed)" : "", seconds(r->gather_s, b));
     printf(", a hop %s%s; ", seconds(r->hop_s, b), f->gather_assumed ? " (assumed)" : "");

@@ -19,8 +19,9 @@ typedef struct run_cli {
     cl_sampling sampling;
     cl_layout layout; /* --layout SxG or a file */
     cl_run_options run;
+    cl_buf command; /* the words of the call, for the trace */
 
-    /* rank 0, made by cl_cli_open_texts */
+    /* rank 0, made by cli_open_texts */
     cl_tokenizer_data *tok_data;
     cl_tokenizer *tokenizer;
     cl_chat *format;
@@ -29,14 +30,14 @@ typedef struct run_cli {
 } run_cli;
 
 /* Rank 0: tokenizer and chat format of the model file, before anything is loaded. */
-cl_code cl_cli_open_texts(run_cli *o);
-void cl_cli_close_texts(run_cli *o);
+cl_code cli_open_texts(run_cli *o);
+void cli_close_texts(run_cli *o);
 /* Rank 0: prompt, batch file or terminal as a source. Errors of a single prompt are found here, before weights are
  * read. */
-cl_code cl_cli_open_source(run_cli *o, const cl_model *m, cl_limits limits, cl_source *source);
+cl_code cli_open_source(run_cli *o, const cl_model *m, cl_limits limits, cl_source *source);
 /* Rank 0, at the end: requests that failed, as an error. */
-cl_code cl_cli_outcome(run_cli *o, cl_err *err);
+cl_code cli_outcome(run_cli *o, cl_err *err);
 /* Rank 0: --summary and the lines on stderr. */
-cl_code cl_cli_summary(run_cli *o, const cl_run_stats *n, cl_err *err);
+cl_code cli_summary(run_cli *o, const cl_run_stats *n, cl_err *err);
 
 #endif

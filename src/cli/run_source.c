@@ -20,9 +20,9 @@ typedef struct source_state {
     int out; /* results, -1: none */
     int64_t row, failed;
     uint64_t opened_ns;
-    bool waits;     /* rows may come later: a pipe or a terminal */
-    cl_err broken;  /* why reading ended early */
-    cl_lines lines; /* batch and conversation */
+    bool waits;        /* rows may come later: a pipe or a terminal */
+    cl_err broken;     /* why reading ended early */
+    line_reader lines; /* batch and conversation */
     /* what was printed last of the reply at hand, where reasoning is shown */
     enum { NOTHING, REASONING, ANSWER } shown;
     /* conversation */
@@ -38,7 +38,7 @@ static cl_code find_chat(run_cli *o)
     cl_err *err = o->err;
     cl_err quiet;
     bool asked = o->chat || o->chat_format || o->date;
-    cl_code c = cl_cli_chat(o->chat_format, o->date, o->tokenizer, &o->format, asked ? err : &quiet);
+    cl_code c = cli_chat(o->chat_format, o->date, o->tokenizer, &o->format, asked ? err : &quiet);
     if (!asked) return CL_OK; /* rows with messages will say so */
     if (!o->chat) return c;
     if (c != CL_OK) return c;
@@ -57,7 +57,7 @@ static void add_chat_ends(run_cli *o)
     }
 }
 
-cl_code cl_cli_open_texts(run_cli *o)
+cl_code cli_open_texts(run_cli *o)
 {
     cl_model_file *f = NULL;
     cl_code c = cl_model_file_open(&f, o->run.model_path, o->err);
@@ -75,14 +75,14 @@ cl_code cl_cli_open_texts(run_cli *o)
     return CL_OK;
 }
 
-void cl_cli_close_texts(run_cli *o)
+void cli_close_texts(run_cli *o)
 {
     source_state *s = o->source;
     if (s) {
         for (int i = 0; i < s->n_turns; i++) free((char *)s->turns[i].content);
         free(s->turns);
         cl_request_free(s->single);
-        cl_lines_close(&s->lines);
+        lines_close(&s->lines);
         if (s->out >= 0) close(s->out);
         free(s);
     }
@@ -256,9 +256,9 @@ static cl_request *next_row(void *ctx, int wait_ms, bool *ended)
     for (;;) {
         const char *line;
         size_t n;
-        cl_lines_got got = cl_lines_next(&s->lines, wait_ms, MAX_LINE, &line, &n, &s->broken);
-        *ended = got == CL_LINES_END || got == CL_LINES_FAILED;
-        if (got != CL_LINES_LINE) return NULL;
+        lines_got got = lines_next(&s->lines, wait_ms, MAX_LINE, &line, &n, &s->broken);
+        *ended = got == LINES_END || got == LINES_FAILED;
+        if (got != LINES_LINE) return NULL;
         if (n == 0) continue;
         cl_request *r = cl_request_from_row(&s->o->defaults, line, n, s->row++);
         if (r && !s->waits) r->arrived_ns = s->opened_ns; /* a file's rows were all there from the start */
@@ -289,7 +289,7 @@ static cl_code open_batch(run_cli *o, source_state *s)
     struct stat st;
     int in = strcmp(o->batch, "-") ? open(o->batch, O_RDONLY | O_CLOEXEC) : STDIN_FILENO;
     if (in < 0 || fstat(in, &st) != 0) return cl_fail(o->err, CL_E_INPUT, "%s: %s", o->batch, strerror(errno));
-    cl_lines_open(&s->lines, in, o->batch);
+    lines_open(&s->lines, in, o->batch);
     if (S_ISDIR(st.st_mode)) return cl_fail(o->err, CL_E_INPUT, "%s: is a folder (give a file)", o->batch);
     s->waits = !S_ISREG(st.st_mode);
     s->opened_ns = cl_now_ns();
@@ -323,9 +323,9 @@ static cl_request *next_turn(void *ctx, int wait_ms, bool *ended)
     s->asked = true;
     const char *line;
     size_t n;
-    cl_lines_got got = cl_lines_next(&s->lines, wait_ms, MAX_LINE, &line, &n, &s->broken);
-    *ended = got == CL_LINES_END || got == CL_LINES_FAILED;
-    if (got != CL_LINES_LINE) return NULL;
+    lines_got got = lines_next(&s->lines, wait_ms, MAX_LINE, &line, &n, &s->broken);
+    *ended = got == LINES_END || got == LINES_FAILED;
+    if (got != LINES_LINE) return NULL;
     s->asked = false;
     char *text = n && memchr(line, 0, n) == NULL ? strndup(line, n) : NULL;
     cl_request *r = NULL;
@@ -367,7 +367,7 @@ static cl_code done_turn(void *ctx, cl_request *r, const cl_result *result, cl_e
 
 static cl_code open_chat(run_cli *o, source_state *s)
 {
-    cl_lines_open(&s->lines, STDIN_FILENO, "stdin");
+    lines_open(&s->lines, STDIN_FILENO, "stdin");
     if (o->run.logits_path)
         return cl_fail(o->err, CL_E_USAGE, "--logits: is for one request, not for a conversation (give -p TEXT)");
     fprintf(stderr, "(a conversation: end it with Ctrl-D, /reset forgets it)\n");
@@ -376,7 +376,7 @@ static cl_code open_chat(run_cli *o, source_state *s)
 
 /* --- all --- */
 
-cl_code cl_cli_open_source(run_cli *o, const cl_model *m, cl_limits limits, cl_source *source)
+cl_code cli_open_source(run_cli *o, const cl_model *m, cl_limits limits, cl_source *source)
 {
     source_state *s = o->source = cl_calloc(1, sizeof *s, "source", o->err);
     if (!s) return CL_E_FIT;
@@ -416,7 +416,7 @@ cl_code cl_cli_open_source(run_cli *o, const cl_model *m, cl_limits limits, cl_s
     return open_single(o, s);
 }
 
-cl_code cl_cli_outcome(run_cli *o, cl_err *err)
+cl_code cli_outcome(run_cli *o, cl_err *err)
 {
     const source_state *s = o->source;
     if (s->broken.code != CL_OK) *err = s->broken;

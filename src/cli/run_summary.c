@@ -2,38 +2,57 @@
 #include <stdlib.h>
 
 #include "chipline/json.h"
+#include "columns.h"
 #include "run_cli.h"
 
 static json_t *rank_json(const cl_rank_stats *k)
 {
-    return json_pack("{s:i, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:o}",
-                     "rank", k->rank, "host", k->host, "replica", k->replica, "stage", k->stage, "member", k->member,
-                     "threads", k->threads, "first_layer", k->first_layer, "layers", k->n_layers, "slice_bytes",
-                     (json_int_t)k->slice_bytes, "kv_bytes", (json_int_t)k->kv_bytes, "counted_bytes",
-                     (json_int_t)k->counted_bytes, "before_bytes", (json_int_t)k->before_bytes, "rss_bytes",
-                     (json_int_t)k->rss_bytes, "baseline_bytes", (json_int_t)k->baseline_bytes, "over_bytes",
-                     (json_int_t)k->over_bytes, "busy", k->busy, "wait", k->wait, "read_gb_per_s", k->read_gb_per_s,
-                     "probe_gb_per_s", k->probe_gb_per_s > 0 ? json_real(k->probe_gb_per_s) : json_null());
+    static const cli_column columns[] =
+        {COLUMN(cl_rank_stats, rank),          COLUMN(cl_rank_stats, host),
+         COLUMN(cl_rank_stats, replica),       COLUMN(cl_rank_stats, stage),
+         COLUMN(cl_rank_stats, member),        COLUMN(cl_rank_stats, threads),
+         COLUMN(cl_rank_stats, first_layer),   COLUMN_AS("layers", cl_rank_stats, n_layers),
+         COLUMN(cl_rank_stats, slice_bytes),   COLUMN(cl_rank_stats, kv_bytes),
+         COLUMN(cl_rank_stats, counted_bytes), COLUMN(cl_rank_stats, before_bytes),
+         COLUMN(cl_rank_stats, rss_bytes),     COLUMN(cl_rank_stats, baseline_bytes),
+         COLUMN(cl_rank_stats, over_bytes),    COLUMN(cl_rank_stats, busy),
+         COLUMN(cl_rank_stats, wait),          COLUMN(cl_rank_stats, read_gb_per_s),
+         COLUMN(cl_rank_stats, probe_gb_per_s)};
+    json_t *j = CLI_ROW(columns, k);
+    if (!(k->probe_gb_per_s > 0)) json_object_set_new(j, "probe_gb_per_s", json_null());
+    return j;
 }
 
 static json_t *summary_json(const run_cli *o, const cl_run_stats *n)
 {
+    static const cli_column columns[] = {COLUMN(cl_run_stats, prompt_tokens_per_s),
+                                         COLUMN(cl_run_stats, generation_tokens_per_s),
+                                         COLUMN(cl_run_stats, ttft_s),
+                                         COLUMN(cl_run_stats, requests),
+                                         COLUMN_AS("failed_requests", cl_run_stats, failed),
+                                         COLUMN(cl_run_stats, prompt_tokens),
+                                         COLUMN(cl_run_stats, generated_tokens),
+                                         COLUMN(cl_run_stats, elapsed_s),
+                                         COLUMN(cl_run_stats, load_s),
+                                         COLUMN(cl_run_stats, layout),
+                                         COLUMN(cl_run_stats, replicas),
+                                         COLUMN(cl_run_stats, slots),
+                                         COLUMN(cl_run_stats, context),
+                                         COLUMN(cl_run_stats, kernels),
+                                         COLUMN(cl_run_stats, activations),
+                                         COLUMN(cl_run_stats, kv)};
     char sum[17], path[4096];
     snprintf(path, sizeof path, "%s", o->run.model_path);
     cl_utf8_repair(path);
     snprintf(sum, sizeof sum, "%016llx", (unsigned long long)n->model_checksum);
-    json_t *ranks = json_array();
+    json_t *j = CLI_ROW(columns, n), *ranks = json_array();
     for (int i = 0; i < n->n_ranks; i++) json_array_append_new(ranks, rank_json(&n->ranks[i]));
-    return json_pack("{s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:f, s:f, s:s, s:i, s:i, s:i, s:s, s:s, s:s, s:o, s:{s:s, "
-                     "s:s}, s:{s:s, s:s, s:s}}",
-                     "prompt_tokens_per_s", n->prompt_tokens_per_s, "generation_tokens_per_s",
-                     n->generation_tokens_per_s, "ttft_s", n->ttft_s, "requests", (json_int_t)n->requests,
-                     "failed_requests", (json_int_t)n->failed, "prompt_tokens", (json_int_t)n->prompt_tokens,
-                     "generated_tokens", (json_int_t)n->generated_tokens, "elapsed_s", n->elapsed_s, "load_s",
-                     n->load_s, "layout", n->layout, "replicas", n->replicas, "slots", n->slots, "context", n->context,
-                     "kernels", n->kernels, "activations", n->activations, "kv", n->kv, "ranks", ranks, "model",
-                     "checksum", sum, "path", path, "version", "chipline", o->run.version, "revision", o->run.revision,
-                     "build_flags", o->run.build_flags);
+    json_object_set_new(j, "ranks", ranks);
+    json_object_set_new(j, "model", json_pack("{s:s, s:s}", "checksum", sum, "path", path));
+    json_object_set_new(j, "version",
+                        json_pack("{s:s, s:s, s:s}", "chipline", o->run.version, "revision", o->run.revision,
+                                  "build_flags", o->run.build_flags));
+    return j;
 }
 
 static cl_code write_json(const run_cli *o, const cl_run_stats *n, cl_err *err)
@@ -90,7 +109,7 @@ static void print_lines(const cl_run_stats *n)
                 n->cores_here, here);
 }
 
-cl_code cl_cli_summary(run_cli *o, const cl_run_stats *n, cl_err *err)
+cl_code cli_summary(run_cli *o, const cl_run_stats *n, cl_err *err)
 {
     if (!o->quiet) print_lines(n);
     return o->summary ? write_json(o, n, err) : CL_OK;

@@ -6,10 +6,13 @@
 
 #include "cli.h"
 
-/* What the handler needs; set before it is installed, never changed. */
+/* The only variables of the program that are not of a function: the system calls a handler with the signal's number and
+ * nothing else, so what it shall do has to lie where it finds it. Set before a handler is installed; then only `came`
+ * changes, from a handler. A process has one set of handlers, whatever threads its libraries start. */
 static struct {
-    char *tmp, *text; /* the file; what is said */
+    char *tmp, *text; /* a file that is being written; what is said when it goes */
     size_t len;
+    volatile sig_atomic_t came; /* a signal that was only noted */
 } stopped;
 
 static void on_signal(int sig)
@@ -21,7 +24,7 @@ static void on_signal(int sig)
     _exit(CL_E_RUN);
 }
 
-cl_code cl_cli_drop_when_stopped(const char *path, cl_err *err)
+cl_code cli_drop_when_stopped(const char *path, cl_err *err)
 {
     static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
     cl_buf text = {0};
@@ -40,14 +43,9 @@ cl_code cl_cli_drop_when_stopped(const char *path, cl_err *err)
     return CL_OK;
 }
 
-/* A process has one; the threads of the MPI library would take signals that were only blocked here. */
-static struct {
-    volatile sig_atomic_t came;
-} stop;
+static void on_stop(int sig) { stopped.came = 1; }
 
-static void on_stop(int sig) { stop.came = 1; }
-
-void cl_cli_hold_stop(void)
+void cli_hold_stop(void)
 {
     static const int signals[] = {SIGINT, SIGTERM};
     struct sigaction now = {.sa_handler = on_stop, .sa_flags = SA_RESTART | (int)SA_RESETHAND}, was;
@@ -55,4 +53,4 @@ void cl_cli_hold_stop(void)
         if (sigaction(signals[i], NULL, &was) == 0 && was.sa_handler != SIG_IGN) sigaction(signals[i], &now, NULL);
 }
 
-bool cl_cli_stop_came(void) { return stop.came; }
+bool cli_stop_came(void) { return stopped.came; }

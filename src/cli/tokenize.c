@@ -4,17 +4,17 @@
 #include "chat_arg.h"
 #include "chipline/json.h"
 #include "chipline/model_file.h"
-#include "cli.h"
+#include "options.h"
 
-enum { CHAT = 256, JSON, DECODE, CHAT_FORMAT, DATE, MAX_TEXT = 1 << 30 };
+enum { CHAT = 256, DECODE, MAX_TEXT = 1 << 30 };
 
 static const struct argp_option options[] =
     {{"prompt", 'p', "TEXT", 0, "the text (or standard input)", 0},
      {"chat", CHAT, NULL, 0, "the text is a user's message, or a JSON list of messages {\"role\", \"content\"}", 0},
-     {"chat-format", CHAT_FORMAT, "NAME", 0, "instead of the one found in the model file", 0},
-     {"date", DATE, "YYYY-MM-DD", 0, "the day in prompts that hold one (today)", 0},
+     ROW_CHAT_FORMAT(0),
+     ROW_DATE(0),
      {"decode", DECODE, "ID,ID,...", 0, "ids back to text", 0},
-     {"json", JSON, NULL, 0, "{\"tokens\": [ids], \"pieces\": [texts]}, with --chat also \"rendered\"", 0},
+     ROW_JSON("{\"tokens\": [ids], \"pieces\": [texts]}, with --chat also \"rendered\"", 0),
      {0}};
 
 typedef struct tokenize_cli {
@@ -29,29 +29,15 @@ static error_t parse(int key, char *arg, struct argp_state *st)
     switch (key) {
     case 'p': o->prompt = arg; break;
     case CHAT: o->chat = true; break;
-    case CHAT_FORMAT: o->chat_format = arg; break;
-    case DATE: o->date = arg; break;
+    case OPT_CHAT_FORMAT: o->chat_format = arg; break;
+    case OPT_DATE: o->date = arg; break;
     case DECODE: o->decode = arg; break;
-    case JSON: o->json = true; break;
-    case ARGP_KEY_ARG:
-        if (o->model) return cl_cli_extra(o->err, arg);
-        return cl_cli_path(o->err, "MODEL", arg, &o->model);
+    case OPT_JSON: o->json = true; break;
+    case ARGP_KEY_ARG: return cli_argument(o->err, "MODEL", arg, &o->model);
     default: return ARGP_ERR_UNKNOWN;
     }
     return 0;
 }
-
-static const struct argp argp = {options,
-                                 parse,
-                                 "MODEL.h5",
-                                 "Text to token ids as the model would read it, one per line with its text, and back."
-                                 "\vExamples:\n"
-                                 "  chipline tokenize model.h5 -p 'Hello world'\n"
-                                 "  chipline tokenize model.h5 --chat -p 'What is a chip?'\n"
-                                 "  chipline tokenize model.h5 --decode 19556,905\n",
-                                 NULL,
-                                 NULL,
-                                 NULL};
 
 static cl_code decode(const tokenize_cli *o, const cl_tokenizer *t, cl_err *err)
 {
@@ -81,7 +67,7 @@ static cl_code decode(const tokenize_cli *o, const cl_tokenizer *t, cl_err *err)
 static cl_code render(const tokenize_cli *o, const cl_tokenizer *t, const cl_buf *text, cl_buf *rendered, cl_err *err)
 {
     cl_chat *format;
-    cl_code c = cl_cli_chat(o->chat_format, o->date, t, &format, err);
+    cl_code c = cli_chat(o->chat_format, o->date, t, &format, err);
     if (c != CL_OK) return c;
     if (!format)
         return cl_fail(err, CL_E_INPUT, "--chat: %s has no chat template (name a format: --chat-format)", o->model);
@@ -165,8 +151,10 @@ static cl_code encode(const tokenize_cli *o, const cl_tokenizer *t, cl_err *err)
 }
 
 /* What options can't mean together, and ids that are none. */
-static cl_code check(const tokenize_cli *o, cl_err *err)
+static cl_code check(void *own, const cli_call *call)
 {
+    const tokenize_cli *o = own;
+    cl_err *err = o->err;
     static const char ids[] = "0123456789, \n";
     if (!o->model) return cl_fail(err, CL_E_USAGE, "tokenize: needs a model file (chipline tokenize MODEL.h5 -p TEXT)");
     if (o->chat_format && !o->chat) return cl_fail(err, CL_E_USAGE, "--chat-format: needs --chat");
@@ -177,28 +165,38 @@ static cl_code check(const tokenize_cli *o, cl_err *err)
     return cl_fail(err, CL_E_USAGE, "--decode: '%.60s' is no list of token ids (write them as 5,17,9)", o->decode);
 }
 
-int cl_cmd_tokenize(int argc, char **argv)
+static cl_code run(void *own, const cli_call *call)
 {
-    cl_err err;
-    tokenize_cli o = {.err = &err};
-    bool help;
-    cl_code c = cl_cli_parse(&argp, argc, argv, &o, &help, &err);
-    if (c == CL_OK && help) {
-        cl_cli_help(&argp, argv[0]);
-        return CL_OK;
-    }
-    if (c == CL_OK) c = check(&o, &err);
-    cl_model_file *f = NULL;
+    const tokenize_cli *o = own;
+    cl_model_file *f;
     cl_tokenizer_data *data = NULL;
     cl_tokenizer *t = NULL;
-    if (c == CL_OK) c = cl_model_file_open(&f, o.model, &err);
-    if (c == CL_OK) c = cl_tokenizer_data_read(cl_model_file_store(f), &data, &err);
+    cl_code c = cl_model_file_open(&f, o->model, o->err);
+    if (c != CL_OK) return c;
+    c = cl_tokenizer_data_read(cl_model_file_store(f), &data, o->err);
     cl_model_file_close(f);
     if (c == CL_OK && !data)
-        c = cl_fail(&err, CL_E_INPUT, "%s: has no tokenizer (convert from a source that has one)", o.model);
-    if (c == CL_OK) c = cl_tokenizer_create(&t, data, &err);
-    if (c == CL_OK) c = o.decode ? decode(&o, t, &err) : encode(&o, t, &err);
+        c = cl_fail(o->err, CL_E_INPUT, "%s: has no tokenizer (convert from a source that has one)", o->model);
+    if (c == CL_OK) c = cl_tokenizer_create(&t, data, o->err);
+    if (c == CL_OK) c = o->decode ? decode(o, t, o->err) : encode(o, t, o->err);
     cl_tokenizer_free(t);
     cl_tokenizer_data_free(data);
-    return c == CL_OK ? CL_OK : cl_cli_fail(&err);
+    return c;
 }
+
+const cli_command command_tokenize = {
+    .name = "tokenize",
+    .args = "MODEL.h5",
+    .what = "text to ids and back, chat prompts rendered",
+    .argp = {.options = options,
+             .parser = parse,
+             .args_doc = "MODEL.h5",
+             .doc = "Text to token ids as the model would read it, one per line with its text, and back."
+                    "\vExamples:\n"
+                    "  chipline tokenize model.h5 -p 'Hello world'\n"
+                    "  chipline tokenize model.h5 --chat -p 'What is a chip?'\n"
+                    "  chipline tokenize model.h5 --decode 19556,905\n"},
+    .size = sizeof(tokenize_cli),
+    .check = check,
+    .run = run,
+};
