@@ -1,5 +1,5 @@
 /* import.h: checkpoints to model files. GGUF and safetensors, config.json and GGUF metadata, translated into the one
- * canonical model (design decision 1); family names live here and nowhere else.
+ * canonical model of model.h; family names live here and nowhere else.
  *
  * Streams tensor by tensor: memory stays near the largest tensor of the source. Local, no rank talks. All offsets and
  * sizes of a source are checked against its files before use (CL_E_INPUT). */

@@ -1,4 +1,4 @@
-/* fam_deepseek.c: DeepSeek-V2, V3 and R1, and Kimi K2, which is a V3 (models.md F): latent attention, shared experts,
+/* fam_deepseek.c: DeepSeek-V2, V3 and R1, and Kimi K2, which is a V3: latent attention, shared experts,
  * routers that choose groups first. Sources: transformers' configuration_deepseek_v2.py, configuration_deepseek_v3.py
  * and their modeling files; gguf-py's constants for both generations of GGUF. */
 #include <math.h>

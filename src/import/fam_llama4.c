@@ -1,8 +1,8 @@
 /* fam_llama4.c: Llama 4's language model, alone or inside the multimodal checkpoint. Layers with positions see their
  * own chunk and may normalise q and k without weights; every fourth layer has no positions, sees everything, and
  * sharpens its queries with the distance. A router's sigmoid scales an expert's input; a shared expert is always added.
- * Sources: transformers' configuration_llama4.py, modeling_llama4.py; what GGUF files leave to their readers:
- * models.md G. */
+ * Sources: transformers' configuration_llama4.py, modeling_llama4.py; what GGUF files leave to their readers
+ * (which layers have positions, the temperature of those that have none) is as in the configuration's defaults. */
 #include <limits.h>
 #include <stdlib.h>
 

@@ -3,7 +3,7 @@
  * Boundary: callers need not know where in which file a thing lies. Everything a file says about itself (counts,
  * lengths, offsets, types, alignment, names) is checked at open against the file's real size; what the getters return
  * afterwards is inside the files. Files are read, not mapped (a file that shrinks while it is read is an error, not a
- * signal). Layout: ggml's docs/gguf.md (models.md 0.2). Local. */
+ * signal). Layout: ggml's own description of GGUF. Local. */
 #ifndef CHIPLINE_IMPORT_GGUF_H
 #define CHIPLINE_IMPORT_GGUF_H
 

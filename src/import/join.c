@@ -1,6 +1,6 @@
 /* join.c: quantised checkpoints keep a matrix in several tensors, multimodal ones keep other modalities beside the
- * text; what the importers see afterwards is one tensor per matrix under its plain name (source.h). Formats:
- * models.md E.2 (gpt-oss), F.2 (DeepSeek's FP8 tiles, compressed-tensors' int4). */
+ * text; what the importers see afterwards is one tensor per matrix under its plain name (source.h). Formats: gpt-oss's
+ * blocks and scales (MXFP4), DeepSeek's FP8 tiles of 128 x 128, compressed-tensors' packed int4. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

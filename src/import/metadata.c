@@ -1,6 +1,5 @@
-/* metadata.c: GGUF metadata to cl_spec: the keys that families share (models.md 0.2; key names as in gguf-py's
- * constants). What
- * GGUF does not say (biases, dense layers among mixtures) follows from the tensors that are there. */
+/* metadata.c: GGUF metadata to cl_spec: the keys that families share, named as in gguf-py's constants. What GGUF
+ * does not say (biases, dense layers among mixtures) follows from the tensors that are there. */
 #include <limits.h>
 #include <math.h>
 #include <stdlib.h>

@@ -1,6 +1,5 @@
-/* rope.h: rotary tables: inv_freq from base and scaling. Formulas: models.md 0.5, which is transformers'
- * modeling_rope_utils.py.
- */
+/* rope.h: rotary tables: inv_freq from base and scaling. Formulas: transformers'
+ * modeling_rope_utils.py. */
 #ifndef CHIPLINE_IMPORT_ROPE_H
 #define CHIPLINE_IMPORT_ROPE_H
 

@@ -1,5 +1,6 @@
 /* safetensors.h: a checked reader of a Hugging Face folder's weights: model.safetensors, or
- * model.safetensors.index.json and its shards. Layout: models.md 0.1. Local. */
+ * model.safetensors.index.json and its shards. Layout: the safetensors format's (8 bytes: length of a JSON header, then
+ * the header, then all data without holes). Local. */
 #ifndef CHIPLINE_IMPORT_SAFETENSORS_H
 #define CHIPLINE_IMPORT_SAFETENSORS_H
 

@@ -33,8 +33,10 @@ def command(*args, ranks=None):
 
 def chipline(*args, ranks=None, timeout=120, stdin=None, cwd=None):
     """One call of chipline (ranks None: no mpirun). Returns the CompletedProcess, texts as str."""
-    return subprocess.run(["timeout", "-k", "5", str(timeout), *command(*args, ranks=ranks)], env=ENV, cwd=cwd, input=stdin,
-                          stdin=subprocess.DEVNULL if stdin is None else None, capture_output=True, text=True, timeout=timeout + 20)
+    return subprocess.run(["timeout", "-k", "5", str(timeout), *command(*args, ranks=ranks)], env=ENV, cwd=cwd,
+                          input=stdin,
+                          stdin=subprocess.DEVNULL if stdin is None else None, capture_output=True, text=True,
+                          timeout=timeout + 20)
 
 
 def ok(*args, **kw):
@@ -45,7 +47,8 @@ def ok(*args, **kw):
 
 def messages(result):
     """The lines that chipline itself wrote as errors."""
-    return [line for line in result.stderr.splitlines() if line.startswith("chipline:") and not line.startswith("chipline: note:")]
+    return [line for line in result.stderr.splitlines() if line.startswith("chipline:")
+            and not line.startswith("chipline: note:")]
 
 
 def refuses(code, *args, says=None, **kw):

@@ -14,19 +14,31 @@ from conftest import CHIPLINE, DEMO, ENV, FIXTURES, command, messages, ok, refus
 
 
 @pytest.mark.parametrize("args,says", [
-    (["rum"], "run"), (["run"], "model file"), (["run", "m.h5", "--tempreature", "1"], "--temperature"), (["run", "m.h5", "-n"], "value"),
-    (["run", "m.h5", "-n", "many"], "whole number"), (["run", "m.h5", "-n", "0"], "from 1"), (["run", "m.h5", "--top-p", "1.5"], "from 0 to 1"),
-    (["run", "m.h5", "--temperature", "nan"], "not a number"), (["run", "m.h5", "--activations", "q9"], "f32"), (["run", "m.h5", "--layout", "2by2"], "SxG"),
-    (["run", "m.h5", "-p", "a", "--tokens", "1"], "exclude"), (["run", "m.h5", "--batch", "x.jsonl"], "--out"), (["run", "m.h5", "extra"], "too many"),
-    (["run", "m.h5", "--chip", "lots"], "lots"), (["run", "m.h5", "--stop", ""], "--stop"), (["convert", "--frmat", "q8_0"], "--format"),
-    (["convert", "x"], "-o"), (["convert", "x", "-o", "y", "--format", "q3"], "q"), (["inspect"], ""), (["verify"], ""), (["plan"], ""), (["tokenize"], ""),
-    (["synth", "x.json", "-o", ""], "-o: is empty"), (["convert", "x", "-o", ""], "-o: is empty"), (["synth", "", "-o", "m.h5"], "CONFIG.json: is empty"),
-    (["convert", "", "-o", "m.h5"], "SRC: is empty"), (["inspect", ""], "MODEL: is empty"), (["verify", ""], "MODEL: is empty"),
-    (["plan", ""], "MODEL: is empty"), (["run", "", "-p", "a"], "MODEL: is empty"), (["tokenize", "", "-p", "a"], "MODEL: is empty"), (["tokenize", "m.h5", "--decode", "abc"], "abc"), (["tokenize", "m.h5", "--decode", "1,-2"], "1,-2"),
-    (["tokenize", "m.h5", "--decode", "1", "-p", "a"], "--decode: not with -p"), (["tokenize", "m.h5", "--decode", "1", "--chat"], "--decode: not with --chat"),
+    (["rum"], "run"), (["run"], "model file"), (["run", "m.h5", "--tempreature", "1"], "--temperature"),
+    (["run", "m.h5", "-n"], "value"),
+    (["run", "m.h5", "-n", "many"], "whole number"), (["run", "m.h5", "-n", "0"], "from 1"),
+    (["run", "m.h5", "--top-p", "1.5"], "from 0 to 1"),
+    (["run", "m.h5", "--temperature", "nan"], "not a number"), (["run", "m.h5", "--activations", "q9"], "f32"),
+    (["run", "m.h5", "--layout", "2by2"], "SxG"),
+    (["run", "m.h5", "-p", "a", "--tokens", "1"], "exclude"), (["run", "m.h5", "--batch", "x.jsonl"], "--out"),
+    (["run", "m.h5", "extra"], "too many"),
+    (["run", "m.h5", "--chip", "lots"], "lots"), (["run", "m.h5", "--stop", ""], "--stop"),
+    (["convert", "--frmat", "q8_0"], "--format"),
+    (["convert", "x"], "-o"), (["convert", "x", "-o", "y", "--format", "q3"], "q"), (["inspect"], ""), (["verify"], ""),
+    (["plan"], ""), (["tokenize"], ""),
+    (["synth", "x.json", "-o", ""], "-o: is empty"), (["convert", "x", "-o", ""], "-o: is empty"),
+    (["synth", "", "-o", "m.h5"], "CONFIG.json: is empty"),
+    (["convert", "", "-o", "m.h5"], "SRC: is empty"), (["inspect", ""], "MODEL: is empty"),
+    (["verify", ""], "MODEL: is empty"),
+    (["plan", ""], "MODEL: is empty"), (["run", "", "-p", "a"], "MODEL: is empty"),
+    (["tokenize", "", "-p", "a"], "MODEL: is empty"), (["tokenize", "m.h5", "--decode", "abc"], "abc"),
+    (["tokenize", "m.h5", "--decode", "1,-2"], "1,-2"),
+    (["tokenize", "m.h5", "--decode", "1", "-p", "a"], "--decode: not with -p"),
+    (["tokenize", "m.h5", "--decode", "1", "--chat"], "--decode: not with --chat"),
     (["tokenize", "m.h5", "--date", "2026-01-01", "-p", "a"], "--date: needs --chat"),
     (["tokenize", "m.h5", "--chat-format", "qwen3", "-p", "a"], "--chat-format: needs --chat"),
-    (["run", "m.h5", "-p", "a", "--date", "2026-01-01"], "--date: needs --chat"), (["run", "m.h5", "-p", "a", "--chat-format", "qwen3"], "--chat-format: needs --chat")])
+    (["run", "m.h5", "-p", "a", "--date", "2026-01-01"], "--date: needs --chat"),
+    (["run", "m.h5", "-p", "a", "--chat-format", "qwen3"], "--chat-format: needs --chat")])
 def test_command_lines(args, says, tmp_path):
     assert says in refuses(2, *args, cwd=tmp_path)
 
@@ -50,7 +62,8 @@ def test_prompts(demo):
     refuses(3, "run", demo, "--tokens", "1,999999", says="999999", ranks=2)
     refuses(2, "run", demo, "--tokens", "1,-1", says="-1")
     refuses(4, "run", demo, "-p", "word " * 300, "--context", 64, says="context", ranks=2)
-    r = subprocess.run(command("run", demo, ranks=2), env=ENV, input=b"abc \xff\xfe def", capture_output=True, timeout=60)
+    r = subprocess.run(command("run", demo, ranks=2), env=ENV, input=b"abc \xff\xfe def", capture_output=True,
+                       timeout=60)
     assert r.returncode == 3 and b"UTF-8" in r.stderr and r.stderr.count(b"\nchipline:") + r.stderr.startswith(b"chipline:") == 1
 
 
@@ -68,13 +81,15 @@ def test_unwritable_outputs(demo, tmp_path):
         refuses(3, "run", demo, "-p", "Once", "-n", 2, *args, ranks=2, says=str(gone))
     (tmp_path / "in.jsonl").write_text('{"prompt": "a"}')
     refuses(3, "run", demo, "--batch", tmp_path / "in.jsonl", "--out", gone / "o.jsonl", ranks=2, says=str(gone))
-    refuses(3, "run", demo, "--batch", tmp_path / "none.jsonl", "--out", tmp_path / "o.jsonl", ranks=2, says="none.jsonl")
+    refuses(3, "run", demo, "--batch", tmp_path / "none.jsonl", "--out", tmp_path / "o.jsonl", ranks=2,
+            says="none.jsonl")
     refuses(3, "convert", DEMO, "-o", gone / "m.h5", says=str(gone))
 
 
 def test_full_disk(demo, tmp_path):
     (tmp_path / "in.jsonl").write_text('{"prompt": "a", "max_tokens": 3}\n' * 5)
-    refuses(1, "run", demo, "--batch", tmp_path / "in.jsonl", "--out", "/dev/full", "--context", 64, ranks=3, says="/dev/full")
+    refuses(1, "run", demo, "--batch", tmp_path / "in.jsonl", "--out", "/dev/full", "--context", 64, ranks=3,
+            says="/dev/full")
 
 
 def test_outputs_never_destroy_inputs(demo, tmp_path):
@@ -125,9 +140,12 @@ def test_numbers_that_are_none(tmp_path):
     """As Python's json.dump writes them."""
     base = json.loads((FIXTURES / "llama_b" / "config.json").read_text())
     path = tmp_path / "config.json"
-    for key, value, says in (("rope_theta", float("nan"), "rope_theta: line"), ("rms_norm_eps", float("-inf"), "rms_norm_eps: line"),
-                             ("vocab_size", 10**20, "vocab_size: line"), ("rope_scaling", {"type": "linear", "factor": float("inf")}, "rope_scaling.factor: line"),
-                             ("eos_token_id", 10**15, "eos_token_id: is 1000000000000000"), ("torch_dtype", "int8", "torch_dtype: int8")):
+    for key, value, says in (("rope_theta", float("nan"), "rope_theta: line"),
+                             ("rms_norm_eps", float("-inf"), "rms_norm_eps: line"),
+                             ("vocab_size", 10**20, "vocab_size: line"),
+                             ("rope_scaling", {"type": "linear", "factor": float("inf")}, "rope_scaling.factor: line"),
+                             ("eos_token_id", 10**15, "eos_token_id: is 1000000000000000"),
+                             ("torch_dtype", "int8", "torch_dtype: int8")):
         path.write_text(json.dumps({k: v for k, v in base.items() if k != "dtype"} | {key: value}, indent=1))
         assert f"{path}: {says}" in refuses(3, "inspect", path)
 
@@ -148,14 +166,16 @@ def test_chat_options(demo, convert, tmp_path):
         refuses(2, "tokenize", demo, "--chat", "--chat-format", "harmony", "--date", date, "-p", "x", says="--date")
         refuses(2, "run", demo, "--chat", "--chat-format", "harmony", "--date", date, "-p", "x", says="--date", ranks=2)
     refuses(3, "tokenize", demo, "--decode", "5,99999999", says="99999999")
-    ok("tokenize", demo, "--chat", "--chat-format", "qwen3", "-p", "x")  # a vocabulary without any marks reads them as text
+    # a vocabulary without any marks reads them as text
+    ok("tokenize", demo, "--chat", "--chat-format", "qwen3", "-p", "x")
     for name in ("config.json", "model.safetensors"):
         shutil.copy(DEMO / name, tmp_path)
     shutil.copy(FIXTURES / "tokenizers" / "smollm" / "tokenizer.json", tmp_path)
     chatml = convert(tmp_path)
     ok("tokenize", chatml, "--chat", "--chat-format", "chatml", "-p", "x")
     for command in (["tokenize"], ["run"]):
-        refuses(3, *command, chatml, "--chat", "--chat-format", "llama4", "-p", "x", says="chat format llama4: the vocabulary has no token <|header_start|>")
+        refuses(3, *command, chatml, "--chat", "--chat-format", "llama4", "-p", "x",
+                says="chat format llama4: the vocabulary has no token <|header_start|>")
 
 
 def test_nothing_is_left_after_a_bad_prompt(demo, tmp_path):
@@ -172,25 +192,31 @@ def test_ranks_with_different_models(demo, convert, tmp_path):
         shutil.copy(source, tmp_path / name / "m.h5")
     one = ["--bind-to", "none", "-n", "1"]
     run = [CHIPLINE, "run", "m.h5", "-p", "x", "-n", "2"]
-    r = subprocess.run(["timeout", "60", "mpirun", "--oversubscribe", *one, "-wdir", tmp_path / "a", *run, ":", *one, "-wdir", tmp_path / "b", *run],
+    r = subprocess.run(["timeout", "60", "mpirun", "--oversubscribe", *one, "-wdir", tmp_path / "a", *run, ":", *one,
+                        "-wdir", tmp_path / "b", *run],
                        env=ENV, capture_output=True, text=True)
     assert r.returncode == 3 and len(messages(r)) == 1 and "not the same model" in messages(r)[0], r.stderr
 
 
 def test_reader_that_goes_away(demo, tmp_path):
-    r = subprocess.run(["bash", "-c", f"{CHIPLINE} run {demo} -p Once -n 400 --ignore-eos --quiet --trace {tmp_path}/t.h5 | head -c 3"],
+    r = subprocess.run(["bash", "-c",
+                        f"{CHIPLINE} run {demo} -p Once -n 400 --ignore-eos --quiet --trace {tmp_path}/t.h5 | head -c 3"],
                        env=ENV, capture_output=True, text=True, timeout=60)
     assert len(r.stdout) == 3 and r.stderr.count("chipline:") == 1
-    r = subprocess.run(["bash", "-c", f"{CHIPLINE} inspect {demo} > /dev/full"], env=ENV, capture_output=True, text=True, timeout=60)
+    r = subprocess.run(["bash", "-c", f"{CHIPLINE} inspect {demo} > /dev/full"], env=ENV, capture_output=True,
+                       text=True, timeout=60)
     assert r.returncode == 1 and "stdout" in r.stderr
-    r = subprocess.run(["bash", "-c", f"{CHIPLINE} run {demo} -p Once -n 3 --quiet <&-"], env=ENV, capture_output=True, text=True, timeout=60)
+    r = subprocess.run(["bash", "-c", f"{CHIPLINE} run {demo} -p Once -n 3 --quiet <&-"], env=ENV, capture_output=True,
+                       text=True, timeout=60)
     assert r.returncode == 0 and r.stdout
 
 
 def test_stopped_rank_ends_the_job(demo):
     """A rank that stands still is noticed by its neighbours."""
-    p = subprocess.Popen(command("run", demo, "-p", "Once", "-n", 400, "--ignore-eos", "--context", 450, "--stall-timeout", 2, "--kernels", "reference",
-                                 "--threads", 1, "--quiet", ranks=3), env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    p = subprocess.Popen(command("run", demo, "-p", "Once", "-n", 400, "--ignore-eos", "--context", 450,
+                                 "--stall-timeout", 2, "--kernels", "reference",
+                                 "--threads", 1, "--quiet", ranks=3), env=ENV, stdout=subprocess.PIPE,
+                                 stderr=subprocess.PIPE, text=True)
     p.stdout.read(1)
     ranks = [int(c) for c in subprocess.run(["pgrep", "-P", str(p.pid)], capture_output=True, text=True).stdout.split()]
     victim = next(r for r in ranks if "OMPI_COMM_WORLD_RANK=1" in open(f"/proc/{r}/environ").read().split("\0"))
@@ -274,7 +300,8 @@ def test_killed_rank_ends_the_job(demo, tmp_path):
     rows = [{"id": str(i), "prompt": "Once upon a time", "max_tokens": 3 if i < 6 else 400} for i in range(12)]
     (tmp_path / "in.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
     out = tmp_path / "out.jsonl"
-    p = subprocess.Popen(command("run", demo, "--batch", tmp_path / "in.jsonl", "--out", out, "--ignore-eos", "--context", 450, "--slots", 4, "--quiet",
+    p = subprocess.Popen(command("run", demo, "--batch", tmp_path / "in.jsonl", "--out", out, "--ignore-eos",
+                                 "--context", 450, "--slots", 4, "--quiet",
                                  "--threads", 1, "--kernels", "reference", "--trace", tmp_path / "t.h5", ranks=4),
                          env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     end = time.time() + 60

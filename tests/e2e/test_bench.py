@@ -1,5 +1,5 @@
-"""`chipline bench`: every number follows from the others, in JSON, table and CSV, whatever the shape of the line. How large they
-are is not looked at."""
+"""`chipline bench`: every number follows from the others, in JSON, table and CSV, whatever the shape of the line. How
+large they are is not looked at."""
 import csv
 import json
 import signal
@@ -11,7 +11,8 @@ import pytest
 from conftest import ENV, command, ok, refuses
 
 TINY = ["--seconds", 0, "--threads", 1, "--quiet"]
-BYTES = {"f32": 4, "f16": 2, "bf16": 2, "q8_0": 34 / 32, "q4_0": 18 / 32, "q4_1": 20 / 32, "mxfp4": 17 / 32, "int4": 18 / 32,
+BYTES = {"f32": 4, "f16": 2, "bf16": 2, "q8_0": 34 / 32, "q4_0": 18 / 32, "q4_1": 20 / 32, "mxfp4": 17 / 32,
+         "int4": 18 / 32,
          "fp8": 1}  # of a weight, about
 NUMBERS = ["tokens_per_s", "read_gb_per_s", "probe_gb_per_s", "gop_per_s", "peak_gop_per_s"]
 
@@ -38,7 +39,8 @@ def check_case(case):
 def check_report(report, ranks):
     assert report["ranks"] == ranks and report["threads"] == 1 and report["threads_total"] == ranks
     for key in "probe_gb_per_s", "peak_gop_per_s":
-        assert report[key] == pytest.approx(statistics.median(run[key] for case in report["cases"] for run in case["runs"])), key
+        assert report[key] == pytest.approx(statistics.median(run[key] for case in report["cases"]
+                                                              for run in case["runs"])), key
     for case in report["cases"]:
         check_case(case)
 
@@ -74,14 +76,16 @@ def test_defaults(demo):
 
 @pytest.mark.parametrize("ranks,layout", [(None, "1x1"), (2, "2x1"), (2, "1x2"), (4, "2x2"), (4, "1x4")])
 def test_layouts(demo, inspected, ranks, layout):
-    report = bench(demo, "--sequences", "1,4", "--tokens", "8,16", *(["--layout", layout] if ranks else []), ranks=ranks)
+    report = bench(demo, "--sequences", "1,4", "--tokens", "8,16", *(["--layout", layout] if ranks else []),
+                   ranks=ranks)
     assert report["layout"] == layout
     check_report(report, ranks or 1)
     cases = {(c["kind"], c["sequences"], c["tokens"]): c for c in report["cases"]}
     assert list(cases) == [(kind, s, t) for kind in ("decode", "prompt") for t in (8, 16) for s in (1, 4)]
     # One sequence reads every weight for each token, and its cache. Chips of a stage each read the router, and keys and
     # values of a head that several need.
-    read, weights, chips = per_token(cases["decode", 1, 16], "read_gb_per_s"), inspected["read_bytes_per_token"], int(layout[-1])
+    read, weights, chips = per_token(cases["decode", 1, 16],
+                                     "read_gb_per_s"), inspected["read_bytes_per_token"], int(layout[-1])
     assert weights * 0.98 < read < weights * (1 + 0.05 * chips) + chips * 17 * inspected["kv_bytes_per_token"]
     ops = {key: per_token(case, "gop_per_s") for key, case in cases.items()}
     for key in ("decode", 1, 8), ("decode", 4, 16):
@@ -94,7 +98,8 @@ def test_layouts(demo, inspected, ranks, layout):
 def test_one_kind(demo):
     report = bench(demo, "--kind", "prompt", "--tokens", 16)
     assert [(c["kind"], c["sequences"], c["tokens"]) for c in report["cases"]] == [("prompt", 1, 16)]
-    report = bench(demo, "--kind", "decode", "--tokens", 8, "--sequences", 3, "--activations", "f32", "--kernels", "reference")
+    report = bench(demo, "--kind", "decode", "--tokens", 8, "--sequences", 3, "--activations", "f32", "--kernels",
+                   "reference")
     assert [(c["kind"], c["sequences"], c["tokens"]) for c in report["cases"]] == [("decode", 3, 8)]
     assert (report["activations"], report["kernels"], report["kv"]) == ("f32", "reference", "f32")
 
@@ -125,7 +130,8 @@ def test_table_and_csv(demo, tmp_path):
 
 def test_kernels(tmp_path):
     out = tmp_path / "k.csv"
-    report = json.loads(ok("bench", "--kernels", "--megabytes", 1, "--tokens", "1,5", *TINY, "--json", "--csv", out).stdout)
+    report = json.loads(ok("bench", "--kernels", "--megabytes", 1, "--tokens", "1,5", *TINY, "--json", "--csv",
+                           out).stdout)
     cases = report["cases"]
     formats = ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "mxfp4", "int4", "fp8"]
     assert [(c["format"], c["tokens"]) for c in cases] == [(f, t) for f in formats for t in (1, 5)]
@@ -133,10 +139,12 @@ def test_kernels(tmp_path):
     for case in cases:
         check_case(case)
         run = case["runs"][0]
-        assert run["gop_per_s"] / run["read_gb_per_s"] == pytest.approx(2 * case["tokens"] / BYTES[case["format"]], rel=0.05)
+        assert run["gop_per_s"] / run["read_gb_per_s"] == pytest.approx(2 * case["tokens"] / BYTES[case["format"]],
+                                                                        rel=0.05)
     assert [(r["format"], r["tokens"]) for r in rows(out)] == [(c["format"], str(c["tokens"])) for c in cases]
     report = bench("--kernels", "generic", "--megabytes", 1, "--tokens", 2, "--format", "q4_0", "--activations", "f32")
-    assert report["kernels"] == "generic" and [(c["format"], c["activations"]) for c in report["cases"]] == [("q4_0", "f32")]
+    assert report["kernels"] == "generic" and [(c["format"], c["activations"])
+                                               for c in report["cases"]] == [("q4_0", "f32")]
 
 
 def test_refusals(demo, tmp_path):
@@ -166,7 +174,8 @@ def test_refusals(demo, tmp_path):
 @pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM])
 def test_stopped(demo, sig):
     """A signal ends it after the run under way; the cases that are complete are shown."""
-    args = ["bench", demo, "--seconds", 0, "--threads", 1, "--kind", "decode", "--sequences", "1,2,3,4", "--tokens", "8,16,32,64,96"]
+    args = ["bench", demo, "--seconds", 0, "--threads", 1, "--kind", "decode", "--sequences", "1,2,3,4", "--tokens",
+            "8,16,32,64,96"]
     p = subprocess.Popen(command(*args), env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for line in p.stderr:
         if line.startswith("decode"):  # the first case is complete

@@ -1,4 +1,4 @@
-"""Design decision 3: the same prompt gives the same bits in every layout, alone or in a batch, whatever the chunks and threads."""
+"""The same prompt gives the same bits in every layout, alone or in a batch, whatever the chunks and threads."""
 import itertools
 import json
 
@@ -17,7 +17,8 @@ def reference(request, demo):
     return request.param, row["logits_xxh3"], row["tokens"]
 
 
-@pytest.mark.parametrize("options", [("--threads", 1), ("--threads", 2), ("--threads", 3), ("--chunk", 1), ("--chunk", 5), ("--slots", 3),
+@pytest.mark.parametrize("options", [("--threads", 1), ("--threads", 2), ("--threads", 3), ("--chunk", 1),
+                                     ("--chunk", 5), ("--slots", 3),
                                      ("--kernels", "generic")], ids=lambda o: " ".join(map(str, o)))
 def test_one_rank(options, reference, demo):
     act, digest, tokens = reference
@@ -37,11 +38,14 @@ def test_ranks(ranks, reference, demo):
 def test_in_a_batch(ranks, slots, reference, demo, tmp_path):
     """Among other requests, of other lengths, sampled ones too, in slots that are used again."""
     act, digest, tokens = reference
-    texts = ["In the morning", PROMPT, "The king said unto the people that they should go", PROMPT, "A", PROMPT, "Two friends", PROMPT]
-    rows = [{"id": str(i), "prompt": t, "max_tokens": 24 if t == PROMPT else 5 + 3 * i, "temperature": 0 if t == PROMPT else 0.9, "seed": i}
+    texts = ["In the morning", PROMPT, "The king said unto the people that they should go", PROMPT, "A", PROMPT,
+             "Two friends", PROMPT]
+    rows = [{"id": str(i), "prompt": t, "max_tokens": 24 if t == PROMPT else 5 + 3 * i,
+             "temperature": 0 if t == PROMPT else 0.9, "seed": i}
             for i, t in enumerate(texts)]
     (tmp_path / "in.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
-    ok("run", demo, "--batch", tmp_path / "in.jsonl", "--out", tmp_path / "out.jsonl", "--digest", "--ignore-eos", "--context", 256, "--slots", slots,
+    ok("run", demo, "--batch", tmp_path / "in.jsonl", "--out", tmp_path / "out.jsonl", "--digest", "--ignore-eos",
+       "--context", 256, "--slots", slots,
        "--activations", act, "--threads", 1, ranks=ranks)
     out = {r["id"]: r for r in map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())}
     assert len(out) == len(rows)
@@ -52,7 +56,8 @@ def test_in_a_batch(ranks, slots, reference, demo, tmp_path):
 
 
 def test_sampled_text_is_the_same_everywhere(demo):
-    options = ("-p", PROMPT, "-n", 30, "--ignore-eos", "--temperature", 0.9, "--top-k", 50, "--top-p", 0.95, "--min-p", 0.01, "--repeat-penalty", 1.1,
+    options = ("-p", PROMPT, "-n", 30, "--ignore-eos", "--temperature", 0.9, "--top-k", 50, "--top-p", 0.95, "--min-p",
+               0.01, "--repeat-penalty", 1.1,
                "--seed", 11, "--context", 256, "--threads", 1)
     texts = {generate(demo, *options, ranks=ranks)["text"] for ranks in (None, 2, 3)}
     assert len(texts) == 1
@@ -63,12 +68,14 @@ def test_sampled_text_is_the_same_everywhere(demo):
 @pytest.mark.parametrize("kv", ["f32", "bf16", "q8"])
 def test_cache_formats(kv, demo):
     """Each format of the cache has its own bits, the same on any number of ranks."""
-    digests = {generate(demo, *COMMON, "--kv", kv, "--threads", t, ranks=r)["logits_xxh3"] for t, r in ((1, None), (2, None), (1, 3))}
+    digests = {generate(demo, *COMMON, "--kv", kv, "--threads", t, ranks=r)["logits_xxh3"] for t,
+               r in ((1, None), (2, None), (1, 3))}
     assert len(digests) == 1
 
 
 def test_formats_differ(demo):
-    digests = [generate(demo, *COMMON, "--kv", kv, "--activations", act)["logits_xxh3"] for kv, act in itertools.product(("f32", "q8"), ("f32", "q8"))]
+    digests = [generate(demo, *COMMON, "--kv", kv, "--activations", act)["logits_xxh3"] for kv,
+               act in itertools.product(("f32", "q8"), ("f32", "q8"))]
     assert len(set(digests)) == 4
 
 

@@ -32,8 +32,10 @@ def read_until(fd, wanted, seconds=60):
 @pytest.mark.parametrize("ranks", [None, 2])
 def test_turns(ranks, demo):
     master, slave = pty.openpty()
-    p = subprocess.Popen(command("run", demo, "--chat", "--chat-format", "chatml", "-n", 8, "--context", 512, "--quiet", "--threads", 1, ranks=ranks),
-                         env=ENV, stdin=slave, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=own_terminal)
+    p = subprocess.Popen(command("run", demo, "--chat", "--chat-format", "chatml", "-n", 8, "--context", 512, "--quiet",
+                                 "--threads", 1, ranks=ranks),
+                         env=ENV, stdin=slave, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                         preexec_fn=own_terminal)
     os.close(slave)
     out = p.stdout.fileno()
     try:
@@ -50,8 +52,10 @@ def test_turns(ranks, demo):
 
 def test_reasoning(demo):
     """deepseek-r1's prompt opens the thinking, which the demo model never closes: all it says is reasoning."""
-    ask = ("run", demo, "--chat", "--chat-format", "deepseek-r1", "-p", "hello", "-n", 6, "--ignore-eos", "--temperature", 0)
+    ask = ("run", demo, "--chat", "--chat-format", "deepseek-r1", "-p", "hello", "-n", 6, "--ignore-eos",
+           "--temperature", 0)
     hidden, shown = ok(*ask), ok(*ask, "--reasoning", "show")
     assert hidden.stdout.strip() == "" and "went into reasoning" in hidden.stderr
     assert shown.stdout.startswith("[reasoning]") and len(shown.stdout.strip()) > len("[reasoning]")
-    refuses(2, "tokenize", demo, "--chat", "--chat-format", "harmony", "--date", "yesterday", "-p", "x", says="YYYY-MM-DD")
+    refuses(2, "tokenize", demo, "--chat", "--chat-format", "harmony", "--date", "yesterday", "-p", "x",
+            says="YYYY-MM-DD")

@@ -1,5 +1,6 @@
-"""Bits that never change: digests of logits and greedy ids, recorded once (digests.json) for every tiny checkpoint in every
-arithmetic and cache format, and for SmolLM2 where its checkpoint is there. Whatever moves in the program, these stay.
+"""Bits that never change: digests of logits and greedy ids, recorded once (digests.json) for every tiny checkpoint in
+every arithmetic and cache format, and for SmolLM2 where its checkpoint is there. Whatever moves in the program, these
+stay.
 
 Run as a program it records them anew, which only a change of the arithmetic's definition may ask for."""
 import itertools
@@ -22,8 +23,10 @@ LAYOUTS = ("1x2", "2x1", "2x2")
 
 def run(model, prompt, n, activations, kv, layout=None):
     ranks = None if layout is None else eval(layout.replace("x", "*"), {})
-    row = generate(model, "--tokens", ids(prompt), "-n", n, "--ignore-eos", "--digest", "--context", len(prompt) + n, "--chunk", 7,
-                   "--activations", activations, "--kv", kv, "--threads", 1, *(("--layout", layout) if layout else ()), ranks=ranks)
+    row = generate(model, "--tokens", ids(prompt), "-n", n, "--ignore-eos", "--digest", "--context", len(prompt) + n,
+                   "--chunk", 7,
+                   "--activations", activations, "--kv", kv, "--threads", 1, *(("--layout", layout) if layout else ()),
+                   ranks=ranks)
     return f"{row['logits_xxh3']} {ids(row['tokens'])}"
 
 
@@ -61,7 +64,8 @@ def test_in_layouts(at, name, convert):
         pytest.fail("every tiny checkpoint has two layers at least")
     for i, layout in enumerate(LAYOUTS):
         activations, kv = ARITHMETIC[(5 * at + 4 * i) % len(ARITHMETIC)]
-        assert run(model, prompt_of(name), 6, activations, kv, layout) == want[f"{activations} {kv}"], (activations, kv, layout)
+        assert run(model, prompt_of(name), 6, activations, kv, layout) == want[f"{activations} {kv}"], (activations, kv,
+                                                                                                        layout)
 
 
 if SMOLLM2:

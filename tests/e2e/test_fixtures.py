@@ -9,8 +9,10 @@ import pytest
 from conftest import FIXTURES, generate, golden, ids, ok
 
 MODELS = sorted(p.parent.name for p in FIXTURES.glob("*/golden.json") if (p.parent / "config.json").exists())
-GGUF = sorted(str(p.relative_to(FIXTURES)) for p in FIXTURES.glob("*/*.gguf") if p.parent.name != "quant" and "-00002-of" not in p.name)
-STORED = {name: json.loads((FIXTURES / name / "golden.json").read_text()).get("stored") for name in MODELS}  # quantised checkpoints: as what
+GGUF = sorted(str(p.relative_to(FIXTURES)) for p in FIXTURES.glob("*/*.gguf") if p.parent.name != "quant"
+              and "-00002-of" not in p.name)
+# quantised checkpoints: as what
+STORED = {name: json.loads((FIXTURES / name / "golden.json").read_text()).get("stored") for name in MODELS}
 PLAIN = [name for name in MODELS if not STORED[name]]
 PAIRS = [path for path in GGUF if (FIXTURES / path.split("/")[0] / "model.safetensors").exists()]
 QUANT = sorted(p.stem[len("model_"):] for p in (FIXTURES / "quant").glob("model_*.gguf"))
@@ -23,7 +25,8 @@ def layers(model_file):
 def check(model, gold, want, work, ranks, *options):
     """Logits of prompt and continuation within 1e-4 of their standard deviation, the same greedy ids."""
     path = work / "logits.npy"
-    row = generate(model, "--tokens", ids(gold["prompt"]), "-n", len(gold["greedy"]), "--ignore-eos", "--activations", "f32", "--logits", path,
+    row = generate(model, "--tokens", ids(gold["prompt"]), "-n", len(gold["greedy"]), "--ignore-eos", "--activations",
+                   "f32", "--logits", path,
                    "--digest", "--threads", 1, *options, ranks=ranks)
     assert row["tokens"] == gold["greedy"]
     got = np.load(path)
@@ -36,11 +39,13 @@ def check(model, gold, want, work, ranks, *options):
 def contents(model):
     """Root checksum (spec and tensors), and every tensor's shape, format and checksum."""
     with h5py.File(model) as f:
-        return f.attrs["checksum"], {name: (*t.attrs["shape"], t.attrs["format"], t.attrs["xxh3"]) for name, t in f["tensors"].items()}
+        return f.attrs["checksum"], {name: (*t.attrs["shape"], t.attrs["format"], t.attrs["xxh3"]) for name,
+                                     t in f["tensors"].items()}
 
 
 def test_all_are_there():
-    assert len(MODELS) >= 27 and len(GGUF) >= 14 and len(QUANT) >= 6 and set(STORED.values()) == {None, "mxfp4", "fp8", "int4"}
+    assert len(MODELS) >= 27 and len(GGUF) >= 14 and len(QUANT) >= 6 and set(STORED.values()) == {None, "mxfp4", "fp8",
+                                                                                                  "int4"}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -67,7 +72,8 @@ def test_hub_dialect_is_the_same_model(name, convert, tmp_path):
             shutil.copy(f, tmp_path)
     shutil.copy(FIXTURES / name / "config_hub.json", tmp_path / "config.json")
     a, b = convert(FIXTURES / name), convert(tmp_path)
-    assert json.loads(ok("inspect", a, "--json").stdout)["layers"] == json.loads(ok("inspect", b, "--json").stdout)["layers"]
+    assert json.loads(ok("inspect", a, "--json").stdout)["layers"] == json.loads(ok("inspect", b,
+                                                                                    "--json").stdout)["layers"]
     assert contents(a) == contents(b)
 
 
@@ -91,15 +97,16 @@ def test_gguf_holds_the_same_tensors(path, convert):
 
 @pytest.mark.parametrize("name", [n for n in MODELS if STORED[n]])
 def test_quantised_checkpoint(name, convert, work):
-    """Matrices keep the checkpoint's format (its float32 arithmetic is held to 1e-4 above). With 8-bit activations: the error
-    of the positions' logits. FP8 weights take float32 ones, so that only the cache's bf16 shows. (A position where another expert is
-    chosen is far off; the median is not.)"""
+    """Matrices keep the checkpoint's format (its float32 arithmetic is held to 1e-4 above). With 8-bit activations: the
+    error of the positions' logits. FP8 weights take float32 ones, so that only the cache's bf16 shows. (A position
+    where another expert is chosen is far off; the median is not.)"""
     gold, want = golden(name)
     model, kind = convert(FIXTURES / name), STORED[name]
     experts = [f for n, (*_, f, _) in contents(model)[1].items() if ".experts." in n and n.endswith("weight")]
     assert experts and set(experts) == {kind.encode() if isinstance(experts[0], bytes) else kind}
     path = work / "logits.npy"
-    generate(model, "--tokens", ids(gold["prompt"] + gold["greedy"][:-1]), "-n", 1, "--ignore-eos", "--activations", "q8",
+    generate(model, "--tokens", ids(gold["prompt"] + gold["greedy"][:-1]), "-n", 1, "--ignore-eos", "--activations",
+             "q8",
              "--logits", path)
     rows = np.sqrt(((np.load(path) - want) ** 2).mean(1)) / want.std()
     error, middle = np.sqrt((rows ** 2).mean()), np.median(rows)

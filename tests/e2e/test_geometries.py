@@ -1,8 +1,8 @@
 """The geometries that come with chipline have the sizes that their models are known by.
 
-Parameters: sums of the published tensors' shapes. Read: one token's weight bytes in the checkpoint's own formats (the published
-tables count norms and biases at the checkpoint's 2 bytes; model files keep them in float32, which is within the tolerance).
-KV: bytes that one token appends, at 2 bytes per number.
+Parameters: sums of the published tensors' shapes. Read: one token's weight bytes in the checkpoint's own formats (the
+published tables count norms and biases at the checkpoint's 2 bytes; model files keep them in float32, which is within
+the tolerance). KV: bytes that one token appends, at 2 bytes per number.
 """
 import json
 import math
@@ -68,8 +68,8 @@ def test_numbers(name):
         assert near(sum(j["bytes"].values()), STORED[name])
 
 
-# Model cards: all parameters, those of one token's pass. GLM's count its layer that predicts further tokens, but neither
-# embedding nor head; MiniMax's are round.
+# Model cards: all parameters, those of one token's pass. GLM's count its layer that predicts further tokens, but
+# neither embedding nor head; MiniMax's are round.
 CARDS = {"glm-4.5": (355e9, 32e9), "minimax-m2": (230e9, 10e9)}
 
 # Cards in billions: total, active, and which of the two numbers that is. gpt-oss's (arXiv 2508.10925, table 1: "unembedding
@@ -134,7 +134,8 @@ def test_what_tells_them_apart():
         assert [a.get("qk_norm") for a in layers] == [norm, norm, norm, None] * 12
         assert all(a.get("chunked", False) == (a["rope"] == 0) for a in layers)
     for name, norm, bias in ("glm-4.5", "head", True), ("minimax-m2", "full", False):
-        assert all(a["qk_norm"] == norm and a.get("qkv_bias", False) == bias and "window_positions" not in a for a in attention(name))
+        assert all(a["qk_norm"] == norm and a.get("qkv_bias", False) == bias and "window_positions" not in a
+                   for a in attention(name))
     # softmax scales: 192^-0.5 times YaRN's squared mscale
     for name, scale in ("deepseek-v3", 0.13523378), ("kimi-k2", 0.13086080), ("deepseek-v2-lite", 0.11472139):
         assert all(near(a["scale"], scale, 1e-7) for a in attention(name))
@@ -142,9 +143,11 @@ def test_what_tells_them_apart():
 
 # Frequencies and scales of the rotary tables: index -> radians per position.
 ROPES = {
-    "gpt-oss-20b": (1.3465736, {0: 1, 1: 0.689044306, 8: 0.0508132748, 9: 0.0317056962, 12: 0.00679495949, 16: 0.000456483919,
+    "gpt-oss-20b": (1.3465736, {0: 1, 1: 0.689044306, 8: 0.0508132748, 9: 0.0317056962, 12: 0.00679495949,
+                                16: 0.000456483919,
                                 18: 3.83088124e-05, 31: 3.02351143e-07}),
-    "deepseek-v3": (1, {9: 0.0749894209, 10: 0.0562341325, 12: 0.0268793601, 16: 0.0055, 22: 0.000177827941, 31: 3.33380358e-06}),
+    "deepseek-v3": (1, {9: 0.0749894209, 10: 0.0562341325, 12: 0.0268793601, 16: 0.0055, 22: 0.000177827941,
+                        31: 3.33380358e-06}),
     "kimi-k2": (1, {18: 0.00227420376, 19: 0.00162175991, 20: 3.61404677e-05, 31: 8.76441291e-07}),
     "llama-4-scout": (1, {34: 500000 ** (-34 / 64), 35: 500000 ** (-35 / 64) / 16, 63: 500000 ** (-63 / 64) / 16}),
     "llama-4-maverick": (1, {34: 500000 ** (-34 / 64), 35: 500000 ** (-35 / 64)}),

@@ -1,5 +1,6 @@
-"""The same bits from every shape of the line: stages of one chip, stages as sets of chips, uneven ones, rows of all experts or whole
-experts, lines side by side, by shared memory or by messages; with 1 and 2 threads, alone and in a batch, in one chunk and in many."""
+"""The same bits from every shape of the line: stages of one chip, stages as sets of chips, uneven ones, rows of all
+experts or whole experts, lines side by side, by shared memory or by messages; with 1 and 2 threads, alone and in a
+batch, in one chunk and in many."""
 import json
 
 import h5py
@@ -9,13 +10,16 @@ import pytest
 from conftest import FIXTURES, ROOT, generate, golden, ids, ok, refuses
 
 MODELS = sorted(p.parent.name for p in FIXTURES.glob("*/golden.json") if (p.parent / "config.json").exists())
-WHOLE_MATRIX = ("deepseek_v3", "gpt_oss", "llama4", "llama_a", "mixtral", "minimax_m2", "olmoe", "qwen3_moe", "kimi_k2_int4")
+WHOLE_MATRIX = ("deepseek_v3", "gpt_oss", "llama4", "llama_a", "mixtral", "minimax_m2", "olmoe", "qwen3_moe",
+                "kimi_k2_int4")
 N = 10  # generated tokens
 
 # ranks, least layers, options ("a+b": a layout file of stages with so many chips)
-LAYOUTS = [(2, 1, "1x2"), (3, 1, "1x3"), (4, 1, "1x4"), (2, 2, "2x1"), (4, 2, "2x2"), (6, 3, "3x2"), (4, 4, "4x1"), (5, 2, "3+2"), (4, 2, "1+3")]
+LAYOUTS = [(2, 1, "1x2"), (3, 1, "1x3"), (4, 1, "1x4"), (2, 2, "2x1"), (4, 2, "2x2"), (6, 3, "3x2"), (4, 4, "4x1"),
+           (5, 2, "3+2"), (4, 2, "1+3")]
 OTHERS = [(3, 1, "1x3", "--gather", "messages"), (4, 1, "1x2", "--replicas", 2), (4, 2, "2x1", "--replicas", 2)]
-WHOLE = [(2, 1, "1x2", "--experts", "whole"), (4, 2, "2x2", "--experts", "whole", "--gather", "messages"), (4, 2, "3+1", "--experts", "whole")]
+WHOLE = [(2, 1, "1x2", "--experts", "whole"), (4, 2, "2x2", "--experts", "whole", "--gather", "messages"),
+         (4, 2, "3+1", "--experts", "whole")]
 
 
 def layout_file(name, folder):
@@ -34,9 +38,11 @@ def check(model, prompt, want, batch, n_layers, spec, turn, folder, *more):
     if n_layers < least:
         return
     layout = layout_file(layout, folder) if "+" in layout else layout
-    options = ["--layout", layout, *options, "--threads", 1 + turn % 2, "--ignore-eos", "--digest", "--context", 96, *more]
+    options = ["--layout", layout, *options, "--threads", 1 + turn % 2, "--ignore-eos", "--digest", "--context", 96,
+               *more]
     if turn % 3:
-        row = generate(model, "--tokens", ids(prompt), "-n", N, *options, "--chunk", 1 if turn % 3 == 1 else 64, ranks=ranks)
+        row = generate(model, "--tokens", ids(prompt), "-n", N, *options, "--chunk", 1 if turn % 3 == 1 else 64,
+                       ranks=ranks)
         assert (row["tokens"], row["logits_xxh3"]) == want["0"], spec
         return
     out = folder / "out.jsonl"
@@ -46,11 +52,13 @@ def check(model, prompt, want, batch, n_layers, spec, turn, folder, *more):
 
 def reference(model, prompt, folder, *more):
     """Eight requests, each alone on one chip: what every layout must give."""
-    requests = [{"id": str(i), "tokens": prompt if i % 3 == 0 else prompt[: 2 + i], "max_tokens": N, "temperature": 0.9 * (i % 2), "top_k": 5 * (i % 4), "seed": i}
+    requests = [{"id": str(i), "tokens": prompt if i % 3 == 0 else prompt[: 2 + i], "max_tokens": N,
+                 "temperature": 0.9 * (i % 2), "top_k": 5 * (i % 4), "seed": i}
                 for i in range(8)]
     batch, out = folder / "in.jsonl", folder / "alone.jsonl"
     batch.write_text("\n".join(map(json.dumps, requests)))
-    ok("run", model, "--batch", batch, "--out", out, "--quiet", "--slots", 1, "--ignore-eos", "--digest", "--context", 96, "--threads", 1, *more)
+    ok("run", model, "--batch", batch, "--out", out, "--quiet", "--slots", 1, "--ignore-eos", "--digest", "--context",
+       96, "--threads", 1, *more)
     return rows(out), batch
 
 
@@ -71,19 +79,21 @@ def test_matrix(name, convert, tmp_path):
 # --- what the plan says is what the trace shows ---
 
 def traced(path):
-    """Per rank a list of decode steps: gathers, bytes got in them (embedding apart: who holds the row varies), messages sent, bytes
-    sent. And the routing."""
+    """Per rank a list of decode steps: gathers, bytes got in them (embedding apart: who holds the row varies), messages
+    sent, bytes sent. And the routing."""
     with h5py.File(path) as f:
         kinds = {k["name"].decode(): k["id"] for k in f["kinds"][:]}
         steps = []
         for table in (f["events"][name][:] for name in sorted(f["events"])):
             steps.append([])
             for mb in np.unique(table["microbatch"][table["microbatch"] >= 0]):
-                of = {k: table[(table["microbatch"] == mb) & (table["kind"] == kinds[k])] for k in ("step", "embed", "layer", "head", "sample", "send")}
+                of = {k: table[(table["microbatch"] == mb) & (table["kind"] == kinds[k])]
+                      for k in ("step", "embed", "layer", "head", "sample", "send")}
                 if of["step"]["tokens"][0] != 1:
                     continue
                 inner = np.concatenate([of[k] for k in ("layer", "head", "sample")])
-                steps[-1].append((int(inner["gathers"].sum() + of["embed"]["gathers"].sum()), int(inner["msg_bytes"].sum()), len(of["send"]),
+                steps[-1].append((int(inner["gathers"].sum() + of["embed"]["gathers"].sum()),
+                                  int(inner["msg_bytes"].sum()), len(of["send"]),
                                   int(of["send"]["msg_bytes"].sum())))
         return steps, f["routing"][:] if "routing" in f else None
 
@@ -103,7 +113,8 @@ def test_messages_and_bytes_are_those_of_the_plan(name, ranks, layout, convert, 
     layout = layout_file(layout, tmp_path) if "+" in layout else layout
     plan = json.loads(ok("plan", model, "--layout", layout, "--context", 64, "--json").stdout)
     trace, prompt = tmp_path / "t.h5", golden(name)[0]["prompt"]
-    ok("run", model, "--tokens", ids(prompt), "-n", N, "--ignore-eos", "--context", 64, "--layout", layout, "--threads", 1, "--trace", trace,
+    ok("run", model, "--tokens", ids(prompt), "-n", N, "--ignore-eos", "--context", 64, "--layout", layout, "--threads",
+       1, "--trace", trace,
        "--trace-level", "layer", "--quiet", ranks=ranks)
     steps, routing = traced(trace)
     for chip in plan["chips"]:
@@ -173,7 +184,8 @@ def test_routing_places_and_copies_experts(convert, tmp_path):
     want = generate(model, *common, "--trace", trace)["logits_xxh3"]
 
     def plan(*more):
-        return json.loads(ok("plan", model, "--layout", "1x4", "--experts", "whole", "--context", 64, "--json", *more).stdout)["chips"]
+        return json.loads(ok("plan", model, "--layout", "1x4", "--experts", "whole", "--context", 64, "--json",
+                             *more).stdout)["chips"]
 
     plain, hot = plan(), plan("--routing", trace)
     assert sum(c["weight_bytes"] for c in plain) == sum(c["weight_bytes"] for c in hot)
@@ -194,28 +206,37 @@ def test_routing_places_and_copies_experts(convert, tmp_path):
 def test_a_budget_is_kept_and_stands_in_the_trace(convert, tmp_path):
     model = convert(FIXTURES / "mixtral")
     common = ("--tokens", "1,2,3", "-n", 4, "--context", 64, "--threads", 1)
-    need = max(c["weight_bytes"] + c["kv_bytes"] for c in json.loads(ok("plan", model, "--layout", "1x2", "--context", 64, "--json").stdout)["chips"])
+    need = max(c["weight_bytes"] + c["kv_bytes"] for c in json.loads(ok("plan", model, "--layout", "1x2", "--context",
+                                                                        64, "--json").stdout)["chips"])
     line = refuses(4, "run", model, *common, "--layout", "1x2", "--chip", need - 1000, ranks=2)
     assert "1000 bytes more" in line
     trace = tmp_path / "t.h5"
     ok("run", model, *common, "--layout", "1x2", "--chip", 8 * need, "--trace", trace, ranks=2)
     with h5py.File(trace) as f:
         ranks = f["ranks"][:]
-        assert list(ranks["budget_bytes"]) == [8 * need] * 2 and list(ranks["member"]) == [0, 1] and (ranks["peak_rss_bytes"] > 0).all()
+        assert list(ranks["budget_bytes"]) == [8 * need] * 2 and list(ranks["member"]) == [0,
+                                                                                           1] and (ranks["peak_rss_bytes"] > 0).all()
         assert (ranks["slice_bytes"] + ranks["kv_bytes"] <= 8 * need).all()
 
 
 @pytest.mark.parametrize("code,ranks,options,says", [
-    (4, 2, ("--layout", "2x2"), "needs 4 ranks"), (4, 3, ("--layout", "3x1"), "at most 2 stages"), (4, 4, ("--layout", "2x2", "--replicas", 2), "need 8 ranks"), (4, 4, ("--layout", "1x2"), "needs 2 ranks"), (4, 3, ("--replicas", 2), "--replicas"),
-    (2, 2, ("--layout", "0x2"), "--layout"), (2, 2, ("--layout", "twobytwo"), "--layout"), (2, 1, ("--experts", "some"), "--experts"),
-    (4, 1, ("--chip", 1000), "bytes more"), (4, 9, ("--layout", "9x1"), "layers"), (2, 1, ("--wait", "idle"), "--wait")])
+    (4, 2, ("--layout", "2x2"), "needs 4 ranks"), (4, 3, ("--layout", "3x1"), "at most 2 stages"),
+    (4, 4, ("--layout", "2x2", "--replicas", 2), "need 8 ranks"), (4, 4, ("--layout", "1x2"), "needs 2 ranks"),
+    (4, 3, ("--replicas", 2), "--replicas"),
+    (2, 2, ("--layout", "0x2"), "--layout"), (2, 2, ("--layout", "twobytwo"), "--layout"),
+    (2, 1, ("--experts", "some"), "--experts"),
+    (4, 1, ("--chip", 1000), "bytes more"), (4, 9, ("--layout", "9x1"), "layers"),
+    (2, 1, ("--wait", "idle"), "--wait")])
 def test_layouts_that_cannot_be(code, ranks, options, says, convert):
     model = convert(FIXTURES / "llama_b")  # 2 layers
     refuses(code, "run", model, "--tokens", "1,2", "-n", 2, "--context", 32, *options, ranks=ranks, says=says)
 
 
-@pytest.mark.parametrize("text,says", [('{"stages": [{"chips": 1, "layer": 2}]}', "layer"), ('{"stages": []}', "stages"), ("[1, 2]", "object"), ("{", "JSON"),
-                                       ('{"stages": [{"chips": 1, "layers": 1}, {"chips": 1}]}', "layers"), ('{"stages": [{"chips": 0}]}', "chips")])
+@pytest.mark.parametrize("text,says", [('{"stages": [{"chips": 1, "layer": 2}]}', "layer"),
+                                       ('{"stages": []}', "stages"), ("[1, 2]", "object"), ("{", "JSON"),
+                                       ('{"stages": [{"chips": 1, "layers": 1}, {"chips": 1}]}', "layers"),
+                                       ('{"stages": [{"chips": 0}]}', "chips")])
 def test_bad_layout_files(text, says, convert, tmp_path):
     (tmp_path / "l.json").write_text(text)
-    refuses(3, "run", convert(FIXTURES / "llama_b"), "--tokens", "1,2", "--layout", tmp_path / "l.json", ranks=2, says=says)
+    refuses(3, "run", convert(FIXTURES / "llama_b"), "--tokens", "1,2", "--layout", tmp_path / "l.json", ranks=2,
+            says=says)

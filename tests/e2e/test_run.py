@@ -23,13 +23,15 @@ def test_prompt_from_file_stdin_and_ids(demo, tmp_path):
     (tmp_path / "p.txt").write_text(text)
     tokens = json.loads(ok("tokenize", demo, "-p", text, "--json").stdout)["tokens"]
     outs = {ok("run", demo, "-n", 8, "--quiet", *args, stdin=stdin).stdout
-            for args, stdin in (((), text), (("-f", tmp_path / "p.txt"), None), (("-p", text), None), (("--tokens", ",".join(map(str, tokens))), None))}
+            for args, stdin in (((), text), (("-f", tmp_path / "p.txt"), None), (("-p", text), None),
+                                (("--tokens", ",".join(map(str, tokens))), None))}
     assert len(outs) == 1
 
 
 def test_golden_of_the_demo_model(convert):
     gold = json.loads((DEMO / "golden.json").read_text())
-    row = generate(convert(DEMO), "-p", gold["prompt"], "-n", len(gold["greedy"]), "--ignore-eos", "--activations", "f32", ranks=3)
+    row = generate(convert(DEMO), "-p", gold["prompt"], "-n", len(gold["greedy"]), "--ignore-eos", "--activations",
+                   "f32", ranks=3)
     assert row["tokens"] == gold["greedy"]
     assert row["usage"] == {"prompt_tokens": len(gold["tokens"]), "completion_tokens": len(gold["greedy"])}
 
@@ -38,7 +40,8 @@ def test_stops(demo):
     full = generate(demo, "-p", "Once upon a time", "-n", 60, "--ignore-eos")
     assert full["finish_reason"] == "length"
     stop = full["text"].split()[6]
-    cut = generate(demo, "-p", "Once upon a time", "-n", 60, "--ignore-eos", "--stop", "never in any text", "--stop", stop)
+    cut = generate(demo, "-p", "Once upon a time", "-n", 60, "--ignore-eos", "--stop", "never in any text", "--stop",
+                   stop)
     assert cut["finish_reason"] == "stop"
     assert cut["text"] == full["text"][:full["text"].index(stop)]
     streamed = ok("run", demo, "-p", "Once upon a time", "-n", 60, "--ignore-eos", "--stop", stop, "--quiet").stdout
@@ -52,9 +55,12 @@ def test_eos_ends(demo):
 
 
 def test_times(demo, tmp_path):
-    """A file's rows wait from the start of serving, not from the start of loading; those that find no slot wait longer."""
-    (tmp_path / "in.jsonl").write_text("\n".join(json.dumps({"id": str(i), "prompt": "Once", "max_tokens": 40}) for i in range(6)))
-    ok("run", demo, "--batch", tmp_path / "in.jsonl", "--out", tmp_path / "out.jsonl", "--ignore-eos", "--slots", 2, "--context", 64, "--summary", tmp_path / "s.json",
+    """A file's rows wait from the start of serving, not from the start of loading; those that find no slot wait
+    longer."""
+    (tmp_path / "in.jsonl").write_text("\n".join(json.dumps({"id": str(i), "prompt": "Once", "max_tokens": 40})
+                                                 for i in range(6)))
+    ok("run", demo, "--batch", tmp_path / "in.jsonl", "--out", tmp_path / "out.jsonl", "--ignore-eos", "--slots", 2,
+       "--context", 64, "--summary", tmp_path / "s.json",
        "--threads", 1, ranks=2)
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     elapsed = json.loads((tmp_path / "s.json").read_text())["elapsed_s"]
@@ -71,10 +77,12 @@ def test_context_is_the_end(demo):
 
 def test_batch_rows(demo, tmp_path):
     rows = ['{"id": "a", "prompt": "Once", "max_tokens": 4}', '{"id": "broken', "", '{"prompt": "x", "maxtokens": 3}',
-            '{"id": "b", "tokens": [5, 6, 7], "max_tokens": 3, "stop": ["zzz"]}', '{"id": "long", "tokens": [%s]}' % ",".join(["5"] * 64),
+            '{"id": "b", "tokens": [5, 6, 7], "max_tokens": 3, "stop": ["zzz"]}',
+            '{"id": "long", "tokens": [%s]}' % ",".join(["5"] * 64),
             '{"id": "c", "tokens": [999999]}']
     (tmp_path / "in.jsonl").write_text("\n".join(rows))
-    r = chipline("run", demo, "--batch", tmp_path / "in.jsonl", "--out", tmp_path / "out.jsonl", "--context", 64, ranks=2)
+    r = chipline("run", demo, "--batch", tmp_path / "in.jsonl", "--out", tmp_path / "out.jsonl", "--context", 64,
+                 ranks=2)
     assert r.returncode == 1
     out = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert len(out) == 6
@@ -88,7 +96,8 @@ def test_batch_rows(demo, tmp_path):
 def test_batch_from_a_slow_pipe(demo, tmp_path):
     """A row that comes late holds up nobody: the first one's result is there before it."""
     out = tmp_path / "out.jsonl"
-    p = subprocess.Popen(command("run", demo, "--batch", "-", "--out", out, "-n", 5, "--context", 64, "--quiet", "--stall-timeout", 2, "--threads", 1, ranks=2),
+    p = subprocess.Popen(command("run", demo, "--batch", "-", "--out", out, "-n", 5, "--context", 64, "--quiet",
+                                 "--stall-timeout", 2, "--threads", 1, ranks=2),
                          env=ENV, stdin=subprocess.PIPE)
     p.stdin.write(b'{"id": "first", "prompt": "Once"}\n')
     p.stdin.flush()
@@ -104,15 +113,18 @@ def test_batch_from_a_slow_pipe(demo, tmp_path):
 
 
 def test_many_sequences_through_few_slots(demo, tmp_path):
-    (tmp_path / "in.jsonl").write_text("\n".join(json.dumps({"id": str(i), "prompt": "The " * (1 + i % 7), "max_tokens": 1 + i % 9}) for i in range(60)))
-    ok("run", demo, "--batch", tmp_path / "in.jsonl", "--out", tmp_path / "out.jsonl", "--slots", 5, "--context", 64, "--ignore-eos", "--threads", 1, ranks=4)
+    (tmp_path / "in.jsonl").write_text("\n".join(json.dumps({"id": str(i), "prompt": "The " * (1 + i % 7),
+                                                             "max_tokens": 1 + i % 9}) for i in range(60)))
+    ok("run", demo, "--batch", tmp_path / "in.jsonl", "--out", tmp_path / "out.jsonl", "--slots", 5, "--context", 64,
+       "--ignore-eos", "--threads", 1, ranks=4)
     out = {o["id"]: o for o in map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())}
     assert len(out) == 60 and all(len(out[str(i)]["tokens"]) == 1 + i % 9 for i in range(60))
 
 
 def test_logits_and_digest(demo, tmp_path):
     import ctypes.util
-    row = generate(demo, "-p", "Once upon a time", "-n", 5, "--ignore-eos", "--digest", "--logits", tmp_path / "l.npy", ranks=2)
+    row = generate(demo, "-p", "Once upon a time", "-n", 5, "--ignore-eos", "--digest", "--logits", tmp_path / "l.npy",
+                   ranks=2)
     got = np.load(tmp_path / "l.npy")
     assert got.shape[0] == row["usage"]["prompt_tokens"] + 4
     assert [int(i) for i in got[-5:].argmax(1)] == row["tokens"]
@@ -125,7 +137,8 @@ def test_logits_and_digest(demo, tmp_path):
 
 
 def test_summary(demo, tmp_path):
-    ok("run", demo, "-p", "Once upon a time", "-n", 12, "--ignore-eos", "--summary", tmp_path / "s.json", "--context", 128, ranks=3)
+    ok("run", demo, "-p", "Once upon a time", "-n", 12, "--ignore-eos", "--summary", tmp_path / "s.json", "--context",
+       128, ranks=3)
     s = json.loads((tmp_path / "s.json").read_text())
     assert s["layout"] == "3x1" and s["requests"] == 1 and len(s["ranks"]) == 3
     assert s["generation_tokens_per_s"] > 0 and s["prompt_tokens_per_s"] > 0 and s["ttft_s"] > 0
@@ -136,7 +149,8 @@ def test_summary(demo, tmp_path):
 @pytest.mark.parametrize("ranks", [1, 4])
 def test_memory(ranks, demo, tmp_path):
     """Resident memory of each rank: its slice, its cache, what MPI takes, and at most 30 MB."""
-    ok("run", demo, "-p", "Once upon a time", "-n", 64, "--ignore-eos", "--summary", tmp_path / "s.json", "--context", 512, "--slots", 8, "--threads", 1, ranks=ranks)
+    ok("run", demo, "-p", "Once upon a time", "-n", 64, "--ignore-eos", "--summary", tmp_path / "s.json", "--context",
+       512, "--slots", 8, "--threads", 1, ranks=ranks)
     for k in json.loads((tmp_path / "s.json").read_text())["ranks"]:
         assert k["over_bytes"] < 30e6, k
         assert k["slice_bytes"] > 0 and k["kv_bytes"] > 0
@@ -146,12 +160,15 @@ def test_memory(ranks, demo, tmp_path):
 def test_trace(level, demo, tmp_path):
     """The trace holds every micro-batch on every rank, every message on both sides, and goes through the analysis."""
     trace = tmp_path / "t.h5"
-    (tmp_path / "in.jsonl").write_text("\n".join(json.dumps({"prompt": "Once upon a time", "max_tokens": 6}) for _ in range(6)))
-    ok("run", demo, "--batch", tmp_path / "in.jsonl", "--out", tmp_path / "out.jsonl", "--ignore-eos", "--trace", trace, "--trace-level", level, "--context", 128,
+    (tmp_path / "in.jsonl").write_text("\n".join(json.dumps({"prompt": "Once upon a time", "max_tokens": 6})
+                                                 for _ in range(6)))
+    ok("run", demo, "--batch", tmp_path / "in.jsonl", "--out", tmp_path / "out.jsonl", "--ignore-eos", "--trace", trace,
+       "--trace-level", level, "--context", 128,
        "--threads", 1, ranks=3)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl", "t.h5"]  # no part files left
     with h5py.File(trace) as f:
-        kinds = {n.decode() if isinstance(n, bytes) else n: int(i) for i, n in zip(f["kinds"]["id"], f["kinds"]["name"])}
+        kinds = {n.decode() if isinstance(n, bytes) else n: int(i) for i,
+                 n in zip(f["kinds"]["id"], f["kinds"]["name"])}
         assert len(f["ranks"]) == 3 and len(f["requests"]) == 6
         events = [f[f"events/rank_{r:04d}"][:] for r in range(3)]
     steps = [e[e["kind"] == kinds["step"]] for e in events]
@@ -170,14 +187,17 @@ def test_chat_needs_a_format(demo):
 
 
 def test_runs_without_mpirun_from_any_folder(demo, tmp_path):
-    r = subprocess.run([CHIPLINE, "run", str(demo), "-p", "Once", "-n", "3", "--quiet"], env=ENV, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    r = subprocess.run([CHIPLINE, "run", str(demo), "-p", "Once", "-n", "3", "--quiet"], env=ENV, cwd=tmp_path,
+                       capture_output=True, text=True, timeout=60)
     assert r.returncode == 0 and r.stdout
 
 
 def test_one_layer_each(demo):
     layers = len(json.loads(ok("inspect", demo, "--json").stdout)["layers"])
     alone = generate(demo, "-p", "Once upon a time", "-n", 8, "--digest")
-    assert generate(demo, "-p", "Once upon a time", "-n", 8, "--digest", "--threads", 1, ranks=layers)["logits_xxh3"] == alone["logits_xxh3"]
-    more = generate(demo, "-p", "Once upon a time", "-n", 8, "--digest", "--threads", 1, ranks=layers + 1)  # stages of several chips
+    assert generate(demo, "-p", "Once upon a time", "-n", 8, "--digest", "--threads", 1,
+                    ranks=layers)["logits_xxh3"] == alone["logits_xxh3"]
+    # stages of several chips
+    more = generate(demo, "-p", "Once upon a time", "-n", 8, "--digest", "--threads", 1, ranks=layers + 1)
     assert more["logits_xxh3"] == alone["logits_xxh3"]
     refuses(4, "run", demo, "-p", "x", "--layout", f"{layers + 1}x1", ranks=layers + 1, says=str(layers))

@@ -59,7 +59,8 @@ def test_stopped_by_a_signal(sig, tmp_path):
     """What was written so far goes; the program says so once."""
     out = tmp_path / "m.h5"
     out.write_text("an earlier file")
-    p = subprocess.Popen(command("synth", ROOT / "configs" / "models" / "olmoe-1b-7b.json", "-o", out, "--format", "q4_0", "--jobs", 1, "--quiet"), env=ENV,
+    p = subprocess.Popen(command("synth", ROOT / "configs" / "models" / "olmoe-1b-7b.json", "-o", out, "--format",
+                                 "q4_0", "--jobs", 1, "--quiet"), env=ENV,
                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     end = time.time() + 30
     while time.time() < end and not any(f.stat().st_size > 1 << 20 for f in tmp_path.glob("m.h5.*.part")):

@@ -104,6 +104,12 @@ static void test_rope(void)
          "\"original_max_position_embeddings\":4096,\"mscale\":1.0,\"mscale_all_dim\":0.707}",
          {1.0, 0.316227766017, 0.1, 0.0268793601114, 0.0055, 0.000790569415042, 2.5e-05, 7.90569415042e-06},
          1.0857263992561355},
+        /* waves so short that the ramp's end lies behind the last dimension, where it is cut off: at 63 of 64 */
+        {"\"max_position_embeddings\":524288,\"rope_theta\":100,\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4,"
+         "\"original_max_position_embeddings\":131072,\"beta_fast\":10000,\"beta_slow\":1}",
+         {1, 0.56234132519, 0.303960309577, 0.161731446344, 0.085775862069, 0.0453266499184, 0.0238533875228,
+          0.012493945855},
+         1.138629436111989},
         {"\"rope_theta\":10000,\"rope_scaling\":{\"type\":\"linear\",\"factor\":2.5}",
          {0.4, 0.126491106407, 0.04, 0.0126491106407, 0.004, 0.00126491106407, 0.0004, 0.000126491106407},
          1.0},
@@ -340,6 +346,9 @@ static void test_metadata(void)
     g_kv_str(&g, "llama.rope.scaling.type", "yarn");
     g_kv_f32(&g, "llama.rope.scaling.factor", 4);
     g_kv_u32(&g, "llama.rope.scaling.original_context_length", 32);
+    g_kv_u32(&g, "tokenizer.ggml.eos_token_id", 2);
+    g_kv_u32(&g, "tokenizer.ggml.eot_token_id", 3);
+    g_kv_u32(&g, "tokenizer.ggml.eom_token_id", 4);
     g_made(&g, "blk.0.attn_q.bias", CL_F32, 0, 32, 0);
     g_made(&g, "output.weight", CL_F32, 0, TINY_VOCAB, TINY_HIDDEN);
     CU_ASSERT_EQUAL_FATAL(metadata(&g, &s, &err), CL_OK);
@@ -347,6 +356,7 @@ static void test_metadata(void)
                               "scaling\":{\"type\":\"yarn\","
                               "\"factor\":4,\"original_max_position_embeddings\":32}");
     CU_ASSERT(!s.tied && s.layers[0].attn.qkv_bias && s.ropes[0].scale == h.ropes[0].scale);
+    CU_ASSERT(s.n_eos == 3 && s.eos[0] == 2 && s.eos[1] == 3 && s.eos[2] == 4); /* each of the three ends a text */
     for (int i = 0; i < 8; i++) CU_ASSERT_EQUAL(s.ropes[0].inv_freq[i], h.ropes[0].inv_freq[i]);
     cl_spec_free(&s);
     cl_spec_free(&h);

@@ -28,7 +28,7 @@ static void test_gpt_oss(void)
     CU_ASSERT(f->experts == 128 && f->top_k == 4 && f->scoring == CL_SCORE_CHOSEN_SOFTMAX && f->router_bias &&
               !f->select_bias);
     CU_ASSERT(!f->renormalise && f->weight_scale == 1 && !f->weight_input && f->shared_width == 0 && f->groups == 0);
-    /* the class's own yarn: base 150000, ramp ends not rounded (models.md 7) */
+    /* the class's own yarn: base 150000, ramp ends not rounded */
     CU_ASSERT_DOUBLE_EQUAL(s.ropes[0].scale, 1.3465736, 1e-7);
     CU_ASSERT_DOUBLE_EQUAL(s.ropes[0].inv_freq[9] / 0.0317056962, 1, 1e-8);
     CU_ASSERT_DOUBLE_EQUAL(s.ropes[0].inv_freq[31] / 3.02351143e-07, 1, 1e-8);
@@ -64,7 +64,7 @@ static void test_llama4(void)
               f->weight_input);
     CU_ASSERT(f->scoring == CL_SCORE_SIGMOID && !f->renormalise && f->weight_scale == 1 && !f->bias &&
               f->glu == CL_GLU_SILU);
-    /* no ramp: wave lengths over 8192 positions are divided by 16 (models.md 7) */
+    /* no ramp: wave lengths over 8192 positions are divided by 16 */
     CU_ASSERT_EQUAL(s.ropes[0].pairing, CL_ROPE_INTERLEAVED);
     for (int i = 0; i < 64; i++)
         CU_ASSERT_DOUBLE_EQUAL(s.ropes[0].inv_freq[i] / pow(500000, -i / 64.0) * (i < 35 ? 1 : 16), 1, 1e-12);

@@ -1,4 +1,4 @@
-/* Tensor lists and counts against numbers worked out by hand (and the totals that model cards and models.md give). */
+/* Tensor lists and counts against numbers worked out by hand (and the totals that model cards give). */
 #include <math.h>
 
 #include "chipline/model.h"

@@ -170,6 +170,7 @@ static void change(int which, hid_t f, hid_t t)
     case 30: set_format(f, "tensors/layers.1.attn.sinks", "f16"); break;
     case 31: set_format(f, "tensors/layers.1.ffn.experts.down.weight", "f16"); break;
     case 32: set_format(f, "tensors/layers.1.attn.v.weight", "fp8"); break;
+    case 33: other(f, SCALES, H5T_IEEE_F32LE, 3, (hsize_t[]){5, 1, 1}); break;
     default: CU_FAIL("no such change");
     }
 }
@@ -208,7 +209,8 @@ static void test_lies(void)
                                         "must be f32, f16 or bf16",
                                         "is f16, must be f32",
                                         "rows of bytes",
-                                        "rows of bytes"};
+                                        "rows of bytes",
+                                        "there are 1 x 1 (x 5 experts), there must be 1 x 2 (x 5)"};
     char name[300];
     size_t n = 0;
     unsigned char *good = npy_read_file(path, &n);
