@@ -213,7 +213,7 @@ static cl_code check(void *own, const cli_call *call)
     return c == CL_OK ? command_text(call->argc, call->argv, &o->command, o->err) : c;
 }
 
-static void defaults(run_cli *o)
+void run_defaults(run_cli *o)
 {
     bool chat = o->chat;
     if (!o->max_tokens) o->max_tokens = chat ? 512 : 128;
@@ -269,7 +269,7 @@ static cl_code serve(void *ctx, cl_ranks *ranks)
 static cl_code run(void *own, const cli_call *call)
 {
     run_cli *o = own;
-    defaults(o);
+    run_defaults(o);
     return cli_on_crew(&o->run, call->ranks, serve, o, o->err);
 }
 

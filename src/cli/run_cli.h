@@ -29,6 +29,8 @@ typedef struct run_cli {
     struct source_state *source;
 } run_cli;
 
+/* What was not given, once all words are read. */
+void run_defaults(run_cli *o);
 /* Rank 0: tokenizer and chat format of the model file, before anything is loaded. */
 cl_code cli_open_texts(run_cli *o);
 void cli_close_texts(run_cli *o);
