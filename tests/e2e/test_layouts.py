@@ -7,9 +7,10 @@ import h5py
 import numpy as np
 import pytest
 
-from conftest import FIXTURES, ROOT, generate, golden, ids, ok, refuses
+from conftest import ALL, FIXTURES, ROOT, generate, golden, ids, ok, refuses, some
 
 MODELS = sorted(p.parent.name for p in FIXTURES.glob("*/golden.json") if (p.parent / "config.json").exists())
+# What is run in full where whole matrices are wanted; the others of a family take a third of the layouts each.
 WHOLE_MATRIX = ("deepseek_v3", "gpt_oss", "llama4", "llama_a", "mixtral", "minimax_m2", "olmoe", "qwen3_moe",
                 "kimi_k2_int4")
 N = 10  # generated tokens
@@ -32,11 +33,9 @@ def rows(path):
     return {r["id"]: (r["tokens"], r["logits_xxh3"]) for r in map(json.loads, path.read_text().splitlines())}
 
 
-def check(model, prompt, want, batch, n_layers, spec, turn, folder, *more):
+def check(model, prompt, want, batch, spec, turn, folder, *more):
     """Alone (chunks of 1, or all at once), or eight at a time."""
-    ranks, least, layout, *options = spec
-    if n_layers < least:
-        return
+    ranks, _, layout, *options = spec
     layout = layout_file(layout, folder) if "+" in layout else layout
     options = ["--layout", layout, *options, "--threads", 1 + turn % 2, "--ignore-eos", "--digest", "--context", 96,
                *more]
@@ -62,18 +61,49 @@ def reference(model, prompt, folder, *more):
     return rows(out), batch
 
 
+def geometry(name):
+    """Layers, and whether there are experts."""
+    config = json.loads((FIXTURES / name / "config.json").read_text())
+    config = config.get("text_config", config)
+    return config["num_hidden_layers"], any(config.get(k) for k in ("num_local_experts", "num_experts",
+                                                                    "n_routed_experts"))
+
+
+def specs(name):
+    """The layouts of a model, each with its turn. A choice of them meets every layout with every turn and both kinds
+    of models (test_every_layout_is_met)."""
+    layers, experts = geometry(name)
+    fitting = [spec for spec in LAYOUTS + OTHERS + (WHOLE if experts else []) if spec[1] <= layers]
+    first = sorted(MODELS, key=lambda n: (geometry(n)[1], n)).index(name)  # those without experts one after the other
+    whole = list(enumerate(fitting, first))
+    if not ALL:
+        return whole[first % 4::4]
+    return whole if name in WHOLE_MATRIX else whole[first % 3::3]
+
+
+def test_every_layout_is_met():
+    """By three models at least, one with experts and one without where both can be; alone and in a batch."""
+    met = {}
+    for name in MODELS:
+        assert specs(name), name
+        for turn, spec in specs(name):
+            met.setdefault(spec, []).append((geometry(name)[1], turn % 3 == 0))
+    for spec, by in met.items():
+        kinds = {experts for experts, _ in by}
+        assert len(by) >= 3 and kinds == ({True, False} if spec in LAYOUTS and spec[1] <= 2 else kinds | {True}), spec
+    assert set(met) == set(LAYOUTS + OTHERS + WHOLE)
+    assert {batched for many in met.values() for _, batched in many} == {True, False}
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_matrix(name, convert, tmp_path):
     model = convert(FIXTURES / name)
+    spec = json.loads(ok("inspect", model, "--json").stdout)["layers"]
+    assert (len(spec), any(layer["ffn"].get("experts") for layer in spec)) == geometry(name)
     prompt = golden(name)[0]["prompt"]
-    layers = json.loads(ok("inspect", model, "--json").stdout)["layers"]
-    experts = any(layer["ffn"].get("experts") for layer in layers)
     want, batch = reference(model, prompt, tmp_path)
-    specs = LAYOUTS + OTHERS + (WHOLE if experts else [])
-    first = MODELS.index(name)
-    for turn, spec in enumerate(specs):
-        if name in WHOLE_MATRIX or (turn + first) % 3 == 0:  # the others of a family take a third of the layouts each
-            check(model, prompt, want, batch, len(layers), spec, turn + first, tmp_path)
+    for turn, spec in specs(name):
+        check(model, prompt, want, batch, spec, turn, tmp_path)
 
 
 # --- what the plan says is what the trace shows ---
@@ -105,8 +135,9 @@ def own_rows(n, members, member):
     return ends[1] - ends[0]
 
 
-@pytest.mark.parametrize("name", ["llama_a", "olmoe", "deepseek_v3", "gpt_oss", "llama4"])
-@pytest.mark.parametrize("ranks,layout", [(1, "1x1"), (3, "1x3"), (4, "2x2"), (3, "2+1"), (2, "2x1")])
+@pytest.mark.parametrize("name,ranks,layout", some([
+    (name, *layout) for layout in [(1, "1x1"), (3, "1x3"), (4, "2x2"), (3, "2+1"), (2, "2x1")]
+    for name in ["llama_a", "olmoe", "deepseek_v3", "gpt_oss", "llama4"]], 3))
 def test_messages_and_bytes_are_those_of_the_plan(name, ranks, layout, convert, tmp_path):
     model = convert(FIXTURES / name)
     spec = json.loads(ok("inspect", model, "--json").stdout)
@@ -134,16 +165,21 @@ def test_messages_and_bytes_are_those_of_the_plan(name, ranks, layout, convert, 
 EVENTS = {"qkv": ("project", "query"), "attend": ("attend",), "attn_out": ("value", "attn_out"), "route": ("route",),
           "ffn": ("gate_up", "down", "combine"), "head": ("head",)}
 # Sizes of which every chip has whole runs of 16 rows, in bytes that are multiples of 64: nothing is padded.
-SMALL = {"hidden_size": 128, "num_hidden_layers": 3, "vocab_size": 512, "num_experts": 16, "n_routed_experts": 16, "n_group": 2, "topk_group": 1,
-         "num_experts_per_tok": 2, "moe_intermediate_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2,
-         "head_dim": 32, "kv_lora_rank": 64, "q_lora_rank": 64, "qk_nope_head_dim": 64, "qk_rope_head_dim": 32, "v_head_dim": 32,
+SMALL = {"hidden_size": 128, "num_hidden_layers": 3, "vocab_size": 512, "num_experts": 16, "n_routed_experts": 16,
+         "n_group": 2, "topk_group": 1,
+         "num_experts_per_tok": 2, "moe_intermediate_size": 64, "intermediate_size": 128, "num_attention_heads": 4,
+         "num_key_value_heads": 2,
+         "head_dim": 32, "kv_lora_rank": 64, "q_lora_rank": 64, "qk_nope_head_dim": 64, "qk_rope_head_dim": 32,
+         "v_head_dim": 32,
          "first_k_dense_replace": 1, "max_position_embeddings": 256}
 
 
-@pytest.mark.parametrize("family,fmt", [("smollm2-135m", "q8_0"), ("qwen3-30b-a3b", "q4_0"), ("olmoe-1b-7b", "bf16"), ("deepseek-v3", "q8_0")])
+@pytest.mark.parametrize("family,fmt", [("smollm2-135m", "q8_0"), ("qwen3-30b-a3b", "q4_0"), ("olmoe-1b-7b", "bf16"),
+                                        ("deepseek-v3", "q8_0")])
 @pytest.mark.parametrize("ranks,layout", [(1, "1x1"), (2, "1x2"), (3, "2+1")])
 def test_bytes_of_every_kind_of_event_are_those_of_the_plan(family, fmt, ranks, layout, tmp_path):
-    """A decoded token that sees a quarter of the context, as the plan's does. Norms, biases and sinks are not in the trace's bytes."""
+    """A decoded token that sees a quarter of the context, as the plan's does. Norms, biases and sinks are not in the
+    trace's bytes."""
     config = json.loads((ROOT / "configs" / "models" / f"{family}.json").read_text())
     config |= {k: v for k, v in SMALL.items() if k in config}
     if family in ("olmoe-1b-7b", "deepseek-v3"):
@@ -157,14 +193,16 @@ def test_bytes_of_every_kind_of_event_are_those_of_the_plan(family, fmt, ranks, 
     context, prompt = 64, [1, 2, 3]
     options = ("--layout", layout, "--context", context, "--kv", "bf16")
     plan = json.loads(ok("plan", model, *options, "--explain", "--json").stdout)
-    ok("run", model, "--tokens", ids(prompt), "-n", context // 4, "--ignore-eos", *options, "--threads", 1, "--trace", trace,
+    ok("run", model, "--tokens", ids(prompt), "-n", context // 4, "--ignore-eos", *options, "--threads", 1, "--trace",
+       trace,
        "--trace-level", "kernel", "--quiet", ranks=ranks)
     with h5py.File(trace) as f:
         kinds = {k["name"].decode(): k["id"] for k in f["kinds"][:]}
         tables = [f["events"][name][:] for name in sorted(f["events"])]
     for chip, table in zip(plan["chips"], tables):
         steps = table[(table["kind"] == kinds["step"]) & (table["tokens"] == 1)]
-        step = table[table["microbatch"] == steps["microbatch"][context // 4 - 1 - len(prompt)]]  # the token at that position
+        # the token at that position
+        step = table[table["microbatch"] == steps["microbatch"][context // 4 - 1 - len(prompt)]]
         for name, phases in EVENTS.items():
             events, of = step[step["kind"] == kinds[name]], [chip["phases"][p] for p in phases if p in chip["phases"]]
             assert events["weight_bytes"].sum() == sum(p["weight_bytes"] - p["vector_bytes"] for p in of), name
@@ -214,8 +252,8 @@ def test_a_budget_is_kept_and_stands_in_the_trace(convert, tmp_path):
     ok("run", model, *common, "--layout", "1x2", "--chip", 8 * need, "--trace", trace, ranks=2)
     with h5py.File(trace) as f:
         ranks = f["ranks"][:]
-        assert list(ranks["budget_bytes"]) == [8 * need] * 2 and list(ranks["member"]) == [0,
-                                                                                           1] and (ranks["peak_rss_bytes"] > 0).all()
+        assert list(ranks["budget_bytes"]) == [8 * need] * 2 and list(ranks["member"]) == [0, 1]
+        assert (ranks["peak_rss_bytes"] > ranks["baseline_bytes"] + ranks["slice_bytes"]).all()
         assert (ranks["slice_bytes"] + ranks["kv_bytes"] <= 8 * need).all()
 
 

@@ -4,7 +4,7 @@ import struct
 
 import numpy as np
 
-from conftest import generate
+from conftest import generate, some
 
 LAYERS, HIDDEN, HEADS, VOCAB, WIDTH = 33, 24, 3, 50, 20
 
@@ -39,5 +39,5 @@ def test_32_ranks(convert, tmp_path):
     checkpoint(tmp_path)
     model = convert(tmp_path)
     options = ("--tokens", "3,1,4,1,5,9,2,6", "-n", 12, "--ignore-eos", "--digest", "--threads", 1)
-    rows = [generate(model, *options, ranks=ranks, timeout=300) for ranks in (1, 16, 32)]
+    rows = [generate(model, *options, ranks=ranks, timeout=300) for ranks in some((1, 16, 32), 2)]
     assert len({(r["logits_xxh3"], tuple(r["tokens"])) for r in rows}) == 1

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# aarch64.sh: the tests of the kernel sets for AArch64, cross-compiled and run under emulation. Exits with 77 (skipped) where the
-# tools are missing. Debian: dpkg --add-architecture arm64; apt-get update;
+# aarch64.sh: the tests of the kernel sets for AArch64, cross-compiled and run under emulation. Exits with 77 (skipped)
+# where the tools are missing. Debian: dpkg --add-architecture arm64; apt-get update;
 # apt-get install gcc-aarch64-linux-gnu qemu-user libcunit1-dev:arm64
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../../.." && pwd)
@@ -20,7 +20,8 @@ printf '#include <CUnit/CUnit.h>\nint main(void) { return (int)CU_get_error(); }
 qemu-aarch64 "$work/probe" || skip "qemu-aarch64 does not run what ${cc[0]} makes"
 
 # Nothing here needs another library than CUnit.
-for source in base/status base/text base/numbers model/{format,kv} chip/kernels/{cache,choose,generic,neon,panel,reference}; do
+for source in base/status base/text base/numbers model/{format,kv} \
+    chip/kernels/{cache,choose,generic,neon,panel,reference}; do
     march=()
     [ "$source" = chip/kernels/neon ] && march=(-march=armv8.2-a+dotprod)
     "${cc[@]}" -O3 "${march[@]}" -c "$root/src/$source.c" -o "$work/${source##*/}.o"
