@@ -1,12 +1,12 @@
-/* chip.h: one chip's work on a micro-batch: its slice of the weights, its KV cache, its layers; on the last stage the head
- * and sampling too.
+/* chip.h: one chip's work on a micro-batch: its slice of the weights, its KV cache, its layers; on the last stage the
+ * head and sampling too.
  *
  * Boundary: a chip is a table of functions, so that another one (a cost model) can stand behind the same header. No MPI
- * here: with the other chips of its stage it exchanges numbers through a cl_group that it was given. All chips of a stage
- * must be given the same micro-batches in the same order: step and sample are collective over the stage, everything else
- * is local. A chip is made once from a model and a placement, allocates everything then, and after that only computes.
- * Several chips may live in one process, each with a crew of its own. A chip is used by one thread at a time, which
- * works as its crew's thread 0. */
+ * here: with the other chips of its stage it exchanges numbers through a cl_group that it was given. All chips of a
+ * stage must be given the same micro-batches in the same order: step and sample are collective over the stage,
+ * everything else is local. A chip is made once from a model and a placement, allocates everything then, and after
+ * that only computes. Several chips may live in one process, each with a crew of its own. A chip is used by one
+ * thread at a time, which works as its crew's thread 0. */
 #ifndef CHIPLINE_CHIP_H
 #define CHIPLINE_CHIP_H
 
@@ -76,10 +76,10 @@ typedef struct cl_chip cl_chip;
 typedef struct cl_chip_table {
     cl_chip *ctx;
     /* One micro-batch through this chip's layers. x [n_tokens, hidden] float32, changed in place; a chip that embeds
-     * ignores what x holds and starts from mb->ids (the others never look at ids, but for the last stage's). Tokens of a
-     * part attend to each other in order, whatever the chunking: same bits. Numbers out of range abort. Events: EMBED
-     * and LAYER at layer level (gathers and the bytes that came in them included), the rest at kernel level; kv_bytes
-     * counts, for every token, all positions that it sees. A wide model's chunk goes through a layer in tiles:
+     * ignores what x holds and starts from mb->ids (the others never look at ids, but for the last stage's). Tokens
+     * of a part attend to each other in order, whatever the chunking: same bits. Numbers out of range abort. Events:
+     * EMBED and LAYER at layer level (gathers and the bytes that came in them included), the rest at kernel level;
+     * kv_bytes counts, for every token, all positions that it sees. A wide model's chunk goes through a layer in tiles:
      * weight_bytes and experts are then sums over the tiles, as each reads them again. */
     void (*step)(cl_chip *c, const cl_microbatch *mb, float *x);
     /* Last stage, after step: final norm, output head and sampling (microbatch.h). out's arrays have room for all parts
@@ -96,11 +96,11 @@ typedef struct cl_chip_table {
      * vector, head 0). Heads and layers are the model's, those that this chip holds (cl_split_heads). Between steps.
      *
      * cache_first: the first position that the slot still holds in this layer (0 without a window); it holds all from
-     * there to its end. cache_out: rows [n] of held positions pos .. pos + n - 1. cache_expect: the slot begins anew with
-     * positions first[i] .. end - 1 of the stage's i-th layer (NULL: from 0), whose rows cache_in brings before the slot is
-     * used, for every head that is here, from where cache_first then says; first must be early enough for a token at end,
-     * and only as far as it goes can the slot go back. Rows that come in give the bits of those that went out, on any chip with the same
-     * format. */
+     * there to its end. cache_out: rows [n] of held positions pos .. pos + n - 1. cache_expect: the slot begins anew
+     * with positions first[i] .. end - 1 of the stage's i-th layer (NULL: from 0), whose rows cache_in brings before
+     * the slot is used, for every head that is here, from where cache_first then says; first must be early enough for
+     * a token at end, and only as far as it goes can the slot go back. Rows that come in give the bits of those that
+     * went out, on any chip with the same format. */
     int (*cache_first)(const cl_chip *c, int layer, int slot);
     void (*cache_out)(const cl_chip *c, int layer, int slot, int head, int pos, int n, void *rows);
     void (*cache_expect)(cl_chip *c, int slot, const int *first, int end);
@@ -109,9 +109,9 @@ typedef struct cl_chip_table {
     void (*free)(cl_chip *c);
 } cl_chip_table;
 
-/* Reads exactly the extents (this rank's slice) in bounded pieces, repacks them, allocates cache and buffers. Tensors read
- * whole are checked against their checksum. The chip keeps no reference to model and reader. trace may be NULL; it is
- * borrowed. On failure *out is left alone. */
+/* Reads exactly the extents (this rank's slice) in bounded pieces, repacks them, allocates cache and buffers. Tensors
+ * read whole are checked against their checksum. The chip keeps no reference to model and reader. trace may be NULL;
+ * it is borrowed. On failure *out is left alone. */
 cl_code cl_chip_create(cl_chip_table *out, const cl_model *model, const cl_tensor_reader *from, const cl_stage *stage,
                        const cl_extent *extents, int n_extents, const cl_chip_options *opt, cl_trace *trace,
                        cl_err *err);

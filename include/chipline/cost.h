@@ -17,13 +17,13 @@
  *   ATTN_OUT  o; the layer's activations, hidden
  *   ROUTE     norm, router, the shared expert's gate and up (not in dense layers). Every chip holds the router:
  *             splitting it would cost a gather to save few bytes
- *   GATE_UP   (dense: norm;) gate and up; the gated products, width. Experts: top_k * width, and a shared expert's width
- *             in the same gather; whole experts: the shared expert's alone
+ *   GATE_UP   (dense: norm;) gate and up; the gated products, width. Experts: top_k * width, and a shared expert's
+ *             width in the same gather; whole experts: the shared expert's alone
  *   DOWN      down, biases, the shared expert's down; the layer's activations, hidden. Whole experts: their results,
  *             top_k * hidden, to the chips that add up their columns
  *   COMBINE   whole experts: what a token's experts gave is added up; the layer's activations, hidden
- * EMBED ends with the rows from who holds them (hidden), HEAD with its rows to the stage's first chip where all of a row
- * are wanted, else SAMPLE with each chip's best candidates. A stage of one chip exchanges nothing.
+ * EMBED ends with the rows from who holds them (hidden), HEAD with its rows to the stage's first chip where all of a
+ * row are wanted, else SAMPLE with each chip's best candidates. A stage of one chip exchanges nothing.
  *
  * In the trace (trace.h) PROJECT and QUERY are a QKV event, VALUE and ATTN_OUT an ATTN_OUT event, GATE_UP, DOWN and
  * COMBINE an FFN event, the others have the event of their name. */

@@ -24,16 +24,17 @@ enum {
 
 /* One sequence's part of a micro-batch: n_tokens ids at positions pos .. pos + n_tokens - 1 of the slot's cache.
  *
- * pos: the position after the slot's last one, or an earlier one: what the slot holds from there on is forgotten. It may
- * go back by at most cl_limits.chunk positions behind the furthest one that it has held. With BEGIN pos is 0, or the
- * cache's positions 0 .. pos - 1 are those of the slot `fork`, which keeps them.
+ * pos: the position after the slot's last one, or an earlier one: what the slot holds from there on is forgotten. It
+ * may go back by at most cl_limits.chunk positions behind the furthest one that it has held. With BEGIN pos is 0, or
+ * the cache's positions 0 .. pos - 1 are those of the slot `fork`, which keeps them.
  *
  * Samples: after each of the last n_outputs tokens an id is drawn. The last n_guesses tokens are guesses, not yet known
  * to be the sequence's (an id is then drawn after each of them and before the first: n_outputs is n_guesses + 1, or
- * n_tokens where all are guesses): a guess holds if it is the id that was drawn for its position. Of a part whose guess does not
- * hold, that token and all behind it are void: nothing is drawn after them, and no row of theirs is wanted any more. A
- * part of guesses may follow one whose samples are still under way; it is void unless it goes on where that one's last
- * sample stands. The sequence goes on from its last good position, with a token that is no guess. */
+ * n_tokens where all are guesses): a guess holds if it is the id that was drawn for its position. Of a part whose
+ * guess does not hold, that token and all behind it are void: nothing is drawn after them, and no row of theirs is
+ * wanted any more. A part of guesses may follow one whose samples are still under way; it is void unless it goes on
+ * where that one's last sample stands. The sequence goes on from its last good position, with a token that is no
+ * guess. */
 typedef struct cl_seq_part {
     int32_t slot;
     int32_t pos;

@@ -86,7 +86,8 @@ static inline int64_t cl_attention_first(const cl_attention *a, int64_t pos)
     return pos >= a->window ? pos - a->window + 1 : 0;
 }
 
-/* --- sizes of the cache of one layer: of one sequence, and of all its kv heads (a->kv_heads; latent: one vector) --- */
+/* --- sizes of the cache of one layer: of one sequence, and of all its kv heads (a->kv_heads; latent: one vector) ---
+ * */
 
 /* One row of the cache in its canonical form: what one position has of one kv head (key, then value), or its latent
  * vector; without a block's padding. */

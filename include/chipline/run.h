@@ -89,10 +89,11 @@ typedef struct cl_serve_options {
         void); /* asked between micro-batches on rank 0, may be NULL: true ends the serving when what is under way
                             has come back */
 } cl_serve_options;
-/* Rank 0 serves what the source gives until that ends, the others follow; returns the same code everywhere. CL_E_STOPPED:
- * stop said so, and the session still holds what is not finished. */
+/* Rank 0 serves what the source gives until that ends, the others follow; returns the same code everywhere.
+ * CL_E_STOPPED: stop said so, and the session still holds what is not finished. */
 cl_code cl_run_serve(cl_run *r, const cl_serve_options *opt, cl_err *err);
-/* Measures, gathers, writes logits and trace; stats are valid on rank 0 until close. session: rank 0's, for its numbers. */
+/* Measures, gathers, writes logits and trace; stats are valid on rank 0 until close. session: rank 0's, for its
+ * numbers. */
 cl_code cl_run_finish(cl_run *r, cl_session *session, cl_run_stats *stats, cl_err *err);
 void cl_run_close(cl_run *r);
 

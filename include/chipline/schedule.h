@@ -32,7 +32,8 @@ void cl_schedule_free(cl_schedule *s); /* not the sequences */
 
 bool cl_schedule_has_room(const cl_schedule *s);
 /* Puts a sequence (borrowed) with tokens that are not sent yet into a free slot; returns it. Room must be there. One
- * with n_sent > 0 forks from another slot, which must hold those positions when the sequence's first part is computed. */
+ * with n_sent > 0 forks from another slot, which must hold those positions when the sequence's first part is
+ * computed. */
 int cl_schedule_admit(cl_schedule *s, cl_sequence *seq);
 cl_sequence *cl_schedule_sequence(const cl_schedule *s, int slot); /* NULL: free */
 /* Frees a slot; the sequence must not await samples. */
@@ -43,8 +44,8 @@ int cl_schedule_active(const cl_schedule *s); /* occupied slots */
  * should enter the line now; false if nothing is ready. Marks its tokens as sent. Guesses go along behind a sequence's
  * last token as far as there is room for them. */
 bool cl_schedule_next(cl_schedule *s, cl_microbatch *mb);
-/* Samples came back for a slot: n >= 1 ids, the first n - 1 of which are the sequence's first guesses. They are appended
- * (room must be there), other guesses are dropped, and the sequence is ready again. */
+/* Samples came back for a slot: n >= 1 ids, the first n - 1 of which are the sequence's first guesses. They are
+ * appended (room must be there), other guesses are dropped, and the sequence is ready again. */
 void cl_schedule_sampled(cl_schedule *s, int slot, const int32_t *ids, int n);
 
 #endif

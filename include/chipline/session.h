@@ -1,9 +1,9 @@
 /* session.h: the requests in flight: their ids, texts, stops and ends, and the schedule. It lives on rank 0 (and on the
- * first chip of every further line), knows no MPI and no chip, and outlives serving: between two micro-batches it can be
- * put aside, looked at and gone on with.
+ * first chip of every further line), knows no MPI and no chip, and outlives serving: between two micro-batches it can
+ * be put aside, looked at and gone on with.
  *
- * Who runs the line turns around it: add requests while there is room, take the next micro-batch, give back its samples.
- * Lines beside this one (replicas) are further places that a request can be sent to; their tokens come back by
+ * Who runs the line turns around it: add requests while there is room, take the next micro-batch, give back its
+ * samples. Lines beside this one (replicas) are further places that a request can be sent to; their tokens come back by
  * cl_session_token. What requests give goes to the source's functions, called from inside add, samples, token, sweep
  * and stop. One request's error ends that request alone; what is returned as an error is that results cannot be kept,
  * or that memory ran out for the session itself. All local; one thread. */
@@ -44,8 +44,8 @@ void cl_session_set_start(cl_session *s, uint64_t start_ns);
 
 /* --- requests --- */
 
-/* Is there room for one more? This line has room while a slot is free; another one may have one request waiting, so that
- * a slot which becomes free need not wait for rank 0. */
+/* Is there room for one more? This line has room while a slot is free; another one may have one request waiting, so
+ * that a slot which becomes free need not wait for rank 0. */
 bool cl_session_has_room(const cl_session *s);
 /* Takes the request (ownership passes, also on failure) to the line that has fewest. One that carries an error ends at
  * once with it. */

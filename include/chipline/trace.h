@@ -80,7 +80,8 @@ typedef struct cl_trace_part {
 typedef struct cl_trace cl_trace;
 
 /* Creates the event log `path`: a header and room for the first events, mapped, about 3.2 MB on the disk and in memory.
- * Level CL_TRACE_OFF makes, maps and reserves nothing and gives NULL, which is allowed everywhere and records nothing. */
+ * Level CL_TRACE_OFF makes, maps and reserves nothing and gives NULL, which is allowed everywhere and records
+ * nothing. */
 cl_code cl_trace_open(cl_trace **out, const char *path, int rank, cl_trace_level level, cl_err *err);
 /* Is an event of this level recorded? */
 bool cl_trace_on(const cl_trace *t, cl_trace_level level);

@@ -1,5 +1,5 @@
-/* sampling.c: from a micro-batch's last activations to ids: which rows of logits are needed, what is drawn from them, and
- * which guesses hold.
+/* sampling.c: from a micro-batch's last activations to ids: which rows of logits are needed, what is drawn from them,
+ * and which guesses hold.
  *
  * In a stage of several chips the first one draws. It needs whole rows only where somebody wants to see them, or where
  * an option looks at all of a vocabulary; else each chip passes its best candidates on. */
@@ -253,8 +253,8 @@ static void draw_from_candidates(cl_chip *c, cl_samples *out)
     record(f->trace, m, &e, CL_EV_SAMPLE, 0, 0, 0);
 }
 
-/* The rows that are needed, batch by batch. Tokens in front of the first of them are certain: the sequence moves on over
- * them without a row. */
+/* The rows that are needed, batch by batch. Tokens in front of the first of them are certain: the sequence moves on
+ * over them without a row. */
 static void rows(cl_chip *c, const float *x, cl_samples *out)
 {
     sampling *s = c->sampling;

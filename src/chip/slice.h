@@ -34,7 +34,8 @@ typedef struct slice {
  * belong to the stage. err is not NULL. On failure nothing is left to free. */
 cl_code slice_plan(slice *s, const cl_model *model, const cl_stage *stage, const cl_extent *extents, int n_extents,
                    const cl_kernels *k, cl_err *err);
-/* Reads, checks and packs the planned extents with the options' crew; polls meanwhile. err is not NULL. On failure it is still to be freed. */
+/* Reads, checks and packs the planned extents with the options' crew; polls meanwhile. err is not NULL. On failure it
+ * is still to be freed. */
 cl_code slice_load(slice *s, const cl_model *model, const cl_tensor_reader *from, const cl_extent *extents,
                    int n_extents, const cl_kernels *k, const cl_chip_options *o, cl_err *err);
 void slice_free(slice *s);

@@ -1,4 +1,5 @@
-/* bench_products.c: `chipline bench --kernels [NAME]` without a model: one matrix times some tokens, for every number format. */
+/* bench_products.c: `chipline bench --kernels [NAME]` without a model: one matrix times some tokens, for
+ * every number format. */
 #include <stdlib.h>
 
 #include "bench_cli.h"

@@ -1,7 +1,8 @@
 # Writes chipline_version.h when the revision changed.
 set(rev "unknown")
 if(GIT)
-  execute_process(COMMAND ${GIT} -C ${SRC} describe --always --dirty --abbrev=12 OUTPUT_VARIABLE rev OUTPUT_STRIP_TRAILING_WHITESPACE
+  execute_process(COMMAND ${GIT} -C ${SRC} describe --always --dirty --abbrev=12 
+    OUTPUT_VARIABLE rev OUTPUT_STRIP_TRAILING_WHITESPACE
     ERROR_QUIET RESULT_VARIABLE rc)
   if(NOT rc EQUAL 0)
     set(rev "unknown")

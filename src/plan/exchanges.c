@@ -75,8 +75,8 @@ void exchange_attention(const walk *w, const cl_attention *a, cl_phase p[CL_PHAS
     p[CL_PHASE_ATTN_OUT].exchange = rows_gather(w, w->spec->hidden);
 }
 
-/* Whole experts' results: each chip gets its own columns of what the others computed. No chip is without an expert where
- * there are enough. */
+/* Whole experts' results: each chip gets its own columns of what the others computed. No chip is without an expert
+ * where there are enough. */
 static cl_exchange results(const walk *w, int layer)
 {
     const cl_ffn *f = &w->spec->layers[layer].ffn;

@@ -1,6 +1,6 @@
-/* lines.c: requests that other lines (replicas) serve. Rank 0 has all requests; its session sends some to the first chips
- * of the other lines, which answer with tokens as they are sampled. Text, stop texts and results are rank 0's business,
- * so a line that gets its requests from there needs neither tokenizer nor files. */
+/* lines.c: requests that other lines (replicas) serve. Rank 0 has all requests; its session sends some to the first
+ * chips of the other lines, which answer with tokens as they are sampled. Text, stop texts and results are rank 0's
+ * business, so a line that gets its requests from there needs neither tokenizer nor files. */
 #include <stdlib.h>
 
 #include "run_internal.h"

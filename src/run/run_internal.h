@@ -102,8 +102,8 @@ cl_code lines_send(void *run, int line, int64_t number, const cl_request *r, int
 cl_code lines_cancel(void *run, int line, int64_t number, cl_err *err);
 /* Ends the other lines. drop: without finishing what they have. */
 cl_code lines_end(cl_run *r, bool drop, cl_err *err);
-/* Takes the tokens that are there into the session. *got: there were some. *failed: a line has ended; its own error will
- * say why. note: working memory, the caller's. */
+/* Takes the tokens that are there into the session. *got: there were some. *failed: a line has ended; its own error
+ * will say why. note: working memory, the caller's. */
 cl_code lines_take(cl_run *r, cl_session *s, cl_buf *note, bool *got, bool *failed, cl_err *err);
 /* First chip of another line: leads it with requests from rank 0. */
 cl_code lines_serve(cl_run *r, cl_err *err);

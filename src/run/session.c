@@ -117,8 +117,8 @@ static void forget(cl_session *s, flight *f)
     flight_free(f);
 }
 
-/* Gives the result out and lets go of the request. Its slot stays taken while samples are on their way to it. stopped: a
- * stop text was found, so that what comes behind it is no text. */
+/* Gives the result out and lets go of the request. Its slot stays taken while samples are on their way to it.
+ * stopped: a stop text was found, so that what comes behind it is no text. */
 static cl_code end(cl_session *s, flight *f, const char *reason, bool stopped, cl_err *err)
 {
     cl_request *q = f->request;

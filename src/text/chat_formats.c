@@ -85,38 +85,17 @@
         "system", "You are ChatGPT, a large language model trained by OpenAI.\nKnowledge cutoff: 2024-06\n" \
                   "{{ 'Current date: ' ~ day ~ '\\n' if day }}\nReasoning: medium\n\n# Valid channels: "    \
                   "analysis, commentary, final. Channel must be included for every message.<|end|>")
-#define HARMONY_TURNS                                                                                                                      \
-    "{% if " HAS_SYSTEM " and messages[0].content %}" HARMONY(                                                                             \
-        "developer",                                                                                                                       \
-        "# Instructions\n\n{{ messages[0].content }}\n\n<|end|>") "{% endif %}" EACH                                                       \
-                                                                  "{% if m.role == 'user' %}" HARMONY(                                     \
-                                                                      "user",                                                              \
-                                                                      "{{ m.content }}<|end|>") "{% elif m.role == "                       \
-                                                                                                "'assistant' %}"                           \
-                                                                                                "{% if '<|channel|>' "                     \
-                                                                                                "in m.content %}{{ "                       \
-                                                                                                "raise_exception('"                        \
-                                                                                                "message ' ~ "                             \
-                                                                                                "loop.index ~ ': "                         \
-                                                                                                "contains "                                \
-                                                                                                "<|channel|>; "                            \
-                                                                                                "give the final "                          \
-                                                                                                "channel\\'s text "                        \
-                                                                                                "only') }}{% endif "                       \
-                                                                                                "%}" HARMONY(                              \
-                                                                                                    "assistant<|"                          \
-                                                                                                    "channel|>final",                      \
-                                                                                                    "{{ m.content "                        \
-                                                                                                    "}}{{ "                                \
-                                                                                                    "'<|return|>' if "                     \
-                                                                                                    "loop.last and "                       \
-                                                                                                    "not "                                 \
-                                                                                                    "add_generation_"                      \
-                                                                                                    "prompt else "                         \
-                                                                                                    "'<|end|>' }}") "{% endif %}" END_EACH \
-                                                                                                    OPENING(                               \
-                                                                                                        "<|start|>"                        \
-                                                                                                        "assistant")
+#define HARMONY_DEVELOPER HARMONY("developer", "# Instructions\n\n{{ messages[0].content }}\n\n<|end|>")
+#define HARMONY_USER HARMONY("user", "{{ m.content }}<|end|>")
+#define HARMONY_NO_CHANNEL                                                                                      \
+    "{% if '<|channel|>' in m.content %}{{ raise_exception('message ' ~ loop.index ~ ': contains <|channel|>; " \
+    "give the final channel\\'s text only') }}{% endif %}"
+#define HARMONY_END "{{ '<|return|>' if loop.last and not add_generation_prompt else '<|end|>' }}"
+#define HARMONY_FINAL HARMONY("assistant<|channel|>final", "{{ m.content }}" HARMONY_END)
+#define HARMONY_TURNS                                                                                            \
+    "{% if " HAS_SYSTEM " and messages[0].content %}" HARMONY_DEVELOPER "{% endif %}" EACH                       \
+    "{% if m.role == 'user' %}" HARMONY_USER "{% elif m.role == 'assistant' %}" HARMONY_NO_CHANNEL HARMONY_FINAL \
+    "{% endif %}" END_EACH OPENING("<|start|>assistant")
 
 /* Llama 3.2's template writes today's date where it can; here it is always the date that 3.1's has, so that a prompt
  * does not depend on the day. */

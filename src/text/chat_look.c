@@ -1,4 +1,5 @@
-/* chat_look.c: what replies need to be read, and what a template has no place for: found by looking at what it writes. */
+/* chat_look.c: what replies need to be read, and what a template has no place for: found by looking at what it
+ * writes. */
 #include <stdlib.h>
 
 #include "chat_internal.h"

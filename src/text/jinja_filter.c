@@ -44,7 +44,8 @@ static jinja_args rest_of(const jinja_args *a, int n)
 /* Selections and map() take what is false for an empty list. */
 static json_t *items_or_none(jinja_run *r, json_t *v) { return jinja_truth(v) ? jinja_items_of(r, v) : json_array(); }
 
-/* select, reject (by_attribute: selectattr, rejectattr): the items, or their attribute, that pass a test or are true. */
+/* select, reject (by_attribute: selectattr, rejectattr): the items, or their attribute, that pass a test or are true.
+ * */
 static json_t *select_items(jinja_run *r, json_t *v, const jinja_args *a, bool by_attribute, bool wanted)
 {
     const json_t *path = by_attribute ? jinja_arg(a, 0, NULL) : NULL;

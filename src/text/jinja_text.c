@@ -270,7 +270,8 @@ static json_t *join(jinja_run *r, const json_t *v, const json_t *list)
     return result;
 }
 
-/* What "{}", "{0}" or "{name}" stands for (*s is behind its "{", and goes behind its "}"); NULL: it is written otherwise. */
+/* What "{}", "{0}" or "{name}" stands for (*s is behind its "{", and goes behind its "}"); NULL: it is written
+ * otherwise. */
 static json_t *field(const char **s, const char *end, const jinja_args *a, int *next)
 {
     const char *close = memchr(*s, '}', (size_t)(end - *s)), *name = *s;

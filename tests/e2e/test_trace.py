@@ -7,29 +7,34 @@ import pytest
 
 from conftest import ok
 
-ROWS = [{"id": f"r{i}", "prompt": "Once upon a time " * (1 + i % 4), "max_tokens": 3 + i, "temperature": 0.5 * (i % 2), "seed": i}
+ROWS = [{"id": f"r{i}", "prompt": "Once upon a time " * (1 + i % 4), "max_tokens": 3 + i, "temperature": 0.5 * (i % 2),
+         "seed": i}
         for i in range(9)]
 
 
-@pytest.mark.parametrize("ranks,options,stages", [(1, (), 1), (2, ("--chunk", 5), 2), (2, ("--layout", "1x2"), 1), (4, ("--replicas", 2), 2)],
+@pytest.mark.parametrize("ranks,options,stages", [(1, (), 1), (2, ("--chunk", 5), 2), (2, ("--layout", "1x2"), 1),
+                                                  (4, ("--replicas", 2), 2)],
                          ids=["alone", "2x1", "1x2", "replicas"])
 def test_parts(ranks, options, stages, demo, tmp_path):
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
-    ok("run", demo, "--batch", tmp_path / "in.jsonl", "--out", tmp_path / "out.jsonl", "--trace", tmp_path / "t.h5", "--context", 128, "--slots", 3,
+    ok("run", demo, "--batch", tmp_path / "in.jsonl", "--out", tmp_path / "out.jsonl", "--trace", tmp_path / "t.h5",
+       "--context", 128, "--slots", 3,
        "--threads", 1, *options, ranks=ranks)
     out = {r["id"]: r for r in map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())}
     with h5py.File(tmp_path / "t.h5") as f:
         parts, requests, ranks_table = f["parts"][:], f["requests"][:], f["ranks"][:]
         kinds = [k.decode() if isinstance(k, bytes) else k for k in f["kinds"]["name"]]
         events = {int(n.removeprefix("rank_")): f["events"][n][:] for n in f["events"]}
-    assert len(requests) == len(ROWS) and (ranks_table["peak_int8_ops_per_s"] > 1e8).all() and (ranks_table["peak_f32_ops_per_s"] > 1e7).all()
+    assert len(requests) == len(ROWS)
+    assert (ranks_table["peak_int8_ops_per_s"] > 1e8).all() and (ranks_table["peak_f32_ops_per_s"] > 1e7).all()
     for r in requests:
         row, mine = out[r["id"].decode()], np.sort(parts[parts["request"] == r["request"]], order="position")
         usage = row["usage"]
         assert len(set(mine["slot"])) == len(set(mine["rank"])) == 1
         assert mine["tokens"].sum() == usage["prompt_tokens"] + usage["completion_tokens"] - 1
         assert (mine["position"] == np.concatenate([[0], np.cumsum(mine["tokens"])[:-1]])).all()
-        assert mine["outputs"].sum() == usage["completion_tokens"] and (mine["forked_from"] == -1).all() and (mine["guesses"] == 0).all()
+        assert mine["outputs"].sum() == usage["completion_tokens"]
+        assert (mine["forked_from"] == -1).all() and (mine["guesses"] == 0).all()
     step, sample = kinds.index("step"), kinds.index("sample")
     for rank, e in events.items():  # every step of a line is of a micro-batch in /parts, with its tokens
         lead = ranks_table["replica"][rank] * (len(ranks_table) // (1 + ranks_table["replica"].max()))

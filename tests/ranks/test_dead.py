@@ -20,12 +20,14 @@ STOPPED = [(phase, (rank + i) % 5, signal.SIGSTOP, ("shared", "messages")[(rank 
            for i, phase in enumerate(PHASES) for rank in (0, 2, 4)]
 STOPPED += [("decoding", rank, signal.SIGSTOP, carrier) for rank in range(5) for carrier in ("shared", "messages")]
 KILLED = [(phase, (2 * i + 1) % 5, signal.SIGKILL, "shared") for i, phase in enumerate(PHASES) if i % 2 == 0]
-SLOW = [(phase, (3 * i) % 5, 0, ("shared", "messages")[i % 2]) for i, phase in enumerate(PHASES) if phase in ("loading", "decoding", "collecting")]
+SLOW = [(phase, (3 * i) % 5, 0, ("shared", "messages")[i % 2]) for i, phase in enumerate(PHASES)
+        if phase in ("loading", "decoding", "collecting")]
 
 
 def run(case):
     phase, rank, sig, carrier = case
-    p = subprocess.run(["timeout", "-k", "5", "60", "mpirun", "--oversubscribe", "--bind-to", "none", "-n", "5", PROGRAM,
+    p = subprocess.run(["timeout", "-k", "5", "60", "mpirun", "--oversubscribe", "--bind-to", "none", "-n", "5",
+                        PROGRAM,
                         phase, str(rank), str(int(sig)), carrier, str(TIMEOUT)],
                        env=ENV, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     at = re.search(r"^at ([\d.]+)$", p.stderr, re.M)
@@ -53,7 +55,8 @@ def test_who_stands_still_is_named(results, case):
     host = "an unknown host" if phase == "starting" else socket.gethostname()
     assert messages(err)[0].startswith(f"chipline: rank {rank} on {host} stands still or its link is gone: rank "), err
     # who speaks may be a step behind
-    assert re.search(f"while ({'reading a prompt|decoding' if phase in ('reading a prompt', 'decoding') else phase}) \\(.*--stall-timeout", messages(err)[0]), err
+    named = "reading a prompt|decoding" if phase in ("reading a prompt", "decoding") else phase
+    assert re.search(f"while ({named}) \\(.*--stall-timeout", messages(err)[0]), err
     assert TIMEOUT <= s <= 2 * TIMEOUT + 2, s
 
 
@@ -73,7 +76,8 @@ def test_who_is_slow_is_left_alone(results, case):
 
 def test_a_job_that_is_suspended_goes_on():
     """All ranks stand still for longer than the time-out, as when a scheduler suspends a job."""
-    p = subprocess.Popen(["timeout", "-k", "5", "60", "mpirun", "--oversubscribe", "--bind-to", "none", "-n", "5", PROGRAM, "decoding", "2", "0",
+    p = subprocess.Popen(["timeout", "-k", "5", "60", "mpirun", "--oversubscribe", "--bind-to", "none", "-n", "5",
+                          PROGRAM, "decoding", "2", "0",
                           "shared", str(TIMEOUT)], env=ENV, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert p.stderr.readline().startswith("at ")
     mpirun = subprocess.run(["pgrep", "-P", str(p.pid)], capture_output=True, text=True).stdout.split()

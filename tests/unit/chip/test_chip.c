@@ -105,7 +105,8 @@ static void check_tiles(cl_spec s)
     tiny_run(&l, N, N, &got);
     tiny_line_free(&l);
     CU_ASSERT(same_rows(0, N));
-    /* embed, 4 heads with their samples, 4 layers; per tile 4 events of each layer and one more where there are experts */
+    /* embed, 4 heads with their samples, 4 layers; per tile 4 events of each layer and one more where there are
+     * experts */
     uint64_t events = cl_trace_count(trace), tiles = (events - 13) / 19;
     CU_ASSERT(tiles > 1 && events == 13 + 19 * tiles);
     cl_trace_close(trace);

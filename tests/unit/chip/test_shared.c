@@ -20,8 +20,8 @@ static tiny_line chips(const tiny *m, int stages, int how, const char *kernels)
     return tiny_chips(m, stages, &o, NULL);
 }
 
-/* One micro-batch: take[slot] tokens of each slot from at[slot] on, which moves. fork[slot]: the slot begins there, with
- * what that one has; NULL or -1: it goes on, or back, or from 0 on begins. */
+/* One micro-batch: take[slot] tokens of each slot from at[slot] on, which moves. fork[slot]: the slot begins there,
+ * with what that one has; NULL or -1: it goes on, or back, or from 0 on begins. */
 static void step_forked(const tiny_line *l, int at[4], const int take[4], const int *fork, tiny_rows *out)
 {
     cl_seq_part parts[4];

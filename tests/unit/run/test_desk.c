@@ -155,7 +155,8 @@ static void slow_source(void)
     CU_ASSERT(t.told == 3 && !t.wrong);
 }
 
-/* The line hears of a result that could not be kept, gets no further requests, and what had ended is told all the same. */
+/* The line hears of a result that could not be kept, gets no further requests, and what had ended is told all the
+ * same. */
 static void failing_source(void)
 {
     tray t = {.requests = REQUESTS, .fails_at = 2};
