@@ -35,7 +35,7 @@ enum {
  * wanted any more. A part of guesses may follow one whose samples are still under way; it is void unless it goes on
  * where that one's last sample stands. The sequence goes on from its last good position, with a token that is no
  * guess. */
-typedef struct cl_seq_part {
+typedef struct cl_part {
     int32_t slot;
     int32_t pos;
     int32_t n_tokens;  /* >= 1 */
@@ -46,13 +46,13 @@ typedef struct cl_seq_part {
         n_before; /* with BEGIN at pos > 0: ids in front of pos that the repeat penalty looks at, at most its window */
     uint32_t flags;
     cl_sampling sampling;
-} cl_seq_part;
+} cl_part;
 
 typedef struct cl_microbatch {
     int64_t id;                /* counts micro-batches from 0; the same on every stage */
     int32_t n_parts, n_tokens; /* n_tokens: sum over parts */
     int32_t n_before;          /* sum over parts */
-    cl_seq_part *parts;        /* [n_parts], at most cl_limits.slots; a slot appears once */
+    cl_part *parts;            /* [n_parts], at most cl_limits.slots; a slot appears once */
     int32_t *ids;              /* [n_tokens], part after part */
     int32_t *before;           /* [n_before], part after part: only the last stage looks at them */
 } cl_microbatch;

@@ -104,7 +104,7 @@ static void append(const sampling *s, slot_state *h, const int32_t *ids, int n)
 }
 
 /* Keeps the ids of a part; false: it is void, because its first token is a guess that does not hold. */
-static bool follow(const sampling *s, const cl_seq_part *p, const int32_t *ids, const int32_t *before)
+static bool follow(const sampling *s, const cl_part *p, const int32_t *ids, const int32_t *before)
 {
     slot_state *h = &s->slots[p->slot];
     if (p->flags & CL_PART_BEGIN) {
@@ -134,14 +134,14 @@ static int window(const sampling *s, const slot_state *h, int64_t pos, int32_t l
 
 /* --- rows --- */
 
-static int first_output(const cl_seq_part *p) { return p->n_tokens - p->n_outputs; }
+static int first_output(const cl_part *p) { return p->n_tokens - p->n_outputs; }
 
 /* Rows must be read whole where one is wanted, or where all of a vocabulary counts for a draw. */
 static int candidates_needed(const sampling *s, const cl_microbatch *mb)
 {
     int most = 0;
     for (int i = 0; i < mb->n_parts; i++) {
-        const cl_seq_part *p = &mb->parts[i];
+        const cl_part *p = &mb->parts[i];
         int n = p->n_outputs ? cl_sample_candidates_needed(&p->sampling, s->allowed) : most;
         if ((p->flags & CL_PART_ROWS) || (p->n_outputs && !n)) return 0;
         most = n > most ? n : most;
@@ -150,7 +150,7 @@ static int candidates_needed(const sampling *s, const cl_microbatch *mb)
 }
 
 /* Is this token the sequence's? A guess must be what was drawn for its position; what follows a wrong one is void. */
-static bool holds(const cl_seq_part *p, const slot_state *h, int token, const int32_t *ids, cl_sampled *out)
+static bool holds(const cl_part *p, const slot_state *h, int token, const int32_t *ids, cl_sampled *out)
 {
     if (out->is_void || h->good != (int64_t)p->pos + token) return false;
     return token < p->n_tokens - p->n_guesses || ids[token] == h->next;
@@ -169,7 +169,7 @@ static void take_row(cl_chip *c, int part, int token, const float *logits, cl_sa
 {
     sampling *s = c->sampling;
     const chip_fixed *f = &c->fixed;
-    const cl_seq_part *p = &s->mb->parts[part];
+    const cl_part *p = &s->mb->parts[part];
     cl_sampled *of = &out->parts[part];
     slot_state *h = &s->slots[p->slot];
     if (!holds(p, h, token, s->ids[part], of)) return;
@@ -193,7 +193,7 @@ static void pass_on(cl_chip *c, int output, const head_logits *l, const float *l
     const chip_fixed *f = &c->fixed;
     head_buffers *to = &c->work.head;
     const struct output *o = &s->outputs[output];
-    const cl_seq_part *p = &s->mb->parts[o->part];
+    const cl_part *p = &s->mb->parts[o->part];
     int32_t recent[CL_REPEAT_WINDOW];
     cl_candidate best[CL_CANDIDATES];
     int n = window(s, &s->slots[p->slot], (int64_t)p->pos + o->token, recent), k = s->candidates;
@@ -240,7 +240,7 @@ static void draw_from_candidates(cl_chip *c, cl_samples *out)
     gather_outside(f, &e, all, 2);
     for (int i = 0; f->group.member == 0 && i < s->n_outputs; i++) {
         const struct output *o = &s->outputs[i];
-        const cl_seq_part *p = &s->mb->parts[o->part];
+        const cl_part *p = &s->mb->parts[o->part];
         cl_sampled *of = &out->parts[o->part];
         slot_state *h = &s->slots[p->slot];
         if (!holds(p, h, o->token, s->ids[o->part], of)) continue;
@@ -261,7 +261,7 @@ static void rows(cl_chip *c, const float *x, cl_samples *out)
     const chip_fixed *f = &c->fixed;
     head_batch b = {.n = 0};
     for (int i = 0; i < s->mb->n_parts; i++) {
-        const cl_seq_part *p = &s->mb->parts[i];
+        const cl_part *p = &s->mb->parts[i];
         int from = p->flags & CL_PART_ROWS ? 0 : first_output(p);
         slot_state *h = &s->slots[p->slot];
         if (!out->parts[i].is_void) h->good = (int64_t)p->pos + from;
@@ -287,7 +287,7 @@ void chip_sample(cl_chip *c, const cl_microbatch *mb, const float *x, cl_samples
     out->microbatch = mb->id;
     out->n_parts = mb->n_parts;
     for (int i = 0; i < mb->n_parts; i++) {
-        const cl_seq_part *p = &mb->parts[i];
+        const cl_part *p = &mb->parts[i];
         bool goes_on = follow(s, p, ids, before);
         out->parts[i] = (cl_sampled){.slot = p->slot, .is_void = !goes_on};
         s->ids[i] = ids;

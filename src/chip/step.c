@@ -8,7 +8,7 @@ static void check(const chip_fixed *c, const cl_microbatch *mb)
     const cl_limits *l = &c->opt.limits;
     int n = 0;
     for (int p = 0; p < mb->n_parts; p++) {
-        const cl_seq_part *s = &mb->parts[p];
+        const cl_part *s = &mb->parts[p];
         if (s->slot < 0 || s->slot >= l->slots || s->n_tokens < 1 || s->pos < 0 || s->pos > l->context - s->n_tokens)
             CL_BUG("part %d: slot %d, positions %d + %d of %d", p, s->slot, s->pos, s->n_tokens, l->context);
         int least = s->n_guesses + 1 < s->n_tokens ? s->n_guesses + 1 : s->n_tokens;
@@ -130,12 +130,12 @@ static void step(const crew_member *m, void *ctx)
  * held from a part's position on is forgotten, or taken over from others; only then are blocks taken. */
 static void make_room(cl_chip *c, const cl_microbatch *mb)
 {
-    for (const cl_seq_part *p = mb->parts; p < mb->parts + mb->n_parts; p++) {
+    for (const cl_part *p = mb->parts; p < mb->parts + mb->n_parts; p++) {
         if (!(p->flags & CL_PART_BEGIN)) kv_back(&c->kv, p->slot, p->pos);
         else if (p->pos) kv_fork(&c->kv, p->slot, p->fork, p->pos);
         else kv_begin(&c->kv, p->slot);
     }
-    for (const cl_seq_part *p = mb->parts; p < mb->parts + mb->n_parts; p++)
+    for (const cl_part *p = mb->parts; p < mb->parts + mb->n_parts; p++)
         kv_extend(&c->kv, p->slot, p->pos, p->n_tokens);
 }
 

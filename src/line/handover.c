@@ -7,7 +7,7 @@
 
 static void point_into(cl_hop *h, unsigned char *data, int n_parts, int n_tokens, int n_before)
 {
-    h->mb.parts = (cl_seq_part *)(void *)(data + sizeof(wire_head));
+    h->mb.parts = (cl_part *)(void *)(data + sizeof(wire_head));
     h->mb.ids = (int32_t *)(void *)(h->mb.parts + n_parts);
     h->mb.before = h->mb.ids + n_tokens;
     h->x = (float *)(void *)(data + hops_x_offset(n_parts, n_tokens + n_before));
@@ -73,7 +73,7 @@ bool handover_open(const cl_line *l, hop_slot *s, int bytes)
     point_into(h, s->data, w->n_parts, w->n_tokens, w->n_before);
     int64_t sum = 0, before = 0;
     for (int i = 0; i < w->n_parts; i++) {
-        const cl_seq_part *p = &h->mb.parts[i];
+        const cl_part *p = &h->mb.parts[i];
         if (p->slot < 0 || p->slot >= m->slots || p->n_tokens < 1 || p->n_tokens > m->chunk) return false;
         if (p->pos < 0 || p->pos > m->context - p->n_tokens) return false;
         if (p->n_outputs < 0 || p->n_outputs > p->n_tokens || p->n_guesses < 0 || p->n_guesses > p->n_tokens)

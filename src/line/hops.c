@@ -43,7 +43,7 @@ int hops_count(const cl_line_options *o, int member)
 
 size_t hops_x_offset(int n_parts, int n_ids)
 {
-    size_t n = sizeof(wire_head) + (size_t)n_parts * sizeof(cl_seq_part) + (size_t)n_ids * sizeof(int32_t);
+    size_t n = sizeof(wire_head) + (size_t)n_parts * sizeof(cl_part) + (size_t)n_ids * sizeof(int32_t);
     return (n + 63) & ~(size_t)63;
 }
 

@@ -89,7 +89,7 @@ static void record_parts(const loop *l, const cl_microbatch *mb)
     cl_trace *t = l->run->trace.recorder;
     const int64_t *requests = cl_session_part_requests(l->session);
     for (int i = 0; t && i < mb->n_parts; i++) {
-        const cl_seq_part *p = &mb->parts[i];
+        const cl_part *p = &mb->parts[i];
         const cl_trace_part row = {.microbatch = mb->id,
                                    .request = (int32_t)requests[i],
                                    .slot = p->slot,

@@ -119,15 +119,15 @@ static void put(cl_schedule *s, cl_microbatch *mb, int i, int n, int room)
     cl_sequence *q = s->slots[i].seq;
     bool last = n == pending(q);
     int left = room - n, guesses = !last ? 0 : q->n_guesses < left ? q->n_guesses : left;
-    cl_seq_part *p = &mb->parts[mb->n_parts++];
-    *p = (cl_seq_part){.slot = i,
-                       .pos = q->n_sent,
-                       .n_tokens = n + guesses,
-                       .n_outputs = last ? guesses + 1 : 0,
-                       .n_guesses = guesses,
-                       .fork = q->begun ? -1 : q->fork,
-                       .flags = (q->rows ? CL_PART_ROWS : 0u) | (q->begun ? 0u : CL_PART_BEGIN),
-                       .sampling = q->sampling};
+    cl_part *p = &mb->parts[mb->n_parts++];
+    *p = (cl_part){.slot = i,
+                   .pos = q->n_sent,
+                   .n_tokens = n + guesses,
+                   .n_outputs = last ? guesses + 1 : 0,
+                   .n_guesses = guesses,
+                   .fork = q->begun ? -1 : q->fork,
+                   .flags = (q->rows ? CL_PART_ROWS : 0u) | (q->begun ? 0u : CL_PART_BEGIN),
+                   .sampling = q->sampling};
     if (!q->begun) {
         p->n_before = q->n_sent < CL_REPEAT_WINDOW ? q->n_sent : CL_REPEAT_WINDOW;
         for (int t = q->n_sent - p->n_before; t < q->n_sent; t++) mb->before[mb->n_before++] = q->tokens[t];

@@ -78,7 +78,7 @@ static void lead(job *j)
             h->mb.id = k;
             h->mb.n_parts = 1;
             h->mb.n_tokens = k++ < STEPS / 2 ? CHUNK : 1;
-            h->mb.parts[0] = (cl_seq_part){.n_tokens = h->mb.n_tokens};
+            h->mb.parts[0] = (cl_part){.n_tokens = h->mb.n_tokens};
             cl_line_seal(j->line, h);
             work(j, h);
             cl_line_pass(j->line, h);

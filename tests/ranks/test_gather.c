@@ -159,8 +159,7 @@ static void fill(cl_hop *h, int64_t id)
     h->mb.n_parts = n;
     for (int p = 0; p < n; p++) {
         int k = p == 0 ? 1 + (int)(id % (CHUNK - SLOTS + 1)) : 1;
-        h->mb.parts[p] =
-            (cl_seq_part){.slot = p, .pos = (int)(id % 50), .n_tokens = k, .sampling = {.seed = (uint64_t)id}};
+        h->mb.parts[p] = (cl_part){.slot = p, .pos = (int)(id % 50), .n_tokens = k, .sampling = {.seed = (uint64_t)id}};
         for (int t = 0; t < k; t++) h->mb.ids[tokens++] = (int)(next(&seed) % 1000);
     }
     h->mb.n_tokens = tokens;
@@ -412,8 +411,8 @@ static void wrong_messages(void)
     hop_slot *s = &the_line->hops[0];
     cl_hop *h = &s->hop;
     wire_head *w = (wire_head *)(void *)s->data;
-    h->mb.parts = (cl_seq_part *)(void *)(w + 1);
-    for (int p = 0; p < 3; p++) h->mb.parts[p] = (cl_seq_part){.slot = p, .pos = 60 + p, .n_tokens = p == 0 ? 2 : 1};
+    h->mb.parts = (cl_part *)(void *)(w + 1);
+    for (int p = 0; p < 3; p++) h->mb.parts[p] = (cl_part){.slot = p, .pos = 60 + p, .n_tokens = p == 0 ? 2 : 1};
     *w = (wire_head){.magic = 0x43484f50, .microbatch = 7, .n_parts = 3, .n_tokens = 4};
     int bytes = (int)cl_line_hop_bytes(&o.limits, 3, 4);
     CU_ASSERT_TRUE(handover_open(the_line, s, bytes));
@@ -454,8 +453,7 @@ static void sizes(void)
     CU_ASSERT_EQUAL(cl_line_hop_bytes(&m, 0, 0), 64);
     for (int parts = 1; parts <= SLOTS; parts++)
         for (int tokens = parts; tokens <= CHUNK; tokens++) {
-            size_t head = 32 + (size_t)parts * sizeof(cl_seq_part) + 4 * (size_t)tokens,
-                   x = 4 * HIDDEN * (size_t)tokens;
+            size_t head = 32 + (size_t)parts * sizeof(cl_part) + 4 * (size_t)tokens, x = 4 * HIDDEN * (size_t)tokens;
             CU_ASSERT_EQUAL(cl_line_hop_bytes(&m, parts, tokens), (head + 63) / 64 * 64 + x);
         }
     CU_ASSERT_EQUAL(cl_line_samples_bytes(3, 5), 16 + 3 * sizeof(cl_sampled) + 20);

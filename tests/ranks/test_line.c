@@ -54,7 +54,7 @@ static void fill(cl_hop *h, int64_t id)
     h->mb.n_tokens = 0;
     for (int p = 0; p < h->mb.n_parts; p++) {
         int n = p ? 1 : 1 + (int)(id % (CHUNK - SLOTS + 1));
-        h->mb.parts[p] = (cl_seq_part){.slot = p, .pos = (int)(id % 50), .n_tokens = n};
+        h->mb.parts[p] = (cl_part){.slot = p, .pos = (int)(id % 50), .n_tokens = n};
         for (int t = 0; t < n; t++) h->mb.ids[h->mb.n_tokens++] = (int)(id % 1000);
     }
 }

@@ -208,7 +208,7 @@ static void check_broken_slot(int which)
         static float x[40 * 100];
         for (int chip = 1; chip < 3; chip++) { /* the first starts from ids */
             for (size_t i = 0; i < sizeof x / sizeof *x; i++) x[i] = i % 3 ? NAN : INFINITY;
-            cl_seq_part part = {.slot = 0, .pos = 0, .n_tokens = 40, .fork = -1, .flags = CL_PART_BEGIN};
+            cl_part part = {.slot = 0, .pos = 0, .n_tokens = 40, .fork = -1, .flags = CL_PART_BEGIN};
             int32_t ids[40] = {0};
             l.chips[chip].step(l.chips[chip].ctx,
                                &(cl_microbatch){.n_parts = 1, .n_tokens = 40, .parts = &part, .ids = ids}, x);

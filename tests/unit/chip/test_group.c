@@ -179,11 +179,11 @@ static void run(stage *s, int at, int end, int chunk, tiny_rows *out)
     const int first = at;
     for (int n; at < end; at += n) {
         n = end - at < chunk ? end - at : chunk;
-        cl_seq_part part = {.slot = 0,
-                            .pos = at,
-                            .n_tokens = n,
-                            .fork = at ? 0 : -1,
-                            .flags = CL_PART_ROWS | (at > first ? 0 : CL_PART_BEGIN)};
+        cl_part part = {.slot = 0,
+                        .pos = at,
+                        .n_tokens = n,
+                        .fork = at ? 0 : -1,
+                        .flags = CL_PART_ROWS | (at > first ? 0 : CL_PART_BEGIN)};
         int32_t ids[N];
         for (int i = 0; i < n; i++) ids[i] = tiny_id(0, at + i);
         const cl_microbatch mb = {.n_parts = 1, .n_tokens = n, .parts = &part, .ids = ids};
@@ -314,9 +314,9 @@ static void test_move(void)
 /* Three sequences of one micro-batch, two of them drawing: each with options of its own. */
 static void sample_once(stage *s, const cl_sampling *first, const cl_sampling *second)
 {
-    cl_seq_part parts[3] = {{.slot = 2, .n_tokens = 9, .n_outputs = 1, .sampling = *first},
-                            {.slot = 0, .n_tokens = 4},
-                            {.slot = 3, .n_tokens = 2, .n_outputs = 1, .sampling = *second}};
+    cl_part parts[3] = {{.slot = 2, .n_tokens = 9, .n_outputs = 1, .sampling = *first},
+                        {.slot = 0, .n_tokens = 4},
+                        {.slot = 3, .n_tokens = 2, .n_outputs = 1, .sampling = *second}};
     int32_t ids[15];
     int n = 0;
     for (int p = 0; p < 3; p++) {
@@ -382,14 +382,14 @@ static run_of generate(stage *s, const cl_sampling *o, uint32_t flags, int guess
             all[known + i] = truth->ids[known - PROMPT + i];
             if (rand_r(seed) % 3 == 0) all[known + i] = (all[known + i] + 1) % TINY_VOCAB;
         }
-        cl_seq_part part = {.slot = 1,
-                            .pos = sent,
-                            .n_tokens = n + g,
-                            .n_outputs = g + 1,
-                            .n_guesses = g,
-                            .fork = -1,
-                            .flags = flags | (sent ? 0 : CL_PART_BEGIN),
-                            .sampling = *o};
+        cl_part part = {.slot = 1,
+                        .pos = sent,
+                        .n_tokens = n + g,
+                        .n_outputs = g + 1,
+                        .n_guesses = g,
+                        .fork = -1,
+                        .flags = flags | (sent ? 0 : CL_PART_BEGIN),
+                        .sampling = *o};
         const cl_microbatch mb = {.n_parts = 1, .n_tokens = n + g, .parts = &part, .ids = all + sent};
         stage_step(s, &mb);
         const cl_sampled *got = &s->samples.parts[0];
@@ -463,14 +463,14 @@ static void test_guesses_in_flight(void)
                      {7, 1, 1, truth.ids[2], 1, 0}};
         int next = 0;
         for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
-            cl_seq_part part = {.slot = 1,
-                                .pos = parts[i].pos,
-                                .n_tokens = parts[i].n,
-                                .n_outputs = 1,
-                                .n_guesses = parts[i].guess,
-                                .fork = -1,
-                                .flags = i ? 0 : CL_PART_BEGIN,
-                                .sampling = greedy};
+            cl_part part = {.slot = 1,
+                            .pos = parts[i].pos,
+                            .n_tokens = parts[i].n,
+                            .n_outputs = 1,
+                            .n_guesses = parts[i].guess,
+                            .fork = -1,
+                            .flags = i ? 0 : CL_PART_BEGIN,
+                            .sampling = greedy};
             int32_t id = parts[i].id;
             const cl_microbatch mb = {.n_parts = 1, .n_tokens = parts[i].n, .parts = &part, .ids = i ? &id : prompt};
             stage_step(&s, &mb);

@@ -24,17 +24,17 @@ static tiny_line chips(const tiny *m, int stages, int how, const char *kernels)
  * with what that one has; NULL or -1: it goes on, or back, or from 0 on begins. */
 static void step_forked(const tiny_line *l, int at[4], const int take[4], const int *fork, tiny_rows *out)
 {
-    cl_seq_part parts[4];
+    cl_part parts[4];
     int32_t in[CHUNK];
     cl_microbatch mb = {.parts = parts, .ids = in};
     for (int s = 0; s < 4; s++) {
         if (!take[s]) continue;
         const int from = fork ? fork[s] : -1;
-        parts[mb.n_parts++] = (cl_seq_part){.slot = s,
-                                            .pos = at[s],
-                                            .n_tokens = take[s],
-                                            .fork = from,
-                                            .flags = CL_PART_ROWS | (at[s] && from < 0 ? 0 : CL_PART_BEGIN)};
+        parts[mb.n_parts++] = (cl_part){.slot = s,
+                                        .pos = at[s],
+                                        .n_tokens = take[s],
+                                        .fork = from,
+                                        .flags = CL_PART_ROWS | (at[s] && from < 0 ? 0 : CL_PART_BEGIN)};
         memcpy(in + mb.n_tokens, ids[s] + at[s], (size_t)take[s] * sizeof *in);
         mb.n_tokens += take[s];
         at[s] += take[s];

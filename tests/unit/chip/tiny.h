@@ -264,18 +264,18 @@ static void tiny_compute(const tiny_line *l, const cl_microbatch *mb, tiny_rows 
 /* One micro-batch: take[slot] tokens of each slot from at[slot] on, which moves. Logits of all of them go to out. */
 static void tiny_step(const tiny_line *l, int at[4], const int take[4], uint32_t flags, tiny_rows *out)
 {
-    cl_seq_part parts[4];
+    cl_part parts[4];
     int32_t ids[4 * TINY_MAX];
     cl_microbatch mb = {.parts = parts, .ids = ids};
     for (int s = 3; s >= 0; s--) { /* slots in no special order */
         if (!take[s]) continue;
-        parts[mb.n_parts++] = (cl_seq_part){.slot = s,
-                                            .pos = at[s],
-                                            .n_tokens = take[s],
-                                            .n_outputs = (flags & TINY_SAMPLE) != 0,
-                                            .fork = -1,
-                                            .flags = flags & (TINY_SAMPLE - 1),
-                                            .sampling = {.top_p = 1, .repeat_penalty = 1}};
+        parts[mb.n_parts++] = (cl_part){.slot = s,
+                                        .pos = at[s],
+                                        .n_tokens = take[s],
+                                        .n_outputs = (flags & TINY_SAMPLE) != 0,
+                                        .fork = -1,
+                                        .flags = flags & (TINY_SAMPLE - 1),
+                                        .sampling = {.top_p = 1, .repeat_penalty = 1}};
         for (int i = 0; i < take[s]; i++) ids[mb.n_tokens++] = tiny_id(s, at[s] + i);
         at[s] += take[s];
     }

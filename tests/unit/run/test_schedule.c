@@ -10,7 +10,7 @@ enum { MAX = 64 };
 typedef struct bench {
     cl_schedule *s;
     cl_limits limits;
-    cl_seq_part parts[MAX];
+    cl_part parts[MAX];
     int32_t ids[256], before[MAX * CL_REPEAT_WINDOW];
     cl_microbatch mb;
 } bench;

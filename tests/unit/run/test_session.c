@@ -76,7 +76,7 @@ static toy_batch *answer(toy *t, const cl_microbatch *mb)
     const int32_t *ids = mb->ids;
     b->samples = (cl_samples){.microbatch = mb->id, .n_parts = mb->n_parts, .parts = b->parts, .ids = b->ids};
     for (int i = 0; i < mb->n_parts; ids += mb->parts[i++].n_tokens) {
-        const cl_seq_part *p = &mb->parts[i];
+        const cl_part *p = &mb->parts[i];
         toy_slot *slot = &t->slots[p->slot];
         if (p->flags & CL_PART_BEGIN) slot->n = 0;
         t->wrong |= p->pos != slot->n || slot->n + p->n_tokens > CONTEXT || p->n_outputs > 1;
@@ -90,7 +90,7 @@ static toy_batch *answer(toy *t, const cl_microbatch *mb)
 /* One turn of a line: sends a micro-batch if there is one, and takes one back where the line is full or idle. */
 static bool turn(toy *t, cl_err *err)
 {
-    static cl_seq_part parts[SLOTS];
+    static cl_part parts[SLOTS];
     static int32_t ids[CHUNK], before[SLOTS * CL_REPEAT_WINDOW];
     cl_microbatch mb = {.parts = parts, .ids = ids, .before = before};
     bool sent = t->flying < t->stages && cl_session_next(t->s, &mb);
@@ -494,7 +494,7 @@ static void results_that_cannot_be_kept(void)
     cl_session_set_source(t.s, &broken);
     CU_ASSERT_EQUAL(cl_session_add(t.s, ask(1, 1, 1), &err), CL_OK);
     CU_ASSERT_EQUAL(cl_session_add(t.s, ask(2, 1, 5), &err), CL_OK);
-    cl_seq_part parts[SLOTS];
+    cl_part parts[SLOTS];
     int32_t ids[CHUNK], before[SLOTS * CL_REPEAT_WINDOW];
     cl_microbatch mb = {.parts = parts, .ids = ids, .before = before};
     CU_ASSERT_TRUE(cl_session_next(t.s, &mb));
