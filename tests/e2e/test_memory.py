@@ -5,8 +5,10 @@ import pytest
 
 from conftest import ok
 
-COMMON = ("-p", "Once upon a time " * 40, "-n", 4, "--ignore-eos", "--digest", "--threads", 1, "--quiet", "--context", 512, "--chunk", 512,
-          "--slots", 100)
+COMMON = ("-p", "Once upon a time " * 40, "-n", 4, "--ignore-eos", "--digest", "--threads", 1, "--quiet",
+          "--context", 512, "--chunk", 512, "--slots", 100)
+SHAPES = [(1, ()), (2, ()), (3, ()), (4, ("--layout", "2x2")), (4, ("--layout", "1x4")), (8, ("--layout", "4x2")),
+          (2, ("--trace",))]
 MB = 1e6
 
 
@@ -15,8 +17,7 @@ def ranks_of(model, path, *options, ranks):
     return json.loads(path.read_text())["ranks"]
 
 
-@pytest.mark.parametrize("ranks,options", [(1, ()), (2, ()), (3, ()), (4, ("--layout", "2x2")), (4, ("--layout", "1x4")), (8, ("--layout", "4x2")),
-                                           (2, ("--trace",))], ids=str)
+@pytest.mark.parametrize("ranks,options", SHAPES, ids=str)
 def test_resident_is_counted(ranks, options, demo, tmp_path):
     options = (*options, tmp_path / "t.h5") if options == ("--trace",) else options
     for r in ranks_of(demo, tmp_path / "s.json", *options, ranks=ranks):
