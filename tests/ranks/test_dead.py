@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 
 import pytest
@@ -26,10 +27,11 @@ SLOW = [(phase, (3 * i) % 5, 0, ("shared", "messages")[i % 2]) for i, phase in e
 
 def run(case):
     phase, rank, sig, carrier = case
-    p = subprocess.run(["timeout", "-k", "5", "60", "mpirun", "--oversubscribe", "--bind-to", "none", "-n", "5",
-                        PROGRAM,
-                        phase, str(rank), str(int(sig)), carrier, str(TIMEOUT)],
-                       env=ENV, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    with tempfile.TemporaryDirectory(prefix="cl") as own:  # starts at the same moment would remove each other's folder
+        p = subprocess.run(["timeout", "-k", "5", "60", "mpirun", "--oversubscribe", "--bind-to", "none", "-n", "5",
+                            PROGRAM, phase, str(rank), str(int(sig)), carrier, str(TIMEOUT)],
+                           env=dict(ENV, OMPI_MCA_orte_tmpdir_base=own), stdin=subprocess.DEVNULL, capture_output=True,
+                           text=True)
     at = re.search(r"^at ([\d.]+)$", p.stderr, re.M)
     return p.returncode, p.stderr, time.time() - float(at[1]) if at else None
 
