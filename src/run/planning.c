@@ -48,11 +48,7 @@ static cl_code read_model(cl_run *r, cl_err *err)
 /* A stale copy on one node would mix two models. */
 static cl_code same_model(cl_run *r, cl_err *err)
 {
-    uint64_t first = r->plan.checksum;
-    cl_ranks_bcast(r->ranks, &first, sizeof first);
-    if (first == r->plan.checksum) return CL_OK;
-    return cl_fail(err, CL_E_INPUT, "%s: on %s (rank %d) is not the same model as on rank 0 (copy the file again)",
-                   r->opt.model_path, cl_ranks_host(r->ranks), cl_ranks_rank(r->ranks));
+    return cl_ranks_same(r->ranks, r->plan.checksum, "the model", err);
 }
 
 /* Rank 0 reads which experts are hot, all know it then. */
@@ -158,9 +154,16 @@ static cl_code place(cl_run *r, cl_err *err)
     return CL_OK;
 }
 
+/* Every rank has placed by itself: what they say to each other from now on must fit together. */
+static cl_code same_placement(cl_run *r, cl_err *err)
+{
+    return cl_ranks_same(r->ranks, cl_placement_hash(&r->plan.placement), "the placement", err);
+}
+
 const phase plan_phases[PLAN_PHASES] = {{"reading the model's description", read_model, NULL},
                                         {"comparing models", same_model, NULL},
                                         {"reading the routing", read_routing, has_routing},
                                         {"measuring links and memory", measure, must_choose},
                                         {"choosing a layout", choose_layout, NULL},
-                                        {"placing the model", place, NULL}};
+                                        {"placing the model", place, NULL},
+                                        {"comparing placements", same_placement, NULL}};

@@ -86,7 +86,7 @@ typedef struct phase {
     bool (*wanted)(const cl_run *r);
 } phase;
 cl_code run_phases(cl_run *r, const phase *phases, int n, cl_err *err);
-enum { PLAN_PHASES = 6, LOAD_PHASES = 6 };
+enum { PLAN_PHASES = 7, LOAD_PHASES = 6 };
 extern const phase plan_phases[PLAN_PHASES]; /* planning.c */
 extern const phase load_phases[LOAD_PHASES]; /* loading.c */
 
