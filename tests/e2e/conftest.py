@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import tempfile
 
@@ -49,6 +50,13 @@ def chipline(*args, ranks=None, timeout=120, stdin=None, cwd=None):
                           input=stdin,
                           stdin=subprocess.DEVNULL if stdin is None else None, capture_output=True, text=True,
                           timeout=timeout + 20)
+
+
+def hear_signals():
+    """For preexec_fn: shells start what runs in their background deaf to interrupts, nohup to hang-ups, and that is
+    inherited."""
+    for sig in signal.SIGINT, signal.SIGTERM, signal.SIGHUP:
+        signal.signal(sig, signal.SIG_DFL)
 
 
 def ok(*args, **kw):

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from conftest import ENV, command, ok, refuses, some
+from conftest import ENV, command, hear_signals, ok, refuses, some
 
 TINY = ["--seconds", 0, "--threads", 1, "--quiet"]
 BYTES = {"f32": 4, "f16": 2, "bf16": 2, "q8_0": 34 / 32, "q4_0": 18 / 32, "q4_1": 20 / 32, "mxfp4": 17 / 32,
@@ -178,7 +178,8 @@ def test_stopped(demo, sig):
     """A signal ends it after the run under way; the cases that are complete are shown."""
     args = ["bench", demo, "--seconds", 0, "--threads", 1, "--kind", "decode", "--sequences", "1,2,3,4", "--tokens",
             "8,16,32,64,96"]
-    p = subprocess.Popen(command(*args), env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    p = subprocess.Popen(command(*args), env=ENV, preexec_fn=hear_signals, stdout=subprocess.PIPE,
+                         stderr=subprocess.PIPE, text=True)
     for line in p.stderr:
         if line.startswith("decode"):  # the first case is complete
             break

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from conftest import ALL, ENV, FIXTURES, ROOT, chipline, command, generate, ok, refuses
+from conftest import ALL, ENV, FIXTURES, ROOT, chipline, command, generate, hear_signals, ok, refuses
 
 VARIANT = r"_([bc]|fp8|int4|mxfp4|clip)$"  # of a family that is there under another name
 FAMILIES = sorted(p.parent.name for p in FIXTURES.glob("*/config.json"))
@@ -62,7 +62,7 @@ def test_stopped_by_a_signal(sig, tmp_path):
     out = tmp_path / "m.h5"
     out.write_text("an earlier file")
     p = subprocess.Popen(command("synth", ROOT / "configs" / "models" / "olmoe-1b-7b.json", "-o", out, "--format",
-                                 "q4_0", "--jobs", 1, "--quiet"), env=ENV,
+                                 "q4_0", "--jobs", 1, "--quiet"), env=ENV, preexec_fn=hear_signals,
                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     end = time.time() + 30
     while time.time() < end and not any(f.stat().st_size > 1 << 20 for f in tmp_path.glob("m.h5.*.part")):
