@@ -39,6 +39,9 @@ typedef struct cl_routing {
     const uint64_t *chosen; /* [n_layers][experts]; dense layers: zeros */
 } cl_routing;
 
+typedef struct cl_stage cl_stage;
+typedef struct cl_expert_map cl_expert_map;
+
 typedef struct cl_place_options {
     const cl_layout *layout; /* NULL: `ranks` stages of one chip */
     int ranks;               /* chips of the line; a layout must have as many, or ranks is 0 */
@@ -53,6 +56,10 @@ typedef struct cl_place_options {
     int chunk;           /* most tokens in a micro-batch */
     double read_context; /* positions that a typical token sees, for balancing; 0: a quarter of context */
     uint64_t chip_bytes; /* memory of one chip; 0: no limit */
+    /* what a chip's buffers take of it, by embed, head and n_ranks of its stage and by maps of whole experts or NULL;
+     * NULL: not counted */
+    uint64_t (*buffers)(void *ctx, const cl_stage *stage, const cl_expert_map *experts);
+    void *buffers_ctx;
 } cl_place_options;
 
 /* --- how a stage's chips share it: pure arithmetic, the same for plan/ and chip/ --- */
@@ -79,11 +86,11 @@ typedef struct cl_heads {
 cl_heads cl_split_heads(const cl_attention *a, int members, int member);
 
 /* Holders of each expert of one layer, ascending; every expert has at least one. */
-typedef struct cl_expert_map {
+struct cl_expert_map {
     int experts;     /* 0: a dense layer */
     int32_t *first;  /* [experts + 1] */
     int32_t *member; /* [first[experts]]: holders of e are member[first[e] .. first[e + 1] - 1] */
-} cl_expert_map;
+};
 static inline bool cl_expert_held(const cl_expert_map *map, int expert, int member)
 {
     for (int32_t i = map->first[expert]; i < map->first[expert + 1]; i++)
@@ -100,7 +107,7 @@ static inline bool cl_expert_held(const cl_expert_map *map, int expert, int memb
  * rows more. */
 cl_range cl_tensor_rows_of(const cl_spec *s, const cl_tensor *t, bool whole_experts, int members, int member);
 
-typedef struct cl_stage {
+struct cl_stage {
     int first_layer, n_layers;
     bool embed, head;        /* holds the embedding table (first stage), the final norm and head (last stage) */
     int first_rank, n_ranks; /* its chips: ranks first_rank .. first_rank + n_ranks - 1 */
@@ -108,7 +115,8 @@ typedef struct cl_stage {
     uint64_t kv_bytes;       /* cache at full slots and context */
     uint64_t token_bytes;    /* weights read by one token, experts by top_k */
     uint64_t token_kv_bytes; /* cache read by one token at read_context */
-} cl_stage;
+    uint64_t buffer_bytes;   /* of one chip, where they are counted */
+};
 
 typedef struct cl_placement {
     int n_ranks, n_stages; /* of one line; replicas are further lines like it */

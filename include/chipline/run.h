@@ -72,6 +72,27 @@ typedef struct cl_run_stats {
 
 enum { CL_DEFAULT_CONTEXT = 4096, CL_DEFAULT_CHUNK = 128 }; /* positions; tokens */
 
+/* What the buffers of a chip take, for cl_place_options.buffers, with a cl_buffer_count as its context. Local, pure. */
+typedef struct cl_buffer_count {
+    const cl_model *model;
+    cl_activations activations;
+    cl_kv_format kv;
+    cl_limits limits;
+    int threads;          /* of a chip */
+    const char *kernels;  /* NULL: the best of this CPU */
+    cl_carrier carrier;   /* auto: the larger of the two */
+    uint64_t trace_bytes; /* of the recorder, where there is one */
+    /* what was counted before: begin with none */
+    struct {
+        int chips;
+        bool embed, head, whole;
+        uint64_t bytes;
+    } known[64];
+    int n_known;
+} cl_buffer_count;
+/* At most a few hundred kB more than they are: as if the stage had all layers. */
+uint64_t cl_count_buffers(void *count, const cl_stage *stage, const cl_expert_map *experts);
+
 /* open: the model's description and the plan, so that requests can be checked; opt is looked at on rank 0 only, which
  * tells the others. load: the slices, every buffer, the trace. */
 cl_code cl_run_open(cl_run **out, cl_ranks *ranks, const cl_run_options *opt, cl_err *err);

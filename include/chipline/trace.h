@@ -92,7 +92,8 @@ void cl_trace_add(cl_trace *t, const cl_event *e);
 void cl_trace_add_part(cl_trace *t, const cl_trace_part *p);
 uint64_t cl_trace_dropped(const cl_trace *t);
 uint64_t cl_trace_count(const cl_trace *t); /* events and parts recorded */
-/* Bytes of memory the recorder itself keeps mapped. */
+/* Bytes of memory that a recorder keeps mapped: any; this one (0: NULL). */
+uint64_t cl_trace_bytes(void);
 uint64_t cl_trace_mapped(const cl_trace *t);
 void cl_trace_close(cl_trace *t); /* the event log stays */
 

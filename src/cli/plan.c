@@ -166,6 +166,20 @@ static cl_code find_limits(const plan_cli *o, const cl_model *m, plan_found *f, 
         p->routing = &f->routing;
         p->copies = true;
     }
+    f->buffers = (cl_buffer_count){.model = m,
+                                   .activations = o->run.activations,
+                                   .kv = p->kv,
+                                   .limits = {.slots = p->slots,
+                                              .context = p->context,
+                                              .chunk = p->chunk,
+                                              .hidden = m->spec.hidden,
+                                              .vocab = m->spec.vocab},
+                                   .threads = 1,
+                                   .carrier = o->run.carrier};
+    if (f->buffers.activations == CL_ACT_AUTO)
+        f->buffers.activations = cl_model_quantised(m) ? CL_ACT_MIXED : CL_ACT_F32;
+    p->buffers = cl_count_buffers;
+    p->buffers_ctx = &f->buffers;
     f->goal = o->goal ? (cl_goal)(o->goal - 1) : p->slots == 1 ? CL_GOAL_LATENCY : CL_GOAL_THROUGHPUT;
     return CL_OK;
 }

@@ -17,6 +17,7 @@ typedef struct plan_cli {
 
 typedef struct plan_found {
     cl_place_options options;
+    cl_buffer_count buffers; /* for the budget */
     cl_layout layout;
     cl_placement placement;
     cl_routing routing; /* --routing; its table is `chosen` */

@@ -57,7 +57,7 @@ static json_t *phases_json(const plan_found *f, int stage, int member)
 typedef struct chip_row {
     int32_t rank, stage, member, first_layer, layers;
     bool embed, head;
-    uint64_t weight_bytes, kv_bytes, token_bytes, token_kv_bytes;
+    uint64_t weight_bytes, kv_bytes, buffer_bytes, token_bytes, token_kv_bytes;
     int32_t gathers;
     uint64_t gather_bytes;
     int32_t sends;
@@ -65,14 +65,15 @@ typedef struct chip_row {
     double share;
 } chip_row;
 
-static const cli_column chip_columns[] = {COLUMN(chip_row, rank),           COLUMN(chip_row, stage),
-                                          COLUMN(chip_row, member),         COLUMN(chip_row, first_layer),
-                                          COLUMN(chip_row, layers),         COLUMN(chip_row, embed),
-                                          COLUMN(chip_row, head),           COLUMN(chip_row, weight_bytes),
-                                          COLUMN(chip_row, kv_bytes),       COLUMN(chip_row, token_bytes),
-                                          COLUMN(chip_row, token_kv_bytes), COLUMN(chip_row, gathers),
-                                          COLUMN(chip_row, gather_bytes),   COLUMN(chip_row, sends),
-                                          COLUMN(chip_row, send_bytes),     COLUMN(chip_row, share)};
+static const cli_column chip_columns[] = {COLUMN(chip_row, rank),        COLUMN(chip_row, stage),
+                                          COLUMN(chip_row, member),      COLUMN(chip_row, first_layer),
+                                          COLUMN(chip_row, layers),      COLUMN(chip_row, embed),
+                                          COLUMN(chip_row, head),        COLUMN(chip_row, weight_bytes),
+                                          COLUMN(chip_row, kv_bytes),    COLUMN(chip_row, buffer_bytes),
+                                          COLUMN(chip_row, token_bytes), COLUMN(chip_row, token_kv_bytes),
+                                          COLUMN(chip_row, gathers),     COLUMN(chip_row, gather_bytes),
+                                          COLUMN(chip_row, sends),       COLUMN(chip_row, send_bytes),
+                                          COLUMN(chip_row, share)};
 
 static json_t *chips_json(const plan_cli *o, const plan_found *f)
 {
@@ -91,6 +92,7 @@ static json_t *chips_json(const plan_cli *o, const plan_found *f)
                                   .head = s->head,
                                   .weight_bytes = c->weight_bytes,
                                   .kv_bytes = c->kv_bytes,
+                                  .buffer_bytes = s->buffer_bytes,
                                   .token_bytes = c->token_bytes,
                                   .token_kv_bytes = c->token_kv_bytes,
                                   .gathers = c->gathers,
@@ -181,7 +183,8 @@ static void print_chip(const plan_found *f, int stage, int rank, bool grouped)
     char a[32], b[32], d[32], e[32], g[32], run[24], layers[48], full[16] = "";
     uint64_t chip_bytes = f->options.chip_bytes;
     if (chip_bytes)
-        snprintf(full, sizeof full, "%.0f %%", 100 * (double)(c->weight_bytes + c->kv_bytes) / (double)chip_bytes);
+        snprintf(full, sizeof full, "%.0f %%",
+                 100 * (double)(c->weight_bytes + c->kv_bytes + s->buffer_bytes) / (double)chip_bytes);
     snprintf(run, sizeof run, s->n_layers > 1 ? "%d-%d" : "%d", s->first_layer, s->first_layer + s->n_layers - 1);
     snprintf(layers, sizeof layers, "%s%s%s", s->embed ? "embed, " : "", run, s->head ? ", head" : "");
     printf("%5d  ", rank);

@@ -173,7 +173,7 @@ static cl_code copier_fill(copier *k, const cl_model *m, const cl_place_options 
         cl_chip_cost c;
         cl_code code = cl_placement_cost(m, o, p, k->s->first_rank + i, &c, err);
         if (code != CL_OK) return code;
-        k->room[i] = o->chip_bytes - c.weight_bytes - c.kv_bytes;
+        k->room[i] = o->chip_bytes - c.weight_bytes - c.kv_bytes - k->s->buffer_bytes;
     }
     for (int layer = k->s->first_layer; layer < k->s->first_layer + k->s->n_layers; layer++) {
         const cl_expert_map *map = &p->experts[layer];

@@ -1,6 +1,7 @@
 /* fewest.c: how few chips hold a model: stages of equal size, as many and as large as it takes. */
 #include <stdlib.h>
 
+#include "room.h"
 #include "bytes.h"
 #include "cut.h"
 
@@ -39,7 +40,7 @@ static cl_code try_all(const cl_model *m, const cl_place_options *o, candidate *
         int need;
         cl_code c = cut_table_make(m, o, list[i].chips, &t, err);
         if (c != CL_OK) return c;
-        c = cut_fewest(&t, o->chip_bytes, &need, err);
+        c = cut_fewest(&t, room_at_least(m, o, list[i].chips), &need, err);
         cut_table_free(&t);
         if (c != CL_OK) return c;
         if (list[i].stages == 1 && need > 1 && one_stage_holds(m, o, list[i].chips)) need = 1;
@@ -60,7 +61,7 @@ cl_code cl_fewest_chips(const cl_model *m, const cl_place_options *o, cl_layout 
     cl_code c = cut_table_make(m, o, 1, &one, err);
     for (int chips = 1; c == CL_OK && chips <= most; chips++) {
         int stages;
-        c = cut_fewest(&one, bytes_product(o->chip_bytes, (uint64_t)chips), &stages, err);
+        c = cut_fewest(&one, bytes_product(room_at_least(m, o, chips), (uint64_t)chips), &stages, err);
         if (m->spec.tied && stages == 2) stages = 1; /* perhaps */
         if (c == CL_OK && stages <= layers) list[n++] = (candidate){chips, stages};
     }

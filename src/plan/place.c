@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "room.h"
 #include "chipline/util.h"
 #include "bytes.h"
 #include "cut.h"
@@ -100,7 +101,7 @@ static cl_code too_big(const cl_model *m, const cl_place_options *o, const cl_pl
                        const cl_chip_cost *c, cl_err *err)
 {
     char remedy[160] = "use larger chips, fewer slots, a shorter context or a smaller number format", a[32], b[32],
-         name[64];
+         d[32], name[64];
     cl_layout enough;
     cl_err none;
     if (!err) return CL_E_FIT;
@@ -109,22 +110,32 @@ static cl_code too_big(const cl_model *m, const cl_place_options *o, const cl_pl
                  cl_layout_chips(&enough), cl_layout_name(&enough, name, sizeof name));
         cl_layout_free(&enough);
     }
-    unsigned long long limit = o->chip_bytes, over = bytes_sum(c->weight_bytes, c->kv_bytes) - limit;
+    const uint64_t buffers = p->stages[cl_placement_stage(p, rank)].buffer_bytes;
+    unsigned long long limit = o->chip_bytes;
+    unsigned long long over = bytes_sum(bytes_sum(c->weight_bytes, c->kv_bytes), buffers) - limit;
+    cl_human_bytes((double)c->weight_bytes, a);
+    cl_human_bytes((double)c->kv_bytes, b);
+    if (buffers)
+        return cl_fail(err, CL_E_FIT,
+                       "plan: chip %d of %d: weights of %s, a cache of %s and buffers of %s are %llu bytes more than a "
+                       "chip's %llu (%s)",
+                       rank, p->n_ranks, a, b, cl_human_bytes((double)buffers, d), over, limit, remedy);
     return cl_fail(err, CL_E_FIT,
                    "plan: chip %d of %d: weights of %s and a cache of %s are %llu bytes more than a chip's %llu (%s)",
-                   rank, p->n_ranks, cl_human_bytes((double)c->weight_bytes, a), cl_human_bytes((double)c->kv_bytes, b),
-                   over, limit, remedy);
+                   rank, p->n_ranks, a, b, over, limit, remedy);
 }
 
-/* Sums over the chips of each stage; *worst: the chip that holds most. */
+/* Sums over the chips of each stage; *worst: the chip that holds most, *most_held bytes with its buffers. */
 static cl_code add_up(const cl_model *m, const cl_place_options *o, cl_placement *p, int *worst, cl_chip_cost *most,
-                      cl_err *err)
+                      uint64_t *most_held, cl_err *err)
 {
     *worst = 0;
+    *most_held = 0;
     *most = (cl_chip_cost){0};
     for (int i = 0; i < p->n_stages; i++) {
         cl_stage *s = &p->stages[i];
         s->weight_bytes = s->kv_bytes = s->token_bytes = s->token_kv_bytes = 0;
+        s->buffer_bytes = buffers_of(o, s, p->experts);
         for (int rank = s->first_rank; rank < s->first_rank + s->n_ranks; rank++) {
             cl_chip_cost c;
             cl_code code = cl_placement_cost(m, o, p, rank, &c, err);
@@ -133,7 +144,9 @@ static cl_code add_up(const cl_model *m, const cl_place_options *o, cl_placement
             s->kv_bytes = bytes_sum(s->kv_bytes, c.kv_bytes);
             s->token_bytes = bytes_sum(s->token_bytes, c.token_bytes);
             s->token_kv_bytes = bytes_sum(s->token_kv_bytes, c.token_kv_bytes);
-            if (bytes_sum(c.weight_bytes, c.kv_bytes) > bytes_sum(most->weight_bytes, most->kv_bytes)) {
+            uint64_t held = bytes_sum(bytes_sum(c.weight_bytes, c.kv_bytes), s->buffer_bytes);
+            if (held > *most_held) {
+                *most_held = held;
                 *worst = rank;
                 *most = c;
             }
@@ -160,6 +173,7 @@ static cl_code build(const cl_model *m, const cl_place_options *o, const cl_layo
                      cl_err *err)
 {
     cl_chip_cost most;
+    uint64_t held;
     int rank = 0, worst;
     *p = (cl_placement){.n_stages = l->n_stages};
     p->stages = cl_calloc((size_t)l->n_stages, sizeof *p->stages, "placement", err);
@@ -175,12 +189,11 @@ static cl_code build(const cl_model *m, const cl_place_options *o, const cl_layo
     }
     p->n_ranks = rank;
     cl_code c = give_experts(m, o, p, err);
-    if (c == CL_OK) c = add_up(m, o, p, &worst, &most, err);
-    if (c == CL_OK && o->chip_bytes && bytes_sum(most.weight_bytes, most.kv_bytes) > o->chip_bytes)
-        c = too_big(m, o, p, worst, &most, err);
+    if (c == CL_OK) c = add_up(m, o, p, &worst, &most, &held, err);
+    if (c == CL_OK && o->chip_bytes && held > o->chip_bytes) c = too_big(m, o, p, worst, &most, err);
     if (c == CL_OK && p->experts && o->copies && o->routing && o->chip_bytes) {
         c = expert_copies(m, o, p, err);
-        if (c == CL_OK) c = add_up(m, o, p, &worst, &most, err);
+        if (c == CL_OK) c = add_up(m, o, p, &worst, &most, &held, err);
     }
     return c;
 }
@@ -194,8 +207,13 @@ static cl_code find_ends(const cl_model *m, const cl_place_options *o, const cl_
     if (l->layers) {
         for (int s = 0, first = 0; s < l->n_stages; s++) end[s] = first += l->layers[s];
     } else { /* where no cut fits, the one that needs the least memory shows how much is missing */
-        if (!cut_least(&line, o->chip_bytes ? o->chip_bytes : UINT64_MAX, &limit))
-            cut_least(&line, cut_least_held(&line), &limit);
+        uint64_t room = UINT64_MAX;
+        for (int s = 0; s < l->n_stages; s++) {
+            if (s && l->chips[s] == l->chips[s - 1]) continue;
+            uint64_t of = room_at_least(m, o, l->chips[s]);
+            room = of < room ? of : room;
+        }
+        if (!cut_least(&line, room, &limit)) cut_least(&line, cut_least_held(&line), &limit);
         c = cut_even(&line, limit, end, err);
     }
     cut_line_free(&line);

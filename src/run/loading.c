@@ -71,12 +71,11 @@ static cl_code slice_of(cl_run *r, cl_err *err)
                               &r->extents, &r->n_extents, err);
 }
 
-/* All that this rank is about to allocate, before it does: slice, cache and buffers of the chip, buffers of the line
- * (what is exchanged among them), the recorder's window. The budget is for slice and cache, as in the plan; they may
- * take more memory as they are kept than in the file. */
+/* All that this rank is about to allocate: slice, cache and buffers of the chip, buffers of the line (what is exchanged
+ * among them), the recorder's window. The budget is for all of it; the plan counted the slice as in the file. */
 static cl_code count_memory(cl_run *r, cl_err *err)
 {
-    char a[32], b[32];
+    char a[32], b[32], d[32];
     cl_chip_options chip = chip_options(r);
     const cl_line_options line = line_options(r);
     const cl_group group = {.member = r->seat.member, .members = r->seat.at->n_ranks};
@@ -86,16 +85,17 @@ static cl_code count_memory(cl_run *r, cl_err *err)
     if (c == CL_OK)
         c = cl_chip_size(&r->plan.model, r->seat.at, r->extents, r->n_extents, &chip, r->opt.threads, &s, err);
     if (c != CL_OK) return c;
-    const uint64_t held = s.slice_bytes + s.kv_bytes;
+    const uint64_t buffers = s.work_bytes + s.other_bytes + cl_line_bytes(&line, cl_ranks_rank(r->ranks)) +
+                             cl_trace_mapped(r->trace.recorder);
     r->before_bytes = cl_rss_bytes();
-    r->counted_bytes = held + s.work_bytes + s.other_bytes + cl_line_bytes(&line, cl_ranks_rank(r->ranks)) +
-                       cl_trace_mapped(r->trace.recorder);
-    if (!r->opt.chip_bytes || held <= r->opt.chip_bytes) return CL_OK;
-    return cl_fail(err, CL_E_FIT,
-                   "--chip: rank %d keeps weights of %s and a cache of %s, %llu bytes more than a chip has (use more "
-                   "ranks, fewer slots or a shorter context)",
-                   cl_ranks_rank(r->ranks), cl_human_bytes((double)s.slice_bytes, a),
-                   cl_human_bytes((double)s.kv_bytes, b), (unsigned long long)(held - r->opt.chip_bytes));
+    r->counted_bytes = s.slice_bytes + s.kv_bytes + buffers;
+    if (!r->opt.chip_bytes || r->counted_bytes <= r->opt.chip_bytes) return CL_OK;
+    return cl_fail(
+        err, CL_E_FIT,
+        "--chip: rank %d keeps weights of %s, a cache of %s and buffers of %s, %llu bytes more than a chip has "
+        "(use more ranks, fewer slots, a shorter context or a smaller --chunk)",
+        cl_ranks_rank(r->ranks), cl_human_bytes((double)s.slice_bytes, a), cl_human_bytes((double)s.kv_bytes, b),
+        cl_human_bytes((double)buffers, d), (unsigned long long)(r->counted_bytes - r->opt.chip_bytes));
 }
 
 static cl_code open_line(cl_run *r, cl_err *err)

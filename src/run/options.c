@@ -84,6 +84,11 @@ cl_code options_share(cl_run *r, const cl_run_options *opt, cl_err *err)
     r->opt.threads = cl_crew_threads(r->opt.crew);
     const cl_waiting waiting = {r->opt.wait, r->opt.threads, r->opt.stall_timeout_s};
     cl_ranks_set_waiting(r->ranks, &waiting);
+    const int size = cl_ranks_size(r->ranks), here = cl_ranks_seat(r->ranks).ranks_here;
+    double most[2] = {r->opt.threads, size - here};
+    cl_ranks_max(r->ranks, most, 2);
+    r->plan.most_threads = (int)most[0];
+    r->plan.most_ranks_apart = (int)most[1];
     cl_code c = tell_texts(r, t.text_bytes, err);
     return c == CL_OK ? tell_layout(r, &t, err) : c;
 }
@@ -100,5 +105,7 @@ cl_place_options options_of_place(const cl_run *r)
                               .slots = p->limits.slots,
                               .context = p->limits.context,
                               .chunk = p->limits.chunk,
-                              .chip_bytes = r->opt.chip_bytes};
+                              .chip_bytes = r->opt.chip_bytes,
+                              .buffers = cl_count_buffers,
+                              .buffers_ctx = (void *)(uintptr_t)&p->buffers};
 }

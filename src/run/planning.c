@@ -3,6 +3,23 @@
 
 #include "run_internal.h"
 
+/* What the budget counts besides slice and cache. */
+static void count_buffers(cl_run *r)
+{
+    run_plan *p = &r->plan;
+    const bool one_host = p->most_ranks_apart == 0;
+    const bool traced = r->opt.trace_path && r->opt.trace_level != CL_TRACE_OFF;
+    p->buffers =
+        (cl_buffer_count){.model = &p->model,
+                          .activations = p->activations,
+                          .kv = p->kv,
+                          .limits = p->limits,
+                          .threads = p->most_threads,
+                          .kernels = r->opt.kernels,
+                          .carrier = r->opt.carrier == CL_CARRIER_AUTO && one_host ? CL_CARRIER_SHARED : r->opt.carrier,
+                          .trace_bytes = traced ? cl_trace_bytes() : 0};
+}
+
 static cl_code choose_limits(cl_run *r, int stages, cl_err *err)
 {
     const cl_run_options *o = &r->opt;
@@ -18,6 +35,7 @@ static cl_code choose_limits(cl_run *r, int stages, cl_err *err)
                                  .chunk = chunk < context ? chunk : context,
                                  .hidden = s->hidden,
                                  .vocab = s->vocab};
+    count_buffers(r);
     return CL_OK;
 }
 

@@ -11,11 +11,14 @@ typedef struct run_plan {
     cl_model model; /* spec and tensor list */
     uint64_t checksum;
     char *source;
-    cl_layout layout;       /* of one line */
-    cl_placement placement; /* of one line */
-    uint64_t *chosen;       /* --routing: [layers][experts], else NULL */
-    cl_routing routing;     /* the same */
-    cl_rates rates;         /* measured, where a layout was to be chosen by them */
+    cl_layout layout;        /* of one line */
+    cl_placement placement;  /* of one line */
+    uint64_t *chosen;        /* --routing: [layers][experts], else NULL */
+    cl_routing routing;      /* the same */
+    cl_rates rates;          /* measured, where a layout was to be chosen by them */
+    cl_buffer_count buffers; /* for the budget: the same everywhere */
+    int most_threads;        /* of a rank */
+    int most_ranks_apart;    /* ranks that are not on the host of all: 0, they share one */
     cl_limits limits;
     cl_activations activations;
     cl_kv_format kv;

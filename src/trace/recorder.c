@@ -128,6 +128,8 @@ void cl_trace_add_part(cl_trace *t, const cl_trace_part *p)
 
 uint64_t cl_trace_dropped(const cl_trace *t) { return t ? t->dropped : 0; }
 uint64_t cl_trace_count(const cl_trace *t) { return t ? t->count : 0; }
+uint64_t cl_trace_bytes(void) { return LOG_HEADER_BYTES + WINDOW_BYTES; }
+
 uint64_t cl_trace_mapped(const cl_trace *t) { return t ? LOG_HEADER_BYTES + (t->window ? WINDOW_BYTES : 0) : 0; }
 
 void cl_trace_close(cl_trace *t)

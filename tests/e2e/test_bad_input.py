@@ -196,7 +196,7 @@ def test_ranks_with_different_models(demo, convert, tmp_path):
     r = subprocess.run(["timeout", "60", "mpirun", "--oversubscribe", *one, "-wdir", tmp_path / "a", *run, ":", *one,
                         "-wdir", tmp_path / "b", *run],
                        env=ENV, capture_output=True, text=True)
-    assert r.returncode == 3 and len(messages(r)) == 1 and "not the same model" in messages(r)[0], r.stderr
+    assert r.returncode == 3 and len(messages(r)) == 1 and "has another one than rank 0" in messages(r)[0], r.stderr
 
 
 def test_reader_that_goes_away(demo, tmp_path):
