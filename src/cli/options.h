@@ -79,13 +79,12 @@ enum {
         "replicas", OPT_REPLICAS, "R", 0,                                                                \
             "R complete lines side by side, each with its share of the ranks and of the requests (1)", g \
     }
-#define ROW_CHIP(g)                                                                                                  \
-    {                                                                                                                \
-        "chip", OPT_CHIP, "FILE|BYTES", 0,                                                                           \
-            "memory of one chip: 230MB, 1.5GiB, or a configs/chips/NAME.json, whose rates predictions use; a slice " \
-            "that does "                                                                                             \
-            "not fit is refused",                                                                                    \
-            g                                                                                                        \
+#define ROW_CHIP(g)                                                                                               \
+    {                                                                                                             \
+        "chip", OPT_CHIP, "FILE|BYTES", 0,                                                                        \
+            "memory of one chip: 230MB, 1.5GiB, or a configs/chips/NAME.json, whose rates predictions use; what " \
+            "does not fit (slice, cache, buffers) is refused",                                                    \
+            g                                                                                                     \
     }
 #define ROW_GATHER(g)                                                                                  \
     {                                                                                                  \

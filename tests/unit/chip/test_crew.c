@@ -158,7 +158,7 @@ static void signals_are_the_callers(void)
     CU_ASSERT_EQUAL(sigismember(&now, SIGTERM), 0);
 }
 
-/* Threads of this process that are not asleep. */
+/* What this process has used of the cores. */
 static uint64_t cpu_ns(void)
 {
     struct timespec t;
@@ -202,8 +202,10 @@ static const char *self;
 static void threads_that_cannot_be_had(void)
 {
     char text[2048];
+#ifndef __SANITIZE_ADDRESS__ /* which itself ends where it cannot map memory for one more */
     CU_ASSERT_EQUAL(child(self, "many", NULL, NULL, text, sizeof text), CL_E_FIT);
     CU_ASSERT_PTR_NOT_NULL(strstr(text, "cannot be started"));
+#endif
     CU_ASSERT_EQUAL(child(self, "four", "OMP_THREAD_LIMIT", "3", text, sizeof text), CL_E_FIT);
     CU_ASSERT_PTR_NOT_NULL(strstr(text, "OMP_THREAD_LIMIT: allows 3 threads of 4"));
     CU_ASSERT_EQUAL(child(self, "four", "OMP_MAX_ACTIVE_LEVELS", "0", text, sizeof text), CL_E_FIT);

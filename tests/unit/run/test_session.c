@@ -146,7 +146,7 @@ static cl_code hear_end(void *ctx, cl_request *r, const cl_result *result, cl_er
     snprintf(h->id, sizeof h->id, "%s", r->id);
     snprintf(h->reason, sizeof h->reason, "%s", result->finish_reason);
     snprintf(h->error, sizeof h->error, "%.60s", r->error.code ? r->error.msg : "");
-    memcpy(h->ids, result->tokens, (size_t)result->n_tokens * sizeof *h->ids);
+    if (result->n_tokens) memcpy(h->ids, result->tokens, (size_t)result->n_tokens * sizeof *h->ids);
     h->result = *result;
     if (result->text.len)
         CU_ASSERT(h->n_text == (int)result->text.len && !memcmp(h->text, result->text.data, result->text.len));
