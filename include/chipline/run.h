@@ -72,6 +72,11 @@ typedef struct cl_run_stats {
 
 enum { CL_DEFAULT_CONTEXT = 4096, CL_DEFAULT_CHUNK = 128 }; /* positions; tokens */
 
+/* What the options leave to the model (auto), and how large a run is: `slots` where they give none. Local, pure. */
+void cl_find_arithmetic(const cl_run_options *opt, const cl_model *model, cl_activations *activations,
+                        cl_kv_format *kv);
+cl_code cl_find_limits(const cl_run_options *opt, const cl_spec *spec, int slots, cl_limits *out, cl_err *err);
+
 /* What the buffers of a chip take, for cl_place_options.buffers, with a cl_buffer_count as its context. Local, pure. */
 typedef struct cl_buffer_count {
     const cl_model *model;

@@ -144,40 +144,26 @@ static cl_code find_layout(const plan_cli *o, const cl_model *m, plan_found *f, 
 
 static cl_code find_limits(const plan_cli *o, const cl_model *m, plan_found *f, cl_err *err)
 {
-    int longest = m->spec.context;
     cl_place_options *p = &f->options;
     f->model = m;
-    if (o->run.context > longest)
-        return cl_fail(err, CL_E_FIT,
-                       "--context: %d is over the %d positions the model was made for (use at most that)",
-                       o->run.context, longest);
-    p->context = o->run.context ? o->run.context : longest < CL_DEFAULT_CONTEXT ? longest : CL_DEFAULT_CONTEXT;
-    p->chunk = p->context < CL_DEFAULT_CHUNK ? p->context : CL_DEFAULT_CHUNK;
-    p->slots = o->run.slots ? o->run.slots : 1;
-    p->kv = !o->run.kv_auto ? o->run.kv : cl_model_quantised(m) ? CL_KV_BF16 : CL_KV_F32;
+    f->buffers = (cl_buffer_count){.model = m, .threads = 1, .carrier = o->run.carrier};
+    cl_code c = cl_find_limits(&o->run, &m->spec, 1, &f->buffers.limits, err);
+    if (c != CL_OK) return c;
+    cl_find_arithmetic(&o->run, m, &f->buffers.activations, &f->buffers.kv);
+    p->context = f->buffers.limits.context;
+    p->chunk = f->buffers.limits.chunk;
+    p->slots = f->buffers.limits.slots;
+    p->kv = f->buffers.kv;
     p->experts = o->run.experts;
     if (o->run.routing_path) {
         if (p->experts != CL_EXPERTS_WHOLE)
             return cl_fail(err, CL_E_USAGE, "--routing: places whole experts (give --experts whole too)");
-        cl_code c =
-            cl_trace_routing_read(o->run.routing_path, &f->chosen, &f->routing.n_layers, &f->routing.experts, err);
+        c = cl_trace_routing_read(o->run.routing_path, &f->chosen, &f->routing.n_layers, &f->routing.experts, err);
         if (c != CL_OK) return cl_fail_prefix(err, "--routing");
         f->routing.chosen = f->chosen;
         p->routing = &f->routing;
         p->copies = true;
     }
-    f->buffers = (cl_buffer_count){.model = m,
-                                   .activations = o->run.activations,
-                                   .kv = p->kv,
-                                   .limits = {.slots = p->slots,
-                                              .context = p->context,
-                                              .chunk = p->chunk,
-                                              .hidden = m->spec.hidden,
-                                              .vocab = m->spec.vocab},
-                                   .threads = 1,
-                                   .carrier = o->run.carrier};
-    if (f->buffers.activations == CL_ACT_AUTO)
-        f->buffers.activations = cl_model_quantised(m) ? CL_ACT_MIXED : CL_ACT_F32;
     p->buffers = cl_count_buffers;
     p->buffers_ctx = &f->buffers;
     f->goal = o->goal ? (cl_goal)(o->goal - 1) : p->slots == 1 ? CL_GOAL_LATENCY : CL_GOAL_THROUGHPUT;

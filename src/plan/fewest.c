@@ -8,6 +8,7 @@
 /* Stages of `chips`, and the fewest of them that could do if everything divided without rest: a bound. */
 typedef struct candidate {
     int chips, stages;
+    uint64_t room; /* for slice and cache, of one chip */
 } candidate;
 
 static int by_total(const void *a, const void *b)
@@ -40,14 +41,14 @@ static cl_code try_all(const cl_model *m, const cl_place_options *o, candidate *
         int need;
         cl_code c = cut_table_make(m, o, list[i].chips, &t, err);
         if (c != CL_OK) return c;
-        c = cut_fewest(&t, room_at_least(m, o, list[i].chips), &need, err);
+        c = cut_fewest(&t, list[i].room, &need, err);
         cut_table_free(&t);
         if (c != CL_OK) return c;
         if (list[i].stages == 1 && need > 1 && one_stage_holds(m, o, list[i].chips)) need = 1;
         int64_t total = (int64_t)need * list[i].chips;
         if (need > m->spec.n_layers || total > least || (total == least && list[i].chips > best->chips)) continue;
         least = total;
-        *best = (candidate){list[i].chips, need};
+        *best = (candidate){.chips = list[i].chips, .stages = need};
     }
     return CL_OK;
 }
@@ -61,9 +62,10 @@ cl_code cl_fewest_chips(const cl_model *m, const cl_place_options *o, cl_layout 
     cl_code c = cut_table_make(m, o, 1, &one, err);
     for (int chips = 1; c == CL_OK && chips <= most; chips++) {
         int stages;
-        c = cut_fewest(&one, bytes_product(room_at_least(m, o, chips), (uint64_t)chips), &stages, err);
+        const uint64_t room = room_at_least(m, o, chips);
+        c = cut_fewest(&one, bytes_product(room, (uint64_t)chips), &stages, err);
         if (m->spec.tied && stages == 2) stages = 1; /* perhaps */
-        if (c == CL_OK && stages <= layers) list[n++] = (candidate){chips, stages};
+        if (c == CL_OK && stages <= layers) list[n++] = (candidate){chips, stages, room};
     }
     if (c == CL_OK) {
         qsort(list, (size_t)n, sizeof *list, by_total);

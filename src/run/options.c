@@ -106,6 +106,6 @@ cl_place_options options_of_place(const cl_run *r)
                               .context = p->limits.context,
                               .chunk = p->limits.chunk,
                               .chip_bytes = r->opt.chip_bytes,
-                              .buffers = cl_count_buffers,
+                              .buffers = r->opt.chip_bytes ? cl_count_buffers : NULL, /* else nobody asks */
                               .buffers_ctx = (void *)(uintptr_t)&p->buffers};
 }

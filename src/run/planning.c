@@ -20,32 +20,35 @@ static void count_buffers(cl_run *r)
                           .trace_bytes = traced ? cl_trace_bytes() : 0};
 }
 
-static cl_code choose_limits(cl_run *r, int stages, cl_err *err)
+cl_code cl_find_limits(const cl_run_options *o, const cl_spec *s, int slots, cl_limits *out, cl_err *err)
 {
-    const cl_run_options *o = &r->opt;
-    const cl_spec *s = &r->plan.model.spec;
     int context = o->context ? o->context : s->context < CL_DEFAULT_CONTEXT ? s->context : CL_DEFAULT_CONTEXT;
     if (context > s->context)
         return cl_fail(err, CL_E_FIT,
                        "--context: %d is over the %d positions the model was made for (use at most that)", context,
                        s->context);
     int chunk = o->chunk ? o->chunk : CL_DEFAULT_CHUNK;
-    r->plan.limits = (cl_limits){.slots = o->slots ? o->slots : 4 * stages,
-                                 .context = context,
-                                 .chunk = chunk < context ? chunk : context,
-                                 .hidden = s->hidden,
-                                 .vocab = s->vocab};
-    count_buffers(r);
+    *out = (cl_limits){.slots = o->slots ? o->slots : slots,
+                       .context = context,
+                       .chunk = chunk < context ? chunk : context,
+                       .hidden = s->hidden,
+                       .vocab = s->vocab};
     return CL_OK;
 }
 
-/* auto: mixed 8-bit where most of the weights are quantised. */
-static void choose_arithmetic(cl_run *r)
+static cl_code choose_limits(cl_run *r, int stages, cl_err *err)
 {
-    run_plan *p = &r->plan;
-    p->activations = r->opt.activations;
-    if (p->activations == CL_ACT_AUTO) p->activations = cl_model_quantised(&p->model) ? CL_ACT_MIXED : CL_ACT_F32;
-    p->kv = !r->opt.kv_auto ? r->opt.kv : p->activations == CL_ACT_F32 ? CL_KV_F32 : CL_KV_BF16;
+    cl_code c = cl_find_limits(&r->opt, &r->plan.model.spec, 4 * stages, &r->plan.limits, err);
+    if (c == CL_OK) count_buffers(r);
+    return c;
+}
+
+/* auto: mixed 8-bit where most of the weights are quantised. */
+void cl_find_arithmetic(const cl_run_options *o, const cl_model *m, cl_activations *activations, cl_kv_format *kv)
+{
+    *activations = o->activations;
+    if (*activations == CL_ACT_AUTO) *activations = cl_model_quantised(m) ? CL_ACT_MIXED : CL_ACT_F32;
+    *kv = !o->kv_auto ? o->kv : *activations == CL_ACT_F32 ? CL_KV_F32 : CL_KV_BF16;
 }
 
 static cl_code read_model(cl_run *r, cl_err *err)
@@ -59,7 +62,7 @@ static cl_code read_model(cl_run *r, cl_err *err)
     r->plan.checksum = cl_model_file_checksum(r->file);
     if (!(r->plan.source = cl_strdup(cl_model_file_source(r->file), err))) return CL_E_FIT;
     c = cl_model_copy(cl_model_file_model(r->file), &r->plan.model, err);
-    if (c == CL_OK) choose_arithmetic(r);
+    if (c == CL_OK) cl_find_arithmetic(&r->opt, &r->plan.model, &r->plan.activations, &r->plan.kv);
     return c;
 }
 

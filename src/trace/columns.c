@@ -56,7 +56,7 @@ static const cl_store_column rank_columns[] = {
     RANK(clock_uncertainty_ns, "ns", "half of the best round trip with rank 0: the offset is right within this"),
     RANK(slice_bytes, "byte", "weights kept by this rank"),
     RANK(kv_bytes, "byte", "KV cache kept by this rank"),
-    RANK(budget_bytes, "byte", "memory that slice and KV cache had to fit into; 0: no limit was given"),
+    RANK(budget_bytes, "byte", "memory that slice, KV cache and buffers had to fit into; 0: no limit was given"),
     RANK(baseline_bytes, "byte", "resident memory of the process after MPI_Init"),
     RANK(peak_rss_bytes, "byte", "largest resident memory of the process"),
     RANK(first_layer, "layer", "first layer of this rank"),
