@@ -282,9 +282,11 @@ def test_trace(level, demo, tmp_path):
 
 def test_gathers_in_the_trace(demo, tmp_path):
     """In a stage of two chips every layer exchanges numbers: its time is part of the layer's, the sum that of the
-    step."""
+    step. A layer's is measured around the exchange, a step's is the waiting in it, of which the last to come has none:
+    but one of the two waits."""
     ok("run", demo, "-p", "Once upon a time", "-n", 12, "--ignore-eos", "--context", 64, "--layout", "1x2",
        "--threads", 1, "--trace", tmp_path / "t.h5", "--quiet", ranks=2)
+    waited = {}
     with h5py.File(tmp_path / "t.h5") as f:
         kinds = {k["name"].decode(): k["id"] for k in f["kinds"][:]}
         for events in (f["events"][name][:] for name in sorted(f["events"])):
@@ -292,14 +294,15 @@ def test_gathers_in_the_trace(demo, tmp_path):
             gathers = events["gather_ns"].astype(np.int64)
             of = {k: events["kind"] == kinds[k] for k in ("step", "embed", "layer", "head", "sample")}
             for kind in "step", "layer":
-                assert of[kind].sum() >= 12 and (gathers[of[kind]] > 0).all(), kind
-                assert (gathers[of[kind]] <= took[of[kind]]).all(), kind
+                assert of[kind].sum() >= 12 and (gathers[of[kind]] <= took[of[kind]]).all(), kind
+            assert (gathers[of["layer"]] > 0).all()
             inner = of["embed"] | of["layer"] | of["head"] | of["sample"]
-            steps = {mb: gathers[of["step"] & (events["microbatch"] == mb)].sum() for mb in np.unique(
-                events["microbatch"][of["step"]])}
-            parts = {mb: gathers[inner & (events["microbatch"] == mb)].sum() for mb in steps}
-            # measured around the exchange, and within it
-            assert all(0.8 * parts[mb] - 50_000 < steps[mb] <= parts[mb] + 50_000 for mb in steps), (steps, parts)
+            for mb in np.unique(events["microbatch"][of["step"]]):
+                step = gathers[of["step"] & (events["microbatch"] == mb)].sum()
+                parts = gathers[inner & (events["microbatch"] == mb)].sum()
+                assert 0.8 * parts - 50_000 < step <= parts + 50_000, (mb, step, parts)
+                waited[mb] = waited.get(mb, 0) + step
+    assert len(waited) >= 12 and all(waited.values()), waited
 
 
 def test_chat_needs_a_format(demo):
