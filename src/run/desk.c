@@ -12,6 +12,8 @@ enum {
     BUSY_MS = 10,   /* between looks for a request while something runs */
     FULL = 64 << 20 /* bytes that are not delivered yet */
 };
+/* Requests that come together begin together: so long the first one waits for those that are read after it. */
+static const uint64_t TOGETHER_NS = 5000000;
 
 typedef enum letter_kind { TEXT, REASONING, TOKEN, DONE } letter_kind;
 
@@ -36,7 +38,10 @@ struct desk {
     pthread_cond_t changed;
     letter *first, **end;
     _Atomic size_t waiting; /* bytes in the queue */
-    cl_request *ahead;      /* read ahead */
+    cl_request **ahead;     /* [most_ahead] read ahead: n_ahead of them, in a ring, the next one at first_ahead */
+    int most_ahead, n_ahead, first_ahead;
+    uint64_t ahead_since; /* when there was nothing ahead of the first */
+    bool announced;       /* the line may take what is ahead though it has nothing else to do */
     bool ended, closing;
     int running;        /* requests that the line has */
     _Atomic bool calls; /* see desk_calls */
@@ -87,16 +92,20 @@ static void deliver_first(desk *d)
     d->calls = true;
 }
 
-static void read_ahead(desk *d)
+/* False: there is none now. */
+static bool read_ahead(desk *d)
 {
     bool ended = false;
-    int wait = d->running ? 0 : IDLE_MS;
+    int wait = d->running || d->n_ahead ? 0 : IDLE_MS;
     pthread_mutex_unlock(&d->lock);
     cl_request *r = d->source.next(d->source.ctx, wait, &ended);
     pthread_mutex_lock(&d->lock);
-    d->ahead = r;
+    if (r && d->n_ahead == 0) d->ahead_since = cl_now_ns();
+    if (r) d->ahead[(d->first_ahead + d->n_ahead++) % d->most_ahead] = r;
     d->ended = ended;
-    if (r || ended) d->calls = true;
+    bool waited = !r || d->n_ahead == d->most_ahead || cl_now_ns() - d->ahead_since > TOGETHER_NS;
+    if (ended || (d->n_ahead && waited)) d->announced = d->calls = true;
+    return r != NULL;
 }
 
 static void pause_for(desk *d, int ms)
@@ -114,13 +123,11 @@ static void *work(void *arg)
     desk *d = arg;
     pthread_mutex_lock(&d->lock);
     while (!d->closing || d->first) {
-        bool reads = !d->closing && !d->ahead && !d->ended && d->failed.code == CL_OK;
+        bool reads = !d->closing && d->n_ahead < d->most_ahead && !d->ended && d->failed.code == CL_OK;
         if (d->first) deliver_first(d);
         else if (!reads) pthread_cond_wait(&d->changed, &d->lock);
-        else {
-            read_ahead(d);
-            if (!d->ahead && !d->ended && !d->first && !d->closing && d->running) pause_for(d, BUSY_MS);
-        }
+        else if (!read_ahead(d) && !d->ended && !d->first && !d->closing && (d->running || d->n_ahead))
+            pause_for(d, BUSY_MS);
     }
     pthread_mutex_unlock(&d->lock);
     return NULL;
@@ -145,12 +152,16 @@ static cl_request *next(void *ctx, int wait_ms, bool *ended)
 {
     desk *d = ctx;
     pthread_mutex_lock(&d->lock);
-    cl_request *r = d->ahead;
-    d->ahead = NULL;
-    d->running += r != NULL;
-    *ended = d->ended || d->failed.code != CL_OK;
-    d->calls = d->failed.code != CL_OK;
-    pthread_cond_signal(&d->changed);
+    cl_request *r = NULL;
+    if (d->n_ahead && (d->announced || d->running)) {
+        r = d->ahead[d->first_ahead];
+        d->first_ahead = (d->first_ahead + 1) % d->most_ahead;
+        d->announced = --d->n_ahead > 0;
+        d->running++;
+        pthread_cond_signal(&d->changed);
+    }
+    *ended = (d->ended && !d->n_ahead) || d->failed.code != CL_OK;
+    d->calls = d->n_ahead || d->failed.code != CL_OK;
     pthread_mutex_unlock(&d->lock);
     return r;
 }
@@ -213,10 +224,14 @@ static cl_code done(void *ctx, cl_request *r, const cl_result *result, cl_err *e
 
 /* --- its life --- */
 
-cl_code desk_open(desk **out, const cl_source *source, cl_err *err)
+cl_code desk_open(desk **out, const cl_source *source, int most_ahead, cl_err *err)
 {
     desk *d = cl_calloc(1, sizeof *d, "desk", err);
-    if (!d) return CL_E_FIT;
+    if (!d || !(d->ahead = cl_calloc((size_t)most_ahead, sizeof *d->ahead, "desk", err))) {
+        free(d);
+        return CL_E_FIT;
+    }
+    d->most_ahead = most_ahead;
     d->source = *source;
     d->end = &d->first;
     d->face = (cl_source){.ctx = d,
@@ -233,6 +248,7 @@ cl_code desk_open(desk **out, const cl_source *source, cl_err *err)
     int failed = pthread_create(&d->thread, NULL, work, d);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (failed) {
+        free(d->ahead);
         free(d);
         return cl_fail(err, CL_E_FIT, "the thread that reads requests cannot be started: %s (fewer --threads)",
                        strerror(failed));
@@ -264,7 +280,8 @@ cl_code desk_close(desk *d, cl_err *err)
     pthread_join(d->thread, NULL);
     cl_code c = d->failed.code;
     if (c != CL_OK) *err = d->failed;
-    cl_request_free(d->ahead);
+    for (int i = 0; i < d->n_ahead; i++) cl_request_free(d->ahead[(d->first_ahead + i) % d->most_ahead]);
+    free(d->ahead);
     pthread_mutex_destroy(&d->lock);
     pthread_cond_destroy(&d->changed);
     free(d);

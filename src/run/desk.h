@@ -2,14 +2,15 @@
  * that runs the line. Inside run/.
  *
  * All of the source's functions are called on the desk's thread, and nowhere else; the functions of desk_source, which
- * pass things across, on the line's. One request is read ahead. */
+ * pass things across, on the line's. Requests are read ahead, as many as may be in the line at once: what becomes free in
+ * a step is full again in the next. */
 #ifndef CHIPLINE_RUN_DESK_H
 #define CHIPLINE_RUN_DESK_H
 
 #include "chipline/request.h"
 
 typedef struct desk desk;
-cl_code desk_open(desk **out, const cl_source *source, cl_err *err);
+cl_code desk_open(desk **out, const cl_source *source, int most_ahead, cl_err *err);
 /* What the session gets instead of the source. Its next never waits. */
 cl_source desk_source(desk *d);
 /* Is there something for the line's thread: a request, the end of all requests, or a failure? Cheap; `d` is a desk *.

@@ -272,7 +272,7 @@ static cl_code serve(cl_run *r, const cl_serve_options *o, cl_err *err)
 {
     desk *d = NULL;
     cl_source source = *o->source;
-    cl_code c = o->desk ? desk_open(&d, o->source, err) : CL_OK;
+    cl_code c = o->desk ? desk_open(&d, o->source, r->plan.limits.slots * r->opt.replicas, err) : CL_OK;
     if (d) source = desk_source(d);
     noting n = {r, source};
     if (r->trace.recorder)

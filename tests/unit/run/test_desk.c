@@ -7,10 +7,11 @@
 #include "desk.h"
 #include "suite.h"
 
-enum { REQUESTS = 20 };
+enum { REQUESTS = 20, AHEAD = 4 };
 
 typedef struct tray {
-    int given, requests, told;
+    _Atomic int given;
+    int requests, told;
     int slow_ms;      /* every call of next takes so long */
     int fails_at;     /* the so many-th result cannot be kept; 0: none */
     pthread_t thread; /* that called first */
@@ -106,7 +107,7 @@ static desk *open(tray *t)
     desk *d = NULL;
     cl_err err;
     const cl_source s = {.ctx = t, .next = next, .text = text, .reasoning = reasoning, .token = token, .done = done};
-    CU_ASSERT_EQUAL_FATAL(desk_open(&d, &s, &err), CL_OK);
+    CU_ASSERT_EQUAL_FATAL(desk_open(&d, &s, AHEAD, &err), CL_OK);
     return d;
 }
 
@@ -128,6 +129,68 @@ static void passes_all_on(void)
     CU_ASSERT_EQUAL(desk_outcome(d, &err), CL_OK);
     CU_ASSERT_EQUAL(desk_close(d, &err), CL_OK);
     CU_ASSERT(t.told == REQUESTS && !t.wrong && !pthread_equal(t.thread, pthread_self()));
+}
+
+/* What may be in the line at once is there at once, in order, and no more is read before that; what was not taken is
+ * nobody's. */
+static void reads_ahead(void)
+{
+    tray t = {.requests = REQUESTS};
+    desk *d = open(&t);
+    cl_source face = desk_source(d);
+    cl_err err;
+    bool ended = false;
+    for (int i = 0; t.given < AHEAD && i < 20000; i++) usleep(100);
+    await_call(d);
+    usleep(20000);
+    CU_ASSERT_EQUAL(t.given, AHEAD);
+    for (int i = 0; i < AHEAD; i++) {
+        cl_request *r = face.next(face.ctx, 0, &ended);
+        CU_ASSERT_FATAL(r && !ended);
+        CU_ASSERT_EQUAL(number_of(r), i);
+        CU_ASSERT_EQUAL(run(&face, r, &err), CL_OK);
+    }
+    for (int i = 0; t.given < 2 * AHEAD && i < 20000; i++) usleep(100);
+    usleep(20000);
+    CU_ASSERT_EQUAL(t.given, 2 * AHEAD);
+    CU_ASSERT_EQUAL(desk_close(d, &err), CL_OK);
+    CU_ASSERT(t.told == AHEAD && !t.wrong);
+}
+
+/* All requests of a source that has ended are taken before the line hears of the end. */
+static void ends_after_the_last(void)
+{
+    tray t = {.requests = AHEAD - 1};
+    desk *d = open(&t);
+    cl_source face = desk_source(d);
+    cl_err err;
+    bool ended = false;
+    await_call(d);
+    usleep(20000);
+    for (int i = 0; i < AHEAD - 1; i++) {
+        CU_ASSERT_FALSE(ended);
+        cl_request *r = face.next(face.ctx, 0, &ended);
+        CU_ASSERT_FATAL(r != NULL);
+        CU_ASSERT_EQUAL(run(&face, r, &err), CL_OK);
+    }
+    CU_ASSERT_TRUE(ended);
+    CU_ASSERT_EQUAL(desk_close(d, &err), CL_OK);
+}
+
+/* The first request of a slow source need not wait until as many have come as there is room for. */
+static void first_of_a_slow_source(void)
+{
+    tray t = {.requests = REQUESTS, .slow_ms = 50};
+    desk *d = open(&t);
+    cl_source face = desk_source(d);
+    cl_err err;
+    bool ended;
+    await_call(d);
+    CU_ASSERT(t.given < AHEAD);
+    cl_request *r = face.next(face.ctx, 0, &ended);
+    CU_ASSERT_FATAL(r != NULL);
+    CU_ASSERT_EQUAL(run(&face, r, &err), CL_OK);
+    CU_ASSERT_EQUAL(desk_close(d, &err), CL_OK);
 }
 
 /* A source that takes its time does not take the line's. */
@@ -203,6 +266,9 @@ static void full(void)
 int main(void)
 {
     CU_TestInfo tests[] = {{"passes all on", passes_all_on},
+                           {"reads ahead", reads_ahead},
+                           {"ends after the last", ends_after_the_last},
+                           {"first of a slow source", first_of_a_slow_source},
                            {"slow source", slow_source},
                            {"failing source", failing_source},
                            {"full", full},
