@@ -165,11 +165,10 @@ static json_int_t whole_of(const json_t *v) { return json_is_integer(v) ? json_i
 static json_t *power(jinja_run *r, json_int_t x, json_int_t y)
 {
     json_int_t v = 1;
-    for (bool over = y<0; y> 0 || over; y--) {
-        if (over || __builtin_mul_overflow(v, x, &v)) return jinja_unknown(r, "a number out of range");
-        if (x == 0 || x == 1) break;
-    }
-    return json_integer(v);
+    if (y > 2 && (x == 0 || x == 1 || x == -1)) y = 2 - y % 2; /* the same, soon; all others run out of range soon */
+    bool over = y < 0;
+    for (; y > 0 && !over; y--) over = __builtin_mul_overflow(v, x, &v);
+    return over ? jinja_unknown(r, "a number out of range") : json_integer(v);
 }
 
 static json_t *whole_arithmetic(jinja_run *r, const char *op, size_t n_op, json_int_t x, json_int_t y)

@@ -50,6 +50,9 @@ static void test_jinja(void)
         {"{{ 'a' 'b' + \"c\\n\\'\" }}", "abc\n'"},
         {"{{ 1 + 2 * 3 - 4 % 3 }}", "6"},
         {"{{ -x + 1 }}", "-2"},
+        {"{{ 2 ** 10 }} {{ 3 ** 1 }} {{ 0 ** 0 }} {{ 0 ** 4 }} {{ (-1) ** 4 }} {{ (-2) ** 63 }}",
+         "1024 3 1 0 1 -9223372036854775808"},
+        {"{{ (-1) ** 9000000000000000001 }} {{ 1 ** 9000000000000000000 }}", "-1 1"}, /* soon */
         {"{{ x ~ s ~ true }}", "3 Text True"},
         {"{{ (1 + 2) * x }}", "9"},
         {"{{ 'y' if x == 3 else 'n' }}{{ 'y' if x > 3 else 'n' }}{{ 'z' if not x }}", "yn"},
@@ -213,6 +216,8 @@ static void test_why(void)
                  {"{{ 'a'.frobnicate() }}", JINJA_FAILED, "the method frobnicate of a text"},
                  {"{% frobnicate %}", JINJA_FAILED, "the statement frobnicate is not known"},
                  {"{{ \"a\" + 1 }}", JINJA_FAILED, "'+' of values that it does not fit"},
+                 {"{{ 2 ** 63 }}", JINJA_FAILED, "a number out of range"},
+                 {"{{ 2 ** -1 }}", JINJA_FAILED, "a number out of range"},
                  {"{% if x %}", JINJA_FAILED, "where something else is expected"},
                  {"{% endif %}", JINJA_FAILED, "a block ends that did not begin"},
                  {"{% for i in range(100) %}{% for j in range(100000) %}{% endfor %}{% endfor %}", JINJA_FAILED,
