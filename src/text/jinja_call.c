@@ -103,7 +103,7 @@ json_t *jinja_method(jinja_run *r, json_t *v, const char *name, const jinja_args
     if (json_is_string(v)) return jinja_text_method(r, v, name, a);
     if (!json_is_object(v) || v == r->method) return jinja_unknown(r, "the method %s", name);
     json_t *index = json_object_get(v, "index0");
-    if (strcmp(name, "cycle") == 0 && index && a->n) /* of a loop */
+    if (strcmp(name, "cycle") == 0 && json_integer_value(index) >= 0 && index && a->n) /* of a loop */
         return json_incref(a->v[json_integer_value(index) % a->n]);
     return dict_method(r, v, name, a);
 }

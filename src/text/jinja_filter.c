@@ -144,17 +144,19 @@ static json_t *sorted(jinja_run *r, json_t *list, json_t *keys, bool downwards)
 static json_t *sort(jinja_run *r, json_t *v, const jinja_args *a, bool pairs)
 {
     const json_t *path = pairs ? NULL : jinja_arg(a, 2, "attribute"), *by = pairs ? jinja_arg(a, 1, "by") : NULL;
-    json_t *zero = json_integer(by && strcmp(json_string_value(by), "value") == 0);
+    size_t n;
+    const char *what = jinja_text(by, &n);
+    json_t *at = json_integer(what && strcmp(what, "value") == 0);
     bool downwards = jinja_truth(jinja_arg(a, pairs ? 2 : 0, "reverse")),
          exact = jinja_truth(jinja_arg(a, pairs ? 0 : 1, "case_sensitive"));
     json_t *from = pairs ? jinja_method(r, v, "items", &(jinja_args){.n = 0}) : jinja_items_of(r, v),
            *keys = json_array();
     for (size_t i = 0; i < json_array_size(from) && !jinja_failed(r); i++) {
-        json_t *key = sort_key(r, json_array_get(from, i), pairs ? zero : path, exact);
+        json_t *key = sort_key(r, json_array_get(from, i), pairs ? at : path, exact);
         json_array_append_new(keys, key ? key : json_null());
     }
     json_t *list = jinja_failed(r) ? NULL : sorted(r, from, keys, downwards);
-    json_decref(zero);
+    json_decref(at);
     json_decref(from);
     json_decref(keys);
     return list;
@@ -232,6 +234,13 @@ static json_t *with_default(json_t *v, const jinja_args *a)
     return other || a->n ? json_incref(other) : json_string("");
 }
 
+/* The number, as a whole one if asked for: towards 0. */
+static json_t *whole_or_real(jinja_run *r, double v, bool whole)
+{
+    if (!whole) return json_real(v);
+    return v > -9e18 && v < 9e18 ? json_integer((json_int_t)v) : jinja_unknown(r, "a number out of range");
+}
+
 static json_t *number(jinja_run *r, const char *name, json_t *v)
 {
     size_t n;
@@ -241,10 +250,11 @@ static json_t *number(jinja_run *r, const char *name, json_t *v)
     bool to_int = strcmp(name, "int") == 0, is_number = v && (json_is_number(v) || json_is_boolean(v));
     if (!v || (strcmp(name, "abs") == 0 && !is_number)) return jinja_unknown(r, "the filter %s of no number", name);
     if (s && to_int && cl_parse_int(s, INT64_MIN, INT64_MAX, &whole)) return json_integer(whole);
-    if (s && cl_parse_double(s, -1e300, 1e300, &real)) return to_int ? json_integer((json_int_t)real) : json_real(real);
+    if (s && cl_parse_double(s, -1e300, 1e300, &real)) return whole_or_real(r, real, to_int);
     if (!is_number) return to_int ? json_integer(0) : json_real(0);
     real = json_is_boolean(v) ? json_is_true(v) : json_number_value(v);
-    if (strcmp(name, "abs") != 0) return to_int ? json_integer((json_int_t)real) : json_real(real);
+    if (to_int && json_is_integer(v)) return json_incref(v);
+    if (strcmp(name, "abs") != 0) return whole_or_real(r, real, to_int);
     if (json_is_real(v)) return json_real(real < 0 ? -real : real);
     return real < -9e18 ? jinja_unknown(r, "a number out of range") : json_integer(llabs((json_int_t)real));
 }

@@ -53,6 +53,8 @@ static void test_jinja(void)
         {"{{ 2 ** 10 }} {{ 3 ** 1 }} {{ 0 ** 0 }} {{ 0 ** 4 }} {{ (-1) ** 4 }} {{ (-2) ** 63 }}",
          "1024 3 1 0 1 -9223372036854775808"},
         {"{{ (-1) ** 9000000000000000001 }} {{ 1 ** 9000000000000000000 }}", "-1 1"}, /* soon */
+        {"{{ ({'b': 1, 'a': 2} | dictsort(by=3))[0][0] }}{{ '-2.7' | int }}{{ 9007199254740993 | int }}",
+         "a-29007199254740993"},
         {"{{ x ~ s ~ true }}", "3 Text True"},
         {"{{ (1 + 2) * x }}", "9"},
         {"{{ 'y' if x == 3 else 'n' }}{{ 'y' if x > 3 else 'n' }}{{ 'z' if not x }}", "yn"},
@@ -216,6 +218,9 @@ static void test_why(void)
                  {"{{ 'a'.frobnicate() }}", JINJA_FAILED, "the method frobnicate of a text"},
                  {"{% frobnicate %}", JINJA_FAILED, "the statement frobnicate is not known"},
                  {"{{ \"a\" + 1 }}", JINJA_FAILED, "'+' of values that it does not fit"},
+                 {"{{ 1e30 | int }}", JINJA_FAILED, "a number out of range"},
+                 {"{{ '-1e30' | int }}", JINJA_FAILED, "a number out of range"},
+                 {"{{ {'index0': -1}.cycle('a', 'b') }}", JINJA_FAILED, "the method cycle of a mapping"},
                  {"{{ 2 ** 63 }}", JINJA_FAILED, "a number out of range"},
                  {"{{ 2 ** -1 }}", JINJA_FAILED, "a number out of range"},
                  {"{% if x %}", JINJA_FAILED, "where something else is expected"},
