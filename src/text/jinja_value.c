@@ -207,28 +207,45 @@ static void put_line(writer *w, int depth)
 
 static void put_value(writer *w, const json_t *v, int depth);
 
-static int by_key(const void *a, const void *b) { return strcmp(*(const char *const *)a, *(const char *const *)b); }
+typedef struct member {
+    const char *key;
+    size_t n; /* a key may hold a zero */
+    const json_t *value;
+} member;
+
+static int by_key(const void *a, const void *b)
+{
+    const member *x = a, *y = b;
+    int order = memcmp(x->key, y->key, x->n < y->n ? x->n : y->n);
+    return order ? order : (x->n > y->n) - (x->n < y->n);
+}
+
+static void put_key(writer *w, const member *m)
+{
+    if (m->n == 0 || *m->key != NUMBER_KEY) put_string(w, m->key, m->n);
+    else cl_buf_printf(w->out, NULL, w->json ? "\"%s\"" : "%s", m->key + 1);
+}
 
 static void put_object(writer *w, const json_t *v, int depth)
 {
-    size_t n = json_object_size(v), i = 0;
-    const char *key, **keys = cl_calloc(n, sizeof *keys, "keys", NULL);
+    size_t n = 0, n_key;
+    member *members = cl_calloc(json_object_size(v), sizeof *members, "keys", NULL);
+    const char *key;
     json_t *value;
-    if (!keys) return;
-    json_object_foreach((json_t *)(uintptr_t)v, key, value) keys[i++] = key;
-    if (w->sorted) qsort(keys, n, sizeof *keys, by_key);
+    if (!members) return;
+    json_object_keylen_foreach((json_t *)(uintptr_t)v, key, n_key, value) members[n++] = (member){key, n_key, value};
+    if (w->sorted) qsort(members, n, sizeof *members, by_key);
     put(w, "{", 1);
-    for (i = 0; i < n && !jinja_failed(w->r); i++) {
+    for (size_t i = 0; i < n && !jinja_failed(w->r); i++) {
         if (i) put(w, w->between, w->n_between);
         put_line(w, depth + 1);
-        if (*keys[i] != NUMBER_KEY) put_string(w, keys[i], strlen(keys[i]));
-        else cl_buf_printf(w->out, NULL, w->json ? "\"%s\"" : "%s", keys[i] + 1);
+        put_key(w, &members[i]);
         put(w, w->colon, w->n_colon);
-        put_value(w, json_object_get(v, keys[i]), depth + 1);
+        put_value(w, members[i].value, depth + 1);
     }
     if (n) put_line(w, depth);
     put(w, "}", 1);
-    free(keys);
+    free(members);
 }
 
 static void put_array(writer *w, const json_t *v, int depth)
