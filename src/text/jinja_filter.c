@@ -1,5 +1,5 @@
 /* jinja_filter.c: filters, but for those of texts. */
-#include <stdlib.h>
+#include <math.h>
 
 #include "jinja_inside.h"
 
@@ -247,16 +247,18 @@ static json_t *number(jinja_run *r, const char *name, json_t *v)
     int64_t whole;
     double real;
     const char *s = jinja_text(v, &n);
-    bool to_int = strcmp(name, "int") == 0, is_number = v && (json_is_number(v) || json_is_boolean(v));
-    if (!v || (strcmp(name, "abs") == 0 && !is_number)) return jinja_unknown(r, "the filter %s of no number", name);
+    const bool to_int = strcmp(name, "int") == 0, absolute = strcmp(name, "abs") == 0;
+    const bool boolean = v && json_is_boolean(v);
+    if (!v || (absolute && !json_is_number(v) && !boolean)) return jinja_unknown(r, "the filter %s of no number", name);
     if (s && to_int && cl_parse_int(s, INT64_MIN, INT64_MAX, &whole)) return json_integer(whole);
     if (s && cl_parse_double(s, -1e300, 1e300, &real)) return whole_or_real(r, real, to_int);
-    if (!is_number) return to_int ? json_integer(0) : json_real(0);
-    real = json_is_boolean(v) ? json_is_true(v) : json_number_value(v);
-    if (to_int && json_is_integer(v)) return json_incref(v);
-    if (strcmp(name, "abs") != 0) return whole_or_real(r, real, to_int);
-    if (json_is_real(v)) return json_real(real < 0 ? -real : real);
-    return real < -9e18 ? jinja_unknown(r, "a number out of range") : json_integer(llabs((json_int_t)real));
+    if (json_is_integer(v) && (to_int || absolute)) {
+        whole = json_integer_value(v);
+        if (absolute && whole == INT64_MIN) return jinja_unknown(r, "a number out of range");
+        return json_integer(absolute && whole < 0 ? -whole : whole);
+    }
+    real = boolean ? json_is_true(v) : json_number_value(v); /* of what is no number: 0 */
+    return whole_or_real(r, absolute ? fabs(real) : real, to_int || (absolute && boolean));
 }
 
 json_t *jinja_filter(jinja_run *r, const char *name, json_t *v, const jinja_args *a)
