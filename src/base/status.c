@@ -10,6 +10,15 @@
 
 #include "chipline/util.h"
 
+/* Messages go to terminals and into JSON rows: text quoted from bad input, or cut in the middle of a character, must not
+ * spoil them. */
+static void clean(char *msg)
+{
+    for (char *p = msg; *p; p++)
+        if ((unsigned char)*p < 0x20) *p = ' ';
+    cl_utf8_repair(msg);
+}
+
 cl_code cl_fail(cl_err *err, cl_code code, const char *fmt, ...)
 {
     if (err) {
@@ -18,11 +27,7 @@ cl_code cl_fail(cl_err *err, cl_code code, const char *fmt, ...)
         vsnprintf(err->msg, sizeof err->msg, fmt, ap);
         va_end(ap);
         err->code = code;
-        for (char *p = err->msg; *p; p++)
-            if ((unsigned char)*p < 0x20) *p = ' ';
-        /* Messages go into JSON rows: text quoted from bad input, or cut in the middle of a character, must not spoil
-         * them. */
-        cl_utf8_repair(err->msg);
+        clean(err->msg);
     }
     return code;
 }
@@ -39,7 +44,7 @@ cl_code cl_fail_prefix(cl_err *err, const char *fmt, ...)
     size_t n = strlen(prefix);
     if (n > sizeof old / 2) n = sizeof old / 2;
     snprintf(err->msg, sizeof err->msg, "%.*s: %.*s", (int)n, prefix, (int)(sizeof old - n - 3), old);
-    cl_utf8_repair(err->msg);
+    clean(err->msg);
     return err->code;
 }
 

@@ -153,7 +153,9 @@ def test_batch_from_a_slow_pipe(demo, tmp_path):
     p.stdin.write(b'{"id": "second", "prompt": "Twice"}')
     p.stdin.close()
     assert p.wait(timeout=60) == 0
-    assert [json.loads(line)["id"] for line in out.read_text().splitlines()] == ["first", "second"]
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["id"] for row in rows] == ["first", "second"]
+    assert rows[1]["timing"]["ttft_s"] < 2.5  # counted from when it came, not from the start
 
 
 def test_many_sequences_through_few_slots(demo, tmp_path):
@@ -216,6 +218,10 @@ def test_numbers_are_those_of_the_rows(demo, tmp_path):
     assert late["timing"]["queue_s"] > late["timing"]["ttft_s"] / 2
     with h5py.File(tmp_path / "t.h5") as f:
         table = {t["id"].decode(): t for t in f["requests"][:]}
+        about = dict(f.attrs)
+    assert about["prompt_tokens"] / about["prompt_s"] == pytest.approx(s["prompt_tokens_per_s"], rel=1e-3)
+    assert (about["generated_tokens"] - len(good)) / about["decode_s"] == pytest.approx(s["generation_tokens_per_s"],
+                                                                                        rel=1e-3)
     for o in good:
         t, at = table[o["id"]], o["timing"]
         assert (t["prompt_tokens"], t["completion_tokens"]) == (o["usage"]["prompt_tokens"], len(o["tokens"]))

@@ -196,6 +196,10 @@ static void errors(void)
     cl_err err;
     CU_ASSERT_EQUAL(cl_fail(&err, CL_E_FIT, "a\nb %d", 5), CL_E_FIT);
     CU_ASSERT_STRING_EQUAL(err.msg, "a b 5");
+    cl_fail(&err, CL_E_FIT, "\x1b[31m%s\t\x01", "red");
+    CU_ASSERT_STRING_EQUAL(err.msg, " [31mred  ");
+    cl_fail_prefix(&err, "a\nfile\x1b");
+    CU_ASSERT_STRING_EQUAL(err.msg, "a file :  [31mred  ");
     cl_fail(&err, CL_E_INPUT, "bad \xff\xe2\x82 text");
     CU_ASSERT_STRING_EQUAL(err.msg, "bad ??? text");
     cl_fail(&err, CL_E_FIT, "a b %d", 5);

@@ -50,6 +50,9 @@ static void test_families(void)
     s = made("qwen2", "\"use_sliding_window\":true,\"sliding_window\":8,\"max_window_layers\":3");
     CU_ASSERT(s.layers[2].attn.window == 0 && s.layers[3].attn.window == 8);
     cl_spec_free(&s);
+    s = made("qwen2", "\"use_sliding_window\":true,\"sliding_window\":8,\"num_hidden_layers\":30");
+    CU_ASSERT(s.layers[27].attn.window == 0 && s.layers[28].attn.window == 8); /* the class's default */
+    cl_spec_free(&s);
     s = made("qwen3", "");
     CU_ASSERT(s.layers[0].attn.head_dim == 128 && s.layers[0].attn.qk_norm == CL_QK_NORM_HEAD &&
               !s.layers[0].attn.qkv_bias);

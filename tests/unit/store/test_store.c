@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/wait.h>
 
 #include "sample.h"
@@ -55,6 +56,10 @@ static void test_names(void)
     CU_ASSERT(files_in_dir() == 3 && stat(other, &st) == 0 && st.st_size == 3);
     CU_ASSERT(cl_store_room(s, 1, "x", &err) == CL_OK);
     CU_ASSERT(cl_store_room(s, UINT64_MAX, "buy a disk", &err) == CL_E_FIT && strstr(err.msg, "(buy a disk)"));
+    struct statvfs fs; /* what is in use, by others too, is no room */
+    CU_ASSERT_FATAL(statvfs(dir, &fs) == 0);
+    uint64_t more = ((uint64_t)fs.f_bavail + (fs.f_blocks - fs.f_bavail) / 2) * fs.f_frsize;
+    CU_ASSERT(fs.f_blocks == fs.f_bavail || cl_store_room(s, more, "x", &err) == CL_E_FIT);
     cl_store_drop(s);
     CU_ASSERT(files_in_dir() == 2 && stat(other, &st) == 0 && st.st_size == 3);
     CU_ASSERT(write_sample(other, &err) == CL_OK && read_sample(other, &err) == CL_OK); /* replaces it */
