@@ -124,6 +124,9 @@ static void test_pairs(void)
         cl_model_file_close(x);
         cl_model_file_close(y);
     }
+    cl_model_file *z = convert_to(CL_FIXTURES "/qwen3//", a.path, &keep);
+    CU_ASSERT_STRING_EQUAL(cl_model_file_source(z), "qwen3"); /* however it was written */
+    cl_model_file_close(z);
     CU_ASSERT_EQUAL(folder_entries(&f, false), 2);
     folder_remove(&f);
 }

@@ -154,6 +154,44 @@ static void test_copies(void)
     cl_model_free(&m);
 }
 
+static uint64_t large_buffers(void *ctx, const cl_stage *stage, const cl_expert_map *experts) { return 123456; }
+
+/* Copies leave room for buffers: with these, as with a chip so much smaller. */
+static void test_copies_and_buffers(void)
+{
+    cl_err err = {0};
+    cl_model m = make_model();
+    uint64_t chosen[LAYERS * EXPERTS];
+    int chips[] = {CHIPS}, copied = 0;
+    cl_layout l = {1, chips, NULL};
+    cl_routing r = {LAYERS, EXPERTS, chosen};
+    skewed(chosen);
+    for (uint64_t bytes = 60000; bytes < 200000; bytes += 5000) {
+        cl_place_options o = {.layout = &l,
+                              .experts = CL_EXPERTS_WHOLE,
+                              .copies = true,
+                              .routing = &r,
+                              .slots = 1,
+                              .context = 32,
+                              .chunk = 8,
+                              .chip_bytes = bytes},
+                         with = o;
+        with.chip_bytes += 123456;
+        with.buffers = large_buffers;
+        cl_placement p = {0}, q = {0};
+        cl_code c = cl_place(&m, &o, &p, &err), d = cl_place(&m, &with, &q, &err);
+        CU_ASSERT_EQUAL(c, d);
+        if (c == CL_OK && d == CL_OK) {
+            CU_ASSERT_EQUAL(copies_in(&p), copies_in(&q));
+            copied += copies_in(&p) > 0 && copies_in(&p) < EXPERTS;
+        }
+        cl_placement_free(&p);
+        cl_placement_free(&q);
+    }
+    CU_ASSERT(copied > 3);
+    cl_model_free(&m);
+}
+
 /* Slices with copies: every chip has what the map says, in runs. */
 static void test_slices_with_copies(void)
 {
@@ -305,6 +343,7 @@ static void test_hash(void)
 int main(void)
 {
     CU_TestInfo tests[] = {{"maps", test_maps},
+                           {"copies and buffers", test_copies_and_buffers},
                            {"copies", test_copies},
                            {"slices with copies", test_slices_with_copies},
                            {"never chosen", test_never_chosen},

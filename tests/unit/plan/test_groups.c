@@ -169,6 +169,55 @@ static void test_groups(void)
     CU_ASSERT_TRUE(uneven > 200);
 }
 
+/* More chips have larger buffers. */
+static uint64_t growing_buffers(void *ctx, const cl_stage *stage, const cl_expert_map *experts)
+{
+    return *(const uint64_t *)ctx * (uint64_t)stage->n_ranks;
+}
+
+/* Where every chip has room beside the largest buffers of its line, a place is found; and no chip is given more than
+ * its own leave. */
+static void test_groups_and_buffers(void)
+{
+    int placed = 0, uneven = 0;
+    for (int round = 0; round < 1000; round++) {
+        cl_model m = random_model(pick(2, 7));
+        cl_err err = {0};
+        cl_layout l;
+        cl_place_options o = {.slots = 1, .context = pick(4, 300), .chunk = pick(1, 40)};
+        int most = most_chips(&m, false), largest = 1;
+        CU_ASSERT_EQUAL_FATAL(cl_layout_make(pick(2, m.spec.n_layers), 1, &l, &err), CL_OK);
+        for (int s = 0; s < l.n_stages; s++) l.chips[s] = pick(1, most < 6 ? most : 6);
+        for (int s = 0; s < l.n_stages; s++) largest = l.chips[s] > largest ? l.chips[s] : largest;
+        o.layout = &l;
+        uint64_t held, touched;
+        busiest_bytes(&m, &o, 0, m.spec.n_layers, l.chips[0], &held, &touched);
+        uint64_t each = held / (uint64_t)pick(1, 40) + 1;
+        o.chip_bytes = held / (uint64_t)l.n_stages / 100 * (uint64_t)pick(80, 200) + 1;
+        cl_placement p = {0}, q = {0};
+        cl_code without = cl_place(&m, &o, &p, &err);
+        o.chip_bytes += each * (uint64_t)largest;
+        o.buffers = growing_buffers, o.buffers_ctx = &each;
+        cl_code with = cl_place(&m, &o, &q, &err);
+        CU_ASSERT(without != CL_OK || with == CL_OK);
+        for (int i = 0; with == CL_OK && i < q.n_ranks; i++) {
+            cl_chip_cost c;
+            int s = 0;
+            while (i >= q.stages[s].first_rank + q.stages[s].n_ranks) s++;
+            CU_ASSERT_EQUAL(cl_placement_cost(&m, &o, &q, i, &c, &err), CL_OK);
+            CU_ASSERT_EQUAL(q.stages[s].buffer_bytes, each * (uint64_t)q.stages[s].n_ranks);
+            CU_ASSERT(c.weight_bytes + c.kv_bytes + q.stages[s].buffer_bytes <= o.chip_bytes);
+        }
+        placed += without == CL_OK;
+        uneven += without == CL_OK && l.chips[l.n_stages - 1] < largest;
+        cl_placement_free(&p);
+        cl_placement_free(&q);
+        cl_layout_free(&l);
+        cl_model_free(&m);
+    }
+    CU_ASSERT(placed > 150 && uneven > 50);
+}
+
 /* A chip that can hold the small layers only stands where taking all that fits would leave it the large one, whose
  * experts make it the one with the fewest bytes to read. */
 static void test_order(void)
@@ -263,6 +312,7 @@ static void test_refused_layouts(void)
 int main(void)
 {
     CU_TestInfo tests[] = {{"brute force", test_groups},
+                           {"buffers", test_groups_and_buffers},
                            {"order of stages", test_order},
                            {"refused", test_refused_layouts},
                            CU_TEST_INFO_NULL};
