@@ -156,6 +156,20 @@ def test_timeline_picture(hand, line, tmp_path, run):
     assert set(json.loads((tmp_path / "t.json").read_text())) == {"ranks", "events"}
 
 
+def test_timeline_labels(hand):
+    """A row's share is its own rank's, whichever ranks are shown."""
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    t = trace.load(hand)
+    for ranks, shares in (None, ["10 % busy", "50 % busy"]), ((1, 1), ["50 % busy"]):
+        options = dict(from_ms=0.2, to_ms=0.3, steps=None, all=False, ranks=ranks)
+        fig, ax = plt.subplots()
+        timeline.draw_line(ax, t, timeline.window(t, type("Options", (), options)))
+        assert [text.get_text() for text in ax.texts if "busy" in text.get_text()] == shares
+        plt.close(fig)
+
+
 def test_perfetto(hand, tmp_path, run):
     code, _, _ = run("timeline", hand, "--perfetto", tmp_path / "p.json")
     assert code == 0

@@ -243,6 +243,16 @@ def test_routing_places_and_copies_experts(convert, tmp_path):
 
 # --- budgets, and layouts that cannot be ---
 
+def test_the_table_says_how_full_a_chip_is(demo):
+    """Slice, cache and buffers by the chip's memory."""
+    options = ("--ranks", 2, "--context", 512, "--slots", 8, "--chip", "8MB")
+    chips = json.loads(ok("plan", demo, *options, "--json").stdout)["chips"]
+    table = re.findall(r"^ *\d+ .*?(\d+) % ", ok("plan", demo, *options).stdout, re.M)
+    want = [100 * (c["weight_bytes"] + c["kv_bytes"] + c["buffer_bytes"]) / 8e6 for c in chips]
+    assert min(c["buffer_bytes"] for c in chips) > 8e6 / 50
+    assert [int(t) for t in table] == [pytest.approx(w, abs=0.51) for w in want]
+
+
 def test_a_budget_is_kept_and_stands_in_the_trace(convert, tmp_path):
     model = convert(FIXTURES / "mixtral")
     common = ("--tokens", "1,2,3", "-n", 4, "--context", 64, "--threads", 1)

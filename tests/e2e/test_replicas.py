@@ -40,6 +40,17 @@ def test_both_lines_work_and_requests_end_there(ranks, options, demo, one_line, 
     assert summary["requests"] == len(STARTS) and summary["replicas"] == 2
 
 
+def test_lines_know_whether_ends_count(demo, one_line, tmp_path):
+    """A story that would end by itself, so often that both lines have it: with --ignore-eos it goes on in both."""
+    ending = next(int(i) for i, (_, _, reason) in sorted(one_line.items()) if reason == "stop")
+    rows = [{"id": str(i), "prompt": STARTS[ending], "max_tokens": 90 + ending, "temperature": 0.7, "top_k": 40,
+             "seed": ending} for i in range(6)]
+    for options, finish in ((), "stop"), (("--ignore-eos",), "length"):
+        got, _ = batch(demo, tmp_path, "--replicas", 2, *options, ranks=2, rows=rows)
+        for _, tokens, reason in got.values():
+            assert reason == finish and (len(tokens) == 90 + ending) == (finish == "length")
+
+
 def test_stop_texts(demo, tmp_path):
     """Rank 0 sees the text, another line samples on until it hears of the end."""
     full = generate(demo, "-p", STARTS[0], "-n", 60, "--ignore-eos", "--context", 192)

@@ -141,7 +141,7 @@ def test_batch_from_a_slow_pipe(demo, tmp_path):
     """A row that comes late holds up nobody: the first one's result is there before it."""
     out = tmp_path / "out.jsonl"
     p = subprocess.Popen(command("run", demo, "--batch", "-", "--out", out, "-n", 5, "--context", 64, "--quiet",
-                                 "--stall-timeout", 2, "--threads", 1, ranks=2),
+                                 "--stall-timeout", 2, "--threads", 1, "--summary", tmp_path / "s.json", ranks=2),
                          env=ENV, stdin=subprocess.PIPE)
     p.stdin.write(b'{"id": "first", "prompt": "Once"}\n')
     p.stdin.flush()
@@ -156,6 +156,8 @@ def test_batch_from_a_slow_pipe(demo, tmp_path):
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["id"] for row in rows] == ["first", "second"]
     assert rows[1]["timing"]["ttft_s"] < 2.5  # counted from when it came, not from the start
+    first = json.loads((tmp_path / "s.json").read_text())["ranks"][0]
+    assert first["wait"] < 0.5  # for samples, not for requests
 
 
 def test_many_sequences_through_few_slots(demo, tmp_path):

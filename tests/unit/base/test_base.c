@@ -191,6 +191,26 @@ static void bad_numbers(void)
     json_decref(j);
 }
 
+/* user, nice, system, irq, softirq: what waits for a disk uses no core. */
+static uint64_t ticks_used(void)
+{
+    unsigned long long t[7] = {0};
+    FILE *f = fopen("/proc/stat", "r");
+    if (!f) return 0;
+    for (int i = 0; i < 7; i++)
+        if (fscanf(f, i ? "%llu" : "cpu %llu", &t[i]) != 1) t[i] = 0;
+    fclose(f);
+    return t[0] + t[1] + t[2] + t[5] + t[6];
+}
+
+static void host_cpu(void)
+{
+    const uint64_t tick = 1000000000u / (uint64_t)sysconf(_SC_CLK_TCK), before = ticks_used() * tick,
+                   host = cl_host_cpu_ns(), after = ticks_used() * tick;
+    CU_ASSERT(before <= host && host <= after);
+    CU_ASSERT(host % tick == 0);
+}
+
 static void errors(void)
 {
     cl_err err;
@@ -219,6 +239,7 @@ int main(void)
 {
     CU_TestInfo tests[] = {{"half floats", half_floats},
                            {"numbers in text", numbers_in_text},
+                           {"the host's cores", host_cpu},
                            {"utf-8", utf8},
                            {"near words", near_words},
                            {"files", files},

@@ -346,6 +346,14 @@ static void test_nfc_and_prefix(void)
     char marks[2 * 5000];
     for (int i = 0; i < 5000; i++) memcpy(marks + 2 * i, i % 2 ? "\xcc\x81" : "\xcc\xa7", 2);
     CU_ASSERT(refuses(t, marks, sizeof marks, "combining marks"));
+    char decomposed[3 * 5000]; /* as many, but each on its own letter */
+    for (int i = 0; i < 5000; i++) memcpy(decomposed + 3 * i, "e\xcc\x81", 3);
+    int32_t *ids = NULL;
+    int n = 0;
+    cl_err err;
+    CU_ASSERT_EQUAL(cl_tokenizer_encode(t, decomposed, sizeof decomposed, true, false, &ids, &n, &err), CL_OK);
+    CU_ASSERT(n == 2 * 5000 && ids[0] == 0xc3 && ids[9999] == 0xa9);
+    free(ids);
     cl_tokenizer_free(t);
     v.d.add_prefix_space = v.d.prefix_unless_space = true;
     t = compile(&v);
