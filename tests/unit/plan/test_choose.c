@@ -130,6 +130,9 @@ static void test_budgets(void)
     o.chip_bytes = 1000000;
     CU_ASSERT_EQUAL(cl_choose_layout(&m, &o, &slow_gathers, CL_GOAL_LATENCY, &l, &list, &n, &err), CL_E_FIT);
     CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "no layout of 8 chips is possible; 8x1: chip"));
+    o.ranks = 32; /* told of the most stages that there are layers for */
+    CU_ASSERT_EQUAL(cl_choose_layout(&m, &o, &slow_gathers, CL_GOAL_LATENCY, &l, &list, &n, &err), CL_E_FIT);
+    CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "no layout of 32 chips is possible; 8x4: chip"));
     o.ranks = 0;
     CU_ASSERT_EQUAL(cl_choose_layout(&m, &o, &slow_gathers, CL_GOAL_LATENCY, &l, NULL, NULL, &err), CL_E_USAGE);
     o.ranks = 2, o.slots = 0;
