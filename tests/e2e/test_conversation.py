@@ -50,6 +50,28 @@ def test_turns(ranks, demo):
         os.close(master)
 
 
+def test_a_turn_that_is_too_long(demo):
+    """It is refused, and the conversation goes on without it."""
+    master, slave = pty.openpty()
+    p = subprocess.Popen(command("run", demo, "--chat", "--chat-format", "chatml", "-n", 8, "--context", 128, "--quiet",
+                                 "--threads", 1),
+                         env=ENV, stdin=slave, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                         preexec_fn=own_terminal)
+    os.close(slave)
+    out = p.stdout.fileno()
+    try:
+        read_until(out, b"> ")
+        for text, refused in (b"The dog. " * 100 + b"\n", True), (b"Tell me of the dog.\n", False):
+            os.write(master, text)
+            said = read_until(out, b"> ")
+            assert (b"chipline: " in said) is refused, said
+        os.write(master, b"\x04")
+        assert p.wait(timeout=30) == 0
+    finally:
+        p.kill()
+        os.close(master)
+
+
 def test_reasoning(demo):
     """deepseek-r1's prompt opens the thinking, which the demo model never closes: all it says is reasoning."""
     ask = ("run", demo, "--chat", "--chat-format", "deepseek-r1", "-p", "hello", "-n", 6, "--ignore-eos",

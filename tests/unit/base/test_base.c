@@ -211,6 +211,38 @@ static void host_cpu(void)
     CU_ASSERT(host % tick == 0);
 }
 
+/* Not on a terminal: a line in ten seconds, and one at the end. */
+static void progress(void)
+{
+    char said[512];
+    FILE *f = tmpfile();
+    int kept = dup(2);
+    cl_progress p, off;
+    CU_ASSERT_FATAL(f && kept >= 0 && fflush(stderr) == 0 && dup2(fileno(f), 2) == 2);
+    cl_progress_start(&p, true, "loading", 2000000);
+    cl_progress_start(&off, false, "nothing", 1);
+    for (uint64_t i = 0; i < 4; i++) {
+        if (i) p.last_ns -= 10100000000u;
+        cl_progress_at(&p, 100000 * i);
+        cl_progress_at(&p, 100000 * i + 1);
+    }
+    off.last_ns = 0;
+    cl_progress_at(&off, 1);
+    cl_progress_end(&off, 1);
+    cl_progress_end(&p, 2000000);
+    dup2(kept, 2);
+    close(kept);
+    rewind(f);
+    size_t n = fread(said, 1, sizeof said - 1, f);
+    said[n] = 0;
+    fclose(f);
+    int lines = 0;
+    for (size_t i = 0; i < n; i++) lines += said[i] == '\n';
+    CU_ASSERT_EQUAL(lines, 4);
+    CU_ASSERT(strncmp(said, "loading: 100 kB of 2.00 MB, ", 28) == 0 && strstr(said, "loading: 2.00 MB in "));
+    if (lines != 4) fputs(said, stderr);
+}
+
 static void errors(void)
 {
     cl_err err;
@@ -240,6 +272,7 @@ int main(void)
     CU_TestInfo tests[] = {{"half floats", half_floats},
                            {"numbers in text", numbers_in_text},
                            {"the host's cores", host_cpu},
+                           {"progress", progress},
                            {"utf-8", utf8},
                            {"near words", near_words},
                            {"files", files},

@@ -173,6 +173,8 @@ static void test_refused(void)
         {v3, "{\"rope_scaling\":{\"type\":\"yarn\",\"factor\":0}}", "rope_scaling: factor: is 0"},
         {v3, "{\"quantization_config\":{\"quant_method\":\"fp8\",\"weight_block_size\":[64,128]}}",
          "weight_block_size of [128, 128]"},
+        {v3, "{\"quantization_config\":{\"quant_method\":\"fp8\",\"weight_block_size\":[128,64]}}",
+         "weight_block_size of [128, 128]"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         cl_spec s;

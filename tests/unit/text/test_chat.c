@@ -494,9 +494,9 @@ static void test_refusals(void)
 static void test_dates(void)
 {
     static const char *const good[] = {"2026-01-31", "2024-02-29", "2000-02-29", "2026-12-01"},
-                             *const bad[] = {"2026-13-01",  "2026-00-10", "2026-02-29", "2026-02-30",
-                                             "1900-02-29",  "2026-04-31", "2026-01-00", "2026-1-01",
-                                             "2026-01-011", "",           "yesterday"};
+                             *const bad[] = {"2026-13-01", "2026-00-10",  "2026-02-29", "2026-02-30",
+                                             "1900-02-29", "2100-02-29",  "2026-04-31", "2026-01-00",
+                                             "2026-1-01",  "2026-01-011", "",           "yesterday"};
     cl_chat *c = NULL;
     cl_err err;
     CU_ASSERT_EQUAL_FATAL(cl_chat_by_name("harmony", &c, &err), CL_OK);

@@ -56,6 +56,11 @@ static void test_jinja(void)
         {"{{ ({'b': 1, 'a': 2} | dictsort(by=3))[0][0] }}{{ '-2.7' | int }}{{ 9007199254740993 | int }}",
          "a-29007199254740993"},
         {"{{ {'a\\x00b': 1, 'c': 2} | tojson }}", "{\"a\\u0000b\": 1, \"c\": 2}"},
+        {"{% set l = [{'k': 1, 'v': 'a'}, {'k': 2, 'v': 'b'}, {'k': 1, 'v': 'c'}, {'k': 2, 'v': 'd'}] %}"
+         "{% for i in l | sort(attribute='k') %}{{ i.v }}{% endfor %} "
+         "{% for i in l | sort(true, attribute='k') %}{{ i.v }}{% endfor %} "
+         "{{ (l | min(attribute='k')).v }}{{ (l | max(attribute='k')).v }}",
+         "acbd bdac ab"}, /* equal ones keep their order, the first of them is the one */
         {"{{ x ~ s ~ true }}", "3 Text True"},
         {"{{ (1 + 2) * x }}", "9"},
         {"{{ 'y' if x == 3 else 'n' }}{{ 'y' if x > 3 else 'n' }}{{ 'z' if not x }}", "yn"},
