@@ -114,6 +114,49 @@ def special_files(folder, target):
     return [folder / "pipe", folder / "link"]
 
 
+ROUTED = ["-p", "x", "--experts", "whole", "--routing", "LINK"]
+
+
+@pytest.mark.parametrize("options", [
+    ["-f", "LINK", "--trace", "FILE"], ["-f", "LINK", "--logits", "FILE"], ["-f", "LINK", "--summary", "FILE"],
+    ["--batch", "LINK", "--out", "FILE"], ["--batch", "LINK", "--out", "o", "--trace", "FILE"],
+    ["--batch", "LINK", "--out", "o", "--summary", "FILE"], ["--batch", "b", "--out", "LINK", "--trace", "FILE"],
+    ["--batch", "b", "--out", "LINK", "--summary", "FILE"], ["-p", "x", "--trace", "LINK", "--logits", "FILE"],
+    ["-p", "x", "--trace", "LINK", "--summary", "FILE"], ["-p", "x", "--logits", "LINK", "--summary", "FILE"],
+    [*ROUTED, "--trace", "FILE"], [*ROUTED, "--logits", "FILE"], [*ROUTED, "--summary", "FILE"],
+    [*ROUTED[2:], "--batch", "b", "--out", "FILE"]])
+def test_no_file_is_two_things(options, demo, tmp_path):
+    """Every output of a run against every input and other output, under another name."""
+    (tmp_path / "FILE").write_text("x")
+    (tmp_path / "LINK").symlink_to(tmp_path / "FILE")
+    refuses(2, "run", demo, *options, says="is the same file as", cwd=tmp_path)
+    assert (tmp_path / "FILE").read_text() == "x"
+
+
+def test_closed_descriptors(demo, tmp_path):
+    """What would go to standard output and errors goes nowhere, not into the files that are opened next."""
+    run = f'exec "{CHIPLINE}" run "{demo}" -p Once -n 4 --context 64 --threads 1 --summary s.json --trace t.h5'
+    for closed in "0<&-", ">&-", "2>&-", "0<&- >&- 2>&-":
+        r = subprocess.run(["bash", "-c", f"{run} {closed}"], cwd=tmp_path, env=ENV, capture_output=True, timeout=60)
+        assert r.returncode == 0, r.stderr
+        assert json.loads((tmp_path / "s.json").read_text())["requests"] == 1
+        with h5py.File(tmp_path / "t.h5") as f:
+            assert len(f["requests"]) == 1
+    line = f'exec "{CHIPLINE}" run "{demo}" --batch - --out o.jsonl --context 64 --threads 1 >&- 2>&-'
+    p = subprocess.Popen(["bash", "-c", line], cwd=tmp_path, env=ENV, stdin=subprocess.PIPE)
+    try:
+        p.stdin.write(b'{"prompt": "Once", "max_tokens": 3}\n')
+        p.stdin.flush()
+        end = time.time() + 60
+        while time.time() < end and not ((tmp_path / "o.jsonl").exists() and (tmp_path / "o.jsonl").read_text()):
+            time.sleep(0.05)
+        assert [os.readlink(f"/proc/{p.pid}/fd/{fd}") for fd in (1, 2)] == ["/dev/null"] * 2
+        p.stdin.close()
+        assert p.wait(timeout=60) == 0
+    finally:
+        p.kill()
+
+
 def test_outputs_replace_plain_files_only(demo, tmp_path):
     config = tmp_path / "config.json"
     shutil.copy(FIXTURES / "llama_b" / "config.json", config)
