@@ -276,11 +276,37 @@ static void test_numbers(void)
             "tensor model.weight: a number in row 2 is NaN or infinite");
 }
 
+/* Rows are counted through the whole tensor, over several runs. */
+static void test_row_of_a_large_tensor(void)
+{
+    enum { ROWS = 5000, COLS = 256 }; /* 5.1 MB */
+    float *x = calloc(ROWS * COLS, sizeof *x);
+    bench b = {.dir = folder_new()};
+    st_file st = {0};
+    made m = {"model.w", "F32", 0, ROWS, COLS, NULL};
+    int64_t dims[2] = {ROWS, COLS};
+    x[4321 * COLS + 7] = NAN;
+    st_tensor(&st, "model.w", "F32", 2, dims, x, ROWS * COLS * sizeof *x);
+    bench_open(&b, &st, &m, (cl_tensor){.rows = ROWS, .cols = COLS}, (cl_origin){.stride = ROWS, .step = 1});
+    cl_tensor *t = &b.model.tensors[0];
+    t->format = CL_F32;
+    cl_stream s = {.source = &b.source, .model = &b.model, .writer = (cl_model_writer *)t, .jobs = 2};
+    cl_err err = {0};
+    caught = malloc(ROWS * COLS * sizeof *x);
+    caught_at = 0;
+    CU_ASSERT_EQUAL(cl_stream_tensor(&s, 0, &b.origin, &err), CL_E_INPUT);
+    CU_ASSERT(says(&err, "tensor model.w: a number in row 4321 is NaN or infinite"));
+    free(caught);
+    free(x);
+    bench_close(&b);
+}
+
 int main(void)
 {
     CU_TestInfo tests[] = {{"keys and values of a latent", test_up},
                            {"gate and up in one", test_gate_up},
                            {"what is no number", test_numbers},
+                           {"row of a large tensor", test_row_of_a_large_tensor},
                            CU_TEST_INFO_NULL};
     return run_suite("rows", tests);
 }
