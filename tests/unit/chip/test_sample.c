@@ -217,6 +217,18 @@ static void test_parts(void)
     CU_ASSERT(drawn > 5000);
 }
 
+/* Two tokens of a half each: the first of them is top-p 0.5, alone and merged from parts. */
+static void test_sum_that_is_top_p(void)
+{
+    const cl_sampling o = {.temperature = 1, .top_k = 2, .top_p = 0.5, .repeat_penalty = 1, .seed = 5};
+    for (int i = 0; i < V; i++) logits[i] = i == 3 || i == 7 ? 2 : -9;
+    for (int64_t position = 0; position < 50; position++) {
+        cl_candidate c[] = {{7, 2}, {3, 2}};
+        CU_ASSERT_EQUAL(cl_sample(s, logits, V, &o, NULL, 0, position), 3);
+        CU_ASSERT_EQUAL(cl_sample_merged(s, c, 2, &o, position), 3);
+    }
+}
+
 int main(void)
 {
     CU_TestInfo tests[] = {{"greedy", test_greedy},
@@ -224,6 +236,7 @@ int main(void)
                            {"distribution", test_distribution},
                            {"pure function", test_pure},
                            {"parts of a vocabulary", test_parts},
+                           {"a sum that is top-p", test_sum_that_is_top_p},
                            CU_TEST_INFO_NULL};
     if (cl_sampler_create(&s, V, NULL)) return EXIT_FAILURE;
     int rc = run_suite("sample", tests);
