@@ -57,6 +57,22 @@ def test_expert_table(hand):
     assert table.loc[(0, 2), "even_routing"] == pytest.approx(8 * (1 - 0.75 ** 2))
 
 
+def test_usual_step_sizes_are_shown(tmp_path, run):
+    """Of 25 sizes the 20 with most steps, smallest first; the rest is counted."""
+    b = synth.Builder(experts=8, experts_per_token=2)
+    b.rank(0)
+    at = 0
+    for tokens in range(1, 26):
+        for _ in range(1 if tokens % 5 == 0 else 2):
+            b.event(0, "layer", at, at + 500, layer=0, experts=2, tokens=tokens, parts=tokens)
+            at += 1000
+    out = run("summary", b.write(str(tmp_path / "t.h5")))[1]
+    lines = out[out.index("distinct experts"):].splitlines()
+    shown = [int(words[0]) for words in map(str.split, lines) if words and words[0].isdigit()]
+    assert shown == [n for n in range(1, 26) if n % 5]
+    assert "(5 rarer step sizes are in --csv)" in out
+
+
 def test_experts_are_weighted_by_steps(tmp_path, run):
     """Layer 0 with 3 steps that read 2 experts, layer 1 with one that reads 6: 3 on average, not 4."""
     b = synth.Builder(experts=8, experts_per_token=2)

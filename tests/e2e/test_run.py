@@ -278,8 +278,11 @@ def test_trace(level, demo, tmp_path):
         sent = events[a][(events[a]["kind"] == kinds["send"]) & (events[a]["peer"] == b)]
         got = events[b][(events[b]["kind"] == kinds["recv"]) & (events[b]["peer"] == a)]
         assert list(sent["microbatch"]) == list(got["microbatch"]) and list(sent["msg_bytes"]) == list(got["msg_bytes"])
-    layer_events = sum(int((e["kind"] == kinds["layer"]).sum()) for e in events)
-    assert (layer_events > 0) == (level != "stage")
+    of_level = {"stage": {"step", "recv", "send", "sample", "schedule"}, "layer": {"embed", "layer", "head"},
+                "kernel": {"qkv", "attend", "attn_out", "route", "ffn"}}  # gathers: not in stages of one chip
+    wanted = set().union(*(of_level[k] for k in list(of_level)[:list(of_level).index(level) + 1]))
+    names = {i: n for n, i in kinds.items()}
+    assert {names[k] for e in events for k in set(e["kind"].tolist())} - {"idle", "probe"} == wanted
     # a rank reads the weights that its slice has, but for experts that no token chose and rows of the embedding
     with h5py.File(trace) as f:
         slices = f["ranks"]["slice_bytes"]

@@ -47,3 +47,21 @@ def test_parts(ranks, options, stages, demo, tmp_path):
             assert set(drawn["microbatch"]) == with_outputs
         elif stages > 1:
             assert not len(drawn)
+
+
+def test_every_column_has_its_unit(demo, tmp_path):
+    """Names of columns end in what they are measured in; the tables say the same."""
+    ends = {"_bytes": "byte", "_ns": "ns", "_bytes_per_s": "byte/s", "_ops_per_s": "operation/s", "_tokens": "token"}
+    ok("run", demo, "-p", "Once", "-n", 3, "--context", 64, "--threads", 1, "--trace", tmp_path / "t.h5", "--quiet")
+    met = set()
+    with h5py.File(tmp_path / "t.h5") as f:
+        for name, table in (*((n, f[n]) for n in ("ranks", "parts", "requests")), ("events", f["events/rank_0000"])):
+            where = f["events"] if name == "events" else table
+            for column in table.dtype.names:
+                unit = where.attrs[f"{column}.unit"]
+                assert len(where.attrs[f"{column}.description"]) > 3
+                for end, wanted in ends.items():
+                    if column.endswith(end):
+                        assert (unit.decode() if isinstance(unit, bytes) else unit) == wanted, (name, column)
+                        met.add(end)
+    assert met == set(ends)
