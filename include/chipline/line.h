@@ -84,7 +84,6 @@ typedef struct cl_hop {
  * At most so many micro-batches may be in flight as there are stages, and two more: then neither this nor
  * cl_line_send_samples can wait for ever (handover.c says why). */
 cl_hop *cl_line_take(cl_line *l);
-bool cl_line_can_take(cl_line *l); /* would it return at once? */
 /* First stage's head chip: parts, ids, n_parts and n_tokens are final; x gets its place behind them, and the other
  * chips of the stage get the message too. */
 void cl_line_seal(cl_line *l, cl_hop *h);

@@ -63,12 +63,16 @@ typedef struct cl_source {
     void (*token)(void *ctx, const cl_request *r, int32_t id, uint64_t digest, bool last);
     /* It ended: the request passes back to the source, which frees it; the result is the caller's. */
     cl_code (*done)(void *ctx, cl_request *r, const cl_result *result, cl_err *err);
+    /* Serving has stopped before this request began: it passes back, the one that was given last first, and may be
+     * given again. NULL: it is freed. */
+    void (*back)(void *ctx, cl_request *r);
 } cl_source;
 
 /* What requests without their own options get, and what is needed to read them. */
 typedef struct cl_request_defaults {
     const cl_tokenizer *tokenizer; /* NULL: only ids can be given */
     const cl_chat *chat;           /* NULL: messages can't be given */
+    const cl_err *no_chat;         /* why not, where there is a reason; or NULL */
     cl_sampling sampling;
     int max_tokens;
     bool ignore_eos, want_rows, want_digest, want_reasoning;

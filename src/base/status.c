@@ -10,8 +10,8 @@
 
 #include "chipline/util.h"
 
-/* Messages go to terminals and into JSON rows: text quoted from bad input, or cut in the middle of a character, must not
- * spoil them. */
+/* Messages go to terminals and into JSON rows: text quoted from bad input, or cut in the middle of a character, must
+ * not spoil them. */
 static void clean(char *msg)
 {
     for (char *p = msg; *p; p++)

@@ -25,6 +25,7 @@ typedef struct run_cli {
     cl_tokenizer_data *tok_data;
     cl_tokenizer *tokenizer;
     cl_chat *format;
+    cl_err no_chat; /* why there is no format, though nobody asked for one */
     cl_request_defaults defaults;
     struct source_state *source;
 } run_cli;

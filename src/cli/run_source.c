@@ -36,9 +36,8 @@ typedef struct source_state {
 static cl_code find_chat(run_cli *o)
 {
     cl_err *err = o->err;
-    cl_err quiet;
     bool asked = o->chat || o->chat_format || o->date;
-    cl_code c = cli_chat(o->chat_format, o->date, o->tokenizer, &o->format, asked ? err : &quiet);
+    cl_code c = cli_chat(o->chat_format, o->date, o->tokenizer, &o->format, asked ? err : &o->no_chat);
     if (!asked) return CL_OK; /* rows with messages will say so */
     if (!o->chat) return c;
     if (c != CL_OK) return c;
@@ -147,7 +146,7 @@ static cl_code put_row(int fd, const char *name, const cl_request *r, const cl_r
         if (n > 0) at += (size_t)n;
         else if (n < 0 && errno != EINTR) {
             c = cl_fail(err, CL_E_RUN, "%s: write failed: %s", name, strerror(errno));
-            if (start >= 0 && ftruncate(fd, start) != 0) break; /* not a file: nothing can be taken back */
+            if (start >= 0 && ftruncate(fd, start) == 0) lseek(fd, start, SEEK_SET); /* else there is no way back */
         }
     }
     cl_buf_free(&row);
@@ -383,6 +382,7 @@ cl_code cli_open_source(run_cli *o, const cl_model *m, cl_limits limits, cl_sour
     s->o = o;
     s->out = -1;
     o->defaults = (cl_request_defaults){.tokenizer = o->tokenizer,
+                                        .no_chat = &o->no_chat,
                                         .chat = o->format,
                                         .sampling = o->sampling,
                                         .max_tokens = o->max_tokens,

@@ -15,8 +15,6 @@ static void point_into(cl_hop *h, unsigned char *data, int n_parts, int n_tokens
 
 /* --- the first stage's head chip begins --- */
 
-bool cl_line_can_take(cl_line *l) { return hops_free(l) >= 0; }
-
 cl_hop *cl_line_take(cl_line *l)
 {
     uint64_t t0 = cl_now_ns();

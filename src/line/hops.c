@@ -61,7 +61,7 @@ size_t cl_line_hop_most(const cl_limits *m)
 
 /* --- free buffers --- */
 
-int hops_free(cl_line *l)
+static int hops_free(cl_line *l)
 {
     for (int i = 0; i < l->n_hops; i++)
         if (!l->hops[i].taken && l->posted != i && wait_is_done(l->ranks, &l->hops[i].send) &&

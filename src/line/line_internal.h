@@ -122,7 +122,6 @@ void line_record(cl_line *l, cl_mark m, cl_event_kind kind, const cl_microbatch 
 /* --- hand-over buffers (hops.c) --- */
 
 int hops_count(const cl_line_options *o, int member); /* that this member needs */
-int hops_free(cl_line *l);                            /* a buffer that nobody uses, -1: none */
 int hops_wait_free(cl_line *l);
 void hops_use(cl_line *l, int index);      /* it is used from now on */
 void hops_post(cl_line *l);                /* a receive, if there is a buffer */

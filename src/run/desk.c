@@ -280,7 +280,11 @@ cl_code desk_close(desk *d, cl_err *err)
     pthread_join(d->thread, NULL);
     cl_code c = d->failed.code;
     if (c != CL_OK) *err = d->failed;
-    for (int i = 0; i < d->n_ahead; i++) cl_request_free(d->ahead[(d->first_ahead + i) % d->most_ahead]);
+    while (d->n_ahead > 0) {
+        cl_request *r = d->ahead[(d->first_ahead + --d->n_ahead) % d->most_ahead];
+        if (d->source.back) d->source.back(d->source.ctx, r);
+        else cl_request_free(r);
+    }
     free(d->ahead);
     pthread_mutex_destroy(&d->lock);
     pthread_cond_destroy(&d->changed);

@@ -1,9 +1,9 @@
 /* desk.h: a source of requests behind a thread of its own: reading, tokenizing and writing never hold up the thread
  * that runs the line. Inside run/.
  *
- * All of the source's functions are called on the desk's thread, and nowhere else; the functions of desk_source, which
- * pass things across, on the line's. Requests are read ahead, as many as may be in the line at once: what becomes free in
- * a step is full again in the next. */
+ * All of the source's functions are called on the desk's thread, and nowhere else (but for back, when that thread has
+ * ended); the functions of desk_source, which pass things across, on the line's. Requests are read ahead, as many as
+ * may be in the line at once: what becomes free in a step is full again in the next. */
 #ifndef CHIPLINE_RUN_DESK_H
 #define CHIPLINE_RUN_DESK_H
 
@@ -20,8 +20,8 @@ bool desk_calls(void *d);
 bool desk_is_full(const desk *d);
 /* The first error of the source's functions, CL_OK: none. */
 cl_code desk_outcome(desk *d, cl_err *err);
-/* Delivers what is left, ends the thread, frees; the outcome. NULL is fine. A source that waits in next is waited
- * for, as long as it was told to wait. */
+/* Delivers what is left, ends the thread, gives back what was read ahead, frees; the outcome. NULL is fine. A source
+ * that waits in next is waited for, as long as it was told to wait. */
 cl_code desk_close(desk *d, cl_err *err);
 
 #endif

@@ -16,15 +16,15 @@ void flight_free(flight *f)
     free(f);
 }
 
-/* What it had said before it was interrupted becomes text again, but nobody hears it twice. */
-static cl_code say_again(flight *f, cl_err *err)
+/* What it had said before it was interrupted becomes text again, but nobody hears it twice: only what was held back is
+ * still to be heard. */
+static void say_again(flight *f, cl_err *err)
 {
     static const cl_source nobody = {0};
     const cl_request *r = f->request;
     cl_code c = CL_OK;
     bool stop = false;
     for (int i = 0; c == CL_OK && i < r->n_earlier; i++) c = flight_add_text(f, r->earlier[i], &nobody, &stop, err);
-    return c;
 }
 
 flight *flight_create(cl_request *r, int context, const cl_tokenizer *t, cl_err *err)
@@ -57,7 +57,7 @@ flight *flight_create(cl_request *r, int context, const cl_tokenizer *t, cl_err 
     f->result.tokens = q->tokens + r->n_prompt;
     f->result.n_tokens = r->n_earlier;
     if (t) cl_reply_init(&f->reply, r->chat, t);
-    if (t && say_again(f, &r->error) == CL_OK) f->shown = f->result.text.len, f->thought = f->result.reasoning.len;
+    if (t) say_again(f, &r->error);
     return f;
 }
 

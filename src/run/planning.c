@@ -69,7 +69,9 @@ static cl_code read_model(cl_run *r, cl_err *err)
 /* A stale copy on one node would mix two models. */
 static cl_code same_model(cl_run *r, cl_err *err)
 {
-    return cl_ranks_same(r->ranks, r->plan.checksum, "the model", err);
+    char what[256];
+    snprintf(what, sizeof what, "%.200s: the model", r->opt.model_path);
+    return cl_ranks_same(r->ranks, r->plan.checksum, what, err);
 }
 
 /* Rank 0 reads which experts are hot, all know it then. */

@@ -69,6 +69,8 @@ static cl_code set_text(const cl_request_defaults *d, cl_request *r, const char 
 
 static cl_code set_messages(const cl_request_defaults *d, cl_request *r, const cl_message *m, int n)
 {
+    if (!d->chat && d->no_chat && d->no_chat->code != CL_OK)
+        return cl_fail(&r->error, CL_E_INPUT, "messages: %s", d->no_chat->msg);
     if (!d->chat)
         return cl_fail(&r->error, CL_E_INPUT,
                        "messages: no chat format is known for this model (give one: --chat-format)");
@@ -255,12 +257,13 @@ cl_code cl_result_row(const cl_request *r, const cl_result *result, cl_buf *out,
     for (int i = 0; i < result->n_tokens; i++) json_array_append_new(ids, json_integer(result->tokens[i]));
     uint64_t first = result->first_token_ns, end = result->finished_ns;
     double decode_s = first && end > first ? (double)(end - first) * 1e-9 : 0;
+    int after_first = result->n_tokens - r->n_earlier - 1;
     json_t *row = json_pack("{s:s, s:s%, s:o, s:s, s:{s:i, s:i}, s:{s:f, s:f, s:f}}", "id", r->id, "text",
                             result->text.data ? result->text.data : "", result->text.len, "tokens", ids,
                             "finish_reason", result->finish_reason, "usage", "prompt_tokens", r->n_prompt,
                             "completion_tokens", result->n_tokens, "timing", "ttft_s",
                             first ? (double)(first - r->arrived_ns) * 1e-9 : 0.0, "tokens_per_s",
-                            decode_s > 0 ? (result->n_tokens - 1) / decode_s : 0.0, "queue_s",
+                            decode_s > 0 ? after_first / decode_s : 0.0, "queue_s",
                             result->started_ns ? (double)(result->started_ns - r->arrived_ns) * 1e-9 : 0.0);
     if (!row)
         return cl_fail(err, CL_E_RUN, "result %s: cannot be written as JSON (out of memory, or its text is not UTF-8)",

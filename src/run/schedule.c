@@ -118,7 +118,9 @@ static void put(cl_schedule *s, cl_microbatch *mb, int i, int n, int room)
 {
     cl_sequence *q = s->slots[i].seq;
     bool last = n == pending(q);
-    int left = room - n, guesses = !last ? 0 : q->n_guesses < left ? q->n_guesses : left;
+    int left = room - n, own = q->capacity - q->n_tokens - 1; /* if all are right, one more follows them */
+    left = own < left ? own : left;
+    int guesses = !last || left < 0 ? 0 : q->n_guesses < left ? q->n_guesses : left;
     cl_part *p = &mb->parts[mb->n_parts++];
     *p = (cl_part){.slot = i,
                    .pos = q->n_sent,

@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import resource
 import shutil
 import signal
 import subprocess
@@ -91,6 +92,20 @@ def test_full_disk(demo, tmp_path):
     (tmp_path / "in.jsonl").write_text('{"prompt": "a", "max_tokens": 3}\n' * 5)
     refuses(1, "run", demo, "--batch", tmp_path / "in.jsonl", "--out", "/dev/full", "--context", 64, ranks=3,
             says="/dev/full")
+
+
+def test_file_that_may_not_grow(demo, tmp_path):
+    """Rows that were whole are kept, nothing of the others is: as on a full disk, by a limit on a file's size."""
+    (tmp_path / "in.jsonl").write_text('{"prompt": "Once", "max_tokens": 9}\n' * 60)
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+    r = subprocess.run([CHIPLINE, "run", str(demo), "--batch", "in.jsonl", "--out", "o.jsonl", "--slots", "8",
+                        "--context", "64", "--ignore-eos", "--threads", "1"], cwd=tmp_path, env=ENV, preexec_fn=limit,
+                       capture_output=True, text=True, timeout=120)
+    assert r.returncode == 1 and "o.jsonl: write failed" in r.stderr
+    rows = (tmp_path / "o.jsonl").read_text().splitlines()
+    assert len(rows) > 5 and all(len(json.loads(row)["tokens"]) == 9 for row in rows)
 
 
 def test_outputs_never_destroy_inputs(demo, tmp_path):

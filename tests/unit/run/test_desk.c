@@ -19,6 +19,8 @@ typedef struct tray {
     char said[REQUESTS][64];
     int ids[REQUESTS], thoughts[REQUESTS];
     bool done[REQUESTS];
+    bool takes_back;
+    int back[REQUESTS], n_back;
 } tray;
 
 static int number_of(const cl_request *r) { return atoi(r->id); }
@@ -78,6 +80,13 @@ static cl_code done(void *ctx, cl_request *r, const cl_result *result, cl_err *e
     return ++t->told == t->fails_at ? cl_fail(err, CL_E_RUN, "disk full") : CL_OK;
 }
 
+static void back(void *ctx, cl_request *r)
+{
+    tray *t = ctx;
+    t->back[t->n_back++] = number_of(r);
+    cl_request_free(r);
+}
+
 /* What a session would say of a request. */
 static cl_code run(const cl_source *to, cl_request *r, cl_err *err)
 {
@@ -106,7 +115,13 @@ static desk *open(tray *t)
 {
     desk *d = NULL;
     cl_err err;
-    const cl_source s = {.ctx = t, .next = next, .text = text, .reasoning = reasoning, .token = token, .done = done};
+    const cl_source s = {.ctx = t,
+                         .next = next,
+                         .text = text,
+                         .reasoning = reasoning,
+                         .token = token,
+                         .done = done,
+                         .back = t->takes_back ? back : NULL};
     CU_ASSERT_EQUAL_FATAL(desk_open(&d, &s, AHEAD, &err), CL_OK);
     return d;
 }
@@ -135,7 +150,7 @@ static void passes_all_on(void)
  * nobody's. */
 static void reads_ahead(void)
 {
-    tray t = {.requests = REQUESTS};
+    tray t = {.requests = REQUESTS, .takes_back = true};
     desk *d = open(&t);
     cl_source face = desk_source(d);
     cl_err err;
@@ -154,7 +169,8 @@ static void reads_ahead(void)
     usleep(20000);
     CU_ASSERT_EQUAL(t.given, 2 * AHEAD);
     CU_ASSERT_EQUAL(desk_close(d, &err), CL_OK);
-    CU_ASSERT(t.told == AHEAD && !t.wrong);
+    CU_ASSERT(t.told == AHEAD && !t.wrong && t.n_back == AHEAD);
+    for (int i = 0; i < AHEAD; i++) CU_ASSERT_EQUAL(t.back[i], 2 * AHEAD - 1 - i); /* could be put back in order */
 }
 
 /* All requests of a source that has ended are taken before the line hears of the end. */

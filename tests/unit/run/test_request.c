@@ -108,8 +108,25 @@ static void result_row(void)
     CU_ASSERT_DOUBLE_EQUAL(json_number_value(json_object_get(t, "tokens_per_s")), 2.0, 1e-9);
     CU_ASSERT_EQUAL(json_integer_value(json_object_get(json_object_get(j, "usage"), "completion_tokens")), 3);
     json_decref(j);
+    r->n_earlier = 1; /* which was not made in this time */
+    out.len = 0;
+    CU_ASSERT_EQUAL(cl_result_row(r, &res, &out, &err), CL_OK);
+    CU_ASSERT_EQUAL_FATAL(cl_json_parse(out.data, out.len, "row", &j, &err), CL_OK);
+    CU_ASSERT_DOUBLE_EQUAL(json_number_value(json_object_get(json_object_get(j, "timing"), "tokens_per_s")), 1.0, 1e-9);
+    json_decref(j);
     cl_buf_free(&out);
     cl_buf_free(&res.text);
+    cl_request_free(r);
+}
+
+/* Why messages cannot be rendered, where there is a reason. */
+static void no_chat(void)
+{
+    static const char text[] = "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}";
+    const cl_err why = {.code = CL_E_INPUT, .msg = "chat template: the filter frobnicate"};
+    cl_request_defaults d = {.context = 16, .vocab = 100, .max_tokens = 4, .no_chat = &why};
+    cl_request *r = cl_request_from_row(&d, text, strlen(text), 0);
+    CU_ASSERT(r->error.code == CL_E_INPUT && strstr(r->error.msg, "messages: chat template: the filter frobnicate"));
     cl_request_free(r);
 }
 
@@ -118,6 +135,7 @@ int main(void)
     CU_TestInfo tests[] = {{"good rows", good_rows},
                            {"bad rows", bad_rows},
                            {"result row", result_row},
+                           {"no chat", no_chat},
                            CU_TEST_INFO_NULL};
     return run_suite("request", tests);
 }

@@ -64,6 +64,26 @@ static void prompt_in_chunks(void)
     free(q.tokens);
 }
 
+/* Guesses leave room for the token that follows when all of them are right. */
+static void guesses_at_the_end(void)
+{
+    bench b;
+    start(&b, 1, 8, 1);
+    cl_sequence q = make(2, 4, 5);
+    CU_ASSERT_EQUAL(cl_schedule_admit(b.s, &q), 0);
+    CU_ASSERT_TRUE_FATAL(next(&b));
+    cl_schedule_sampled(b.s, 0, (int32_t[]){7}, 1); /* 3 of 6 */
+    for (int i = 3; i < 6; i++) q.tokens[i] = i;
+    q.n_guesses = 3;
+    CU_ASSERT_TRUE_FATAL(next(&b));
+    CU_ASSERT(b.parts[0].n_guesses == 2 && b.parts[0].n_outputs == 3 && b.mb.n_tokens == 3);
+    cl_schedule_sampled(b.s, 0, (int32_t[]){3, 4, 9}, 3);
+    CU_ASSERT(q.n_tokens == 6 && q.tokens[5] == 9);
+    cl_schedule_leave(b.s, 0);
+    cl_schedule_free(b.s);
+    free(q.tokens);
+}
+
 static void prompts_fill_the_stages(void)
 {
     bench b;
@@ -205,6 +225,7 @@ static void random_lines(void)
 int main(void)
 {
     CU_TestInfo tests[] = {{"prompt in chunks", prompt_in_chunks},
+                           {"guesses at the end", guesses_at_the_end},
                            {"prompts fill the stages", prompts_fill_the_stages},
                            {"prompts never starve", prompts_never_starve},
                            {"every stage has work", every_stage_has_work},

@@ -346,11 +346,13 @@ static void goes_on_elsewhere(void)
     said = spoken;
     texts[1] = "a text of some length";
     texts[2] = "another STOP text";
-    cl_request *r = ask(2, 1, 40);
+    cl_request *q = ask(1, 1, 40), *r = ask(2, 1, 40);
+    stop_at(q, "soon", NULL);
     stop_at(r, "STOP", NULL);
-    CU_ASSERT_EQUAL(cl_session_add(t.s, ask(1, 1, 40), &err), CL_OK);
+    CU_ASSERT_EQUAL(cl_session_add(t.s, q, &err), CL_OK);
     CU_ASSERT_EQUAL(cl_session_add(t.s, r, &err), CL_OK);
-    while (running[2].n_ids < 11) turn(&t, &err); /* "another STO": held back */
+    /* "a text of s" and "another STO": both held back, the one for nothing */
+    while (running[2].n_ids < 11) turn(&t, &err);
     while (t.flying) {
         toy_batch *b = &t.line[t.first];
         t.first = (t.first + 1) % 8;
@@ -359,6 +361,7 @@ static void goes_on_elsewhere(void)
     }
     heard part[3];
     memcpy(part, running, sizeof part);
+    CU_ASSERT_STRING_EQUAL(part[1].text, "a text of ");
     cl_request *again[2];
     CU_ASSERT_EQUAL_FATAL(cl_session_active(t.s), 2);
     for (int i = 0; i < 2; i++) {
@@ -369,6 +372,7 @@ static void goes_on_elsewhere(void)
         again[i]->earlier = malloc((size_t)again[i]->n_earlier * sizeof(int32_t));
         memcpy(again[i]->earlier, v.tokens + 1, (size_t)again[i]->n_earlier * sizeof(int32_t));
     }
+    stop_at(again[0], "soon", NULL);
     stop_at(again[1], "STOP", NULL);
     cl_session_free(t.s);
     memcpy(running, part, sizeof part);
