@@ -105,6 +105,9 @@ typedef struct cl_chip_table {
     void (*cache_out)(const cl_chip *c, int layer, int slot, int head, int pos, int n, void *rows);
     void (*cache_expect)(cl_chip *c, int slot, const int *first, int end);
     void (*cache_in)(cl_chip *c, int layer, int slot, int head, int pos, int n, const void *rows);
+    /* Reads the whole slice several times, with all threads, and gives bytes per second (a median): the bandwidth that
+     * its weights can be had with. Between steps. 0: it has none, or none that can be measured. */
+    double (*probe)(const cl_chip *c);
     const char *kernels; /* the set in use */
     void (*free)(cl_chip *c);
 } cl_chip_table;

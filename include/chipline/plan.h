@@ -60,6 +60,7 @@ typedef struct cl_place_options {
      * NULL: not counted */
     uint64_t (*buffers)(void *ctx, const cl_stage *stage, const cl_expert_map *experts);
     void *buffers_ctx;
+    bool brief; /* one of many tries: what does not fit is not told how many chips would do, which takes long to find */
 } cl_place_options;
 
 /* --- how a stage's chips share it: pure arithmetic, the same for plan/ and chip/ --- */

@@ -6,15 +6,11 @@
 #ifndef CHIPLINE_PROBE_H
 #define CHIPLINE_PROBE_H
 
-#include "chipline/chip.h"
 #include "chipline/crew.h"
 #include "chipline/format.h"
 
-/* Reads this chip's whole slice several times with its crew and returns bytes per second: the bandwidth that its
- * weights can be had with. 0: it has none. */
-double cl_probe_slice(const cl_chip *c);
-
-/* The same for `bytes` of fresh memory, before there is a chip; 0: there is not so much. */
+/* Reads `bytes` of fresh memory several times: bytes per second, as a chip's own probe (chip.h) measures its slice.
+ * Before there is a chip; 0: there is not so much memory. */
 double cl_probe_memory(cl_crew *crew, size_t bytes);
 
 /* The most multiplies and adds per second that the crew does with the instructions of this kernel set (a name of

@@ -221,6 +221,7 @@ cl_code cl_chip_create(cl_chip_table *out, const cl_model *model, const cl_tenso
                            .cache_out = cache_out,
                            .cache_expect = cache_expect,
                            .cache_in = cache_in,
+                           .probe = chip_probe,
                            .kernels = c->fixed.k->name,
                            .free = chip_free};
     return CL_OK;

@@ -47,5 +47,6 @@ void check_slice(const chip_fixed *c);
 /* --- chip.h's functions --- */
 void chip_step(cl_chip *c, const cl_microbatch *mb, float *x);
 void chip_sample(cl_chip *c, const cl_microbatch *mb, const float *x, cl_samples *out);
+double chip_probe(const cl_chip *c);
 
 #endif

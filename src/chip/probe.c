@@ -62,7 +62,7 @@ static double probe(cl_crew *crew, const unsigned char *data, size_t bytes)
     return (double)times * (double)bytes / cl_median(s, RUNS);
 }
 
-double cl_probe_slice(const cl_chip *c)
+double chip_probe(const cl_chip *c)
 {
     const chip_fixed *f = &c->fixed;
     return probe(f->opt.crew, f->slice.data, f->slice.bytes);

@@ -47,10 +47,11 @@ static int by_throughput(const void *x, const void *y)
     return order(a, b, -a->predicted.tokens_per_s, -b->predicted.tokens_per_s);
 }
 
-/* All S x G, fewest stages first, with what they come to. The message in err is that of the most stages that the
- * layers allow. */
+static const char *without_prefix(const cl_err *e) { return strncmp(e->msg, "plan: ", 6) == 0 ? e->msg + 6 : e->msg; }
+
+/* All S x G, fewest stages first, with what they come to; *most: the stages of the last one that the layers allow. */
 static cl_code try_all(const cl_model *m, const cl_place_options *o, const cl_rates *r, cl_alternative *list, int *n,
-                       cl_err *err)
+                       int *most, cl_err *err)
 {
     for (int s = 1; s <= o->ranks; s++) {
         if (o->ranks % s) continue;
@@ -59,33 +60,41 @@ static cl_code try_all(const cl_model *m, const cl_place_options *o, const cl_ra
         *a = (cl_alternative){.stages = s, .chips = o->ranks / s};
         a->code = try_layout(m, o, r, a, &e);
         if (a->code != CL_OK && a->code != CL_E_FIT) return cl_fail(err, a->code, "%s", e.msg);
-        if (a->code == CL_OK) continue;
-        const char *plain = strncmp(e.msg, "plan: ", 6) == 0 ? e.msg + 6 : e.msg;
-        snprintf(a->why, sizeof a->why, "%.*s", (int)sizeof a->why - 1, plain);
-        if (s <= m->spec.n_layers)
-            cl_fail(err, CL_E_FIT, "plan: no layout of %d chips is possible; %dx%d: %s", o->ranks, s, a->chips, plain);
+        if (a->code != CL_OK) snprintf(a->why, sizeof a->why, "%.*s", (int)sizeof a->why - 1, without_prefix(&e));
+        if (s <= m->spec.n_layers) *most = s;
     }
     return CL_OK;
+}
+
+/* None can be: what is wrong with one of them, and what would do. */
+static cl_code none_fits(const cl_model *m, const cl_place_options *o, const cl_rates *r, int stages, cl_err *err)
+{
+    cl_alternative a = {.stages = stages, .chips = o->ranks / stages};
+    cl_err e = {0};
+    cl_place_options with = *o;
+    with.brief = !err;
+    try_layout(m, &with, r, &a, &e);
+    return cl_fail(err, CL_E_FIT, "plan: no layout of %d chips is possible; %dx%d: %s", o->ranks, stages, a.chips,
+                   without_prefix(&e));
 }
 
 cl_code cl_choose_layout(const cl_model *m, const cl_place_options *opt, const cl_rates *r, cl_goal goal,
                          cl_layout *out, cl_alternative **list, int *n, cl_err *err)
 {
     cl_place_options o = *opt;
-    int divisors = 0, count = 0;
-    cl_err failed = {0};
+    int divisors = 0, count = 0, most = 1;
     o.layout = NULL;
+    o.brief = true;
     if (o.ranks < 1) return cl_fail(err, CL_E_USAGE, "plan: %d ranks (at least 1)", o.ranks);
     for (int s = 1; s <= o.ranks; s++) divisors += o.ranks % s == 0;
     cl_alternative *all = cl_malloc((size_t)divisors, sizeof *all, "placement", err);
     if (!all) return CL_E_FIT;
-    cl_code c = try_all(m, &o, r, all, &count, &failed);
+    cl_code c = try_all(m, &o, r, all, &count, &most, err);
     if (c == CL_OK) {
         qsort(all, (size_t)count, sizeof *all, goal == CL_GOAL_LATENCY ? by_latency : by_throughput);
-        c = all[0].code;
+        c = all[0].code == CL_OK ? cl_layout_make(all[0].stages, all[0].chips, out, err)
+                                 : none_fits(m, &o, r, most, err);
     }
-    if (c != CL_OK) cl_fail(err, c, "%s", failed.msg);
-    else c = cl_layout_make(all[0].stages, all[0].chips, out, err);
     if (c == CL_OK && list) {
         *list = all;
         *n = count;

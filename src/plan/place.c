@@ -105,7 +105,7 @@ static cl_code too_big(const cl_model *m, const cl_place_options *o, const cl_pl
     cl_layout enough;
     cl_err none;
     if (!err) return CL_E_FIT;
-    if (cl_fewest_chips(m, o, &enough, &none) == CL_OK) {
+    if (!o->brief && cl_fewest_chips(m, o, &enough, &none) == CL_OK) {
         snprintf(remedy, sizeof remedy, "use at least %d ranks as %s, fewer slots or a shorter context",
                  cl_layout_chips(&enough), cl_layout_name(&enough, name, sizeof name));
         cl_layout_free(&enough);

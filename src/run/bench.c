@@ -141,7 +141,7 @@ static uint64_t traffic(cl_run *r)
 static void probe(cl_run *r, double *all, double sum[2])
 {
     cl_ranks_barrier(r->ranks);
-    double mine[2] = {cl_probe_slice(r->chip.ctx)};
+    double mine[2] = {r->chip.probe(r->chip.ctx)};
     cl_ranks_barrier(r->ranks);
     mine[1] = cl_probe_peak(r->opt.crew, r->chip.kernels, r->plan.activations != CL_ACT_F32, false);
     cl_ranks_gather(r->ranks, mine, sizeof mine, all);

@@ -14,7 +14,8 @@ struct cl_session {
     flight *first;    /* all that are in flight, and those that are over but for their samples */
     int *at_line;     /* [lines] requests that each has; [0] is not used */
     int here, active; /* requests in flight: in this line, in all */
-    int prompting;    /* of them, without their first id */
+    int waiting;      /* of them, sent to a line that has no slot for them yet */
+    int prompting;    /* of them, with a slot but without their first id */
     int in_flight;    /* micro-batches */
     int64_t numbers;  /* given out so far */
     int64_t *of_part; /* [slots] numbers of the last micro-batch's requests */
@@ -32,7 +33,7 @@ static void book(cl_session *s)
 {
     uint64_t t = now(s);
     if (s->prompting) s->stats.prompt_ns += t - s->booked;
-    if (s->active > s->prompting) s->stats.decode_ns += t - s->booked;
+    if (s->active > s->waiting + s->prompting) s->stats.decode_ns += t - s->booked;
     s->booked = t;
 }
 
@@ -109,6 +110,27 @@ static void count(cl_session *s, const flight *f)
     s->stats.first_tokens += f->result.n_tokens > q->n_earlier;
 }
 
+static void begin(cl_session *s, flight *f)
+{
+    book(s);
+    f->result.started_ns = now(s);
+    s->waiting--;
+    s->prompting++;
+}
+
+/* A line beside may have been sent more requests than it has slots: the first that waits there has one now. */
+static void begin_elsewhere(cl_session *s, int line)
+{
+    int begun = 0;
+    flight *waits = NULL;
+    for (flight *f = s->first; f; f = f->next) {
+        if (f->line != line) continue;
+        if (f->result.started_ns) begun++;
+        else if (!waits) waits = f;
+    }
+    if (waits && begun < s->opt.limits.slots) begin(s, waits);
+}
+
 static void forget(cl_session *s, flight *f)
 {
     flight **at = &s->first;
@@ -141,7 +163,8 @@ static cl_code end(cl_session *s, flight *f, const char *reason, bool stopped, c
         if (c == CL_OK) c = d;
     }
     s->active--;
-    s->prompting -= !r->first_token_ns;
+    if (!r->started_ns) s->waiting--;
+    else s->prompting -= !r->first_token_ns;
     if (f->line) s->at_line[f->line]--;
     else s->here--;
     if (f->slot >= 0 && f->seq.awaits) {
@@ -149,7 +172,9 @@ static cl_code end(cl_session *s, flight *f, const char *reason, bool stopped, c
         return c;
     }
     if (f->slot >= 0) cl_schedule_leave(s->schedule, f->slot);
+    int line = f->line;
     forget(s, f);
+    if (line) begin_elsewhere(s, line);
     return c;
 }
 
@@ -174,7 +199,7 @@ static void append(cl_session *s, flight *f)
     *at = f;
     f->number = s->opt.number ? s->opt.number(f->request) : s->numbers++;
     s->active++;
-    s->prompting++;
+    s->waiting++;
     if (f->line) s->at_line[f->line]++;
     else s->here++;
 }
@@ -190,11 +215,12 @@ cl_code cl_session_add(cl_session *s, cl_request *q, cl_err *err)
     if (f->line < 0) CL_BUG("session: no room");
     append(s, f);
     if (!runs) return end(s, f, "error", false, err);
-    f->result.started_ns = now(s);
     if (!f->line) {
+        begin(s, f);
         f->slot = cl_schedule_admit(s->schedule, &f->seq);
         return CL_OK;
     }
+    begin_elsewhere(s, f->line);
     return s->opt.others.send(s->opt.others.ctx, f->line, f->number, q, f->seq.capacity - f->seq.n_tokens, err);
 }
 
@@ -226,6 +252,7 @@ static cl_code take_id(cl_session *s, flight *f, int32_t id, uint64_t digest, co
     cl_result *r = &f->result;
     r->n_tokens++;
     r->digest = digest;
+    if (!r->started_ns) begin(s, f);
     if (!r->first_token_ns) {
         book(s);
         r->first_token_ns = now(s);

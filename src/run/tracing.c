@@ -37,7 +37,7 @@ cl_code trace_start(cl_run *r, cl_err *err)
     cl_ranks_clock(r->ranks, &t->clock_offset, &t->clock_uncertainty);
     cl_ranks_barrier(r->ranks); /* all ranks of a host probe at once, as they compute at once */
     cl_mark m = cl_trace_mark(t->recorder, CL_TRACE_STAGE);
-    t->probe = cl_probe_slice(r->chip.ctx);
+    t->probe = r->chip.probe(r->chip.ctx);
     cl_event e = {.kind = CL_EV_PROBE, .layer = -1, .microbatch = -1, .peer = -1};
     cl_trace_end(t->recorder, m, &e);
     cl_ranks_barrier(r->ranks);

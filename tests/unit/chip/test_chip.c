@@ -412,7 +412,7 @@ static void test_sizes(void)
     CU_ASSERT(one >= matrix_bytes(&m, k, true) + table);
     CU_ASSERT(one <= matrix_bytes(&m, k, true) + table + 40000);
     CU_ASSERT_EQUAL(sum, one + table);
-    double speed = cl_probe_slice(l.chips[0].ctx);
+    double speed = l.chips[0].probe(l.chips[0].ctx);
     CU_ASSERT(speed > 1e8 && speed < 1e13);
     tiny_line_free(&l);
     tiny_line_free(&two);

@@ -547,6 +547,34 @@ static void times(void)
     cl_session_free(t.s);
 }
 
+/* A line beside is sent one request more than it has slots: that one waits there until another ends. */
+static void waits_elsewhere(void)
+{
+    toy t;
+    cl_err err;
+    n_orders = 0;
+    start(&t, 1, &(cl_session_options){.lines = 2, .others = {NULL, send, cancel}});
+    clock_ns = 2000;
+    int given = 0;
+    while (cl_session_has_room(t.s)) CU_ASSERT_EQUAL(cl_session_add(t.s, ask(++given, 1, 2), &err), CL_OK);
+    CU_ASSERT(given == 2 * SLOTS + 1 && n_orders == SLOTS + 1);
+    for (int k = 0; k <= SLOTS; k++) { /* one after the other; the last waits for the first */
+        toy_order *o = &orders[k];
+        clock_ns = 5000 + 1000 * (uint64_t)k;
+        for (; o->done < o->most; o->done++)
+            CU_ASSERT_EQUAL(cl_session_token(t.s, 1, o->number, any(o->first, 1 + o->done), 7, o->done + 1 == o->most,
+                                             NULL, &err),
+                            CL_OK);
+    }
+    CU_ASSERT_EQUAL_FATAL(n_ended, SLOTS + 1);
+    for (int k = 0; k <= SLOTS; k++) CU_ASSERT_EQUAL(ended[k].result.started_ns, k < SLOTS ? 2000 : 5000);
+    run_all(&t);
+    cl_session_stats s = cl_session_get_stats(t.s);
+    CU_ASSERT_EQUAL(s.requests, given);
+    CU_ASSERT_EQUAL(s.prompt_ns, 1000 * (uint64_t)SLOTS + 3000); /* from 2000 on there were some, to the last's ids */
+    cl_session_free(t.s);
+}
+
 int main(void)
 {
     make_tokenizer();
@@ -558,6 +586,7 @@ int main(void)
                            {"stop elsewhere", stop_elsewhere},
                            {"results that cannot be kept", results_that_cannot_be_kept},
                            {"times", times},
+                           {"waits elsewhere", waits_elsewhere},
                            CU_TEST_INFO_NULL};
     int failed = run_suite("session", tests);
     cl_tokenizer_free(tokenizer);
