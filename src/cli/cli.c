@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <xxhash.h>
 
 #include "chipline/ranks.h"
 #include "chipline_version.h"
@@ -59,41 +60,67 @@ static bool asks_for_help(const struct argp *a, const char *s)
     return strcmp(s, "--help") == 0 || (strcmp(s, "-h") == 0 && !find_short(a, 'h'));
 }
 
-/* argp's own parser prints and exits in its own way; its tables and its help are what is used of it. */
-static cl_code walk(const struct argp *a, int argc, char **argv, void *input, int *at, bool *help, cl_err *err)
+/* One word, and its value where that is the next one. */
+static cl_code take(const struct argp *a, struct argp_state *st, int *i, bool *only_words, bool *help, cl_err *err)
+{
+    char *s = st->argv[*i], *value = s;
+    const struct argp_option *row = NULL;
+    if (!*only_words && strcmp(s, "--") == 0) {
+        *only_words = true;
+        return CL_OK;
+    }
+    if (!*only_words && s[0] == '-' && s[1]) {
+        if (asks_for_help(a, s)) {
+            *help = true;
+            return CL_OK;
+        }
+        cl_code c = find(a, s, st->argv[0], &row, &value, err);
+        if (c != CL_OK) return c;
+        bool may_lack = row->flags & OPTION_ARG_OPTIONAL, next = *i + 1 < st->argc;
+        if (row->arg && !value && next && !(may_lack && st->argv[*i + 1][0] == '-')) value = st->argv[++*i];
+        if (row->arg && !value && !may_lack) return cl_fail(err, CL_E_USAGE, "%s: needs a value: %s", s, row->arg);
+    }
+    if (a->parser(row ? row->key : ARGP_KEY_ARG, value, st) == 0) return CL_OK;
+    if (err->code != CL_OK) return err->code;
+    return cl_fail(err, CL_E_USAGE, "%s: one argument too many (%s --help shows them)", s, st->argv[0]);
+}
+
+/* argp's own parser prints and exits in its own way; its tables and its help are what is used of it. The first mistake
+ * is told; what is behind it counts all the same, help among it. */
+static cl_code parse(const struct argp *a, int argc, char **argv, void *input, bool *help, cl_err *err)
 {
     struct argp_state st = {.root_argp = a, .argc = argc, .argv = argv, .input = input};
     bool only_words = false;
-    for (int *i = at; *i < argc; ++*i) {
-        char *s = argv[*i], *value = s;
-        const struct argp_option *row = NULL;
-        if (!only_words && strcmp(s, "--") == 0) {
-            only_words = true;
-            continue;
-        }
-        if (!only_words && s[0] == '-' && s[1]) {
-            if ((*help = asks_for_help(a, s))) return CL_OK;
-            cl_code c = find(a, s, argv[0], &row, &value, err);
-            if (c != CL_OK) return c;
-            bool may_lack = row->flags & OPTION_ARG_OPTIONAL, next = *i + 1 < argc;
-            if (row->arg && !value && next && !(may_lack && argv[*i + 1][0] == '-')) value = argv[++*i];
-            if (row->arg && !value && !may_lack) return cl_fail(err, CL_E_USAGE, "%s: needs a value: %s", s, row->arg);
-        }
-        if (a->parser(row ? row->key : ARGP_KEY_ARG, value, &st) == 0) continue;
-        if (err->code != CL_OK) return err->code;
-        return cl_fail(err, CL_E_USAGE, "%s: one argument too many (%s --help shows them)", s, argv[0]);
+    cl_err first = {.code = CL_OK};
+    for (int i = 1; i < argc; i++) {
+        err->code = CL_OK;
+        cl_code c = take(a, &st, &i, &only_words, help, err);
+        if (c == CL_OK || first.code != CL_OK) continue;
+        first = *err;
+        first.code = c;
     }
-    return CL_OK;
+    if (*help) return CL_OK;
+    *err = first;
+    return first.code;
 }
 
-/* Whoever asks for help behind a mistake gets it. */
-static cl_code parse(const struct argp *a, int argc, char **argv, void *input, bool *help, cl_err *err)
+/* Rank 0's words count, and what it finds in the files that they name: others need not have these. But where a rank was
+ * told something else, its own mistakes count too; and all must have been told the same command. */
+static cl_code settle(cl_ranks *ranks, int argc, char **argv, bool *help, cl_code mine, cl_err *err)
 {
-    int at = 1;
-    *help = false;
-    cl_code c = walk(a, argc, argv, input, &at, help, err);
-    for (int i = at + 1; c != CL_OK && i < argc; i++) *help |= asks_for_help(a, argv[i]);
-    return *help ? CL_OK : c;
+    struct {
+        uint64_t command, words;
+        int32_t help, code;
+    } first = {.command = XXH3_64bits(argv[0], strlen(argv[0])), .help = *help, .code = mine}, all;
+    for (int i = 1; i < argc; i++) first.words = XXH3_64bits_withSeed(argv[i], strlen(argv[i]), first.words);
+    all = first;
+    cl_ranks_bcast(ranks, &all, sizeof all);
+    if (first.command != all.command || first.help != all.help)
+        mine = cl_fail(err, CL_E_USAGE, "%s: rank %d was started as another command than rank 0", argv[0],
+                       cl_ranks_rank(ranks));
+    else if (first.words == all.words && all.code == CL_OK) mine = CL_OK;
+    *help = all.help;
+    return cl_ranks_agree(ranks, mine, err);
 }
 
 static void print_help(const struct argp *a, const char *name)
@@ -122,14 +149,11 @@ int cli_main(const cli_command *k, int argc, char **argv)
     const cli_call call = {argc, argv, ranks};
     void *o = fresh(k, &err);
     cl_code c = o ? parse(&k->argp, argc, argv, o, &help, &err) : CL_E_FIT;
-    if (help) {
-        if (speaks) print_help(&k->argp, argv[0]);
-    } else {
-        if (c == CL_OK && k->check) c = k->check(o, &call);
-        if (ranks) c = cl_ranks_agree(ranks, c, &err);
-        if (c == CL_OK) c = k->run(o, &call);
-        if (c != CL_OK && speaks) cli_fail(&err);
-    }
+    if (c == CL_OK && !help && k->check) c = k->check(o, &call);
+    if (ranks) c = settle(ranks, argc, argv, &help, c, &err);
+    if (c == CL_OK && help && speaks) print_help(&k->argp, argv[0]);
+    if (c == CL_OK && !help) c = k->run(o, &call);
+    if (c != CL_OK && speaks) cli_fail(&err);
     if (o && k->end) k->end(o);
     free(o);
     if (ranks) cl_ranks_end(ranks);

@@ -209,6 +209,43 @@ def test_numbers_that_are_none(tmp_path):
         assert f"{path}: {says}" in refuses(3, "inspect", path)
 
 
+def apart(one, other):
+    """Two ranks, each with a command line and a folder of its own."""
+    lines = [["-n", "1", "--wdir", str(cwd), CHIPLINE, *map(str, args)] for args, cwd in (one, other)]
+    return subprocess.run(["timeout", "-k", "5", "60", "mpirun", "--oversubscribe", "--bind-to", "none", *lines[0],
+                           ":", *lines[1]],
+                          env=ENV, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+
+
+def test_files_that_only_rank_0_has(demo, tmp_path):
+    """Layout and chip are read by rank 0 alone; what others have of them is not looked at."""
+    a, b = tmp_path / "a", tmp_path / "b"
+    for folder in a, b:
+        folder.mkdir()
+        shutil.copy(demo, folder / "m.h5")
+    (a / "layout.json").write_text('{"stages": [{"chips": 2}]}')
+    (a / "chip.json").write_text('{"memory_bytes": 100000000}')
+    words = ["run", "m.h5", "-p", "Once", "-n", 4, "--layout", "layout.json", "--chip", "chip.json", "--threads", 1,
+             "--context", 64]
+    words += ["--summary", tmp_path / "s.json"]
+    def run(one, other):
+        return apart((words, one), (words, other))
+    assert run(a, b).returncode == 0
+    assert json.loads((tmp_path / "s.json").read_text())["layout"] == "1x2"
+    (b / "layout.json").write_text("nonsense")
+    assert run(a, b).returncode == 0
+    r = run(b, a)
+    assert r.returncode == 3 and len(messages(r)) == 1 and "layout.json" in messages(r)[0]
+
+
+def test_ranks_that_were_told_otherwise(demo, tmp_path):
+    one = ["run", demo, "-p", "Once", "-n", 4, "--context", 64]
+    for other, says in ((["run", "--help"], "rank 1 was started as another command"),
+                        (["bench", demo], "rank 1 was started as another command"), ([*one, "-n", "many"], "-n")):
+        r = apart((one, tmp_path), (other, tmp_path))
+        assert r.returncode == 2 and len(messages(r)) == 1 and says in messages(r)[0], (other, r.stderr)
+
+
 def test_other_kinds_of_files(demo, tmp_path):
     """Each command says what it cannot read, and recommends only what it can."""
     gguf = FIXTURES / "llama_b" / "model.gguf"
