@@ -1,5 +1,7 @@
 /* base: numbers, text, files, JSON access. */
 #include <math.h>
+#include <signal.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -98,6 +100,27 @@ static void not_replaced(const char *dir, const char *file)
     unlink(link);
 }
 
+/* The file may not grow as far as it is written: it never gets its name, though all that is flushed later fits. */
+static void file_that_is_cut_off(const char *path)
+{
+    struct rlimit was, few = {4096, 4096};
+    cl_err err;
+    cl_newfile nf;
+    char block[3000] = {0};
+    CU_ASSERT_FATAL(getrlimit(RLIMIT_FSIZE, &was) == 0);
+    few.rlim_max = was.rlim_max;
+    signal(SIGXFSZ, SIG_IGN);
+    CU_ASSERT_EQUAL_FATAL(cl_newfile_open(&nf, path, &err), CL_OK);
+    setvbuf(nf.f, NULL, _IONBF, 0);
+    setrlimit(RLIMIT_FSIZE, &few);
+    size_t written = fwrite(block, 1, sizeof block, nf.f) + fwrite(block, 1, sizeof block, nf.f);
+    cl_code c = cl_newfile_commit(&nf, &err);
+    setrlimit(RLIMIT_FSIZE, &was);
+    signal(SIGXFSZ, SIG_DFL);
+    CU_ASSERT(written < 2 * sizeof block && c == CL_E_RUN && strstr(err.msg, path));
+    CU_ASSERT_NOT_EQUAL(access(path, F_OK), 0);
+}
+
 static void files(void)
 {
     char dir[] = "/tmp/chipline-base-XXXXXX", path[64];
@@ -105,6 +128,7 @@ static void files(void)
     snprintf(path, sizeof path, "%s/f", dir);
     cl_err err;
     cl_newfile nf;
+    file_that_is_cut_off(path);
     CU_ASSERT_EQUAL_FATAL(cl_newfile_open(&nf, path, &err), CL_OK);
     fputs("hello", nf.f);
     CU_ASSERT_NOT_EQUAL(access(path, F_OK), 0); /* not under its final name yet */

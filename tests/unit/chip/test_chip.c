@@ -229,6 +229,20 @@ static void test_broken_slot(void)
 
 static void count_poll(void *ctx) { ++*(int *)ctx; }
 
+/* Loading looks after the line: long files would else make a rank that others take for dead. */
+static void test_loading_polls(void)
+{
+    tiny m = tiny_make(tiny_spec(true), CL_Q8_0, false);
+    cl_chip_options o = tiny_options(1, 64, NULL);
+    int polls = 0;
+    o.poll = count_poll;
+    o.poll_ctx = &polls;
+    tiny_line l = tiny_chips(&m, 1, &o, NULL);
+    CU_ASSERT(polls >= TINY_LAYERS);
+    tiny_line_free(&l);
+    tiny_free(&m);
+}
+
 static uint64_t matrix_bytes(const tiny *m, const cl_kernels *k, bool experts)
 {
     uint64_t bytes = 0;
@@ -503,6 +517,7 @@ int main(void)
                            {"batch", test_batch},
                            {"head", test_head},
                            {"broken slot", test_broken_slot},
+                           {"loading polls", test_loading_polls},
                            {"events", test_events},
                            {"traffic", test_traffic},
                            {"sizes", test_sizes},

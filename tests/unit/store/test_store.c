@@ -69,6 +69,22 @@ static void test_names(void)
     cl_store_close(NULL);
 }
 
+/* A link to somewhere else, or in a circle, is no part of the file that is verified. */
+static void test_links(void)
+{
+    cl_err err = {0};
+    cl_store *s = NULL;
+    CU_ASSERT_EQUAL_FATAL(write_sample(other, &err), CL_OK);
+    hid_t f = H5Fopen(other, H5F_ACC_RDWR, H5P_DEFAULT);
+    CU_ASSERT_FATAL(f >= 0 && H5Lcreate_soft("/", f, "around", H5P_DEFAULT, H5P_DEFAULT) >= 0 &&
+                    H5Lcreate_external(path, "/", f, "elsewhere", H5P_DEFAULT, H5P_DEFAULT) >= 0 && H5Fclose(f) >= 0);
+    CU_ASSERT_EQUAL_FATAL(cl_store_open(&s, other, "sample", &err), CL_OK);
+    CU_ASSERT(cl_store_verify(cl_store_root(s), "around", &err) == CL_E_INPUT && strstr(err.msg, "around"));
+    CU_ASSERT(cl_store_verify(cl_store_root(s), "elsewhere", &err) == CL_E_INPUT && strstr(err.msg, "elsewhere"));
+    cl_store_close(s);
+    unlink(other);
+}
+
 static void test_other_files(void)
 {
     cl_err err = {0};
@@ -290,10 +306,15 @@ int main(void)
     if (!mkdtemp(dir)) return EXIT_FAILURE;
     snprintf(path, sizeof path, "%s/a.h5", dir);
     snprintf(other, sizeof other, "%s/b.h5", dir);
-    CU_TestInfo tests[] =
-        {{"round trip", test_round_trip},           {"names", test_names}, {"other files", test_other_files},
-         {"not as expected", test_not_as_expected}, {"slabs", test_slabs}, {"describes itself", test_describes_itself},
-         {"a full disk", test_full_disk},           CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"round trip", test_round_trip},
+                           {"names", test_names},
+                           {"other files", test_other_files},
+                           {"links", test_links},
+                           {"not as expected", test_not_as_expected},
+                           {"slabs", test_slabs},
+                           {"describes itself", test_describes_itself},
+                           {"a full disk", test_full_disk},
+                           CU_TEST_INFO_NULL};
     int code = run_suite("store", tests);
     unlink(path);
     return rmdir(dir) || code;
