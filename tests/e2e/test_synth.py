@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 
+import h5py
 import numpy as np
 import pytest
 
@@ -91,6 +92,29 @@ def test_every_family_runs(name, tmp_path):
 @pytest.mark.parametrize("fmt", ["keep", "f16", "bf16", "q8_0", "q4_0", "q4_1", "mxfp4", "int4", "fp8"])
 def test_every_format_runs(fmt, tmp_path):
     ok("verify", run(FIXTURES / "deepseek_v3" / "config.json", fmt, tmp_path))
+
+
+def test_spread_of_every_kind_of_weight(tmp_path):
+    """Activations keep their variance: a product with n inputs has weights of 1 / sqrt(n); what is added to the stream,
+    twice a layer, is smaller by the square root of how often that is; a gated unit's output has 1 / 1.6."""
+    model = tmp_path / "m.h5"
+    ok("synth", FIXTURES / "deepseek_v2_lite" / "config.json", "-f", "f32", "-o", model, "--quiet")
+    met = set()
+    with h5py.File(model) as f:
+        n_layers = len({name.split(".")[1] for name in f["tensors"] if name.startswith("layers.")})
+        for name, t in f["tensors"].items():
+            role = name.removesuffix(".weight").split(".", 2)[-1] if name.startswith("layers.") else name
+            x = t[()].view(np.float32)
+            n = t.shape[1] // 4 if len(t.shape) == 2 else t.shape[2] // 4
+            branch = (2 * n_layers) ** -0.5
+            want = {"attn.o": branch, "ffn.down": 1.6 * branch, "ffn.experts.down": 1.6 * branch, "ffn.router": 2,
+                    "ffn.shared.down": 1.6 * branch, "head.weight": 2, "embed.weight": n ** 0.5}.get(role, 1)
+            if "norm" in role or role == "attn.k_b":
+                continue
+            met.add(role)
+            assert x.std() == pytest.approx(want * n ** -0.5, rel=4 * x.size ** -0.5), (name, x.std())
+            assert abs(x.mean()) < 5 * x.std() * x.size ** -0.5, name
+    assert {"attn.o", "ffn.down", "ffn.experts.down", "ffn.shared.down", "ffn.router", "head.weight"} < met
 
 
 def test_refused(tmp_path):
