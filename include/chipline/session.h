@@ -12,11 +12,12 @@
 
 #include "chipline/request.h"
 
-/* Another line takes a request (its ids: the prompt, then earlier ones; `most` further ids at most) or hears that it is
- * no longer wanted. number: the request's. */
+/* Another line takes a request (ids [n_ids]: its prompt, then what it has generated; `most` further ones at most) or
+ * hears that it is no longer wanted. number: the request's. */
 typedef struct cl_other_lines {
     void *ctx;
-    cl_code (*send)(void *ctx, int line, int64_t number, const cl_request *r, int most, cl_err *err);
+    cl_code (*send)(void *ctx, int line, int64_t number, const cl_request *r, const int32_t *ids, int n_ids, int most,
+                    cl_err *err);
     cl_code (*cancel)(void *ctx, int line, int64_t number, cl_err *err);
 } cl_other_lines;
 
@@ -71,6 +72,10 @@ int cl_session_in_flight(const cl_session *s); /* micro-batches given and not ye
  * What belongs to no request any more is ignored. */
 cl_code cl_session_token(cl_session *s, int line, int64_t number, int32_t id, uint64_t digest, bool last,
                          const char *failed, cl_err *err);
+
+/* Lines beside have let go of all they had, since serving was stopped: it is sent to them again, with the ids that it
+ * has by now. */
+cl_code cl_session_resend(cl_session *s, cl_err *err);
 
 /* --- numbers --- */
 

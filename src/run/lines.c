@@ -1,11 +1,20 @@
 /* lines.c: requests that other lines (replicas) serve. Rank 0 has all requests; its session sends some to the first
  * chips of the other lines, which answer with tokens as they are sampled. Text, stop texts and results are rank 0's
  * business, so a line that gets its requests from there needs neither tokenizer nor files. */
+#include <math.h>
 #include <stdlib.h>
 
 #include "run_internal.h"
 
-typedef enum note_kind { NOTE_REQUEST, NOTE_CANCEL, NOTE_END, NOTE_TOKEN, NOTE_ERROR, NOTE_FAILED } note_kind;
+typedef enum note_kind {
+    NOTE_REQUEST,
+    NOTE_CANCEL,
+    NOTE_END,
+    NOTE_TOKEN,
+    NOTE_ERROR,
+    NOTE_FAILED,
+    NOTE_ENDED
+} note_kind;
 
 typedef struct note_head {
     int32_t kind;                /* note_kind */
@@ -25,21 +34,21 @@ typedef struct note_head {
 /* First chip of a line. */
 static int head_of_line(const cl_run *r, int line) { return line * r->plan.placement.n_ranks; }
 
-cl_code lines_send(void *run, int line, int64_t number, const cl_request *q, int most, cl_err *err)
+cl_code lines_send(void *run, int line, int64_t number, const cl_request *q, const int32_t *ids, int n_ids, int most,
+                   cl_err *err)
 {
     cl_run *r = run;
     note_head h = {.kind = NOTE_REQUEST,
                    .number = number,
                    .n_prompt = q->n_prompt,
-                   .n_earlier = q->n_earlier,
-                   .max_tokens = q->n_earlier + most,
+                   .n_earlier = n_ids - q->n_prompt,
+                   .max_tokens = n_ids - q->n_prompt + most,
                    .ignore_eos = q->ignore_eos,
                    .rows = q->want_rows,
                    .sampling = q->sampling};
     cl_buf b = {0};
     cl_code c = cl_buf_add(&b, &h, sizeof h, err);
-    if (c == CL_OK) c = cl_buf_add(&b, q->prompt, (size_t)q->n_prompt * sizeof *q->prompt, err);
-    if (c == CL_OK && q->n_earlier) c = cl_buf_add(&b, q->earlier, (size_t)q->n_earlier * sizeof *q->earlier, err);
+    if (c == CL_OK) c = cl_buf_add(&b, ids, (size_t)n_ids * sizeof *ids, err);
     if (c == CL_OK) c = cl_notes_send(r->notes, head_of_line(r, line), b.data, b.len, err);
     cl_buf_free(&b);
     return c;
@@ -52,38 +61,45 @@ cl_code lines_cancel(void *run, int line, int64_t number, cl_err *err)
     return cl_notes_send(r->notes, head_of_line(r, line), &h, sizeof h, err);
 }
 
-cl_code lines_end(cl_run *r, bool drop, cl_err *err)
-{
-    const note_head h = {.kind = NOTE_END, .last = drop};
-    cl_code c = CL_OK;
-    for (int i = 1; i < r->opt.replicas && c == CL_OK; i++)
-        c = cl_notes_send(r->notes, head_of_line(r, i), &h, sizeof h, err);
-    return c;
-}
-
 _Noreturn static void senseless(cl_run *r, int from)
 {
     cl_ranks_abort(r->ranks, CL_E_RUN, "rank %d: a note of rank %d makes no sense (a bug: please report it)",
                    cl_ranks_rank(r->ranks), from);
 }
 
-cl_code lines_take(cl_run *r, cl_session *s, cl_buf *note, bool *got, bool *failed, cl_err *err)
+cl_code lines_take(cl_run *r, cl_session *s, cl_buf *note, lines_news *news, cl_err *err)
 {
     cl_code c = CL_OK;
     int from;
-    *got = false;
-    while (c == CL_OK && !*failed && cl_notes_recv(r->notes, &from, note)) {
+    news->got = false;
+    while (c == CL_OK && !news->failed && cl_notes_recv(r->notes, &from, note)) {
         const note_head *h = (const note_head *)(const void *)note->data;
-        bool known = note->len >= sizeof *h &&
-                     (h->kind == NOTE_TOKEN || h->kind == NOTE_ERROR || h->kind == NOTE_FAILED);
-        if (!known) senseless(r, from);
-        *got = true;
-        *failed = h->kind == NOTE_FAILED;
-        if (*failed) break;
+        if (note->len < sizeof *h || h->kind < NOTE_TOKEN || h->kind > NOTE_ENDED) senseless(r, from);
+        news->got = true;
+        news->failed = h->kind == NOTE_FAILED;
+        news->ended += h->kind == NOTE_ENDED;
+        if (h->kind >= NOTE_FAILED) continue;
         /* an error's text, with its end, follows the head */
         const char *why = h->kind == NOTE_ERROR ? note->data + sizeof *h : NULL;
         if (why && (note->len == sizeof *h || note->data[note->len - 1])) senseless(r, from);
         c = cl_session_token(s, from / r->plan.placement.n_ranks, h->number, h->id, h->digest, h->last, why, err);
+    }
+    return c;
+}
+
+cl_code lines_end(cl_run *r, cl_session *s, bool drop, cl_buf *note, cl_err *err)
+{
+    const note_head h = {.kind = NOTE_END, .last = drop};
+    cl_code c = CL_OK;
+    cl_err other;
+    for (int i = 1; i < r->opt.replicas; i++)
+        if (cl_notes_send(r->notes, head_of_line(r, i), &h, sizeof h, &other) != CL_OK)
+            cl_ranks_abort(r->ranks, CL_E_FIT, "rank 0: %s", other.msg);
+    for (lines_news news = {0}; news.ended < r->opt.replicas - 1;) {
+        cl_line_await(r->line, r->notes, NULL, NULL, INFINITY);
+        news.failed = false; /* its own error will say why */
+        cl_code taken = lines_take(r, s, note, &news, c == CL_OK ? err : &other);
+        if (c == CL_OK) c = taken;
     }
     return c;
 }
@@ -246,6 +262,8 @@ cl_code lines_serve(cl_run *r, cl_err *err)
     cl_code c = cl_run_session(r, &session, err);
     if (c == CL_OK) c = loop_lead(r, session, &source, err);
     if (c != CL_OK) fail(&s);
+    const note_head h = {.kind = NOTE_ENDED};
+    answer(&s, &h, NULL);
     cl_session_free(session);
     while (s.serving) { /* of a run that failed: the session has freed the requests */
         order *o = s.serving;

@@ -171,9 +171,11 @@ static cl_code turn(loop *l, bool *done, cl_err *err)
 {
     cl_run *r = l->run;
     const bool alone = r->plan.placement.n_stages == 1;
-    bool sent = false, got = false, waiting = false;
+    bool sent = false, waiting = false;
+    lines_news news = {0};
     cl_code c = alone ? CL_OK : take_samples(l, false, err);
-    if (c == CL_OK && l->other_lines) c = lines_take(r, l->session, &l->note, &got, &l->line_failed, err);
+    if (c == CL_OK && l->other_lines) c = lines_take(r, l->session, &l->note, &news, err);
+    l->line_failed |= news.failed;
     if (c == CL_OK) c = cl_session_sweep(l->session, err);
     if (c == CL_OK && !l->stopping) c = admit(l, err);
     if (c != CL_OK || l->line_failed) return c;
@@ -184,7 +186,7 @@ static cl_code turn(loop *l, bool *done, cl_err *err)
     if (!alone && cl_session_in_flight(l->session)) return take_samples(l, true, err);
     waiting = cl_session_active(l->session) > 0 || !l->ended;
     *done = l->stopping || !waiting;
-    if (!*done && !got) doze(l);
+    if (!*done && !news.got) doze(l);
     return CL_OK;
 }
 
@@ -204,18 +206,21 @@ static cl_code lead(loop *l, cl_err *err)
 {
     static const cl_source nobody = {0};
     cl_run *r = l->run;
-    cl_code c = CL_OK;
     cl_err later;
     cl_session_set_source(l->session, l->source);
     cl_session_set_start(l->session, r->serve_start);
+    cl_code c = cl_session_resend(l->session, err);
     for (bool done = false; c == CL_OK && !done && !l->line_failed;) {
         c = turn(l, &done, err);
         cl_line_poll(r->line); /* idle, not dead */
     }
     if (c != CL_OK || l->line_failed) cl_session_set_source(l->session, &nobody);
     drain(l);
-    if (l->other_lines && lines_end(r, c != CL_OK || l->line_failed, c == CL_OK ? err : &later) && c == CL_OK)
-        c = err->code;
+    if (l->other_lines) {
+        bool drop = c != CL_OK || l->line_failed || l->stopping;
+        cl_code ended = lines_end(r, l->session, drop, &l->note, c == CL_OK ? err : &later);
+        if (c == CL_OK) c = ended;
+    }
     pass_stop(r);
     cl_buf_free(&l->note);
     return c == CL_OK && l->stopping ? cl_fail(err, CL_E_STOPPED, "run: stopped on request") : c;

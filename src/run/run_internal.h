@@ -101,13 +101,20 @@ cl_code loop_lead(cl_run *r, cl_session *s, cl_source *source, cl_err *err);
 /* --- requests that other lines serve (lines.c) --- */
 
 /* Rank 0: as cl_other_lines; ctx is the run. */
-cl_code lines_send(void *run, int line, int64_t number, const cl_request *r, int most, cl_err *err);
+cl_code lines_send(void *run, int line, int64_t number, const cl_request *r, const int32_t *ids, int n_ids, int most,
+                   cl_err *err);
 cl_code lines_cancel(void *run, int line, int64_t number, cl_err *err);
-/* Ends the other lines. drop: without finishing what they have. */
-cl_code lines_end(cl_run *r, bool drop, cl_err *err);
-/* Takes the tokens that are there into the session. *got: there were some. *failed: a line has ended; its own error
- * will say why. note: working memory, the caller's. */
-cl_code lines_take(cl_run *r, cl_session *s, cl_buf *note, bool *got, bool *failed, cl_err *err);
+/* What came from other lines. */
+typedef struct lines_news {
+    bool got;    /* something */
+    bool failed; /* a line cannot go on; its own error will say why */
+    int ended;   /* lines that have let go of everything, since lines_end */
+} lines_news;
+
+/* Takes the tokens that are there into the session. note: working memory, the caller's. */
+cl_code lines_take(cl_run *r, cl_session *s, cl_buf *note, lines_news *news, cl_err *err);
+/* Ends the other lines, and takes what they still say. drop: without finishing what they have. */
+cl_code lines_end(cl_run *r, cl_session *s, bool drop, cl_buf *note, cl_err *err);
 /* First chip of another line: leads it with requests from rank 0. */
 cl_code lines_serve(cl_run *r, cl_err *err);
 /* The number that rank 0 gave to a request of another line's session. */

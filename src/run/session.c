@@ -204,6 +204,13 @@ static void append(cl_session *s, flight *f)
     else s->here++;
 }
 
+static cl_code send(const cl_session *s, const flight *f, cl_err *err)
+{
+    const cl_sequence *q = &f->seq;
+    return s->opt.others.send(s->opt.others.ctx, f->line, f->number, f->request, q->tokens, q->n_tokens,
+                              q->capacity - q->n_tokens, err);
+}
+
 cl_code cl_session_add(cl_session *s, cl_request *q, cl_err *err)
 {
     book(s);
@@ -221,7 +228,15 @@ cl_code cl_session_add(cl_session *s, cl_request *q, cl_err *err)
         return CL_OK;
     }
     begin_elsewhere(s, f->line);
-    return s->opt.others.send(s->opt.others.ctx, f->line, f->number, q, f->seq.capacity - f->seq.n_tokens, err);
+    return send(s, f, err);
+}
+
+cl_code cl_session_resend(cl_session *s, cl_err *err)
+{
+    cl_code c = CL_OK;
+    for (flight *f = s->first; f && c == CL_OK; f = f->next)
+        if (f->line) c = send(s, f, err);
+    return c;
 }
 
 cl_code cl_session_sweep(cl_session *s, cl_err *err)

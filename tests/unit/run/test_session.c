@@ -399,9 +399,11 @@ typedef struct toy_order {
 static toy_order orders[MOST];
 static int n_orders;
 
-static cl_code send(void *ctx, int line, int64_t number, const cl_request *r, int most, cl_err *err)
+static cl_code send(void *ctx, int line, int64_t number, const cl_request *r, const int32_t *ids, int n_ids, int most,
+                    cl_err *err)
 {
-    orders[n_orders++] = (toy_order){line, r->prompt[0], r->n_prompt + r->n_earlier, most, 0, number, false};
+    CU_ASSERT(n_ids >= r->n_prompt && memcmp(ids, r->prompt, (size_t)r->n_prompt * sizeof *ids) == 0);
+    orders[n_orders++] = (toy_order){line, r->prompt[0], n_ids, most, 0, number, false};
     return CL_OK;
 }
 
