@@ -249,6 +249,12 @@ static cl_code open_single(run_cli *o, source_state *s)
 
 /* --- batch file --- */
 
+static bool is_blank(const char *s, size_t n)
+{
+    while (n && memchr(" \t\r", s[n - 1], 3)) n--;
+    return n == 0;
+}
+
 static cl_request *next_row(void *ctx, int wait_ms, bool *ended)
 {
     source_state *s = ctx;
@@ -258,7 +264,7 @@ static cl_request *next_row(void *ctx, int wait_ms, bool *ended)
         lines_got got = lines_next(&s->lines, wait_ms, MAX_LINE, &line, &n, &s->broken);
         *ended = got == LINES_END || got == LINES_FAILED;
         if (got != LINES_LINE) return NULL;
-        if (n == 0) continue;
+        if (is_blank(line, n)) continue;
         cl_request *r = cl_request_from_row(&s->o->defaults, line, n, s->row++);
         if (r && !s->waits) r->arrived_ns = s->opened_ns; /* a file's rows were all there from the start */
         if (r) return r;

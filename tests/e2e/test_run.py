@@ -160,6 +160,14 @@ def test_batch_from_a_slow_pipe(demo, tmp_path):
     assert first["wait"] < 0.5  # for samples, not for requests
 
 
+def test_blank_lines(demo, tmp_path):
+    (tmp_path / "in.jsonl").write_text('\n  \n{"prompt": "Once"}\n\t\r\n\r\n {"prompt": "Twice"} \n   ')
+    ok("run", demo, "--batch", tmp_path / "in.jsonl", "--out", tmp_path / "o.jsonl", "-n", 2, "--context", 64,
+       "--quiet")
+    rows = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
+    assert sorted(r["id"] for r in rows) == ["0", "1"] and all(r["finish_reason"] != "error" for r in rows)
+
+
 def test_many_sequences_through_few_slots(demo, tmp_path):
     (tmp_path / "in.jsonl").write_text("\n".join(json.dumps({"id": str(i), "prompt": "The " * (1 + i % 7),
                                                              "max_tokens": 1 + i % 9}) for i in range(60)))
