@@ -50,6 +50,7 @@ bool cl_yield(void);
 /* --- numbers --- */
 /* Of n >= 1 values, which are sorted; between the two in the middle where n is even. */
 double cl_median(double *values, int n);
+double cl_least(const double *values, int n); /* n >= 1 */
 
 /* --- text --- */
 /* True if s[0..n) is valid UTF-8 (no surrogates, no overlong forms); else *bad is the offset of the first wrong byte.

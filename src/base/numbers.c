@@ -132,6 +132,14 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+double cl_least(const double *values, int n)
+{
+    double least = values[0];
+    for (int i = 1; i < n; i++)
+        if (values[i] < least) least = values[i];
+    return least;
+}
+
 double cl_median(double *values, int n)
 {
     qsort(values, (size_t)n, sizeof *values, by_value);

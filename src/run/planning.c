@@ -111,9 +111,7 @@ static cl_code measure(cl_run *r, cl_err *err)
         cl_ranks_barrier(r->ranks); /* all ranks of a host read at once, as they will */
         double mine = cl_probe_memory(r->opt.crew, (size_t)bytes);
         cl_ranks_gather(r->ranks, &mine, sizeof mine, all);
-        rates->read_bytes_per_s = all[0];
-        for (uint64_t i = 1; i < size && cl_ranks_rank(r->ranks) == 0; i++)
-            if (all[i] < rates->read_bytes_per_s) rates->read_bytes_per_s = all[i];
+        if (cl_ranks_rank(r->ranks) == 0) rates->read_bytes_per_s = cl_least(all, (int)size);
         cl_ranks_bcast(r->ranks, rates, sizeof *rates);
     }
     free(all);

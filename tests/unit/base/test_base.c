@@ -267,6 +267,17 @@ static void progress(void)
     if (lines != 4) fputs(said, stderr);
 }
 
+static void medians(void)
+{
+    double v[] = {5, -1, 9, 2}, w[] = {3, 3, 8, 1, 7}, one[] = {4};
+    CU_ASSERT_EQUAL(cl_least(v, 4), -1);
+    CU_ASSERT_EQUAL(cl_least(v, 1), 5);
+    CU_ASSERT_EQUAL(cl_least(w, 5), 1);
+    CU_ASSERT_EQUAL(cl_median(v, 4), 3.5);
+    CU_ASSERT_EQUAL(cl_median(w, 5), 3);
+    CU_ASSERT_EQUAL(cl_median(one, 1), 4);
+}
+
 static void errors(void)
 {
     cl_err err;
@@ -295,6 +306,7 @@ int main(void)
 {
     CU_TestInfo tests[] = {{"half floats", half_floats},
                            {"numbers in text", numbers_in_text},
+                           {"medians", medians},
                            {"the host's cores", host_cpu},
                            {"progress", progress},
                            {"utf-8", utf8},
