@@ -304,17 +304,11 @@ static void errors(void)
 
 int main(void)
 {
-    CU_TestInfo tests[] = {{"half floats", half_floats},
-                           {"numbers in text", numbers_in_text},
-                           {"medians", medians},
-                           {"the host's cores", host_cpu},
-                           {"progress", progress},
-                           {"utf-8", utf8},
-                           {"near words", near_words},
-                           {"files", files},
-                           {"json access", json_access},
-                           {"numbers that JSON lacks", bad_numbers},
-                           {"errors", errors},
-                           CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"half floats", half_floats}, {"numbers in text", numbers_in_text},
+                           {"medians", medians},         {"the host's cores", host_cpu},
+                           {"progress", progress},       {"utf-8", utf8},
+                           {"near words", near_words},   {"files", files},
+                           {"json access", json_access}, {"numbers that JSON lacks", bad_numbers},
+                           {"errors", errors},           CU_TEST_INFO_NULL};
     return run_suite("base", tests);
 }
