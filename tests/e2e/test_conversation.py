@@ -1,4 +1,5 @@
 """A conversation on a terminal (a pseudo-terminal here), alone and under mpirun."""
+import contextlib
 import fcntl
 import os
 import pty
@@ -29,47 +30,41 @@ def read_until(fd, wanted, seconds=60):
     return text
 
 
-@pytest.mark.parametrize("ranks", [None, 2])
-def test_turns(ranks, demo):
+@contextlib.contextmanager
+def conversation(model, context, ranks=None):
+    """One on a terminal, up to its first question: what is typed goes to the first, what is shown comes from the
+    second. It ends as its user ends it."""
     master, slave = pty.openpty()
-    p = subprocess.Popen(command("run", demo, "--chat", "--chat-format", "chatml", "-n", 8, "--context", 512, "--quiet",
-                                 "--threads", 1, ranks=ranks),
+    p = subprocess.Popen(command("run", model, "--chat", "--chat-format", "chatml", "-n", 8, "--context", context,
+                                 "--quiet", "--threads", 1, ranks=ranks),
                          env=ENV, stdin=slave, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                          preexec_fn=own_terminal)
     os.close(slave)
-    out = p.stdout.fileno()
     try:
-        read_until(out, b"> ")
-        for text in (b"Tell me of the dog.\n", b"And the cat?\n", b"/reset\n", b"Who are you?\n"):
-            os.write(master, text)
-            read_until(out, b"> ")
+        read_until(p.stdout.fileno(), b"> ")
+        yield master, p.stdout.fileno()
         os.write(master, b"\x04")
         assert p.wait(timeout=30) == 0
     finally:
         p.kill()
         os.close(master)
+
+
+@pytest.mark.parametrize("ranks", [None, 2])
+def test_turns(ranks, demo):
+    with conversation(demo, 512, ranks) as (typed, out):
+        for text in (b"Tell me of the dog.\n", b"And the cat?\n", b"/reset\n", b"Who are you?\n"):
+            os.write(typed, text)
+            read_until(out, b"> ")
 
 
 def test_a_turn_that_is_too_long(demo):
     """It is refused, and the conversation goes on without it."""
-    master, slave = pty.openpty()
-    p = subprocess.Popen(command("run", demo, "--chat", "--chat-format", "chatml", "-n", 8, "--context", 128, "--quiet",
-                                 "--threads", 1),
-                         env=ENV, stdin=slave, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                         preexec_fn=own_terminal)
-    os.close(slave)
-    out = p.stdout.fileno()
-    try:
-        read_until(out, b"> ")
+    with conversation(demo, 128) as (typed, out):
         for text, refused in (b"The dog. " * 100 + b"\n", True), (b"Tell me of the dog.\n", False):
-            os.write(master, text)
+            os.write(typed, text)
             said = read_until(out, b"> ")
             assert (b"chipline: " in said) is refused, said
-        os.write(master, b"\x04")
-        assert p.wait(timeout=30) == 0
-    finally:
-        p.kill()
-        os.close(master)
 
 
 def test_reasoning(demo):
