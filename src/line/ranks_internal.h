@@ -135,6 +135,8 @@ typedef struct rank_cores {
 } rank_cores;
 /* Of n ranks of one host, the one with index `me`. */
 cl_seat seats_of(const rank_cores *all, int n, int me);
+/* A host's name as it is kept: a long one ends in its hash, so that it stays different from others. */
+void seats_name(const char *full, char name[HOST_NAME]);
 /* The host table and this rank's seat. Collective. */
 void seats_find(cl_ranks *r);
 void seats_free(cl_ranks *r);

@@ -7,12 +7,8 @@
 
 /* --- the hosts --- */
 
-/* A name as it is kept: a long one ends in its hash, so that it stays different from others. */
-static void own_name(char name[HOST_NAME])
+void seats_name(const char *full, char name[HOST_NAME])
 {
-    char full[MPI_MAX_PROCESSOR_NAME] = "unknown";
-    int n = 0;
-    if (MPI_Get_processor_name(full, &n) != MPI_SUCCESS) strcpy(full, "unknown");
     if (strlen(full) < HOST_NAME) {
         strcpy(name, full);
         return;
@@ -20,6 +16,14 @@ static void own_name(char name[HOST_NAME])
     uint64_t hash = 14695981039346656037u;
     for (const char *at = full; *at; at++) hash = (hash ^ (unsigned char)*at) * 1099511628211u;
     snprintf(name, HOST_NAME, "%.40s~%016llx", full, (unsigned long long)hash);
+}
+
+static void own_name(char name[HOST_NAME])
+{
+    char full[MPI_MAX_PROCESSOR_NAME] = "unknown";
+    int n = 0;
+    if (MPI_Get_processor_name(full, &n) != MPI_SUCCESS) strcpy(full, "unknown");
+    seats_name(full, name);
 }
 
 /* Hosts of a run of ranks, as they travel. */

@@ -7,17 +7,23 @@ import pathlib
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 
 import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "tests"))
+
+import recorded  # noqa: E402
+
 FIXTURES = ROOT / "tests" / "fixtures"
 DEMO = ROOT / "configs" / "demo"
 CHIPLINE = os.environ.get("CHIPLINE", str(ROOT / "build" / "chipline"))
 
 ALL = os.environ.get("CHIPLINE_TESTS") == "all"
+SAID = recorded.Said(pathlib.Path(__file__).parent)
 
 
 def some(cases, one_in, at=0):
@@ -72,13 +78,14 @@ def messages(result):
 
 
 def refuses(code, *args, says=None, **kw):
-    """The call must end with this exit code and exactly one message."""
+    """The call must end with this exit code and exactly one message, the one that was recorded."""
     r = chipline(*args, **kw)
     lines = messages(r)
     assert r.returncode == code, f"{args}: exit {r.returncode}, not {code}\n{r.stdout[-500:]}\n{r.stderr[-2000:]}"
     assert len(lines) == 1, f"{args}: {lines}"
     if says:
         assert says in lines[0], lines[0]
+    SAID.check(lines[0])
     return lines[0]
 
 

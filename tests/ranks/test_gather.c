@@ -2,7 +2,7 @@
  * of every shape, with chips that add their rank. Both carriers, all ways of waiting, 1 to 4 ranks. */
 #include "ranks_suite.h"
 
-enum { RANKS = 4, SLOTS = 5, CHUNK = 7, HIDDEN = 701, STEPS = 100 };
+enum { RANKS = 4, SLOTS = 5, CHUNK = 7, HIDDEN = 701, STEPS = 100, BEFORE = 9 };
 enum { ROUNDS = 400, REGIONS = 5, ROWS = 17, WIDTH = 40, STRIDE = WIDTH + 8 };
 enum { HALF = REGIONS * ROWS * STRIDE }; /* numbers of one round; rounds take turns with two halves */
 
@@ -163,6 +163,12 @@ static void fill(cl_hop *h, int64_t id)
         for (int t = 0; t < k; t++) h->mb.ids[tokens++] = (int)(next(&seed) % 1000);
     }
     h->mb.n_tokens = tokens;
+    /* ids before the last part's, written before and after the others in turn */
+    cl_part *last = &h->mb.parts[n - 1];
+    h->mb.n_before = last->n_before = last->pos < BEFORE ? last->pos : BEFORE;
+    for (int t = 0; t < h->mb.n_before; t++) h->mb.before[t] = (int)(next(&seed) % 1000);
+    seed = (uint64_t)id;
+    for (int t = 0; id & 1 && t < tokens; t++) h->mb.ids[t] = (int)(next(&seed) % 1000);
 }
 
 static bool numbers_right(const cl_hop *h, int64_t id)
@@ -171,6 +177,8 @@ static bool numbers_right(const cl_hop *h, int64_t id)
     bool right = h->kind == CL_HOP_WORK && h->mb.id == id && h->mb.n_parts == 1 + id % SLOTS;
     right = right && h->mb.parts[h->mb.n_parts - 1].sampling.seed == (uint64_t)id;
     for (int t = 0; right && t < h->mb.n_tokens; t++) right = h->mb.ids[t] == (int)(next(&seed) % 1000);
+    right = right && h->mb.n_before == (id % 50 < BEFORE ? id % 50 : BEFORE);
+    for (int t = 0; right && t < h->mb.n_before; t++) right = h->mb.before[t] == (int)(next(&seed) % 1000);
     return right && (uintptr_t)h->x % 64 == 0;
 }
 

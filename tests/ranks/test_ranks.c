@@ -139,6 +139,18 @@ static void seats(void)
         cl_seat s = seats_of(all, 7, i);
         CU_ASSERT_TRUE(s.ranks_here == 7 && s.cores_here == 14 && s.threads_fit == fit[i]);
     }
+    char full[HOST_NAME + 8], name[HOST_NAME + 1], other[HOST_NAME];
+    for (size_t n = HOST_NAME - 2; n < HOST_NAME + 2; n++) {
+        memset(full, 'a', n);
+        full[n] = 0;
+        name[HOST_NAME] = '!';
+        seats_name(full, name);
+        CU_ASSERT_TRUE(name[HOST_NAME] == '!' && strlen(name) < HOST_NAME);
+        CU_ASSERT_EQUAL(!strcmp(name, full), n < HOST_NAME);
+        full[n - 1] = 'b';
+        seats_name(full, other);
+        CU_ASSERT_STRING_NOT_EQUAL(name, other);
+    }
     cpu_set_t own;
     cl_seat s = cl_ranks_seat(the_ranks);
     CU_ASSERT_EQUAL_FATAL(sched_getaffinity(0, sizeof own, &own), 0);

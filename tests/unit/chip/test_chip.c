@@ -1,4 +1,7 @@
 /* test_chip.c: the same bits from every way of running a chip; events, probe, damaged files. */
+#include <signal.h>
+#include <sys/wait.h>
+
 #include "chipline/kernels.h"
 #include "chipline/probe.h"
 #include "chipline/util.h"
@@ -492,6 +495,44 @@ static void test_damage(void)
     }
 }
 
+/* Ends by abort? */
+static bool dies(const tiny *m, const cl_stage *s, const cl_extent *parts, int n, const cl_chip_options *o)
+{
+    int status = 0;
+    fflush(NULL);
+    pid_t child = fork();
+    if (!child) {
+        cl_chip_table c = {0};
+        if (!freopen("/dev/null", "w", stderr)) _exit(1);
+        (void)cl_chip_create(&c, m->model, &m->reader, s, parts, n, o, NULL, NULL);
+        _exit(0);
+    }
+    return child > 0 && waitpid(child, &status, 0) == child && WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT;
+}
+
+/* A slice that a placement would not make: without one of its tensors, or with a row less of it. */
+static void test_slices_that_lack_something(void)
+{
+    const cl_spec specs[] = {tiny_any(0), tiny_any(1), tiny_any(2), tiny_any(3), tiny_any(4)};
+    for (size_t k = 0; k < sizeof specs / sizeof *specs; k++) {
+        tiny m = tiny_make(specs[k], CL_F32, false);
+        cl_stage s = {.n_layers = TINY_LAYERS, .embed = true, .head = true, .n_ranks = 1};
+        cl_extent parts[256], less[256];
+        int n = tiny_parts(&m, &s, parts);
+        cl_chip_options o = tiny_options(1, 16, NULL);
+        CU_ASSERT_FALSE(dies(&m, &s, parts, n, &o));
+        for (int i = 0; i < n; i++) {
+            memcpy(less, parts, sizeof less);
+            memmove(less + i, less + i + 1, (size_t)(n - i - 1) * sizeof *less);
+            CU_ASSERT_TRUE(dies(&m, &s, less, n - 1, &o));
+            memcpy(less, parts, sizeof less);
+            less[i].rows--;
+            CU_ASSERT_TRUE(less[i].rows == 0 || dies(&m, &s, less, n, &o));
+        }
+        tiny_free(&m);
+    }
+}
+
 static void test_refusals(void)
 {
     tiny m = tiny_make(tiny_spec(false), CL_F32, false);
@@ -527,6 +568,7 @@ int main(void)
                            {"traffic", test_traffic},
                            {"sizes", test_sizes},
                            {"damage", test_damage},
+                           {"slices that lack something", test_slices_that_lack_something},
                            {"refusals", test_refusals},
                            CU_TEST_INFO_NULL};
     return run_suite("chip", tests);

@@ -305,6 +305,21 @@ static void test_spm(void)
     CU_ASSERT(cl_tok_from_hf_folder(f.path, &d, &err) == CL_E_INPUT && says(&err, "added_tokens.json"));
     unlink(in(&f, "added_tokens.json").path);
 
+    /* fields that nobody knows, of every type: numbers, 8 bytes, some bytes, 4 bytes */
+    static const char unknown[] = "\xb8\x3e\x96\x01\xb9\x3e"
+                                  "12345678\xba\x3e\x03"
+                                  "abc\xbd\x3e"
+                                  "1234";
+    cl_buf more = {0};
+    CU_ASSERT(cl_buf_add(&more, unknown, sizeof unknown - 1, &err) == CL_OK &&
+              cl_buf_add(&more, whole.data, whole.len, &err) == CL_OK &&
+              cl_buf_add(&more, unknown, sizeof unknown - 1, &err) == CL_OK);
+    write_file(model.path, more.data, more.len);
+    CU_ASSERT_EQUAL_FATAL(cl_tok_from_hf_folder(f.path, &d, &err), CL_OK);
+    CU_ASSERT_EQUAL(d->n_tokens, 600);
+    cl_tokenizer_data_free(d);
+    cl_buf_free(&more);
+
     for (size_t n = 0; n < whole.len; n += whole.len - n < 400 ? 1 : 29) { /* the settings come last */
         write_file(model.path, whole.data, n);
         d = NULL;

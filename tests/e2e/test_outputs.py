@@ -1,0 +1,184 @@
+"""Every number and word of what is deterministic, against what was recorded (tests/recorded.py)."""
+import json
+import pathlib
+import re
+import zlib
+
+import h5py
+import numpy as np
+import pytest
+
+from conftest import DEMO, FIXTURES, ROOT, chipline, golden, ids, ok
+from recorded import kinds, page, short
+
+HERE = pathlib.Path(__file__).parent
+CONFIGS = sorted((ROOT / "configs" / "models").glob("*.json"))
+COMMANDS = ("convert", "synth", "inspect", "verify", "tokenize", "plan", "run", "bench", "collect")
+
+
+def said(*args, **kw):
+    """A call and all that came of it."""
+    r = chipline(*args, **kw)
+    text = f"$ chipline {' '.join(str(a) for a in args)}\n{short(r.stdout)}"
+    if r.stderr:
+        text += f"stderr: {r.stderr}"
+    return text + (f"exit code {r.returncode}\n" if r.returncode else "")
+
+
+def test_help():
+    page(HERE, "help", "".join(said(*c, "--help") for c in [[]] + [[c] for c in COMMANDS]))
+
+
+def test_inspect():
+    page(HERE, "inspect", "".join(said("inspect", c) + said("inspect", c, "--json") for c in CONFIGS))
+
+
+PLANS = [
+    ("smollm2-135m", "--ranks", 4), ("smollm2-135m", "--layout", "2x2", "--slots", 8, "--context", 1024),
+    ("smollm2-135m", "--chip", "64MB"), ("smollm2-135m", "--chip", "10kB"), ("olmoe-1b-7b", "--ranks", 3, "--kv", "q8"),
+    ("olmoe-1b-7b", "--layout", "2x4", "--experts", "whole", "--slots", 16), ("qwen3-30b-a3b", "--layout", "auto",
+                                                                              "--ranks", 12),
+    ("qwen3-30b-a3b", "--layout", "auto", "--ranks", 12, "--slots", 24, "--explain"),
+    ("mixtral-8x7b", "--ranks", 8, "--goal", "throughput", "--layout", "auto"), ("gpt-oss-20b", "--layout", "3x2"),
+    ("gpt-oss-120b", "--cluster", "h100-8"), ("deepseek-v2-lite", "--layout", "1x3", "--explain"),
+    ("deepseek-v3", "--layout", "61x4", "--kv", "bf16"), ("llama-4-scout", "--layout", "6x8", "--replicas", 2),
+    ("glm-4.5", "--layout", "4x2", "--chip", "h200"), ("minimax-m2", "--layout", "2x3", "--chip", "a100"),
+    ("kimi-k2", "--layout", "61x8"), ("deepseek-v3", "--ranks", 62, "--layout", "2x2"),
+]
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_plans(form):
+    text = ""
+    for name, *options in PLANS:
+        for kind in ("chip", "cluster"):
+            if f"--{kind}" in options:
+                at = options.index(f"--{kind}") + 1
+                files = [p for p in (ROOT / "configs" / f"{kind}s").glob("*.json") if str(options[at]) in p.stem]
+                options[at] = sorted(files)[0] if files else options[at]
+        text += said("plan", ROOT / "configs" / "models" / f"{name}.json", *options,
+                     *(["--json"] if form == "json" else []))
+    page(HERE, f"plan_{form}", text)
+
+
+def value(v):
+    if isinstance(v, bytes):
+        v = v.decode(errors="replace")
+    if isinstance(v, (np.ndarray, list)) and np.size(v) > 8:
+        return f"{np.shape(v)} crc {zlib.crc32(np.asarray(v).tobytes()):08x}"
+    return short(str(v), 400).strip()
+
+
+def dump(path, skip=()):
+    """A file's groups and datasets with their attributes; of numbers the checksum of their bytes."""
+    lines = []
+
+    def add(name, x):
+        attributes = ", ".join(f"{k}={value(v)}" for k, v in sorted(x.attrs.items()) if k not in skip)
+        if isinstance(x, h5py.Dataset):
+            crc = zlib.crc32(x[()].tobytes() if x.dtype.kind != "O" else str(x[()]).encode())
+            lines.append(f"{name} {x.dtype} {x.shape} crc {crc:08x}: {attributes}")
+        else:
+            lines.append(f"{name}: {attributes}")
+    with h5py.File(path) as f:
+        add("/", f)
+        f.visititems(add)
+    return "\n".join(lines) + "\n"
+
+
+def brief(path, whole):
+    """Of most models one line: a difference there is one of the others', as a rule."""
+    text = dump(path, CHANGES)
+    return text if whole else f"{text.count(chr(10))} lines, crc {zlib.crc32(text.encode()):08x}\n"
+
+
+CHANGES = {"creator", "source"}  # the revision; folders
+
+
+def test_converted_models(tmp_path):
+    text = ""
+    for at, folder in enumerate(sorted(p.parent for p in FIXTURES.glob("*/config.json"))):
+        if not (folder / "model.safetensors").exists():
+            continue
+        out = tmp_path / "m.h5"
+        ok("convert", folder, "-o", out, "--quiet", "--format", ("keep", "q8_0", "keep", "q4_0", "bf16")[at % 5])
+        text += f"== {folder.name}\n" + brief(out, folder.name in ("deepseek_v3", "gpt_oss"))
+    for gguf in sorted(FIXTURES.glob("*/model.gguf")):
+        ok("convert", gguf, "-o", tmp_path / "m.h5", "--quiet")
+        text += f"== {gguf.parent.name} (GGUF)\n" + brief(tmp_path / "m.h5", gguf.parent.name == "qwen3_moe_b")
+    page(HERE, "models", text)
+
+
+def test_made_up_models(tmp_path):
+    text = ""
+    formats = ("f32", "bf16", "q8_0", "q4_0", "mxfp4", "fp8", "int4", "q4_1", "f16")
+    for at, config in enumerate(sorted(FIXTURES.glob("*/config.json"))):
+        r = chipline("synth", config, "-o", tmp_path / "m.h5", "--quiet", "--format", formats[at % len(formats)])
+        text += f"== {config.parent.name}, {formats[at % len(formats)]}\n" + r.stderr
+        text += "" if r.returncode else brief(tmp_path / "m.h5", config.parent.name == "llama4")
+    page(HERE, "synth", text)
+
+
+def test_tokens(demo):
+    page(HERE, "tokenize", "".join(said("tokenize", demo, *options) for options in (
+        ("-p", "Once upon a time, there were 3 bears."), ("-p", "Ünïcode \u2603 and\ttabs\n", "--json"),
+        ("-p", "", "--json"), ("--decode", "401,510,475"), ("--decode", "401,510,475", "--json"))))
+
+
+def test_rows(demo, tmp_path):
+    """A batch with good and bad rows; then what is in its summary and trace."""
+    rows = [{"id": "a", "prompt": "Once upon a time", "max_tokens": 12}, {"id": "b", "prompt": "Tom", "max_tokens": 5,
+                                                                        "temperature": 0.8, "seed": 3, "top_k": 5},
+            {"id": "c", "tokens": [401, 510], "max_tokens": 3, "stop": ["zzz"]}, {"id": "d"}, {"id": "e", "prompt": 3},
+            {"id": "f", "prompt": "x", "tmperature": 1}, {"id": "g", "tokens": [99999]},
+            {"id": "h", "prompt": "a", "max_tokens": 0}, {"id": "i", "prompt": "a", "top_p": 2},
+            {"id": "j", "messages": [{"role": "user", "content": "hi"}]}, {"id": "k", "prompt": "a", "n": 2}]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows) + "{\n[]\n\n\"x\"\n")
+    r = chipline("run", demo, "--batch", tmp_path / "in.jsonl", "--out", tmp_path / "out.jsonl", "--context", 64,
+                 "--digest", "--threads", 1, "--summary", tmp_path / "s.json", "--quiet")
+    text = f"exit code {r.returncode}\n{r.stderr}"
+    out = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    for row in sorted(out, key=lambda row: (str(row["id"]), str(row.get("error")))):
+        row["timing"] = kinds(row.get("timing"))
+        text += json.dumps(row) + "\n"
+    summary = json.loads((tmp_path / "s.json").read_text())
+    known = {k: summary[k] for k in ("requests", "failed_requests", "prompt_tokens", "generated_tokens", "layout",
+                                     "replicas", "slots", "context", "activations", "kv")}
+    page(HERE, "batch", text + json.dumps(known) + "\n" + json.dumps(kinds(summary), indent=1) + "\n")
+
+
+STABLE = ("microbatch", "layer", "tokens", "parts", "experts", "gathers", "weight_bytes", "kv_bytes", "msg_bytes")
+
+
+@pytest.mark.parametrize("name,ranks,layout", [("qwen3_moe", 1, "1x1"), ("deepseek_v3", 3, "1x3"),
+                                               ("gpt_oss", 4, "2x2")])
+def test_traces(name, ranks, layout, convert, tmp_path):
+    """What is in a trace but times: every table's columns with their words, and what each step did."""
+    trace = tmp_path / "t.h5"
+    ok("run", convert(FIXTURES / name, "--format", "q8_0"), "--tokens", ids(golden(name)[0]["prompt"][:9]), "-n", 3,
+       "--ignore-eos", "--context", 32, "--layout", layout, "--threads", 1, "--trace", trace, "--trace-level", "kernel",
+       "--quiet", "--gather", "messages", ranks=ranks)
+    text = ""
+    with h5py.File(trace) as f:
+        kind = {k["id"]: k["name"].decode() for k in f["kinds"][:]}
+        for table in ("kinds", "ranks", "requests", "parts", "events/rank_0000"):
+            text += f"== {table}\n"
+            text += "".join(f"{k}: {value(v)}\n" for k, v in sorted(f[table].attrs.items()))
+            text += f"{f[table].dtype.names}\n"
+        text += "".join(f"{row}\n" for row in f["kinds"][:]) + "".join(f"{row}\n" for row in f["parts"][:])
+        for rank in sorted(f["events"]):
+            text += f"== {rank}\n"
+            for e in f["events"][rank][:]:
+                if kind[e["kind"]] in ("step", "embed", "layer", "head", "sample", "qkv", "attend", "attn_out", "route",
+                                       "ffn", "gather", "send"):
+                    numbers = " ".join(str(e[c]) for c in STABLE)
+                    text += f"{kind[e['kind']]} {numbers} {e['peer']}\n"
+    page(HERE, f"trace_{layout}", text)
+
+
+def test_bench(demo):
+    r = ok("bench", demo, "--threads", 1, "--kind", "decode", "--sequences", "1,2", "--tokens", 8, "--json")
+    said = json.loads(r.stdout)
+    for case in said["cases"]:
+        del case["runs"][1:]  # as many as there was time for
+    page(HERE, "bench", json.dumps(kinds(said), indent=1) + "\n")
