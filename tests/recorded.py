@@ -66,7 +66,7 @@ class Said:
         self.seen = {}
 
     def check(self, line):
-        test = os.environ.get("PYTEST_CURRENT_TEST", "").rsplit(" ", 1)[0]
+        test = re.sub(r"^\S*?(test_\w+\.py::)", r"\1", os.environ.get("PYTEST_CURRENT_TEST", "").rsplit(" ", 1)[0])
         line = plain(line)
         line = re.sub(r"\d+(\.\d+)?", "#", line) if re.search(MACHINE, line) else line
         at = self.seen.setdefault(test, [])
