@@ -15,9 +15,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def plain(text):
-    """Without what differs from run to run and from machine to machine: folders, the last digits of fractions."""
+    """Without what differs from run to run and from machine to machine: folders, rates, last digits of fractions."""
     text = re.sub(r"/tmp/[^ :,'\"\n]*?/(?=[^/ :,'\"\n]*(?:[ :,'\"\n]|$))", "WORK/", text).replace(str(ROOT), "ROOT")
     text = re.sub(r"WORK/model\d+\.h5", "WORK/model.h5", text)
+    text = re.sub(r"in \d+\.\d s \([^)]*/s\)", "in some time", text)
 
     def shorter(match):
         return f"{float(match[0]):.6g}" if len(match[0]) > 8 else match[0]

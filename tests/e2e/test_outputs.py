@@ -1,7 +1,7 @@
 """Every number and word of what is deterministic, against what was recorded (tests/recorded.py)."""
 import json
 import pathlib
-import re
+import shlex
 import zlib
 
 import h5py
@@ -33,32 +33,179 @@ def test_inspect():
     page(HERE, "inspect", "".join(said("inspect", c) + said("inspect", c, "--json") for c in CONFIGS))
 
 
-PLANS = [
-    ("smollm2-135m", "--ranks", 4), ("smollm2-135m", "--layout", "2x2", "--slots", 8, "--context", 1024),
-    ("smollm2-135m", "--chip", "64MB"), ("smollm2-135m", "--chip", "10kB"), ("olmoe-1b-7b", "--ranks", 3, "--kv", "q8"),
-    ("olmoe-1b-7b", "--layout", "2x4", "--experts", "whole", "--slots", 16), ("qwen3-30b-a3b", "--layout", "auto",
-                                                                              "--ranks", 12),
-    ("qwen3-30b-a3b", "--layout", "auto", "--ranks", 12, "--slots", 24, "--explain"),
-    ("mixtral-8x7b", "--ranks", 8, "--goal", "throughput", "--layout", "auto"), ("gpt-oss-20b", "--layout", "3x2"),
-    ("gpt-oss-120b", "--cluster", "h100-8"), ("deepseek-v2-lite", "--layout", "1x3", "--explain"),
-    ("deepseek-v3", "--layout", "61x4", "--kv", "bf16"), ("llama-4-scout", "--layout", "6x8", "--replicas", 2),
-    ("glm-4.5", "--layout", "4x2", "--chip", "h200"), ("minimax-m2", "--layout", "2x3", "--chip", "a100"),
-    ("kimi-k2", "--layout", "61x8"), ("deepseek-v3", "--ranks", 62, "--layout", "2x2"),
-]
+PLANS = """
+smollm2-135m --ranks 4
+smollm2-135m --layout 2x2 --slots 8 --context 1024
+smollm2-135m --chip 64MB
+smollm2-135m --chip 10kB
+olmoe-1b-7b --ranks 3 --kv q8
+olmoe-1b-7b --layout 2x4 --experts whole --slots 16
+qwen3-30b-a3b --layout auto --ranks 12
+qwen3-30b-a3b --layout auto --ranks 12 --slots 24 --explain
+mixtral-8x7b --ranks 8 --goal throughput --layout auto
+gpt-oss-20b --layout 3x2
+gpt-oss-120b --cluster h100-node
+gpt-oss-120b --cluster groq-576
+gpt-oss-20b --cluster gb200-nvl72 --layout auto
+gpt-oss-20b --cluster h100-node --ranks 9
+gpt-oss-20b --cluster h100-node --layout 3x3
+gpt-oss-20b --cluster h100-node --chip 20GB
+gpt-oss-20b --replicas 2 --ranks 5
+gpt-oss-20b --replicas 2 --ranks 6 --explain
+gpt-oss-20b --layout auto --chip 3GB
+gpt-oss-20b --ranks 24 --layout auto --explain
+deepseek-v2-lite --layout 1x3 --explain
+deepseek-v3 --layout 61x4 --kv bf16
+llama-4-scout --layout 6x8 --replicas 2
+glm-4.5 --layout 4x2 --chip h200-sxm
+minimax-m2 --layout 2x3 --chip xeon-6980p-socket
+kimi-k2 --layout 61x8
+deepseek-v3 --ranks 62 --layout 2x2
+"""
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_plans(form):
     text = ""
-    for name, *options in PLANS:
+    for name, *options in map(str.split, PLANS.strip().splitlines()):
         for kind in ("chip", "cluster"):
-            if f"--{kind}" in options:
-                at = options.index(f"--{kind}") + 1
-                files = [p for p in (ROOT / "configs" / f"{kind}s").glob("*.json") if str(options[at]) in p.stem]
-                options[at] = sorted(files)[0] if files else options[at]
+            for at in [i + 1 for i, o in enumerate(options) if o == f"--{kind}"]:
+                file = ROOT / "configs" / f"{kind}s" / f"{options[at]}.json"
+                options[at] = file if file.exists() else options[at]
         text += said("plan", ROOT / "configs" / "models" / f"{name}.json", *options,
                      *(["--json"] if form == "json" else []))
     page(HERE, f"plan_{form}", text)
+
+
+CLUSTERS = ['[]', '{"nodes": 2}', '{"nodes": 0, "chips_per_node": 8, "chip": "c"}', '{"nodes": 2, "chips_per_node": 8}',
+            '{"nodes": 2, "chips_per_node": 8, "chip": "none.json"}',
+            '{"nodes": 2, "chips_per_node": 8, "chip": 7}', "{"]
+LINES = """
+run M -p a --seed -1
+run M -p a --seed x
+run M -p a -nx
+run M --chat --batch IN --out o
+run M -p a --reasoning show
+run M -p a --chunk 100 --context 50
+run M -p a --system s
+run M -p a --chip 0
+run M -p a -f IN
+run M -p a --out o
+run M --chat --tokens 1,2
+run M -p a --routing t.h5
+run M -p a --top-k
+run M -p a --logits x.npy --batch IN --out o
+run M -p a -q extra
+run M -p a -n 1 --quiet --trace-level layer
+run M -p a --slots 0
+run M -qp a
+run M -p a --threads 5000
+run M -p a --replicas 2
+run M -f nowhere
+run M -p a --kernels sse9
+run M -p a -n 1 --quiet --stop LONG
+run M --tokens ''
+run M -p a --experts some
+run M -p a --layout 1x2
+run M -p ''
+bench M --tokens 600
+bench M --kernels --tokens 20000
+bench M --kind train
+bench M --csv /nowhere/x.csv --kind decode
+bench M --sequences 1,2,
+bench M N
+tokenize M -p a --chat
+tokenize M -p '[{}]' --chat --chat-format chatml
+tokenize M -p '[{"role": "user", "content": "hi"}]' --chat --chat-format chatml
+tokenize M -p hi --chat --chat-format llama3 --json
+tokenize M --decode 1,,2
+tokenize M -p '[]' --chat --chat-format chatml
+tokenize LLAMA -p a
+inspect IN
+inspect nowhere
+inspect .
+verify M
+verify M --quiet
+verify IN
+convert M -o x.h5
+convert IN -o x.h5
+convert nowhere -o x.h5
+convert LLAMA_A -o x.h5 --jobs 0
+convert LLAMA_A -o /nowhere/x.h5
+convert LLAMA_A -o x.h5 --format int4
+convert LLAMA_A -o x.h5 --jobs 2
+convert LLAMA_A -o .
+synth
+synth IN -o x.h5
+synth LLAMA_A -o x.h5 --format q9
+synth LLAMA_A -o x.h5 --seed x
+collect
+collect nowhere.h5
+collect IN
+plan M --routing t.h5
+plan M --routing t.h5 --experts whole
+plan M --goal best
+plan M --ranks 0
+plan M --layout auto --chip 100kB
+plan M --explain
+plan M --ranks 100
+plan M --cluster nowhere.json
+plan M --context 600
+plan M --kv q4
+plan M --slots many
+help
+''
+--versoin
+run --hepl
+"""
+
+
+def test_command_lines(demo, convert, tmp_path):
+    """Right and wrong ones, with what is answered."""
+    (tmp_path / "in.jsonl").write_text('{"prompt": "a"}\n')
+    names = {"M": demo, "IN": tmp_path / "in.jsonl", "LLAMA": convert(FIXTURES / "llama_a"),
+             "LLAMA_A": FIXTURES / "llama_a",
+             "LONG": "x" * 300}
+    text = ""
+    for line in LINES.strip().splitlines():
+        text += said(*(names.get(a, a) for a in shlex.split(line)), cwd=tmp_path)
+    for at, cluster in enumerate(CLUSTERS):
+        (tmp_path / f"c{at}.json").write_text(cluster)
+        text += f"{cluster}: " + said("plan", demo, "--cluster", tmp_path / f"c{at}.json")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["in.jsonl", "x.h5"] + [f"c{i}.json" for i in range(7)])
+    page(HERE, "lines", text)
+
+
+CONFIGURATIONS = [
+    ("deepseek_v3", {"rope_scaling": {"type": "yarn", "factor": 0, "original_max_position_embeddings": 64}}),
+    ("deepseek_v3", {"rope_scaling": {"type": "yarn", "factor": 4, "original_max_position_embeddings": 0}}),
+    ("deepseek_v3", {"rope_scaling": {"type": "yarn", "factor": 4, "original_max_position_embeddings": 64,
+                                      "attention_factor": -1}}),
+    ("deepseek_v3", {"rope_scaling": {"type": "dynamic", "factor": 4}}), ("deepseek_v3", {"topk_group": 9}),
+    ("deepseek_v3", {"n_group": 3}), ("deepseek_v3", {"num_experts_per_tok": 99}),
+    ("deepseek_v3", {"scoring_func": "tanh"}),
+    ("llama_a", {"num_attention_heads": 65536, "num_key_value_heads": 65536, "head_dim": 65536}),
+    ("llama_a", {"hidden_act": "gelu"}), ("llama_a", {"num_key_value_heads": 3}), ("llama_a", {"rms_norm_eps": -1}),
+    ("llama_a", {"num_hidden_layers": 0}), ("llama_a", {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}),
+    ("llama_a", {"head_dim": 7}), ("llama_a", {"rope_theta": 0}), ("llama_a", {"torch_dtype": "float128"}),
+    ("llama_a", {"rope_scaling": {"rope_type": "llama3", "factor": 8}}), ("llama_a", {"tie_word_embeddings": 3}),
+    ("llama_a", {"quantization_config": {"quant_method": "gptq"}}), ("gpt_oss", {"layer_types": ["x"]}),
+    ("gpt_oss", {"sliding_window": -1}), ("llama4", {"attention_chunk_size": 0}),
+    ("qwen3_moe", {"decoder_sparse_step": 0}),
+    ("qwen3_moe", {"mlp_only_layers": [99]}), ("mixtral", {"num_local_experts": 1, "num_experts_per_tok": 2}),
+    ("glm4_moe", {"partial_rotary_factor": 2}), ("minimax_m2", {"rotary_dim": 5}), ("olmoe", {"clip_qkv": -1}),
+    ("mistral", {"sliding_window": None}), ("qwen2", {"use_sliding_window": True, "max_window_layers": 1}),
+]
+
+
+def test_configurations(tmp_path):
+    """Numbers of a config.json that are strange or wrong."""
+    text = ""
+    for name, changes in CONFIGURATIONS:
+        path = tmp_path / "config.json"
+        path.write_text(json.dumps(json.loads((FIXTURES / name / "config.json").read_text()) | changes))
+        text += f"{name} with {changes}: " + said("inspect", path)
+    page(HERE, "configurations", text)
 
 
 def value(v):

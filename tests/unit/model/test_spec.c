@@ -204,6 +204,10 @@ static void huge_hidden(json_t *j) { json_object_set_new(j, "hidden", json_integ
 static void huge_dims(json_t *j) { json_object_set_new(rope(j), "dims", json_integer(2000000000)); }
 static void minus_dims(json_t *j) { json_object_set_new(rope(j), "dims", json_integer(-2)); }
 static void few_freqs(json_t *j) { json_array_remove(json_object_get(rope(j), "inv_freq_rad_per_position"), 0); }
+static void many_freqs(json_t *j)
+{
+    json_array_append_new(json_object_get(rope(j), "inv_freq_rad_per_position"), json_real(0.5));
+}
 static void text_freq(json_t *j)
 {
     json_array_set_new(json_object_get(rope(j), "inv_freq_rad_per_position"), 1, json_string("1"));
@@ -230,6 +234,7 @@ static void test_json_refused(void)
     refuse_json(huge_dims, "rope 0: inv_freq");
     refuse_json(minus_dims, "rope 0: inv_freq");
     refuse_json(few_freqs, "rope 0: inv_freq");
+    refuse_json(many_freqs, "rope 0: inv_freq");
     refuse_json(text_freq, "rope 0: inv_freq");
     refuse_json(wrong_pairing, "rope 0: pairing");
     refuse_json(long_family, "family");
