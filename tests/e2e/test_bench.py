@@ -173,6 +173,33 @@ def test_refusals(demo, tmp_path):
     refuses(4, "bench", demo, "--layout", "3x1", ranks=2)
 
 
+def test_products_stopped():
+    """What is complete is shown here too."""
+    args = ["bench", "--kernels", "--megabytes", 1, "--tokens", "1,2,3,4,5,6,7,8,9,10,11,12", "--threads", 1,
+            "--seconds", 0]
+    p = subprocess.Popen(command(*args), env=ENV, preexec_fn=hear_signals, stdout=subprocess.PIPE,
+                         stderr=subprocess.PIPE, text=True)
+    p.stderr.readline()  # the first row is complete
+    p.send_signal(signal.SIGINT)
+    out, err = p.communicate(timeout=60)
+    rows = [line for line in out.splitlines() if line.startswith(("f32 ", "f16 ", "bf16 "))]
+    assert p.returncode == 75 and "stopped by a signal" in err, err
+    assert len(rows) >= 1, out
+
+
+def test_peak_is_of_the_arithmetic(demo):
+    """Float32 products against their own peak, 8-bit ones against theirs."""
+    peaks = {a: bench(demo, "--kind", "decode", "--tokens", 4, "--sequences", 1, "--activations", a)["peak_gop_per_s"]
+             for a in ("f32", "q8")}
+    alone = {}
+    for name, fmt in ("f32", "f32"), ("q8", "q8_0"):
+        said = json.loads(ok("bench", "--kernels", "--megabytes", 1, "--tokens", 1, "--format", fmt, "--json",
+                             *TINY).stdout)
+        alone[name] = said["cases"][0]["peak_gop_per_s"]
+    if alone["q8"] > 2 * alone["f32"]:  # else they cannot be told apart on this machine
+        assert peaks["q8"] > 1.3 * peaks["f32"], (peaks, alone)
+
+
 @pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM])
 def test_stopped(demo, sig):
     """A signal ends it after the run under way; the cases that are complete are shown."""

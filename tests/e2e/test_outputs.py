@@ -1,4 +1,6 @@
 """Every number and word of what is deterministic, against what was recorded (tests/recorded.py)."""
+import ctypes
+import ctypes.util
 import json
 import pathlib
 import shlex
@@ -152,6 +154,7 @@ plan M --ranks 100
 plan M --cluster nowhere.json
 plan M --context 600
 plan M --kv q4
+plan M --routing IN --experts whole
 plan M --slots many
 help
 ''
@@ -206,6 +209,125 @@ def test_configurations(tmp_path):
         path.write_text(json.dumps(json.loads((FIXTURES / name / "config.json").read_text()) | changes))
         text += f"{name} with {changes}: " + said("inspect", path)
     page(HERE, "configurations", text)
+
+
+XXHASH = ctypes.CDLL(ctypes.util.find_library("xxhash"))
+XXHASH.XXH3_64bits.restype = ctypes.c_uint64
+
+
+def seal(x):
+    """Damage that the checksum does not show."""
+    data = x[()].tobytes()
+    if "xxh3" in x.attrs:
+        x.attrs["xxh3"] = np.bytes_(f"{XXHASH.XXH3_64bits(data, ctypes.c_size_t(len(data))):016x}")
+
+
+def attribute(group, name, to):
+    def change(f):
+        f[group].attrs[name] = np.bytes_(to) if isinstance(to, str) else to
+    return f"{group}.{name} = {to}", change
+
+
+def numbers(name, at, to):
+    def change(f):
+        f[name][at] = to
+        seal(f[name])
+    return f"{name}[{at}] = {to}", change
+
+
+def removed(name):
+    def change(f):
+        del f[name]
+    return f"no {name}", change
+
+
+def texts(name, old, new):
+    def change(f):
+        text, attributes = bytes(f[name][:]).replace(old, new, 1), dict(f[name].attrs)
+        del f[name]
+        f.create_dataset(name, data=np.frombuffer(text, np.uint8))
+        f[name].attrs.update(attributes)
+        seal(f[name])
+    return f"{name}: {old.decode()} is {new.decode()}", change
+
+
+# Sizes and numbers have to fit by themselves.
+DAMAGE = [
+    attribute("/", "chipline_model", 9), attribute("/", "checksum", "x"), attribute("tokenizer", "kind", "bpe_words"),
+    attribute("tokenizer", "bos_id", 5000), attribute("tokenizer", "unk_id", -7), attribute("tokenizer", "nfc", 2),
+    attribute("tokenizer", "eos_id", 1 << 40), attribute("tensors/embed.weight", "format", "q9"),
+    attribute("tensors/embed.weight", "role", "x"), attribute("tensors/embed.weight", "layer", 3),
+    attribute("tensors/embed.weight", "shape", [5, 5]), attribute("tensors/embed.weight", "xxh3", "0123456789abcdef"),
+    numbers("tokenizer/token_offset", 2048, 9000), numbers("tokenizer/token_offset", 0, 1),
+    numbers("tokenizer/token_offset", 5, 9000), numbers("tokenizer/token_type", 7, 99),
+    numbers("tokenizer/split_offset", 1, 70), numbers("tokenizer/split_regex", 0, 0),
+    numbers("tokenizer/merges", 3, 9999),
+    numbers("tokenizer/token_flags", 3, 255), removed("tokenizer/merges"), removed("tokenizer/token_flags"),
+    removed("tokenizer/token_bytes"), removed("spec"), removed("tensors/head.weight"), removed("source_config"),
+    removed("tensors/layers.0.attn.q.weight"), removed("tensors"), removed("tokenizer"),
+    texts("spec", b"hidden", b"hiddem"), texts("spec", b"{", b"["), texts("spec", b"2048", b"2049"),
+    texts("spec", b"0.", b"x."), texts("tokenizer/split_regex", b"(", b"["),
+    numbers("tensors/embed.weight", (3, 3), 77),
+]
+
+
+def test_damaged_models(demo, tmp_path):
+    text, bad = "", tmp_path / "bad.h5"
+    for what, change in DAMAGE:
+        bad.write_bytes(demo.read_bytes())
+        with h5py.File(bad, "r+") as f:
+            try:
+                change(f)
+            except KeyError:
+                what += " (is not there)"
+        text += f"{what}: "
+        for call in (("tokenize", bad, "-p", "a"), ("run", bad, "--tokens", "1", "-n", 1, "--quiet", "--threads", 1),
+                     ("verify", bad, "--quiet")):
+            r = chipline(*call)
+            text += f"{call[0]}: {r.returncode} {r.stderr if r.returncode else ''}"
+        text += "\n"
+    page(HERE, "damaged", text)
+
+
+def safetensors(tensors, extra=None):
+    """A file of float32 tensors by name."""
+    head, data = dict(extra or {}), b""
+    for name, x in tensors.items():
+        head[name] = {"dtype": "F32", "shape": list(x.shape), "data_offsets": [len(data), len(data) + x.nbytes]}
+        data += x.tobytes()
+    head = json.dumps(head).encode()
+    return len(head).to_bytes(8, "little") + head + data
+
+
+INDEX = ["{}", "[]", '{"weight_map": []}', '{"weight_map": {}}', '{"weight_map": {"a": 3}}',
+         '{"weight_map": {"a": "../x"}}',
+         '{"weight_map": {"a": "none.safetensors"}}', '{"weight_map": {"a": "s.safetensors"}}', "{"]
+HEADS = [{}, {"a": {}}, {"a": {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]}},
+         {"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}},
+         {"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 0]}},
+         {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}},
+         {"a": {"dtype": "F32", "shape": 3, "data_offsets": [0, 4]}},
+         {"a": {"dtype": "F32", "shape": [1 << 40, 1 << 40], "data_offsets": [0, 4]}}, {"a": []}, {"__metadata__": 3}]
+
+
+def test_damaged_checkpoints(tmp_path):
+    folder, text = tmp_path / "c", ""
+    folder.mkdir()
+    (folder / "config.json").write_text((FIXTURES / "llama_a" / "config.json").read_text())
+    (folder / "s.safetensors").write_bytes(safetensors({"b": np.zeros(3, np.float32)}))
+    for index in INDEX:
+        (folder / "model.safetensors.index.json").write_text(index)
+        text += f"index {index}: " + said("convert", folder, "-o", tmp_path / "m.h5", "--quiet")
+    (folder / "model.safetensors.index.json").unlink()
+    for head in HEADS:
+        (folder / "model.safetensors").write_bytes(safetensors({}, head) + b"0123")
+        text += f"{json.dumps(head)}: " + said("convert", folder, "-o", tmp_path / "m.h5", "--quiet")
+    whole = (FIXTURES / "llama_a" / "model.gguf").read_bytes()
+    for at, byte in ((0, b"X"), (4, b"\x09"), (8, b"\xff\xff"), (16, b"\xff"), (40, b"\xff\xff"), (60, b"\x7f")):
+        (tmp_path / "x.gguf").write_bytes(whole[:at] + byte + whole[at + len(byte):])
+        text += f"GGUF, {byte} at {at}: " + said("convert", tmp_path / "x.gguf", "-o", tmp_path / "m.h5", "--quiet")
+    assert not (tmp_path / "m.h5").exists()
+    page(HERE, "checkpoints", text)
 
 
 def value(v):
@@ -292,6 +414,15 @@ def test_rows(demo, tmp_path):
     known = {k: summary[k] for k in ("requests", "failed_requests", "prompt_tokens", "generated_tokens", "layout",
                                      "replicas", "slots", "context", "activations", "kv")}
     page(HERE, "batch", text + json.dumps(known) + "\n" + json.dumps(kinds(summary), indent=1) + "\n")
+
+
+def test_no_trace_is_none(demo, tmp_path):
+    """--trace-level off makes no file and needs no place for one."""
+    ok("run", demo, "-p", "a", "-n", 1, "--quiet", "--threads", 1, "--trace", tmp_path / "none" / "t.h5",
+       "--trace-level", "off")
+    ok("run", demo, "-p", "a", "-n", 1, "--quiet", "--threads", 1, "--trace", tmp_path / "t.h5", "--trace-level", "off",
+       ranks=2)
+    assert not list(tmp_path.iterdir())
 
 
 STABLE = ("microbatch", "layer", "tokens", "parts", "experts", "gathers", "weight_bytes", "kv_bytes", "msg_bytes")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from conftest import CHIPLINE, ENV, FIXTURES, ROOT
+from recorded import page
 
 VOCAB, HIDDEN, LAYERS, HEADS, WIDTH = 505, 32, 4, 2, 64
 
@@ -103,6 +104,10 @@ def test_quickstart(run, root):
     check(root / "out" / "quickstart", 8)
     for part in "convert", "plan", "run", "analysis":
         assert f"== {part}" in said
+    # what is told does not change: the story, and those of the batch
+    story = said[said.index("== run: one story"):said.index("== run: eight stories")]
+    rows = sorted((root / "out" / "quickstart" / "out.jsonl").read_text().splitlines())
+    page(pathlib.Path(__file__).parent, "quickstart", story + "".join(json.loads(row)["text"] + "\n" for row in rows))
 
 
 def test_a_downloaded_checkpoint(run, root):

@@ -77,6 +77,7 @@ static void guesses_at_the_end(void)
     q.n_guesses = 3;
     CU_ASSERT_TRUE_FATAL(next(&b));
     CU_ASSERT(b.parts[0].n_guesses == 2 && b.parts[0].n_outputs == 3 && b.mb.n_tokens == 3);
+    CU_ASSERT(b.ids[0] == 7 && b.ids[1] == 3 && b.ids[2] == 4 && b.parts[0].fork == -1);
     cl_schedule_sampled(b.s, 0, (int32_t[]){3, 4, 9}, 3);
     CU_ASSERT(q.n_tokens == 6 && q.tokens[5] == 9);
     cl_schedule_leave(b.s, 0);

@@ -62,6 +62,9 @@ static void test_jinja(void)
          "{{ (l | min(attribute='k')).v }}{{ (l | max(attribute='k')).v }}",
          "acbd bdac ab"}, /* equal ones keep their order, the first of them is the one */
         {"{{ x ~ s ~ true }}", "3 Text True"},
+        {"{{ 'a' < 'ab' }} {{ 'ab' < 'a' }} {{ 'a' <= 'a' }} {{ 'b' > 'ab' }} {{ '' < 'a' }} {{ 'ab' == 'a' }}",
+         "True False True True True False"},
+        {"{{ ['ab', 'a', 'b', ''] | sort | join(',') }}", ",a,ab,b"},
         {"{{ (1 + 2) * x }}", "9"},
         {"{{ 'y' if x == 3 else 'n' }}{{ 'y' if x > 3 else 'n' }}{{ 'z' if not x }}", "yn"},
         {"{{ 'a' if x and nothing else 'b' }}", "b"},
