@@ -39,7 +39,8 @@ def page(folder, name, text):
 
 def short(text, most=6000):
     """All of it, or its end and its checksum."""
-    return text if len(text) <= most else f"[{len(text)} characters, crc {zlib.crc32(plain(text).encode()):08x}]\n"
+    text = plain(text)
+    return text if len(text) <= most else f"[{len(text)} characters, crc {zlib.crc32(text.encode()):08x}]\n"
 
 
 VARIES = {"host", "cpu", "kernels", "cores", "chipline", "revision", "build_flags", "counted_bytes", "before_bytes",

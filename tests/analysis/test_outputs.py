@@ -1,5 +1,6 @@
 """What the commands say of three traces, every number and word, against what was recorded (tests/recorded.py)."""
 import json
+import shutil
 
 import h5py
 import pytest
@@ -22,8 +23,14 @@ def test_commands(command, run, hand, line, tmp_path):
     page(HERE, command, text)
 
 
-def test_two_traces(run, hand, line):
-    page(HERE, "two", "".join(str(run(command, hand, line)) + "\n" for command in ("summary", "membw")))
+def test_two_traces(run, hand, line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # columns are as wide as names
+    shutil.copy(line, "line.h5")
+    text = ""
+    for command in "summary", "membw":
+        code, out, err = run(command, "hand.h5", "line.h5")
+        text += f"exit code {code}\n{out}{err}"
+    page(HERE, "two", text)
 
 
 def test_help(run):
