@@ -19,6 +19,9 @@ def is_png(path):
     from matplotlib.image import imread
     with open(path, "rb") as f:
         assert f.read(8) == PNG
+        f.seek(0)
+        at = (data := f.read()).index(b"pHYs") + 4
+        assert round(int.from_bytes(data[at:at + 4], "big") * 0.0254) == 150  # dots per inch, as for print
     image = imread(path)
     assert image.shape[0] > 300 and image.shape[1] > 800
     assert (image[..., :3].std(axis=(0, 1)) > 0.05).all()  # something is drawn

@@ -40,6 +40,7 @@ smollm2-135m --ranks 4
 smollm2-135m --layout 2x2 --slots 8 --context 1024
 smollm2-135m --chip 64MB
 smollm2-135m --chip 10kB
+smollm2-135m --context 32 --chip 24MB --layout 5x3
 olmoe-1b-7b --ranks 3 --kv q8
 olmoe-1b-7b --layout 2x4 --experts whole --slots 16
 qwen3-30b-a3b --layout auto --ranks 12
@@ -306,6 +307,7 @@ HEADS = [{}, {"a": {}}, {"a": {"dtype": "F99", "shape": [1], "data_offsets": [0,
          {"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}},
          {"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 0]}},
          {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}},
+         {"a": {"dtype": "F16", "shape": [1], "data_offsets": [0, 4]}},
          {"a": {"dtype": "F32", "shape": 3, "data_offsets": [0, 4]}},
          {"a": {"dtype": "F32", "shape": [1 << 40, 1 << 40], "data_offsets": [0, 4]}}, {"a": []}, {"__metadata__": 3}]
 

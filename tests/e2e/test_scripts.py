@@ -99,6 +99,17 @@ def check(out, n_rows):
         assert (out / name).read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_which_python(wanted, tmp_path):
+    """The one that is asked for comes first, if it has the modules."""
+    mine = tmp_path / "mine"
+    mine.write_text("#!/bin/sh\n" + (f'exec {sys.executable} "$@"' if wanted else "exit 1") + "\n")
+    mine.chmod(0o755)
+    r = subprocess.run(["bash", "-c", f"source {ROOT}/jobs/env.sh; chipline_python"], capture_output=True, text=True,
+                       env=dict(ENV, CHIPLINE_PYTHON=str(mine)))
+    assert r.returncode == 0 and (r.stdout.strip() == str(mine)) == wanted, r.stdout + r.stderr
+
+
 def test_quickstart(run, root):
     said = run("quickstart.sh")
     check(root / "out" / "quickstart", 8)

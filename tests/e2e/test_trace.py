@@ -5,7 +5,7 @@ import h5py
 import numpy as np
 import pytest
 
-from conftest import ok
+from conftest import FIXTURES, ok
 
 ROWS = [{"id": f"r{i}", "prompt": "Once upon a time " * (1 + i % 4), "max_tokens": 3 + i, "temperature": 0.5 * (i % 2),
          "seed": i}
@@ -65,3 +65,16 @@ def test_every_column_has_its_unit(demo, tmp_path):
                         assert (unit.decode() if isinstance(unit, bytes) else unit) == wanted, (name, column)
                         met.add(end)
     assert met == set(ends)
+
+
+def test_long_traces(convert, tmp_path):
+    """More events than a rank sends at once: all arrive, once and in order."""
+    trace = tmp_path / "t.h5"
+    ok("run", convert(FIXTURES / "llama_a"), "--tokens", "1,2", "-n", 500, "--ignore-eos", "--context", 502,
+       "--threads", 1, "--trace", trace, "--trace-level", "kernel", "--quiet", "--layout", "1x2", ranks=2)
+    with h5py.File(trace) as f:
+        step = {k["name"].decode(): k["id"] for k in f["kinds"][:]}["step"]
+        for rank in sorted(f["events"]):
+            events = f["events"][rank][:]
+            assert len(events) > 8192 and (np.diff(events["end_ns"].astype(np.int64)) >= 0).all()
+            assert list(events[events["kind"] == step]["microbatch"]) == list(range(500))

@@ -1,5 +1,6 @@
 /* base: numbers, text, files, JSON access. */
 #include <math.h>
+#include <pthread.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -235,6 +236,25 @@ static void host_cpu(void)
     CU_ASSERT(host % tick == 0);
 }
 
+static void *work_a_while(void *ctx)
+{
+    const uint64_t until = cl_thread_cpu_ns() + 20000000;
+    while (cl_thread_cpu_ns() < until) {
+    }
+    return ctx;
+}
+
+/* A process has used what all of its threads have, also those that are gone. */
+static void process_cpu(void)
+{
+    const uint64_t process = cl_process_cpu_ns(), thread = cl_thread_cpu_ns();
+    pthread_t other;
+    CU_ASSERT_EQUAL_FATAL(pthread_create(&other, NULL, work_a_while, NULL), 0);
+    CU_ASSERT_EQUAL(pthread_join(other, NULL), 0);
+    CU_ASSERT_TRUE(cl_process_cpu_ns() - process >= 20000000);
+    CU_ASSERT_TRUE(cl_thread_cpu_ns() - thread < cl_process_cpu_ns() - process);
+}
+
 /* Not on a terminal: a line in ten seconds, and one at the end. */
 static void progress(void)
 {
@@ -304,11 +324,18 @@ static void errors(void)
 
 int main(void)
 {
-    CU_TestInfo tests[] = {{"half floats", half_floats}, {"numbers in text", numbers_in_text},
-                           {"medians", medians},         {"the host's cores", host_cpu},
-                           {"progress", progress},       {"utf-8", utf8},
-                           {"near words", near_words},   {"files", files},
-                           {"json access", json_access}, {"numbers that JSON lacks", bad_numbers},
-                           {"errors", errors},           CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"half floats", half_floats},
+                           {"numbers in text", numbers_in_text},
+                           {"medians", medians},
+                           {"the host's cores", host_cpu},
+                           {"a process' cores", process_cpu},
+                           {"progress", progress},
+                           {"utf-8", utf8},
+                           {"near words", near_words},
+                           {"files", files},
+                           {"json access", json_access},
+                           {"numbers that JSON lacks", bad_numbers},
+                           {"errors", errors},
+                           CU_TEST_INFO_NULL};
     return run_suite("base", tests);
 }

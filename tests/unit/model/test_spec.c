@@ -160,6 +160,10 @@ static void test_refused(void)
     REFUSED(s.layers[1].attn.temperature = NAN, "temperature");
     REFUSED((s.layers[1].attn.temperature = 0.1, s.layers[1].attn.temperature_floor = 0), "temperature_floor");
     REFUSED(s.layers[1].attn.kv_rank = 8, "layer 1: attention: kv_rank");
+    REFUSED(s.layers[1].attn.q_rank = 8, "layer 1: attention: kv_rank");
+    REFUSED(s.layers[1].attn.rope_dim = 8, "layer 1: attention: kv_rank");
+    REFUSED(s.layers[1].attn.v_dim = 8, "layer 1: attention: kv_rank");
+    REFUSED(s.layers[1].attn.latent_eps = 1e-5, "layer 1: attention: kv_rank");
     REFUSED(s.layers[1].attn.kind = CL_ATTN_LATENT, "layer 1: attention: kv_rank");
     REFUSED(s.layers[1].attn.kind = (cl_attention_kind)2, "layer 1: attention: kind");
     REFUSED(s.layers[2].ffn.weight_scale = 0, "layer 2: ffn: weight_scale");

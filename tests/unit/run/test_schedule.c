@@ -85,6 +85,31 @@ static void guesses_at_the_end(void)
     free(q.tokens);
 }
 
+/* Sequences that begin in the middle: what their penalty looks at goes along once, and the slot that they take over. */
+static void forks(void)
+{
+    bench b;
+    start(&b, 3, 8, 1);
+    cl_sequence q[3] = {make(5, 9, 10), make(5, 9, 10), make(6, 9, 10)};
+    for (int i = 0; i < 3; i++) {
+        if (i) q[i].fork = 0, q[i].n_sent = 4;
+        CU_ASSERT_EQUAL(cl_schedule_admit(b.s, &q[i]), i);
+        CU_ASSERT_TRUE_FATAL(next(&b));
+        const cl_part *p = &b.parts[b.mb.n_parts - 1];
+        CU_ASSERT(p->slot == i && p->fork == (i ? 0 : -1) && p->n_before == (i ? 4 : 0) &&
+                  b.mb.n_before == p->n_before);
+        CU_ASSERT((p->flags & CL_PART_BEGIN) && p->pos == (i ? 4 : 0) && p->n_tokens == (i == 2 ? 2 : i ? 1 : 5));
+        for (int t = 0; t < b.mb.n_before; t++) CU_ASSERT_EQUAL(b.before[t], 10 + t);
+        for (int k = 0; k <= i; k++)
+            if (q[k].awaits) cl_schedule_sampled(b.s, k, (int32_t[]){7}, 1);
+    }
+    CU_ASSERT_TRUE_FATAL(next(&b));
+    for (int k = 0; k < b.mb.n_parts; k++)
+        CU_ASSERT(b.parts[k].fork == -1 && !(b.parts[k].flags & CL_PART_BEGIN) && b.parts[k].n_before == 0);
+    cl_schedule_free(b.s);
+    for (int i = 0; i < 3; i++) free(q[i].tokens);
+}
+
 static void prompts_fill_the_stages(void)
 {
     bench b;
@@ -227,6 +252,7 @@ int main(void)
 {
     CU_TestInfo tests[] = {{"prompt in chunks", prompt_in_chunks},
                            {"guesses at the end", guesses_at_the_end},
+                           {"forks", forks},
                            {"prompts fill the stages", prompts_fill_the_stages},
                            {"prompts never starve", prompts_never_starve},
                            {"every stage has work", every_stage_has_work},

@@ -62,6 +62,7 @@ static void test_jinja(void)
          "{{ (l | min(attribute='k')).v }}{{ (l | max(attribute='k')).v }}",
          "acbd bdac ab"}, /* equal ones keep their order, the first of them is the one */
         {"{{ x ~ s ~ true }}", "3 Text True"},
+        {"{% set n = namespace({'a': 1, 'b': 2}, a=3) %}{{ n.a }}{{ n.b }}", "32"}, /* names come last, as in dict() */
         {"{{ 'a' < 'ab' }} {{ 'ab' < 'a' }} {{ 'a' <= 'a' }} {{ 'b' > 'ab' }} {{ '' < 'a' }} {{ 'ab' == 'a' }}",
          "True False True True True False"},
         {"{{ ['ab', 'a', 'b', ''] | sort | join(',') }}", ",a,ab,b"},

@@ -101,6 +101,11 @@ static void test_nothing_to_recover(void)
     note(trace, 2);
     CU_ASSERT(cl_trace_recover(trace, &r, &err) == CL_E_INPUT && strstr(err.msg, "no event log"));
     CU_ASSERT(access(trace, F_OK) != 0 && r.ranks == 2 && r.logs == 0);
+    char *path = cl_event_log_path(trace, -1, NULL); /* what is longer than it says is not what was written */
+    FILE *f = fopen(path, "ab");
+    CU_ASSERT_FATAL(f && fputc('x', f) == 'x' && fclose(f) == 0);
+    CU_ASSERT(cl_trace_recover(trace, &r, &err) == CL_E_INPUT && !strstr(err.msg, "no event log"));
+    free(path);
     remove_files(trace, 2);
 }
 
