@@ -76,7 +76,8 @@ def run(root, tmp_path):
     # python -m pip download --quiet --no-deps --dest FOLDER PACKAGE
     tool("python", f'[ "$1 $2 $3" != "-m pip download" ] || exec cp {wheel} "$7"\nexec {sys.executable} "$@"\n')
     env = dict(ENV, PATH=f"{tools}:{os.environ['PATH']}", CHIPLINE_BUILD=str(pathlib.Path(CHIPLINE).parent),
-               CHIPLINE_PYTHON=str(tools / "python"), MPLBACKEND="Agg")
+               CHIPLINE_PYTHON=str(tools / "python"), MPLBACKEND="Agg",
+               PIP_INDEX_URL="http://127.0.0.1:9/", PIP_RETRIES="0")  # nothing is downloaded here
     env.pop("CHIPLINE_ROOT", None)
 
     def call(script):

@@ -271,7 +271,7 @@ static void full(void)
         posts++;
         CU_ASSERT_EQUAL(face.text(face.ctx, &r, much, n, &err), CL_OK);
     }
-    CU_ASSERT(desk_is_full(d) && posts == 8);
+    CU_ASSERT(desk_is_full(d) && posts >= 8 && posts <= 9); /* the first may be read already */
     for (int i = 0; desk_is_full(d) && i < 20000; i++) usleep(100);
     CU_ASSERT_FALSE(desk_is_full(d));
     free(much);
