@@ -25,7 +25,7 @@ REQUEST_COLUMNS = ("id", "prompt_tokens", "completion_tokens", "arrived_ns", "st
 KIND_COLUMNS = ("id", "name", "level", "description")
 
 # Columns that some writers did not have yet, and what stands for them then.
-EVENT_DEFAULTS = {"gather_ns": 0, "gathers": 0}
+EVENT_DEFAULTS = {"gather_ns": 0, "gathers": 0, "gather_messages": 0}
 RANK_DEFAULTS = {"replica": 0, "budget_bytes": 0, "peak_int8_ops_per_s": 0.0, "peak_f32_ops_per_s": 0.0}
 
 

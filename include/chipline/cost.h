@@ -40,6 +40,7 @@ typedef struct cl_cost_chip {
     const cl_expert_map *experts; /* [layers of the model]: whole experts; NULL: sliced */
     const cl_routing *routing;    /* whole experts: how often each was chosen; NULL: all alike */
     cl_kv_format kv;
+    bool shared_memory;     /* with the other chips of the stage: nothing is sent to them */
     bool float_activations; /* all products are float32; else those with integer weights are 8-bit */
 } cl_cost_chip;
 
@@ -93,13 +94,13 @@ typedef enum cl_exchange_kind {
     CL_EXCHANGE_ONE    /* to the stage's first chip */
 } cl_exchange_kind;
 
-/* The bytes are the same whatever carries them; messages are those of the carrier by messages, which sends what is not
- * empty to each other chip at once. Expected values where it depends on ids or on routing who has something (messages
- * of whole experts' results: as if all chips that hold experts had some). */
+/* What a chip needs is the same whatever carries it; chips that share no memory send messages for it (group.h says how
+ * they go). Expected values where it depends on ids or on routing who has something. */
 typedef struct cl_exchange {
     cl_exchange_kind kind;
-    uint64_t got_bytes, sent_bytes; /* from all others; to all others */
-    double got, sent;               /* messages */
+    uint64_t got_bytes;  /* of the others' numbers, that this chip needs */
+    uint64_t sent_bytes; /* in messages, with what is passed on */
+    double got, sent;    /* messages */
 } cl_exchange;
 
 typedef struct cl_phase {

@@ -7,6 +7,7 @@
 #ifndef CHIPLINE_GROUP_H
 #define CHIPLINE_GROUP_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -25,6 +26,14 @@ typedef struct cl_region {
     int to;    /* -1: as above; else only this member needs the result */
 } cl_region;
 
+enum { CL_REGIONS_MOST = 8 }; /* of one gather */
+
+/* What a gather has brought. */
+typedef struct cl_gathered {
+    uint64_t bytes;    /* that this member got of the others: the same number whatever carries them */
+    uint32_t messages; /* that came to this chip for it: none where memory is shared */
+} cl_gathered;
+
 typedef struct cl_group {
     int member, members;
     /* exchange memory of the size asked for, 64-byte aligned, at the same offsets on every member; it may or may not be
@@ -32,9 +41,9 @@ typedef struct cl_group {
     float *memory;
     /* Collective over the stage's chips, called by the chip's own thread: returns when the regions' results are here.
      * Where memory is shared, every other member has come to this gather by then: what they have read before it may
-     * be written again, what they read after it only when a later gather has returned. Bytes that came from others
-     * are returned: the same number whatever carries them. A chip that is gone ends the job. */
-    uint64_t (*gather)(void *ctx, const cl_region *regions, int n);
+     * be written again, what they read after it only when a later gather has returned. A chip that is gone ends the
+     * job. */
+    cl_gathered (*gather)(void *ctx, const cl_region *regions, int n);
     void *ctx;
 } cl_group;
 
@@ -48,6 +57,43 @@ static inline uint64_t cl_region_bytes(const cl_region *r, int member, int membe
     for (int i = 0; i < r->rows; i++)
         if (r->owner[i] != member) numbers += (uint64_t)(r->cut ? r->cut[member + 1] - r->cut[member] : r->width);
     return 4 * numbers;
+}
+
+/* --- messages between the domains of a stage: sets of chips that share memory ---
+ *
+ * What all need goes around in rounds: in round k each domain passes on what it has to the domain 2^k before it, so
+ * that after ceil(log2(domains)) rounds, and as many messages each, all have all, and no byte has come twice (Bruck et
+ * al., Efficient algorithms for all-to-all communications in multiport message-passing systems, IEEE TPDS 8(11),
+ * 1997). What one chip needs goes up a binomial tree to it. Rows of which every chip needs its own columns go straight
+ * where they are large, and else in rounds too, each number in half of them. */
+static inline int cl_exchange_rounds(int domains)
+{
+    int rounds = 0;
+    while (1 << rounds < domains) rounds++;
+    return rounds;
+}
+
+/* Bytes that travel while a message is under way, about: 2 us at 4 GB/s. */
+enum { CL_MESSAGE_WORTH = 8192 };
+
+/* Do rows of so many bytes in all, each with one domain, go in rounds to who needs their columns? */
+static inline bool cl_exchange_in_rounds(int domains, uint64_t bytes)
+{
+    const int rounds = cl_exchange_rounds(domains);
+    return (double)bytes / domains * rounds / 2 < (double)(domains - 1 - rounds) * CL_MESSAGE_WORTH;
+}
+
+/* Hand-overs go from domains of one stage to those of the next, each of which gets one, from this one. */
+static inline int cl_handover_giver(int domains, int of_next, int next)
+{
+    return (int)((int64_t)next * domains / of_next);
+}
+/* How many this one gives. */
+static inline int cl_handovers(int domain, int domains, int of_next)
+{
+    int n = 0;
+    for (int d = 0; d < of_next; d++) n += cl_handover_giver(domains, of_next, d) == domain;
+    return n;
 }
 
 #endif

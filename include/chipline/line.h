@@ -24,20 +24,24 @@
 
 typedef struct cl_line cl_line;
 
-/* How the chips of one stage exchange numbers: through memory that all see (only on one host), or by messages. auto:
- * shared where it can be. */
+/* How the chips of one stage exchange numbers: through memory that all see (only on one host), by messages, or auto:
+ * those of a host through memory, their first chip for them by messages with those of other hosts. */
 typedef enum cl_carrier { CL_CARRIER_AUTO, CL_CARRIER_SHARED, CL_CARRIER_MESSAGES } cl_carrier;
 
-/* Each stage's first chip (its head chip) receives, hands over and returns samples for all of them. */
+/* A stage's chips: ranks first .. first + members - 1. No members: there is no such stage. */
+typedef struct cl_line_stage {
+    int first, members;
+} cl_line_stage;
+
+/* A stage's first chip is its head chip: the first stage's begins micro-batches, the last one's returns samples. */
 typedef struct cl_line_options {
     cl_limits limits;
-    int stage_first, members; /* this stage's chips: ranks stage_first .. stage_first + members - 1 */
-    int prev, next;           /* head chips of the stages before and after; prev -1 on the first stage, next -1 on the
-                                 last */
-    int first, last;          /* head chips of the first and of the last stage */
-    size_t exchange_bytes;    /* of cl_group.memory; the same on all members */
-    cl_carrier carrier;
-    cl_trace *trace; /* borrowed, may be NULL */
+    cl_line_stage prev, own, next; /* neighbours: none before the first stage and behind the last */
+    int first, last;               /* head chips of the first and of the last stage */
+    size_t exchange_bytes;         /* of cl_group.memory; the same on all members */
+    cl_carrier carrier;            /* the same on all ranks, like `together` */
+    int together;                  /* most chips that share one memory; 0: all of a host */
+    cl_trace *trace;               /* borrowed, may be NULL */
 } cl_line_options;
 
 /* --- sizes: local, pure --- */
@@ -46,12 +50,10 @@ typedef struct cl_line_options {
 size_t cl_line_hop_bytes(const cl_limits *limits, int parts, int tokens);
 size_t cl_line_hop_most(const cl_limits *limits);
 size_t cl_line_samples_bytes(int parts, int ids);
-/* Exactly what cl_line_open allocates for buffers on this rank: hand-overs, results, exchange and staging. The memory
- * that a stage shares is counted on each of its members, as their resident memory counts it. With CL_CARRIER_AUTO the
- * larger of what the two carriers take. */
-size_t cl_line_bytes(const cl_line_options *opt, int rank);
-/* What carries the numbers of this stage: never AUTO. CL_CARRIER_SHARED is returned as it is. Local. */
-cl_carrier cl_line_carrier(const cl_ranks *ranks, const cl_line_options *opt);
+/* Exactly what cl_line_open allocates for buffers on this rank: hand-overs, results, exchange and staging. Memory that
+ * chips share is counted on each of them, as their resident memory counts it. ranks NULL: it isn't known where they
+ * are; with CL_CARRIER_AUTO then the most that it can come to. */
+size_t cl_line_bytes(const cl_ranks *ranks, const cl_line_options *opt, int rank);
 
 /* --- open and close: collective --- */
 /* Makes the buffers. All ranks must bring good options (agree first); every rank then has the same outcome. CL_E_FIT:
@@ -66,7 +68,7 @@ cl_code cl_line_measure(cl_ranks *ranks, cl_carrier carrier, cl_rates *out, cl_e
 /* --- the stage --- */
 /* The chips of this stage; valid from open to close. Its gather waits like everything here. */
 const cl_group *cl_line_group(const cl_line *l);
-bool cl_line_shared(const cl_line *l); /* this stage exchanges through shared memory (false for a stage of one chip) */
+bool cl_line_shared(const cl_line *l); /* this stage exchanges by shared memory alone (false for a stage of one chip) */
 
 /* --- hand-over --- */
 typedef enum cl_hop_kind { CL_HOP_WORK, CL_HOP_STOP } cl_hop_kind;
@@ -87,14 +89,15 @@ cl_hop *cl_line_take(cl_line *l);
 /* First stage's head chip: parts, ids, n_parts and n_tokens are final; x gets its place behind them, and the other
  * chips of the stage get the message too. */
 void cl_line_seal(cl_line *l, cl_hop *h);
-/* All other chips: the next message (waits), checked: a head chip has it from the stage before and gives it to the
- * others of its stage. Where they share memory they share parts, ids and x too: nobody may write there but through
- * the group's rules. Nothing comes after CL_HOP_STOP until cl_line_drain. */
+/* All other chips: the next message (waits), checked. It comes from a chip of the stage before, all of which have the
+ * activations, to one chip of each memory. Where chips share memory they share parts, ids and x too: nobody may write
+ * there but through the group's rules. Nothing comes after CL_HOP_STOP until cl_line_drain. */
 cl_hop *cl_line_recv(cl_line *l);
-/* Head chip: to the next stage (not on the last); the buffer frees itself when sent. Other chips: as release. */
+/* To the next stage (not on the last), where it is this chip that sends it there; the buffer frees itself when sent.
+ * Else as release. */
 void cl_line_pass(cl_line *l, cl_hop *h);
-/* Back to the line without sending. All chips of a stage have finished with a hop when its head chip has taken part
- * in the last gather of its step: call this or pass only after that. */
+/* Back to the line without sending. Call this or pass only when the last gather of its step has returned: then all
+ * chips of the stage have finished with it. */
 void cl_line_release(cl_line *l, cl_hop *h);
 /* Lets messages move and answers ranks that ask (as cl_ranks_poll); cheap. `line` is a cl_line *. */
 void cl_line_poll(void *line);

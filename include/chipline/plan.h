@@ -60,6 +60,7 @@ typedef struct cl_place_options {
      * NULL: not counted */
     uint64_t (*buffers)(void *ctx, const cl_stage *stage, const cl_expert_map *experts);
     void *buffers_ctx;
+    bool shared_memory; /* the chips of a stage share one: none of what they exchange is sent */
     bool brief; /* one of many tries: what does not fit is not told how many chips would do, which takes long to find */
 } cl_place_options;
 
@@ -160,8 +161,9 @@ typedef struct cl_chip_cost {
     uint64_t weight_bytes, kv_bytes; /* held */
     /* read; whole experts: of the top_k the expected share, by routing or evenly */
     uint64_t token_bytes, token_kv_bytes;
-    int gathers;           /* exchanges inside the stage that it takes part in */
-    uint64_t gather_bytes; /* bytes it gets from the others in them; whole experts: expected */
+    int gathers;            /* exchanges inside the stage that it takes part in */
+    uint64_t gather_bytes;  /* bytes it gets from the others in them; whole experts: expected */
+    double gather_messages; /* messages it gets in them, expected likewise */
 } cl_chip_cost;
 cl_code cl_placement_cost(const cl_model *m, const cl_place_options *opt, const cl_placement *p, int rank,
                           cl_chip_cost *out, cl_err *err);
@@ -179,10 +181,10 @@ typedef struct cl_prediction {
     double step_s;       /* the busiest stage with its share of `slots` sequences */
     double tokens_per_s; /* of all `slots` sequences together, the line full */
 } cl_prediction;
-/* token_s: over the stages, the busiest chip's bytes / rate + gathers * (gather_s * log2(chips) + bytes / rate), plus
- * a hop per stage (none where there is one stage; the last one carries ids only). step_s
- * likewise with slots / stages tokens (at least one) in the step: weights once, the head's for each 16 of them, experts
- * as many as are expected to differ. */
+/* token_s: over the stages, the busiest chip's bytes / rate + gathers * (gather_s * ceil(log2(chips)) + bytes / rate),
+ * plus a hop per stage (none where there is one stage; the last one carries ids only). step_s likewise with
+ * slots / stages tokens (at least one) in the step: weights once, the head's for each 16 of them, experts as many as
+ * are expected to differ. */
 cl_code cl_predict(const cl_model *m, const cl_place_options *opt, const cl_placement *p, const cl_rates *r,
                    cl_prediction *out, cl_err *err);
 

@@ -53,12 +53,12 @@ typedef struct cl_event {
     int64_t microbatch; /* cl_microbatch.id */
     int32_t kind;       /* cl_event_kind */
     int32_t layer;
-    int32_t tokens;  /* in the micro-batch */
-    int32_t parts;   /* sequences in it */
-    int32_t peer;    /* rank of the other side of a message */
-    int32_t experts; /* distinct experts read */
-    int32_t gathers; /* exchanges inside the stage that are part of it */
-    int32_t unused;  /* 0: an event has no gaps; not stored */
+    int32_t tokens;          /* in the micro-batch */
+    int32_t parts;           /* sequences in it */
+    int32_t peer;            /* rank of the other side of a message */
+    int32_t experts;         /* distinct experts read */
+    int32_t gathers;         /* exchanges inside the stage that are part of it */
+    int32_t gather_messages; /* that came to this chip in them: none where memory is shared */
 } cl_event;
 
 /* One part of a micro-batch, as the schedule made it: a row of /parts. A micro-batch's parts are in their order in

@@ -27,7 +27,8 @@ static inline cl_mark record(cl_trace *trace, cl_mark m, const cl_event *e, cl_e
     cl_event out = *e;
     out.kind = kind;
     /* they are the layer's, and have events of their own */
-    if (cl_event_level(kind) == CL_TRACE_KERNEL) out.msg_bytes = out.gather_ns = 0, out.gathers = 0;
+    if (cl_event_level(kind) == CL_TRACE_KERNEL)
+        out.msg_bytes = out.gather_ns = 0, out.gathers = out.gather_messages = 0;
     out.weight_bytes = weight_bytes;
     out.kv_bytes = kv_bytes;
     out.experts = experts;

@@ -86,10 +86,12 @@ enum {
             "does not fit (slice, cache, buffers) is refused",                                                    \
             g                                                                                                     \
     }
-#define ROW_GATHER(g)                                                                                  \
-    {                                                                                                  \
-        "gather", OPT_GATHER, "auto|shared|messages", 0,                                               \
-            "how the chips of a stage exchange numbers (shared memory where one host has them all)", g \
+#define ROW_GATHER(g)                                                                                             \
+    {                                                                                                             \
+        "gather", OPT_GATHER, "auto|shared|messages", 0,                                                          \
+            "how the chips of a stage exchange numbers: through memory on a host and by messages between hosts; " \
+            "all through memory; all by messages",                                                                \
+            g                                                                                                     \
     }
 #define ROW_WAIT(g)                                                                                          \
     {                                                                                                        \

@@ -20,6 +20,8 @@ static const struct argp_option options[] = {
     ROW_CONTEXT(0),
     ROW_SLOTS("1", 0),
     ROW_KV(0),
+    ROW_CHUNK(0),
+    ROW_GATHER(0),
     {"goal", GOAL, "GOAL", 0, "latency or throughput: what auto looks for (latency for one slot, else throughput)", 0},
     {"explain", EXPLAIN, NULL, 0,
      "all layouts of as many chips: what they are predicted to do, or why they cannot be; with --json also each chip's "
@@ -155,6 +157,8 @@ static cl_code find_limits(const plan_cli *o, const cl_model *m, plan_found *f, 
     p->slots = f->buffers.limits.slots;
     p->kv = f->buffers.kv;
     p->experts = o->run.experts;
+    /* chips of a cluster have a memory each, ranks of one machine share its own */
+    p->shared_memory = o->run.carrier != CL_CARRIER_MESSAGES && !o->cluster;
     if (o->run.routing_path) {
         if (p->experts != CL_EXPERTS_WHOLE)
             return cl_fail(err, CL_E_USAGE, "--routing: places whole experts (give --experts whole too)");

@@ -17,7 +17,16 @@ static char *layout_name(const cl_layout *l)
     return text ? cl_layout_name(l, text, size) : NULL;
 }
 
-/* What the first chip of a stage sends for a token: it hands over to the next stage, or returns the sample. */
+/* For a token so many times to the next stage, or the sample back to the first. */
+static int hand_overs(const plan_found *f, int stage, int member)
+{
+    const cl_placement *p = &f->placement;
+    const bool shared = f->options.shared_memory;
+    if (p->n_stages == 1 || (member && (shared || stage == p->n_stages - 1))) return 0;
+    if (shared || stage == p->n_stages - 1) return 1;
+    return cl_handovers(member, p->stages[stage].n_ranks, p->stages[stage + 1].n_ranks);
+}
+
 static size_t send_bytes(const plan_found *f, int stage)
 {
     if (f->placement.n_stages == 1) return 0;
@@ -60,20 +69,19 @@ typedef struct chip_row {
     uint64_t weight_bytes, kv_bytes, buffer_bytes, token_bytes, token_kv_bytes;
     int32_t gathers;
     uint64_t gather_bytes;
+    double gather_messages;
     int32_t sends;
     uint64_t send_bytes;
     double share;
 } chip_row;
 
-static const cli_column chip_columns[] = {COLUMN(chip_row, rank),        COLUMN(chip_row, stage),
-                                          COLUMN(chip_row, member),      COLUMN(chip_row, first_layer),
-                                          COLUMN(chip_row, layers),      COLUMN(chip_row, embed),
-                                          COLUMN(chip_row, head),        COLUMN(chip_row, weight_bytes),
-                                          COLUMN(chip_row, kv_bytes),    COLUMN(chip_row, buffer_bytes),
-                                          COLUMN(chip_row, token_bytes), COLUMN(chip_row, token_kv_bytes),
-                                          COLUMN(chip_row, gathers),     COLUMN(chip_row, gather_bytes),
-                                          COLUMN(chip_row, sends),       COLUMN(chip_row, send_bytes),
-                                          COLUMN(chip_row, share)};
+static const cli_column chip_columns[] =
+    {COLUMN(chip_row, rank),         COLUMN(chip_row, stage),        COLUMN(chip_row, member),
+     COLUMN(chip_row, first_layer),  COLUMN(chip_row, layers),       COLUMN(chip_row, embed),
+     COLUMN(chip_row, head),         COLUMN(chip_row, weight_bytes), COLUMN(chip_row, kv_bytes),
+     COLUMN(chip_row, buffer_bytes), COLUMN(chip_row, token_bytes),  COLUMN(chip_row, token_kv_bytes),
+     COLUMN(chip_row, gathers),      COLUMN(chip_row, gather_bytes), COLUMN(chip_row, gather_messages),
+     COLUMN(chip_row, sends),        COLUMN(chip_row, send_bytes),   COLUMN(chip_row, share)};
 
 static json_t *chips_json(const plan_cli *o, const plan_found *f)
 {
@@ -82,7 +90,7 @@ static json_t *chips_json(const plan_cli *o, const plan_found *f)
         const cl_stage *s = &f->placement.stages[i];
         for (int k = 0; k < s->n_ranks; k++) {
             const cl_chip_cost *c = &f->chips[s->first_rank + k];
-            const size_t sent = k ? 0 : send_bytes(f, i);
+            const int sends = hand_overs(f, i, k);
             const chip_row row = {.rank = s->first_rank + k,
                                   .stage = i,
                                   .member = k,
@@ -97,8 +105,9 @@ static json_t *chips_json(const plan_cli *o, const plan_found *f)
                                   .token_kv_bytes = c->token_kv_bytes,
                                   .gathers = c->gathers,
                                   .gather_bytes = c->gather_bytes,
-                                  .sends = sent > 0,
-                                  .send_bytes = sent,
+                                  .gather_messages = c->gather_messages,
+                                  .sends = sends,
+                                  .send_bytes = (uint64_t)sends * send_bytes(f, i),
                                   .share = (double)touched(c) / (double)f->touched};
             json_t *chip = CLI_ROW(chip_columns, &row);
             if (o->explain) json_object_set_new(chip, "phases", phases_json(f, i, k));

@@ -1,8 +1,9 @@
-/* handover.c: micro-batches from stage to stage, and from a stage's head chip to its other chips.
+/* handover.c: micro-batches from stage to stage. All chips of a stage have the activations after its last gather, so
+ * each domain of the next stage has them of another chip, and none has to pass them on. In the first stage, where there
+ * are none yet, its head chip's words go down a tree.
  *
  * A message is received into a buffer, computed on there and sent on from there: the head, the parts and the ids
- * travel with the activations and nothing is copied. Where the chips of a stage share memory they share the buffer
- * too. */
+ * travel with the activations and nothing is copied. Chips that share memory share the buffer too. */
 #include "line_internal.h"
 
 static void point_into(cl_hop *h, unsigned char *data, int n_parts, int n_tokens, int n_before)
@@ -11,6 +12,13 @@ static void point_into(cl_hop *h, unsigned char *data, int n_parts, int n_tokens
     h->mb.ids = (int32_t *)(void *)(h->mb.parts + n_parts);
     h->mb.before = h->mb.ids + n_tokens;
     h->x = (float *)(void *)(data + hops_x_offset(n_parts, n_tokens + n_before));
+}
+
+/* A leader has it: so do the others of its domain, and in the first stage the domains below. */
+static void give(cl_line *l, int index, size_t bytes)
+{
+    for (int i = 0; i < l->routes.n_within; i++) hops_send(l, index, i, bytes);
+    if (l->shared.block) shared_give(l, index, bytes);
 }
 
 /* --- the first stage's head chip begins --- */
@@ -43,9 +51,7 @@ void cl_line_seal(cl_line *l, cl_hop *h)
                       .n_tokens = mb.n_tokens,
                       .n_before = mb.n_before};
     memcpy(data, &head, sizeof head);
-    /* there are no activations yet */
-    if (l->group.members > 1)
-        l->carrier->give(l, h->index, hops_x_offset(mb.n_parts, mb.n_tokens + mb.n_before), false);
+    give(l, h->index, hops_x_offset(mb.n_parts, mb.n_tokens + mb.n_before));
 }
 
 /* --- the other chips receive --- */
@@ -60,7 +66,7 @@ bool handover_open(const cl_line *l, hop_slot *s, int bytes)
     if (w->n_parts < 0 || w->n_parts > m->slots || w->n_tokens < 0 || w->n_tokens > m->chunk) return false;
     if (w->n_before < 0 || w->n_before > m->slots * CL_REPEAT_WINDOW) return false;
     size_t want = hops_x_offset(w->n_parts, w->n_tokens + w->n_before) +
-                  (l->opt.prev < 0 ? 0 : hops_x_bytes(m, w->n_tokens));
+                  (l->opt.prev.members ? hops_x_bytes(m, w->n_tokens) : 0);
     if ((size_t)bytes != want) return false;
     cl_hop *h = &s->hop;
     h->kind = (cl_hop_kind)w->kind;
@@ -85,22 +91,23 @@ bool handover_open(const cl_line *l, hop_slot *s, int bytes)
 
 cl_hop *cl_line_recv(cl_line *l)
 {
-    bool head = line_is_head(l);
-    int bytes = 0, from = head ? l->opt.prev : l->opt.stage_first;
+    const bool leads = line_leads(l);
+    int bytes = 0, from = leads ? l->routes.source : line_rank_here(l, 0);
     cl_mark m = cl_trace_mark(l->opt.trace, CL_TRACE_STAGE);
     uint64_t t0 = cl_now_ns();
-    int i = head ? hops_received(l, &bytes) : l->carrier->next(l, &bytes);
+    int i = leads ? hops_received(l, &bytes) : shared_next(l, &bytes);
     hop_slot *s = &l->hops[i];
     if (!handover_open(l, s, bytes))
         cl_ranks_abort(l->ranks, CL_E_RUN, "rank %d: a message of rank %d makes no sense (a bug: please report it)",
                        l->ranks->rank, from);
     hops_use(l, i);
-    if (head && l->group.members > 1) l->carrier->give(l, i, (size_t)bytes, true);
+    if (leads) give(l, i, (size_t)bytes);
     if (s->hop.kind == CL_HOP_STOP) l->receiving = false;
     hops_post(l); /* the next one may come while this one is computed */
     l->wait_ns += cl_now_ns() - t0;
     /* What a stage's chips tell each other is no hand-over: no bytes. */
-    if (s->hop.kind == CL_HOP_WORK) line_record(l, m, CL_EV_RECV, &s->hop.mb, from, head ? (size_t)bytes : 0);
+    const bool handed = leads && l->opt.prev.members;
+    if (s->hop.kind == CL_HOP_WORK) line_record(l, m, CL_EV_RECV, &s->hop.mb, from, handed ? (size_t)bytes : 0);
     return &s->hop;
 }
 
@@ -108,24 +115,25 @@ cl_hop *cl_line_recv(cl_line *l)
 
 void cl_line_pass(cl_line *l, cl_hop *h)
 {
-    if (!line_is_head(l)) {
+    if (l->routes.n == l->routes.n_within) {
         cl_line_release(l, h);
         return;
     }
-    hop_slot *s = &l->hops[h->index];
     size_t bytes = hops_x_offset(h->mb.n_parts, h->mb.n_tokens + h->mb.n_before) +
                    hops_x_bytes(&l->opt.limits, h->mb.n_tokens);
-    cl_mark m = cl_trace_mark(l->opt.trace, CL_TRACE_STAGE);
-    MPI_TRY(l->ranks, MPI_Isend(s->data, (int)bytes, MPI_BYTE, l->opt.next, TAG_HOP, l->ranks->comm, &s->send));
-    s->taken = false;
-    if (l->opt.prev < 0 && h->kind == CL_HOP_WORK) l->expected++;
-    if (h->kind == CL_HOP_WORK) line_record(l, m, CL_EV_SEND, &h->mb, l->opt.next, bytes);
+    for (int i = l->routes.n_within; i < l->routes.n; i++) {
+        cl_mark m = cl_trace_mark(l->opt.trace, CL_TRACE_STAGE);
+        hops_send(l, h->index, i, bytes);
+        if (h->kind == CL_HOP_WORK) line_record(l, m, CL_EV_SEND, &h->mb, l->routes.to[i], bytes);
+    }
+    l->hops[h->index].taken = false;
+    if (!l->opt.prev.members && line_is_head(l) && h->kind == CL_HOP_WORK) l->expected++;
 }
 
 void cl_line_release(cl_line *l, cl_hop *h)
 {
     l->hops[h->index].taken = false;
-    if (!line_is_head(l)) l->carrier->finish(l, h->index);
+    if (!line_leads(l)) shared_finish(l, h->index);
     hops_post(l);
 }
 

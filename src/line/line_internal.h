@@ -1,14 +1,16 @@
 /* line_internal.h: what the files of this room share about the line.
  *
- * From below: hops (buffers, and the messages into and out of them), the carriers (shared, messages), notes, handover
- * and results, open, measure. */
+ * From below: domains (who shares memory with whom), hops (buffers, and the messages into and out of them), shared (the
+ * memory of a domain), pack and messages (between domains), gather (both), notes, handover and results, open, measure.
+ */
 #ifndef CHIPLINE_LINE_INTERNAL_H
 #define CHIPLINE_LINE_INTERNAL_H
 
 #include "chipline/line.h"
+#include "domains.h"
 #include "ranks_internal.h"
 
-/* HOPS: one received into, one computed on, one being sent, one that the stage's other chips still look at.
+/* HOPS: one received into, one computed on, one being sent, one that other chips of the domain still look at.
  * RESULT_SLOTS: result messages under way at once */
 enum { HOPS = 4, RESULT_SLOTS = 4 };
 
@@ -30,71 +32,62 @@ typedef struct wire_samples {
 
 typedef struct hop_slot {
     cl_hop hop;
-    unsigned char *data;     /* [hop_capacity]; NULL: this chip needs fewer buffers */
-    bool taken;              /* someone computes on it */
-    uint64_t used;           /* number of its last use: the smallest becomes free first */
-    MPI_Request send;        /* to the next stage; MPI_REQUEST_NULL: not being sent */
-    MPI_Request *to_members; /* [members - 1], head chip of a stage that exchanges messages: to its other chips */
-    uint64_t given;          /* shared memory: number of the hand-over that it last held */
+    unsigned char *data; /* [hop_capacity]; NULL: this chip needs fewer buffers */
+    bool taken;          /* someone computes on it */
+    uint64_t used;       /* number of its last use: the smallest becomes free first */
+    MPI_Request *sends;  /* [routes.n] */
+    uint64_t given;      /* shared memory: number of the hand-over that it last held */
 } hop_slot;
 
-/* What carries numbers and hand-overs between the chips of a stage. */
-typedef struct carrier_table {
-    /* Of all that it makes on this member. */
-    size_t (*bytes)(const cl_line_options *o, int member);
-    /* Makes the hop buffers and the exchange memory, sets l->group.memory. Local outcome; collective over the stage.
-     * */
-    cl_code (*open)(cl_line *l, cl_err *err);
-    void (*close)(cl_line *l);
-    /* Of cl_group; ctx is the line. */
-    uint64_t (*gather)(void *ctx, const cl_region *regions, int n);
-    /* Head chip: the other members may have this hop. Activations that are sent have arrived when it returns. */
-    void (*give)(cl_line *l, int index, size_t bytes, bool with_x);
-    /* Other members: waits for the next hop; its index. */
-    int (*next)(cl_line *l, int *bytes);
-    /* Other members: this hop isn't looked at any more. */
-    void (*finish)(cl_line *l, int index);
-    /* Head chip: a member that still has this hop, 0: none. */
-    int (*user)(cl_line *l, int index);
-    /* Head chip: waits until no other member has this hop. */
-    void (*await_users)(cl_line *l, int index);
-} carrier_table;
-extern const carrier_table carrier_shared, carrier_messages;
-size_t shared_window_bytes(const cl_line_options *o); /* that a stage's window takes */
+/* Ranks that hand-overs come from and go to. */
+typedef struct hop_routes {
+    int source;   /* that they come from in messages; -1: none */
+    int n;        /* of the others */
+    int n_within; /* of them leaders of this stage, which get micro-batches before they are computed: the first ones.
+                     (Only the first stage's have not been there yet.) The others are leaders of the next stage */
+    int *to;      /* [n]; owned */
+} hop_routes;
 
-/* A stage that shares memory. */
+/* What a domain shares, if it is of several chips. */
 typedef struct shared_memory {
     MPI_Comm members;
     MPI_Win win;
-    struct shared_block *block; /* at the beginning of the window */
+    struct shared_block *block; /* at the beginning of the window; NULL: a chip alone */
     size_t bytes;               /* of all of it */
     uint64_t arrived;           /* gathers that this chip has come to */
-    uint64_t given;             /* hand-overs inside the stage: given so far (head chip), taken so far (others) */
+    uint64_t given;             /* hand-overs inside the domain: given so far (leader), taken so far (others) */
 } shared_memory;
 
-/* A stage that exchanges messages. */
+/* A leader's, where there are other domains. */
 typedef struct message_buffers {
-    float *in, *out;         /* [capacity]: packed parts that come and go in one gather */
-    size_t capacity;         /* numbers */
-    MPI_Request *requests;   /* [4 * (members - 1)]: two messages from and two to every other member at most */
-    MPI_Request *to_members; /* [HOPS * (members - 1)], dealt out to the hop slots */
+    float *packed;         /* [capacity] numbers that come and go in one gather */
+    size_t capacity;       /* numbers */
+    MPI_Request *requests; /* [2 * domains] */
+    size_t *numbers;       /* [domains] */
+    size_t *places;        /* [domains] */
+    int32_t *peers;        /* [domains] ranks that sends go to */
+    int32_t *rows;         /* [CL_REGIONS_MOST][domains] of each region, that a domain has made */
 } message_buffers;
 
 struct cl_line {
     cl_ranks *ranks;
     cl_line_options opt;
-    const carrier_table *carrier; /* NULL: nothing to close */
+    bool open; /* there is something to close */
     cl_group group;
+    domains domains;  /* of this stage */
+    int domain;       /* this chip's */
+    int index;        /* of this chip in it; 0: it leads */
     size_t allocated; /* bytes of buffers, counted where they are made */
     uint64_t wait_ns;
 
     size_t hop_capacity;
     hop_slot hops[HOPS];
     int n_hops;
-    uint64_t uses;  /* of hops so far */
-    int source;     /* the rank that micro-batches come from in messages, -1: none */
-    int posted;     /* index of the hop that a receive is posted into, -1: none */
-    bool receiving; /* between the first cl_line_recv and CL_HOP_STOP: receives are posted early */
+    hop_routes routes;
+    MPI_Request *sends; /* dealt out to the hop slots */
+    uint64_t uses;      /* of hops so far */
+    int posted;         /* index of the hop that a receive is posted into, -1: none */
+    bool receiving;     /* between the first cl_line_recv and CL_HOP_STOP: receives are posted early */
     MPI_Request recv;
 
     int expected;                         /* first stage's head chip: results that have not come */
@@ -112,7 +105,19 @@ struct cl_line {
 };
 
 static inline bool line_is_head(const cl_line *l) { return l->group.member == 0; }
-static inline bool line_is_lone(const cl_line_options *o) { return o->prev < 0 && o->next < 0; }
+static inline bool line_leads(const cl_line *l) { return l->index == 0; }
+static inline int line_domain_size(const cl_line *l) { return domains_size(&l->domains, l->domain); }
+/* The rank of a member of this stage; of another chip of this domain; of a domain's leader. */
+static inline int line_rank(const cl_line *l, int member) { return l->opt.own.first + member; }
+static inline int line_rank_here(const cl_line *l, int index)
+{
+    return line_rank(l, l->domains.member[l->domains.start[l->domain] + index]);
+}
+static inline int line_rank_leading(const cl_line *l, int domain)
+{
+    return line_rank(l, domains_leader(&l->domains, domain));
+}
+static inline bool line_is_lone(const cl_line_options *o) { return !o->prev.members && !o->next.members; }
 /* Aligned, zeroed, counted in l->allocated. */
 void *line_alloc(cl_line *l, size_t bytes, const char *what, cl_err *err);
 
@@ -121,7 +126,15 @@ void line_record(cl_line *l, cl_mark m, cl_event_kind kind, const cl_microbatch 
 
 /* --- hand-over buffers (hops.c) --- */
 
-int hops_count(const cl_line_options *o, int member); /* that this member needs */
+/* Who sends to whom: of this chip. */
+cl_code hops_route(cl_line *l, cl_err *err);
+int hops_routes(int domain, int n, int of_next, bool begins);             /* that a leader sends to */
+size_t hops_bytes(const cl_line_options *o, int domain_size, int routes); /* of a chip alone its buffers too */
+cl_code hops_open(cl_line *l, cl_err *err);
+void hops_close(cl_line *l);
+void hops_send(cl_line *l, int index, int route, size_t bytes);
+
+int hops_count(const cl_line_options *o, int domain_size); /* that each of so many chips needs */
 int hops_wait_free(cl_line *l);
 void hops_use(cl_line *l, int index);      /* it is used from now on */
 void hops_post(cl_line *l);                /* a receive, if there is a buffer */
@@ -131,6 +144,38 @@ void hops_drain(cl_line *l);
 void line_cancel(cl_line *l, MPI_Request *r); /* a receive that nothing will come for; null: nothing to do */
 size_t hops_x_offset(int n_parts, int n_ids); /* bytes before the activations of a message */
 size_t hops_x_bytes(const cl_limits *limits, int tokens);
+
+/* --- the memory of a domain (shared.c): a chip alone has nothing to do with it --- */
+
+size_t shared_window_bytes(const cl_line_options *o, int domain_size);
+/* Makes it, with the hop buffers and the exchange memory in it. Collective over the domain. */
+void shared_open(cl_line *l);
+void shared_close(cl_line *l);
+/* Come to a gather: each chip until all of the domain have come; a leader's word lets the others go on. */
+void shared_arrive(cl_line *l);
+void shared_await_arrived(cl_line *l);
+void shared_let_go(cl_line *l);
+void shared_await_leader(cl_line *l);
+void shared_check_place(const cl_line *l, const cl_region *r);
+/* Leader: the others may have this hop. */
+void shared_give(cl_line *l, int index, size_t bytes);
+/* Others: waits for the next hop; its index. Then: it isn't looked at any more. */
+int shared_next(cl_line *l, int *bytes);
+void shared_finish(cl_line *l, int index);
+/* Leader: a chip that still has this hop, 0: none. Waits until there is none. */
+int shared_user(const cl_line *l, int index);
+void shared_await_users(cl_line *l, int index);
+
+cl_gathered line_gather(void *line, const cl_region *regions, int n); /* gather.c */
+
+/* --- messages between domains (messages.c), of leaders --- */
+
+size_t messages_capacity(const cl_line_options *o);     /* numbers */
+size_t messages_bytes(const cl_line_options *o, int n); /* of all buffers; 1: none */
+cl_code messages_open(cl_line *l, cl_err *err);
+void messages_close(cl_line *l);
+/* Every leader has what its domain needs of the others'. Returns the messages that came. */
+uint32_t messages_exchange(cl_line *l, const cl_region *regions, int n);
 
 /* --- hand-over (handover.c) --- */
 

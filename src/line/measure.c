@@ -39,10 +39,7 @@ cl_code cl_line_measure(cl_ranks *r, cl_carrier carrier, cl_rates *out, cl_err *
     double worst[4] = {0}; /* gathers and messages, small and large */
     const int first = r->rank & ~1, members = first + 1 < r->size ? 2 : 1;
     const cl_line_options o = {.limits = {.slots = 1, .context = 1, .chunk = 1, .hidden = 16, .vocab = 1},
-                               .stage_first = first,
-                               .members = members,
-                               .prev = -1,
-                               .next = -1,
+                               .own = {first, members},
                                .first = first,
                                .last = first,
                                .exchange_bytes = 2 * LARGE * sizeof(float),

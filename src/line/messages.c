@@ -1,261 +1,291 @@
-/* messages.c: a carrier: chips of a stage that send each other their numbers, each with a memory of its own: parts
- * are packed, sent and unpacked.
- *
- * What goes to every other member alike is packed once; what is meant for one member (some columns of some rows, or a
- * region that only it needs) is packed for it. So two members send each other two messages at most, none of them
- * empty, and no number is packed twice: a gather carries no more than the exchange memory and a hop's activations
- * hold, and staging has room for that. */
+/* messages.c: the domains of a stage send each other their numbers: what group.h says goes in rounds, up a tree, or
+ * straight. Leaders do it. What a message holds follows from the regions, which all know: none is empty, none says how
+ * long it is. */
 #include <stdlib.h>
 
 #include "line_internal.h"
-
-enum { COMMON, PRIVATE, SORTS };
-
-static int sort_of(const cl_region *r) { return r->to >= 0 || (r->owner && r->cut) ? PRIVATE : COMMON; }
-
-/* The columns of r that `from` has made and `dest` needs. */
-static int columns(const cl_region *r, int from, int dest, int *first)
-{
-    int by = r->owner ? dest : from;
-    *first = r->cut ? r->cut[by] : 0;
-    if (from == dest || (r->to >= 0 && r->to != dest)) return 0;
-    return r->cut ? r->cut[by + 1] - r->cut[by] : r->width;
-}
-
-/* Numbers of this sort that `from` sends to `dest`. */
-static size_t count(const cl_region *regions, int n, int sort, int from, int dest)
-{
-    size_t sum = 0;
-    for (int k = 0; k < n; k++) {
-        const cl_region *r = &regions[k];
-        int first, width = sort_of(r) == sort ? columns(r, from, dest, &first) : 0, rows = r->rows;
-        for (int i = 0; width && r->owner && i < r->rows; i++) rows -= r->owner[i] != from;
-        sum += (size_t)width * (size_t)rows;
-    }
-    return sum;
-}
-
-/* Moves them from the regions into `packed`, or back; returns how many. */
-static size_t move(const cl_region *regions, int n, int sort, int from, int dest, float *packed, bool pack)
-{
-    float *at = packed;
-    for (int k = 0; k < n; k++) {
-        const cl_region *r = &regions[k];
-        int first, width = sort_of(r) == sort ? columns(r, from, dest, &first) : 0;
-        for (int i = 0; width && i < r->rows; i++) {
-            if (r->owner && r->owner[i] != from) continue;
-            float *row = (float *)r->data + (size_t)i * r->stride + first;
-            memcpy(pack ? at : row, pack ? row : at, (size_t)width * sizeof *row);
-            at += width;
-        }
-    }
-    return (size_t)(at - packed);
-}
-
-/* --- the gather --- */
+#include "pack.h"
 
 /* One call under way. */
 typedef struct exchange {
     cl_line *l;
-    const cl_region *regions;
-    int n;
-    size_t in, out; /* numbers that come and go */
+    packing p;
+    int n, me;         /* domains; this one */
+    float *packed;     /* [capacity] */
+    size_t used;       /* numbers there */
+    int n_sends;       /* requests[0 .. n_sends - 1]; receives come behind [n] */
+    uint32_t messages; /* that have come */
+    uint64_t t0;       /* the first wait; 0: none yet */
 } exchange;
 
-static MPI_Request *request(const cl_line *l, bool out, int sort, int member)
-{
-    int others = l->group.members - 1, other = member < l->group.member ? member : member - 1;
-    return &l->messages.requests[((out ? SORTS : 0) + sort) * others + other];
-}
+static int after(const exchange *e, int domain, int steps) { return (int)(((int64_t)domain + steps) % e->n); }
+static int ahead(const exchange *e, int domain, int steps) { return after(e, domain, e->n - steps); }
 
-static int rank_of(const cl_line *l, int member) { return l->opt.stage_first + member; }
-
-static void post_receives(exchange *e)
+/* Room for so many numbers more. */
+static float *room(exchange *e, size_t numbers)
 {
-    cl_line *l = e->l;
-    for (int m = 0; m < l->group.members; m++)
-        for (int sort = 0; sort < SORTS && m != l->group.member; sort++) {
-            size_t n = count(e->regions, e->n, sort, m, l->group.member);
-            if (!n) continue;
-            if (n > l->messages.capacity - e->in)
-                CL_BUG("line: a gather brings more numbers than the exchange memory has");
-            MPI_TRY(l->ranks, MPI_Irecv(l->messages.in + e->in, (int)n, MPI_FLOAT, rank_of(l, m), TAG_GATHER,
-                                        l->ranks->comm, request(l, false, sort, m)));
-            e->in += n;
-        }
-}
-
-/* Packs what goes to `dest` (what goes to all: to any of them), after what is packed already; returns its place. */
-static float *pack(exchange *e, int sort, int dest, size_t *n)
-{
-    const cl_line *l = e->l;
-    *n = count(e->regions, e->n, sort, l->group.member, dest);
-    if (*n > l->messages.capacity - e->out) CL_BUG("line: a gather sends more numbers than the exchange memory has");
-    float *at = l->messages.out + e->out;
-    move(e->regions, e->n, sort, l->group.member, dest, at, true);
-    e->out += *n;
+    if (numbers > e->l->messages.capacity - e->used)
+        CL_BUG("line: a gather of more numbers than the exchange memory has");
+    float *at = e->packed + e->used;
+    e->used += numbers;
     return at;
 }
 
-static void send(cl_line *l, const float *numbers, size_t n, int sort, int member)
+static void send(exchange *e, const float *numbers, size_t n, int domain)
 {
-    MPI_TRY(l->ranks, MPI_Isend(numbers, (int)n, MPI_FLOAT, rank_of(l, member), TAG_GATHER, l->ranks->comm,
-                                request(l, true, sort, member)));
+    const int rank = line_rank_leading(e->l, domain);
+    if (!n) return;
+    e->l->messages.peers[e->n_sends] = rank;
+    MPI_TRY(e->l->ranks, MPI_Isend(numbers, (int)n, MPI_FLOAT, rank, TAG_GATHER, e->l->ranks->comm,
+                                   &e->l->messages.requests[e->n_sends++]));
 }
 
-static void post_sends(exchange *e)
+static MPI_Request post(exchange *e, float *numbers, size_t n, int domain)
 {
-    cl_line *l = e->l;
-    int me = l->group.member;
-    size_t n_common, n_private;
-    const float *common = pack(e, COMMON, me ? 0 : 1, &n_common);
-    for (int m = 0; m < l->group.members; m++) {
-        if (m == me) continue;
-        if (n_common) send(l, common, n_common, COMMON, m);
-        const float *private = pack(e, PRIVATE, m, &n_private);
-        if (n_private) send(l, private, n_private, PRIVATE, m);
+    MPI_Request r = MPI_REQUEST_NULL;
+    if (n)
+        MPI_TRY(e->l->ranks, MPI_Irecv(numbers, (int)n, MPI_FLOAT, line_rank_leading(e->l, domain), TAG_GATHER,
+                                       e->l->ranks->comm, &r));
+    return r;
+}
+
+static void await(exchange *e, MPI_Request *r, size_t n, int domain)
+{
+    MPI_Status status;
+    const int rank = line_rank_leading(e->l, domain);
+    int got = 0;
+    if (!n) return;
+    if (!e->t0) e->t0 = cl_now_ns();
+    wait_one(e->l->ranks, r, &status, "numbers of", rank);
+    MPI_TRY(e->l->ranks, MPI_Get_count(&status, MPI_FLOAT, &got));
+    if (n != (size_t)got)
+        cl_ranks_abort(e->l->ranks, CL_E_RUN,
+                       "rank %d: %d numbers of rank %d in a gather, not %zu (a bug: please report it)",
+                       e->l->ranks->rank, got, rank, n);
+    e->messages++;
+}
+
+/* All that was sent has left; the packed numbers are of no use any more. */
+static void finish(exchange *e)
+{
+    message_buffers *b = &e->l->messages;
+    if (e->n_sends && !e->t0) e->t0 = cl_now_ns();
+    for (int i = 0; i < e->n_sends; i++)
+        wait_one(e->l->ranks, &b->requests[i], MPI_STATUS_IGNORE, "numbers to reach", b->peers[i]);
+    e->n_sends = 0;
+    e->used = 0;
+}
+
+/* --- what all need: Bruck's rounds --- */
+
+/* The packed numbers are the blocks of this domain, of the one after it, and so on: what is passed on is always their
+ * beginning. */
+static void share_all(exchange *e)
+{
+    size_t *of = e->l->messages.numbers, all = 0;
+    for (int d = 0; d < e->n; d++) all += of[d] = pack_count(&e->p, d, -1);
+    if (!all) return;
+    pack(&e->p, e->me, -1, room(e, of[e->me]));
+    for (int step = 1; step < e->n; step *= 2) {
+        const int blocks = step < e->n - step ? step : e->n - step, from = after(e, e->me, step);
+        size_t out = 0, in = 0;
+        for (int j = 0; j < blocks; j++) out += of[after(e, e->me, j)], in += of[after(e, from, j)];
+        MPI_Request r = post(e, room(e, in), in, from);
+        send(e, e->packed, out, ahead(e, e->me, step));
+        await(e, &r, in, from);
+    }
+    const float *at = e->packed + of[e->me];
+    for (int j = 1; j < e->n; j++) at += unpack(&e->p, after(e, e->me, j), -1, at);
+    finish(e);
+}
+
+/* --- what one chip needs: up a binomial tree --- */
+
+/* A domain's subtree are the domains behind it, counted from the one whose chip it is for. */
+static void bring_to(exchange *e, int member)
+{
+    size_t *of = e->l->messages.numbers;
+    e->p.to = member;
+    const int root = e->p.domains->of[member], place = ahead(e, e->me, root);
+    for (int d = 0; d < e->n; d++) of[d] = d == root ? 0 : pack_count(&e->p, d, -1);
+    if (place) pack(&e->p, e->me, -1, room(e, of[e->me]));
+    for (int step = 1; step < e->n; step *= 2) {
+        if (place & step) {
+            send(e, e->packed, e->used, ahead(e, e->me, step));
+            break;
+        }
+        size_t in = 0;
+        for (int j = step; j < 2 * step && place + j < e->n; j++) in += of[after(e, e->me, j)];
+        MPI_Request r = post(e, room(e, in), in, after(e, e->me, step));
+        await(e, &r, in, after(e, e->me, step));
+    }
+    const float *at = e->packed;
+    for (int j = 1; !place && j < e->n; j++) at += unpack(&e->p, after(e, e->me, j), -1, at);
+    finish(e);
+}
+
+/* Regions for the same member go together. */
+static void bring_each(exchange *e)
+{
+    for (int k = 0; k < e->p.n; k++) {
+        bool first = e->p.regions[k].to >= 0;
+        for (int i = 0; first && i < k; i++) first = e->p.regions[i].to != e->p.regions[k].to;
+        if (first) bring_to(e, e->p.regions[k].to);
     }
 }
 
-static void take_in(exchange *e)
+/* --- rows of which each chip needs its columns --- */
+
+static void send_straight(exchange *e)
 {
-    cl_line *l = e->l;
-    const float *at = l->messages.in;
-    for (int m = 0; m < l->group.members; m++)
-        for (int sort = 0; sort < SORTS && m != l->group.member; sort++) {
-            MPI_Request *r = request(l, false, sort, m);
-            if (*r == MPI_REQUEST_NULL) continue;
-            MPI_Status status;
-            int got = 0;
-            wait_one(l->ranks, r, &status, "numbers of", rank_of(l, m));
-            MPI_TRY(l->ranks, MPI_Get_count(&status, MPI_FLOAT, &got));
-            size_t n = move(e->regions, e->n, sort, m, l->group.member, (float *)at, false);
-            if (n != (size_t)got)
-                cl_ranks_abort(l->ranks, CL_E_RUN,
-                               "rank %d: %d numbers of rank %d in a gather, not %zu (a bug: please report it)",
-                               l->ranks->rank, got, rank_of(l, m), n);
-            at += n;
-        }
+    MPI_Request *in = e->l->messages.requests + e->n;
+    size_t *of = e->l->messages.numbers;
+    for (int j = 1; j < e->n; j++) {
+        const int from = ahead(e, e->me, j);
+        of[from] = pack_count(&e->p, from, e->me);
+        in[from] = post(e, room(e, of[from]), of[from], from);
+    }
+    for (int j = 1; j < e->n; j++) {
+        const int to = after(e, e->me, j);
+        float *at = room(e, pack_count(&e->p, e->me, to));
+        send(e, at, pack(&e->p, e->me, to, at), to);
+    }
+    const float *at = e->packed;
+    for (int j = 1; j < e->n; j++) {
+        const int from = ahead(e, e->me, j);
+        await(e, &in[from], of[from], from);
+        at += unpack(&e->p, from, e->me, at);
+    }
+    finish(e);
 }
 
-static uint64_t gather(void *ctx, const cl_region *regions, int n)
+/* Block j goes j domains on, by 2^k in round k if j has that bit. Before the round the block j that is here has come
+ * from as many domains back as the bits below say. */
+static size_t block_numbers(const exchange *e, int here, int j, int step)
 {
-    cl_line *l = ctx;
-    if (l->group.members == 1) return 0;
-    exchange e = {.l = l, .regions = regions, .n = n};
-    post_receives(&e);
-    post_sends(&e);
-    uint64_t t0 = cl_now_ns();
-    take_in(&e);
-    for (int m = 0; m < l->group.members; m++)
-        for (int sort = 0; sort < SORTS && m != l->group.member; sort++)
-            wait_one(l->ranks, request(l, true, sort, m), MPI_STATUS_IGNORE, "numbers to reach", rank_of(l, m));
-    l->wait_ns += cl_now_ns() - t0;
-    return e.in * sizeof(float);
+    const int from = ahead(e, here, j & (step - 1));
+    return pack_count(&e->p, from, after(e, from, j));
+}
+
+static void send_in_rounds(exchange *e)
+{
+    size_t *of = e->l->messages.numbers, *place = e->l->messages.places;
+    for (int j = 1; j < e->n; j++) {
+        const int to = after(e, e->me, j);
+        of[j] = pack_count(&e->p, e->me, to);
+        place[j] = e->used;
+        pack(&e->p, e->me, to, room(e, of[j]));
+    }
+    for (int step = 1; step < e->n; step *= 2) {
+        const int from = ahead(e, e->me, step);
+        const float *out = e->packed + e->used;
+        size_t n_out = 0, n_in = 0;
+        for (int j = 1; j < e->n; j++) {
+            if (!(j & step)) continue;
+            memcpy(room(e, of[j]), e->packed + place[j], of[j] * sizeof *out);
+            n_out += of[j];
+        }
+        const size_t came = e->used;
+        for (int j = 1; j < e->n; j++) {
+            if (!(j & step)) continue;
+            of[j] = block_numbers(e, from, j, step);
+            place[j] = came + n_in;
+            n_in += of[j];
+        }
+        MPI_Request r = post(e, room(e, n_in), n_in, from);
+        send(e, out, n_out, after(e, e->me, step));
+        await(e, &r, n_in, from);
+    }
+    for (int j = 1; j < e->n; j++) unpack(&e->p, ahead(e, e->me, j), e->me, e->packed + place[j]);
+    finish(e);
+}
+
+static void share_own(exchange *e)
+{
+    uint64_t numbers = 0;
+    for (int k = 0; k < e->p.n; k++) {
+        const cl_region *r = &e->p.regions[k];
+        if (r->to < 0 && r->owner && r->cut)
+            numbers += (uint64_t)r->rows * (uint64_t)(r->cut[e->l->group.members] - r->cut[0]);
+    }
+    if (!numbers) return;
+    /* each round has at most all of them coming, and those that go are packed once more */
+    const uint64_t most = (2 * (uint64_t)cl_exchange_rounds(e->n) + 1) * numbers;
+    if (cl_exchange_in_rounds(e->n, 4 * numbers) && most <= e->l->messages.capacity) send_in_rounds(e);
+    else send_straight(e);
+}
+
+uint32_t messages_exchange(cl_line *l, const cl_region *regions, int n)
+{
+    message_buffers *b = &l->messages;
+    if (n > CL_REGIONS_MOST) CL_BUG("line: a gather of %d regions", n);
+    exchange e = {.l = l,
+                  .p = {.domains = &l->domains, .regions = regions, .n = n, .rows = b->rows},
+                  .n = l->domains.n,
+                  .me = l->domain,
+                  .packed = b->packed};
+    pack_count_rows(&e.p, b->rows);
+    e.p.sort = PACK_ALL;
+    share_all(&e);
+    e.p.sort = PACK_ONE;
+    bring_each(&e);
+    e.p.sort = PACK_OWN;
+    share_own(&e);
+    if (e.t0) l->wait_ns += cl_now_ns() - e.t0;
+    return e.messages;
 }
 
 /* --- buffers --- */
 
-static size_t capacity(const cl_line_options *o)
+size_t messages_capacity(const cl_line_options *o)
 {
     return o->exchange_bytes / sizeof(float) + (size_t)o->limits.chunk * (size_t)o->limits.hidden;
 }
 
-static size_t n_requests(const cl_line_options *o) { return 2 * SORTS * ((size_t)o->members - 1); }
+static size_t n_requests(int n) { return 2 * (size_t)n; }
 
-static size_t bytes(const cl_line_options *o, int member)
+static size_t other_bytes(int n)
 {
-    size_t sum = (size_t)hops_count(o, member) * cl_line_hop_most(&o->limits) + o->exchange_bytes;
-    if (o->members == 1) return sum;
-    return sum + 2 * capacity(o) * sizeof(float) +
-           (n_requests(o) + (member ? 0 : HOPS * ((size_t)o->members - 1))) * sizeof(MPI_Request);
+    return n_requests(n) * sizeof(MPI_Request) +
+           (size_t)n * (2 * sizeof(size_t) + (1 + CL_REGIONS_MOST) * sizeof(int32_t));
 }
 
-static MPI_Request *no_requests(cl_line *l, size_t n, cl_err *err)
+size_t messages_bytes(const cl_line_options *o, int n)
 {
-    MPI_Request *r = cl_malloc(n, sizeof *r, "requests", err);
-    for (size_t i = 0; r && i < n; i++) r[i] = MPI_REQUEST_NULL;
-    if (r) l->allocated += n * sizeof *r;
-    return r;
+    return n > 1 ? messages_capacity(o) * sizeof(float) + other_bytes(n) : 0;
 }
 
-static cl_code open_staging(cl_line *l, cl_err *err)
+cl_code messages_open(cl_line *l, cl_err *err)
 {
     message_buffers *b = &l->messages;
-    size_t others = (size_t)l->group.members - 1;
-    b->capacity = capacity(&l->opt);
+    const size_t n = (size_t)l->domains.n;
+    b->capacity = messages_capacity(&l->opt);
     if (b->capacity > INT32_MAX / sizeof(float))
         return cl_fail(
             err, CL_E_FIT,
             "line: the chips of a stage exchange up to %zu bytes at once, a message holds at most 2 GB (use a smaller "
             "--chunk)",
             b->capacity * sizeof(float));
-    if (!(b->in = line_alloc(l, b->capacity * sizeof(float), "buffer for numbers of other chips", err)))
-        return CL_E_FIT;
-    if (!(b->out = line_alloc(l, b->capacity * sizeof(float), "buffer for numbers to other chips", err)))
-        return CL_E_FIT;
-    if (!(b->requests = no_requests(l, n_requests(&l->opt), err))) return CL_E_FIT;
-    if (!line_is_head(l)) return CL_OK;
-    if (!(b->to_members = no_requests(l, HOPS * others, err))) return CL_E_FIT;
-    for (size_t i = 0; i < HOPS; i++) l->hops[i].to_members = b->to_members + i * others;
+    b->packed = line_alloc(l, b->capacity * sizeof(float), "buffer for numbers of other chips", err);
+    if (!b->packed) return CL_E_FIT;
+    b->requests = cl_malloc(n_requests(l->domains.n), sizeof *b->requests, "requests", err);
+    b->numbers = cl_malloc(n, sizeof *b->numbers, "sizes of messages", err);
+    b->places = cl_malloc(n, sizeof *b->places, "places of messages", err);
+    b->peers = cl_malloc(n, sizeof *b->peers, "requests", err);
+    b->rows = cl_malloc(CL_REGIONS_MOST * n, sizeof *b->rows, "sizes of messages", err);
+    if (!b->requests || !b->numbers || !b->places || !b->peers || !b->rows) return CL_E_FIT;
+    l->allocated += other_bytes(l->domains.n);
+    for (size_t i = 0; i < n_requests(l->domains.n); i++) b->requests[i] = MPI_REQUEST_NULL;
     return CL_OK;
 }
 
-static cl_code open(cl_line *l, cl_err *err)
-{
-    for (int i = 0; i < l->n_hops; i++)
-        if (!(l->hops[i].data = line_alloc(l, l->hop_capacity, "hand-over buffer", err))) return CL_E_FIT;
-    if (!(l->group.memory = line_alloc(l, l->opt.exchange_bytes, "exchange memory", err))) return CL_E_FIT;
-    if (!line_is_head(l)) l->source = l->opt.stage_first;
-    return l->group.members == 1 ? CL_OK : open_staging(l, err);
-}
-
-static void close(cl_line *l)
+void messages_close(cl_line *l)
 {
     message_buffers *b = &l->messages;
-    for (int i = 0; i < l->n_hops; i++) cl_free_aligned(l->hops[i].data, l->hop_capacity);
-    cl_free_aligned(l->group.memory, l->opt.exchange_bytes);
-    cl_free_aligned(b->in, b->capacity * sizeof(float));
-    cl_free_aligned(b->out, b->capacity * sizeof(float));
+    cl_free_aligned(b->packed, b->capacity * sizeof(float));
     free(b->requests);
-    free(b->to_members);
+    free(b->numbers);
+    free(b->places);
+    free(b->peers);
+    free(b->rows);
 }
-
-/* --- hand-overs --- */
-
-static int user(cl_line *l, int index)
-{
-    for (int m = 1; m < l->group.members; m++)
-        if (!wait_is_done(l->ranks, &l->hops[index].to_members[m - 1])) return m;
-    return 0;
-}
-
-static void await_users(cl_line *l, int index)
-{
-    for (int m = 1; m < l->group.members; m++)
-        wait_one(l->ranks, &l->hops[index].to_members[m - 1], MPI_STATUS_IGNORE, "a micro-batch to reach",
-                 rank_of(l, m));
-}
-
-/* Activations are computed on in place, so where they are sent they must have arrived before this chip goes on; the
- * others can do nothing without them anyway. */
-static void give(cl_line *l, int index, size_t n, bool with_x)
-{
-    const hop_slot *s = &l->hops[index];
-    for (int m = 1; m < l->group.members; m++)
-        MPI_TRY(l->ranks,
-                MPI_Isend(s->data, (int)n, MPI_BYTE, rank_of(l, m), TAG_HOP, l->ranks->comm, &s->to_members[m - 1]));
-    if (with_x) await_users(l, index);
-}
-
-static void finish(cl_line *l, int index) {}
-
-const carrier_table carrier_messages = {.bytes = bytes,
-                                        .open = open,
-                                        .close = close,
-                                        .gather = gather,
-                                        .give = give,
-                                        .next = hops_received,
-                                        .finish = finish,
-                                        .user = user,
-                                        .await_users = await_users};

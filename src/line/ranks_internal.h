@@ -13,7 +13,7 @@
 
 /* Every message tag of the program. */
 enum tag {
-    TAG_HOP = 1, /* a micro-batch: to the next stage, or from a head chip to its stage */
+    TAG_HOP = 1, /* a micro-batch: to the next stage, or inside the first one */
     TAG_RESULTS,
     TAG_GATHER,
     TAG_NOTE,

@@ -2,6 +2,7 @@
 #include <math.h>
 
 #include "bytes.h"
+#include "chipline/group.h"
 
 cl_cost_chip cl_placed_chip(const cl_model *m, const cl_place_options *o, const cl_placement *p, int stage, int member)
 {
@@ -9,6 +10,7 @@ cl_cost_chip cl_placed_chip(const cl_model *m, const cl_place_options *o, const 
                           .stage = &p->stages[stage],
                           .member = member,
                           .experts = p->experts,
+                          .shared_memory = o->shared_memory,
                           .routing = o->routing,
                           .kv = o->kv};
 }
@@ -31,7 +33,8 @@ cl_code cl_placement_cost(const cl_model *m, const cl_place_options *opt, const 
     *out = (cl_chip_cost){.token_bytes = sum.all.weight_bytes,
                           .token_kv_bytes = sum.all.kv_bytes,
                           .gathers = sum.gathers,
-                          .gather_bytes = sum.all.exchange.got_bytes};
+                          .gather_bytes = sum.all.exchange.got_bytes,
+                          .gather_messages = sum.all.exchange.got};
     for (int i = 0; i < m->n_tensors; i++)
         if (bytes_in_stage(m, s, &m->tensors[i]))
             out->weight_bytes = bytes_sum(out->weight_bytes, bytes_held(&chip, &m->tensors[i]));
@@ -53,7 +56,7 @@ static double stage_seconds(const cl_model *m, const cl_place_options *o, const 
         const cl_cost_chip chip = cl_placed_chip(m, o, p, stage, i);
         const cl_cost_sum c = cl_cost_of_step(&chip, &(cl_cost_step){.n_parts = 1, .parts = &part});
         double read = (double)c.all.weight_bytes + (double)c.all.kv_bytes;
-        double t = per(read, r->read_bytes_per_s) + c.gathers * r->gather_s * log2(s->n_ranks) +
+        double t = per(read, r->read_bytes_per_s) + c.gathers * r->gather_s * cl_exchange_rounds(s->n_ranks) +
                    per((double)c.all.exchange.got_bytes, r->gather_bytes_per_s);
         slowest = t > slowest ? t : slowest;
     }

@@ -184,7 +184,11 @@ static void choose_experts(walk *w, int layer)
     }
 }
 
-static void emit(const walk *w, const cl_phase *p) { w->phase(w->ctx, p); }
+static void emit(const walk *w, cl_phase *p)
+{
+    if (w->c->shared_memory) p->exchange.sent_bytes = 0, p->exchange.got = p->exchange.sent = 0;
+    w->phase(w->ctx, p);
+}
 
 static void walk_layer(walk *w, int layer, int first, int end)
 {
@@ -260,8 +264,7 @@ static void walk_head(walk *w)
     const cl_model *m = w->c->model;
     const cl_tensor *norm = &m->tensors[first_tensor(m, w->spec->n_layers)],
                     *head = w->spec->tied ? m->tensors : norm + 1;
-    double outputs = 0, batch = w->s->head_rows ? w->s->head_rows : HEAD_ROWS, vocab = w->spec->vocab;
-    double own = (double)walk_rows(w, w->spec->vocab).n;
+    double outputs = 0, batch = w->s->head_rows ? w->s->head_rows : HEAD_ROWS;
     for (int i = 0; i < w->s->n_parts; i++) outputs += w->s->parts[i].n * w->s->parts[i].outputs;
     if (!(outputs > 0)) return;
     for (double left = outputs; left > 0; left -= batch) {
@@ -269,13 +272,12 @@ static void walk_head(walk *w)
         cl_phase p = {.kind = CL_PHASE_HEAD, .layer = -1, .tokens = rows};
         read_tensor(w, norm, rows, &p);
         read_tensor(w, head, rows, &p);
-        if (w->s->rows && w->members > 1)
-            p.exchange = exchange_to_first(w, rows * vocab, rows * own, exchange_makers(w, w->spec->vocab));
+        if (w->s->rows && w->members > 1) p.exchange = exchange_rows_to_first(w, w->spec->vocab, rows);
         emit(w, &p);
     }
     cl_phase p = {.kind = CL_PHASE_SAMPLE, .layer = -1, .tokens = outputs};
     double candidates = w->s->candidates ? w->s->candidates : 1, numbers = 2 * candidates * outputs; /* id and logit */
-    if (!w->s->rows && w->members > 1) p.exchange = exchange_to_first(w, w->members * numbers, numbers, w->members);
+    if (!w->s->rows && w->members > 1) p.exchange = exchange_numbers_to_first(w, numbers);
     emit(w, &p);
 }
 

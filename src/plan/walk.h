@@ -26,9 +26,8 @@ static inline cl_range walk_rows(const walk *w, int64_t n) { return cl_split_row
 void exchange_attention(const walk *w, const cl_attention *a, cl_phase p[CL_PHASES]);
 void exchange_ffn(const walk *w, int layer, cl_phase p[CL_PHASES]);
 cl_exchange exchange_embedded(const walk *w);
-/* Of `all` numbers this chip has made `own`; all go to the first chip. */
-cl_exchange exchange_to_first(const walk *w, double all, double own, int makers);
-/* Chips that have some of n rows: the first ones. */
-int exchange_makers(const walk *w, int64_t n);
+/* To the first chip: the chips' parts of n rows, for so many tokens; so many numbers of each chip. */
+cl_exchange exchange_rows_to_first(const walk *w, int64_t n, double tokens);
+cl_exchange exchange_numbers_to_first(const walk *w, double numbers);
 
 #endif

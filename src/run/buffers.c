@@ -5,14 +5,14 @@
 
 static cl_line_options line_of(const cl_buffer_count *b, const cl_stage *s, size_t exchange_bytes)
 {
-    /* one of the middle where it is neither end; which ranks they are does not matter */
+    /* one of the middle where it is neither end; which ranks they are does not matter, and neighbours are alike */
+    const int n = s->n_ranks;
     return (cl_line_options){.limits = b->limits,
-                             .stage_first = 1,
-                             .members = s->n_ranks,
-                             .prev = s->embed ? -1 : 0,
-                             .next = s->head ? -1 : 1 + s->n_ranks,
-                             .first = s->embed ? 1 : 0,
-                             .last = s->head ? 1 : 1 + s->n_ranks,
+                             .prev = {0, s->embed ? 0 : n},
+                             .own = {n, n},
+                             .next = {2 * n, s->head ? 0 : n},
+                             .first = s->embed ? n : 0,
+                             .last = s->head ? n : 2 * n,
                              .exchange_bytes = exchange_bytes,
                              .carrier = b->carrier};
 }
@@ -48,7 +48,7 @@ static uint64_t count(const cl_buffer_count *b, const cl_stage *s, const cl_expe
     uint64_t own;
     if (size_first(b, s, experts, &chip, &own) != CL_OK) return UINT64_MAX;
     const cl_line_options line = line_of(b, s, cl_chip_exchange_bytes(&b->model->spec, s, &chip));
-    return own + cl_line_bytes(&line, line.stage_first) + b->trace_bytes;
+    return own + cl_line_bytes(NULL, &line, line.own.first) + b->trace_bytes;
 }
 
 uint64_t cl_count_buffers(void *ctx, const cl_stage *stage, const cl_expert_map *experts)

@@ -47,22 +47,27 @@ static cl_chip_options chip_options(const cl_run *r)
                              .poll_ctx = r->line};
 }
 
+/* Ranks of a stage of this line; none before the first and behind the last. */
+static cl_line_stage stage_of(const cl_run *r, int stage)
+{
+    const cl_placement *p = &r->plan.placement;
+    if (stage < 0 || stage >= p->n_stages) return (cl_line_stage){0};
+    return (cl_line_stage){head_of(r, stage), p->stages[stage].n_ranks};
+}
+
 static cl_line_options line_options(const cl_run *r)
 {
     const run_seat *s = &r->seat;
     const cl_chip_options chip = chip_options(r);
-    cl_line_options o = {.limits = r->plan.limits,
-                         .stage_first = head_of(r, s->stage),
-                         .members = s->at->n_ranks,
-                         .prev = s->first ? -1 : head_of(r, s->stage - 1),
-                         .next = s->last ? -1 : head_of(r, s->stage + 1),
-                         .first = head_of(r, 0),
-                         .last = head_of(r, r->plan.placement.n_stages - 1),
-                         .exchange_bytes = cl_chip_exchange_bytes(&r->plan.model.spec, s->at, &chip),
-                         .carrier = r->opt.carrier,
-                         .trace = r->trace.recorder};
-    o.carrier = cl_line_carrier(r->ranks, &o);
-    return o;
+    return (cl_line_options){.limits = r->plan.limits,
+                             .prev = stage_of(r, s->stage - 1),
+                             .own = stage_of(r, s->stage),
+                             .next = stage_of(r, s->stage + 1),
+                             .first = head_of(r, 0),
+                             .last = head_of(r, r->plan.placement.n_stages - 1),
+                             .exchange_bytes = cl_chip_exchange_bytes(&r->plan.model.spec, s->at, &chip),
+                             .carrier = r->opt.carrier,
+                             .trace = r->trace.recorder};
 }
 
 static cl_code slice_of(cl_run *r, cl_err *err)
@@ -85,7 +90,7 @@ static cl_code count_memory(cl_run *r, cl_err *err)
     if (c == CL_OK)
         c = cl_chip_size(&r->plan.model, r->seat.at, r->extents, r->n_extents, &chip, r->opt.threads, &s, err);
     if (c != CL_OK) return c;
-    const uint64_t buffers = s.work_bytes + s.other_bytes + cl_line_bytes(&line, cl_ranks_rank(r->ranks)) +
+    const uint64_t buffers = s.work_bytes + s.other_bytes + cl_line_bytes(r->ranks, &line, cl_ranks_rank(r->ranks)) +
                              cl_trace_mapped(r->trace.recorder);
     r->before_bytes = cl_rss_bytes();
     r->counted_bytes = s.slice_bytes + s.kv_bytes + buffers;

@@ -101,6 +101,7 @@ cl_place_options options_of_place(const cl_run *r)
                               .experts = r->opt.experts,
                               .routing = p->chosen ? &p->routing : NULL,
                               .copies = p->chosen != NULL,
+                              .shared_memory = r->opt.carrier != CL_CARRIER_MESSAGES && p->most_ranks_apart == 0,
                               .kv = p->kv,
                               .slots = p->limits.slots,
                               .context = p->limits.context,

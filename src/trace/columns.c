@@ -28,6 +28,7 @@ static const cl_store_column event_columns[] = {
     EVENT(peer, "rank", "rank of the other side of a message; of a recv the one that was waited for; -1: none"),
     EVENT(experts, "expert", "distinct experts read"),
     EVENT(gathers, "gather", "exchanges inside the stage that are part of this event"),
+    EVENT(gather_messages, "message", "messages that came to this rank in them; none where chips share memory"),
 };
 
 static const cl_store_column part_columns[] = {

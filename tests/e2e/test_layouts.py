@@ -110,8 +110,8 @@ def test_matrix(name, convert, tmp_path):
 # --- what the plan says is what the trace shows ---
 
 def traced(path):
-    """Per rank a list of decode steps: gathers, bytes got in them (embedding apart: who holds the row varies), messages
-    sent, bytes sent. And the routing."""
+    """Per rank a list of decode steps: gathers, bytes and messages got in them (embedding apart: who holds the row
+    varies), hand-overs sent, their bytes. And the routing."""
     with h5py.File(path) as f:
         kinds = {k["name"].decode(): k["id"] for k in f["kinds"][:]}
         steps = []
@@ -124,7 +124,7 @@ def traced(path):
                     continue
                 inner = np.concatenate([of[k] for k in ("layer", "head", "sample")])
                 steps[-1].append((int(inner["gathers"].sum() + of["embed"]["gathers"].sum()),
-                                  int(inner["msg_bytes"].sum()), len(of["send"]),
+                                  int(inner["msg_bytes"].sum()), int(inner["gather_messages"].sum()), len(of["send"]),
                                   int(of["send"]["msg_bytes"].sum())))
         return steps, f["routing"][:] if "routing" in f else None
 
@@ -136,17 +136,19 @@ def own_rows(n, members, member):
     return ends[1] - ends[0]
 
 
-@pytest.mark.parametrize("name,ranks,layout", some([
-    (name, *layout) for layout in [(1, "1x1"), (3, "1x3"), (4, "2x2"), (3, "2+1"), (2, "2x1")]
+@pytest.mark.parametrize("name,ranks,layout,gather", some([
+    (name, *layout) for layout in [(1, "1x1", "auto"), (3, "1x3", "auto"), (4, "2x2", "auto"), (3, "2+1", "auto"),
+                                   (2, "2x1", "auto"), (4, "1x4", "messages"), (3, "2+1", "messages"),
+                                   (4, "1+3", "messages"), (6, "2x3", "messages"), (6, "1x6", "messages")]
     for name in ["llama_a", "olmoe", "deepseek_v3", "gpt_oss", "llama4"]], 3))
-def test_messages_and_bytes_are_those_of_the_plan(name, ranks, layout, convert, tmp_path):
+def test_messages_and_bytes_are_those_of_the_plan(name, ranks, layout, gather, convert, tmp_path):
     model = convert(FIXTURES / name)
     spec = json.loads(ok("inspect", model, "--json").stdout)
     layout = layout_file(layout, tmp_path) if "+" in layout else layout
-    plan = json.loads(ok("plan", model, "--layout", layout, "--context", 64, "--json").stdout)
+    layout = ("--layout", layout, "--gather", gather, "--context", 64)
+    plan = json.loads(ok("plan", model, *layout, "--explain", "--json").stdout)
     trace, prompt = tmp_path / "t.h5", golden(name)[0]["prompt"]
-    ok("run", model, "--tokens", ids(prompt), "-n", N, "--ignore-eos", "--context", 64, "--layout", layout, "--threads",
-       1, "--trace", trace,
+    ok("run", model, "--tokens", ids(prompt), "-n", N, "--ignore-eos", *layout, "--threads", 1, "--trace", trace,
        "--trace-level", "layer", "--quiet", ranks=ranks)
     steps, routing = traced(trace)
     for chip in plan["chips"]:
@@ -154,7 +156,9 @@ def test_messages_and_bytes_are_those_of_the_plan(name, ranks, layout, convert, 
         others = spec["vocab"] - own_rows(spec["vocab"], members, chip["member"]) if chip["embed"] else 0
         got = set(steps[chip["rank"]])
         assert len(steps[chip["rank"]]) == N - 1 and len(got) == 1
-        gathers, in_bytes, sends, out_bytes = got.pop()
+        gathers, in_bytes, messages, sends, out_bytes = got.pop()
+        embed = chip["phases"].get("embed", {"messages_got": 0})["messages_got"]
+        assert abs(chip["gather_messages"] - embed - messages) < 1e-9
         assert (gathers, sends, out_bytes) == (chip["gathers"], chip["sends"], chip["send_bytes"])
         assert abs(chip["gather_bytes"] - in_bytes - 4 * spec["hidden"] * others / spec["vocab"]) <= 2
     if routing is not None:

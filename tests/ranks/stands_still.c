@@ -46,10 +46,9 @@ static cl_line_options options(int rank, cl_carrier carrier)
     int k = 0;
     while (first[k + 1] <= rank) k++;
     return (cl_line_options){.limits = {.slots = 2, .context = 4096, .chunk = CHUNK, .hidden = HIDDEN, .vocab = 1000},
-                             .stage_first = first[k],
-                             .members = first[k + 1] - first[k],
-                             .prev = k ? first[k - 1] : -1,
-                             .next = k + 1 < STAGES ? first[k + 1] : -1,
+                             .prev = {k ? first[k - 1] : 0, k ? first[k] - first[k - 1] : 0},
+                             .own = {first[k], first[k + 1] - first[k]},
+                             .next = {first[k + 1], k + 1 < STAGES ? first[k + 2] - first[k + 1] : 0},
                              .first = 0,
                              .last = first[STAGES - 1],
                              .exchange_bytes = 64,
@@ -101,9 +100,9 @@ static void follow(job *j, const cl_line_options *o)
         cl_hop *h = cl_line_recv(j->line);
         stop = h->kind == CL_HOP_STOP;
         if (!stop) work(j, h);
-        if (!stop && o->next < 0 && cl_ranks_rank(j->ranks) == o->last)
+        if (!stop && !o->next.members && cl_ranks_rank(j->ranks) == o->last)
             samples.microbatch = h->mb.id, cl_line_send_samples(j->line, &samples);
-        if (o->next >= 0) cl_line_pass(j->line, h);
+        if (o->next.members) cl_line_pass(j->line, h);
         else cl_line_release(j->line, h);
     }
 }

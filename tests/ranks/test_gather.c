@@ -1,10 +1,8 @@
 /* Stages of several chips: gathers of random regions against what they should bring, and micro-batches through stages
  * of every shape, with chips that add their rank. Both carriers, all ways of waiting, 1 to 4 ranks. */
-#include "ranks_suite.h"
+#include "gathers.h"
 
-enum { RANKS = 4, SLOTS = 5, CHUNK = 7, HIDDEN = 701, STEPS = 100, BEFORE = 9 };
-enum { ROUNDS = 400, REGIONS = 5, ROWS = 17, WIDTH = 40, STRIDE = WIDTH + 8 };
-enum { HALF = REGIONS * ROWS * STRIDE }; /* numbers of one round; rounds take turns with two halves */
+enum { RANKS = 4, SLOTS = 5, CHUNK = 7, HIDDEN = 701, STEPS = 100, BEFORE = 9, ROUNDS = 400 };
 
 static cl_line *the_line;
 
@@ -23,130 +21,14 @@ static bool options(const int *shape, cl_carrier carrier, cl_line_options *o)
     }
     if (first[n] != cl_ranks_size(the_ranks)) return false;
     *o = (cl_line_options){.limits = {.slots = SLOTS, .context = 64, .chunk = CHUNK, .hidden = HIDDEN, .vocab = 1000},
-                           .stage_first = first[mine],
-                           .members = shape[mine],
-                           .prev = mine ? first[mine - 1] : -1,
-                           .next = mine < n - 1 ? first[mine + 1] : -1,
+                           .prev = {mine ? first[mine - 1] : 0, mine ? shape[mine - 1] : 0},
+                           .own = {first[mine], shape[mine]},
+                           .next = {first[mine + 1], mine < n - 1 ? shape[mine + 1] : 0},
                            .first = 0,
                            .last = first[n - 1],
                            .exchange_bytes = 2 * HALF * sizeof(float),
                            .carrier = carrier};
     return true;
-}
-
-/* --- gathers --- */
-
-typedef struct plan {
-    cl_region regions[REGIONS];
-    int32_t cut[REGIONS][RANKS + 1], owner[REGIONS][ROWS];
-    int n;
-} plan;
-
-/* The regions of a round: the same on all members. */
-static void make_plan(plan *p, uint64_t *seed, float *memory, int members)
-{
-    float *at = memory;
-    p->n = (int)(next(seed) % (REGIONS + 1));
-    for (int k = 0; k < p->n; k++) {
-        cl_region *r = &p->regions[k];
-        unsigned kind = next(seed) % 3;
-        *r = (cl_region){.data = at,
-                         .rows = (int)(next(seed) % (ROWS + 1)),
-                         .width = (int)(next(seed) % (WIDTH + 1)),
-                         .to = -1};
-        if (next(seed) % 3 == 0) r->to = (int)(next(seed) % (unsigned)members);
-        r->stride = (size_t)r->width + next(seed) % 8;
-        if (kind != 1) r->cut = p->cut[k];
-        if (kind != 0) r->owner = p->owner[k];
-        p->cut[k][0] = (int32_t)(next(seed) % 4 == 0 ? next(seed) % (unsigned)(r->width + 1) : 0);
-        for (int m = 1; m <= members; m++) {
-            int32_t before = p->cut[k][m - 1];
-            p->cut[k][m] = before + (int32_t)(next(seed) % (unsigned)(r->width - before + 1));
-        }
-        for (int i = 0; i < r->rows; i++) p->owner[k][i] = (int32_t)(next(seed) % (unsigned)members);
-        at += (size_t)r->rows * r->stride;
-    }
-}
-
-static bool in_cut(const cl_region *r, int from, int to, int col)
-{
-    return r->cut ? col >= r->cut[from] && col < r->cut[to] : col < r->width;
-}
-
-/* Has m made this number? Does m need it? Straight from the words of group.h. */
-static bool makes(const cl_region *r, int m, int members, int row, int col)
-{
-    if (r->owner) return r->owner[row] == m && in_cut(r, 0, members, col);
-    return in_cut(r, m, m + 1, col);
-}
-
-static bool needs(const cl_region *r, int m, int members, int row, int col)
-{
-    if (r->to >= 0 && r->to != m) return false;
-    return r->owner && r->cut ? in_cut(r, m, m + 1, col) : in_cut(r, 0, members, col);
-}
-
-/* The number that belongs there: its bits are anything but a NaN. */
-static float number(int round, int k, int row, int col)
-{
-    uint64_t seed = (uint64_t)round * 1000003 + (uint64_t)(k * 10007 + row * 101 + col);
-    (void)next(&seed);
-    return (float)(int)next(&seed);
-}
-
-/* Writes what m has made of the plan, or what it needs of the others' into a copy; returns how many numbers the
- * others made. */
-static uint64_t write_numbers(const plan *p, int round, int m, int members, float *memory, float *copy)
-{
-    uint64_t others = 0;
-    for (int k = 0; k < p->n; k++)
-        for (int i = 0; i < p->regions[k].rows; i++)
-            for (int c = 0; c < p->regions[k].width; c++) {
-                const cl_region *r = &p->regions[k];
-                bool own = makes(r, m, members, i, c), wanted = copy && !own && needs(r, m, members, i, c);
-                size_t at = (size_t)((float *)r->data - memory) + (size_t)i * r->stride + (size_t)c;
-                if (copy ? wanted : own) (copy ? copy : memory)[at] = number(round, k, i, c);
-                others += wanted;
-            }
-    return others;
-}
-
-/* In shared memory the others' numbers come whether needed or not: the copy keeps them as they are then. */
-static void see_others(const plan *p, int m, int members, const float *memory, float *copy)
-{
-    for (int k = 0; k < p->n; k++)
-        for (int i = 0; i < p->regions[k].rows; i++)
-            for (int c = 0; c < p->regions[k].width; c++) {
-                const cl_region *r = &p->regions[k];
-                size_t at = (size_t)((float *)r->data - memory) + (size_t)i * r->stride + (size_t)c;
-                if (!makes(r, m, members, i, c) && !needs(r, m, members, i, c)) copy[at] = memory[at];
-            }
-}
-
-static void random_gathers(uint64_t seed)
-{
-    static float want[HALF];
-    const cl_group *g = cl_line_group(the_line);
-    uint64_t own_seed = seed + (uint64_t)g->member;
-    bool same = true, counted = true, shared = cl_line_shared(the_line);
-    for (int round = 0; round < ROUNDS; round++) {
-        plan p;
-        float *memory = g->memory + (round & 1 ? HALF : 0);
-        make_plan(&p, &seed, memory, g->members);
-        write_numbers(&p, round, g->member, g->members, memory, NULL);
-        dawdle(&own_seed);
-        if (!shared) memcpy(want, memory, sizeof want);
-        uint64_t bytes = 0, got = g->gather(g->ctx, p.regions, p.n);
-        if (shared) memcpy(want, memory, sizeof want);
-        uint64_t numbers = write_numbers(&p, round, g->member, g->members, memory, want);
-        if (shared) see_others(&p, g->member, g->members, memory, want);
-        same = same && !memcmp(want, memory, sizeof want);
-        for (int k = 0; k < p.n; k++) bytes += cl_region_bytes(&p.regions[k], g->member, g->members);
-        counted = counted && got == bytes && got == numbers * sizeof(float);
-        dawdle(&own_seed);
-    }
-    CU_ASSERT_TRUE(same);
-    CU_ASSERT_TRUE(counted);
 }
 
 /* --- micro-batches --- */
@@ -222,14 +104,15 @@ static void work(const int *shape, int stage, cl_hop *h, int64_t id)
     float *words = g->memory + (id & 1 ? HALF : 0);
     cl_region first = {.data = words, .rows = 1, .stride = RANKS, .cut = one_each, .to = -1};
     cl_region second = {.data = h->x, .rows = h->mb.n_tokens, .stride = HIDDEN, .cut = cut, .to = -1};
-    bool shared = cl_line_shared(the_line); /* then the others may be at work in their columns already */
+    /* then others may be at work in their columns already */
+    bool shared = the_line->shared.block != NULL;
     bool right = numbers_right(h, id) && columns_right(shape, stage, h, shared ? from : 0, shared ? to : HIDDEN);
     if (id & 2) add_rank(shape, stage, h, from, to);
     words[g->member] = (float)(id + g->member);
-    uint64_t got = g->gather(g->ctx, &first, 1);
+    uint64_t got = g->gather(g->ctx, &first, 1).bytes;
     for (int m = 0; m < g->members; m++) right = right && words[m] == (float)(id + m);
     if (!(id & 2)) add_rank(shape, stage, h, from, to);
-    got += g->gather(g->ctx, &second, 1);
+    got += g->gather(g->ctx, &second, 1).bytes;
     CU_ASSERT_EQUAL(got,
                     cl_region_bytes(&first, g->member, g->members) + cl_region_bytes(&second, g->member, g->members));
     CU_ASSERT_TRUE(right && columns_right(shape, stage + 1, h, 0, HIDDEN));
@@ -275,10 +158,10 @@ static void lead(const cl_line_options *o, const int *shape)
             bool is_work = h->kind == CL_HOP_WORK;
             if (is_work) work(shape, 0, h, k);
             k++;
-            if (o->next >= 0) cl_line_pass(l, h);
+            if (o->next.members) cl_line_pass(l, h);
             else cl_line_release(l, h);
             if (!is_work) continue;
-            if (o->next >= 0) in_flight++;
+            if (o->next.members) in_flight++;
             else done++;
         }
         if (in_flight && cl_line_recv_samples(l, !room, &s)) {
@@ -297,7 +180,7 @@ static void follow(const cl_line_options *o, const int *shape)
     const cl_group *g = cl_line_group(l);
     uint64_t seed = (uint64_t)cl_ranks_rank(the_ranks);
     int stage = 0;
-    for (int first = 0; first < o->stage_first; first += shape[stage++]) {
+    for (int first = 0; first < o->own.first; first += shape[stage++]) {
     }
     for (int64_t k = 0; k <= STEPS; k++) {
         cl_hop *h = cl_line_recv(l);
@@ -308,7 +191,7 @@ static void follow(const cl_line_options *o, const int *shape)
             dawdle(&seed);
             CU_ASSERT_TRUE(numbers_right(h, k)); /* still: the head chip may be far ahead, but not in this buffer */
         }
-        if (o->next >= 0) {
+        if (o->next.members) {
             cl_line_pass(l, h);
             continue;
         }
@@ -330,20 +213,18 @@ static void one_shape(const int *shape, const cl_line_options *o, unsigned seed)
     cl_err err;
     CU_ASSERT_EQUAL_FATAL(cl_line_open(&the_line, the_ranks, o, &err), CL_OK);
     const cl_group *g = cl_line_group(the_line);
-    cl_line_options now = *o;
-    CU_ASSERT_TRUE(g->members == o->members && g->member == cl_ranks_rank(the_ranks) - o->stage_first);
+    CU_ASSERT_TRUE(g->members == o->own.members && g->member == cl_ranks_rank(the_ranks) - o->own.first);
     CU_ASSERT_EQUAL((uintptr_t)g->memory % 64, 0);
     CU_ASSERT_TRUE(o->carrier != CL_CARRIER_MESSAGES || !cl_line_shared(the_line));
-    CU_ASSERT_TRUE(o->carrier != CL_CARRIER_SHARED || cl_line_shared(the_line) == (o->members > 1));
-    now.carrier = cl_line_carrier(the_ranks, o);
-    CU_ASSERT_EQUAL(now.carrier == CL_CARRIER_SHARED, cl_line_shared(the_line));
-    CU_ASSERT_EQUAL(cl_line_bytes(&now, cl_ranks_rank(the_ranks)), the_line->allocated);
-    CU_ASSERT_TRUE(cl_line_bytes(o, cl_ranks_rank(the_ranks)) >= the_line->allocated);
+    CU_ASSERT_TRUE(o->carrier != CL_CARRIER_SHARED || cl_line_shared(the_line) == (o->own.members > 1));
+    CU_ASSERT_EQUAL(cl_line_bytes(the_ranks, o, cl_ranks_rank(the_ranks)), the_line->allocated);
+    CU_ASSERT_TRUE(cl_line_bytes(NULL, o, cl_ranks_rank(the_ranks)) >= the_line->allocated);
     if (cl_line_shared(the_line)) { /* the window is as large as what lies in it */
-        size_t spare = the_line->allocated - results_bytes(&now, cl_ranks_rank(the_ranks)) - the_line->shared.bytes;
+        size_t spare = the_line->allocated - results_bytes(o, cl_ranks_rank(the_ranks)) - the_line->shared.bytes -
+                       (size_t)(the_line->n_hops * the_line->routes.n) * sizeof(MPI_Request);
         CU_ASSERT_TRUE(spare >= 128 && spare < 256);
     }
-    random_gathers(seed);
+    random_gathers(the_line, ROUNDS, seed);
     for (int i = 0; i < 2; i++) { /* the second time after a stop */
         if (cl_ranks_rank(the_ranks) == 0) lead(o, shape);
         else follow(o, shape);
@@ -352,27 +233,30 @@ static void one_shape(const int *shape, const cl_line_options *o, unsigned seed)
     cl_line_close(the_line);
 }
 
-static void all_shapes(cl_carrier carrier, cl_wait from, cl_wait to)
+static void all_shapes(cl_carrier carrier, int together, cl_wait from, cl_wait to)
 {
     cl_line_options o;
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         for (int w = (int)from; w <= (int)to; w++) {
             const cl_waiting waiting = {(cl_wait)w, 1, 60};
             if (!options(shapes[i], carrier, &o)) continue;
+            o.together = together;
             cl_ranks_set_waiting(the_ranks, &waiting);
-            one_shape(shapes[i], &o, (unsigned)(w * 100 + o.stage_first));
+            one_shape(shapes[i], &o, (unsigned)(w * 100 + o.own.first));
         }
 }
 
 /* Where waiting blocks all ways are one. */
 static void with_messages(void)
 {
-    all_shapes(CL_CARRIER_MESSAGES, CL_WAIT_SPIN, blocking ? CL_WAIT_SPIN : CL_WAIT_YIELD);
+    all_shapes(CL_CARRIER_MESSAGES, 0, CL_WAIT_SPIN, blocking ? CL_WAIT_SPIN : CL_WAIT_YIELD);
 }
-static void with_whatever_there_is(void) { all_shapes(CL_CARRIER_AUTO, CL_WAIT_AUTO, CL_WAIT_AUTO); }
+static void with_whatever_there_is(void) { all_shapes(CL_CARRIER_AUTO, 0, CL_WAIT_AUTO, CL_WAIT_AUTO); }
+/* As if two chips of a host shared a memory, the next two another one. */
+static void with_memory_of_two(void) { all_shapes(CL_CARRIER_AUTO, 2, CL_WAIT_SPIN, CL_WAIT_YIELD); }
 static void with_shared_memory(void)
 {
-    if (!blocking) all_shapes(CL_CARRIER_SHARED, CL_WAIT_SPIN, CL_WAIT_YIELD);
+    if (!blocking) all_shapes(CL_CARRIER_SHARED, 0, CL_WAIT_SPIN, CL_WAIT_YIELD);
 }
 
 /* All ranks hear what is too large for one of them, or in the wrong place. */
@@ -403,7 +287,10 @@ static void refusals(void)
         CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "several hosts"));
     }
     o.carrier = CL_CARRIER_AUTO;
-    if (size > 1) CU_ASSERT_EQUAL(cl_line_carrier(the_ranks, &o), CL_CARRIER_MESSAGES);
+    domains d;
+    CU_ASSERT_EQUAL_FATAL(domains_make(&o, o.own, of, &d, &err), CL_OK);
+    CU_ASSERT_EQUAL(d.n, size > 1 ? 2 : 1);
+    domains_free(&d);
     of[size - 1] = was;
 }
 
@@ -414,7 +301,7 @@ static void wrong_messages(void)
     cl_err err;
     int size = cl_ranks_size(the_ranks), shape[RANKS] = {size};
     options(shape, CL_CARRIER_MESSAGES, &o);
-    o.prev = 0; /* as if there were a stage before */
+    o.prev.members = 1; /* as if there were a stage before */
     CU_ASSERT_EQUAL_FATAL(cl_line_open(&the_line, the_ranks, &o, &err), CL_OK);
     hop_slot *s = &the_line->hops[0];
     cl_hop *h = &s->hop;
@@ -472,6 +359,7 @@ int main(int argc, char **argv)
     CU_TestInfo tests[] = {{"sizes", sizes},
                            {"messages", with_messages},
                            {"shared memory", with_shared_memory},
+                           {"memory of two", with_memory_of_two},
                            {"either", with_whatever_there_is},
                            {"refusals", refusals},
                            {"wrong messages", wrong_messages},

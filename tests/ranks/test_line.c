@@ -4,9 +4,9 @@
 #include <math.h>
 #include <time.h>
 
-#include "ranks_suite.h"
+#include "gathers.h"
 
-enum { MOST = 128, SLOTS = 4, CHUNK = 6, HIDDEN = 67, STEPS = 120 };
+enum { MOST = MEMBERS, SLOTS = 4, CHUNK = 6, HIDDEN = 67, STEPS = 120 };
 
 static cl_line *the_line;
 
@@ -31,14 +31,18 @@ static void draw(shape *s, uint64_t seed)
     }
 }
 
+static cl_line_stage stage_at(const shape *s, int k)
+{
+    return k < 0 || k >= s->n ? (cl_line_stage){0} : (cl_line_stage){s->first[k], s->first[k + 1] - s->first[k]};
+}
+
 static cl_line_options options(const shape *s, cl_carrier carrier)
 {
     int k = s->stage;
     return (cl_line_options){.limits = {.slots = SLOTS, .context = 64, .chunk = CHUNK, .hidden = HIDDEN, .vocab = 1000},
-                             .stage_first = s->first[k],
-                             .members = s->first[k + 1] - s->first[k],
-                             .prev = k ? s->first[k - 1] : -1,
-                             .next = k + 1 < s->n ? s->first[k + 1] : -1,
+                             .prev = stage_at(s, k - 1),
+                             .own = stage_at(s, k),
+                             .next = stage_at(s, k + 1),
                              .first = 0,
                              .last = s->first[s->n - 1],
                              .exchange_bytes = 4096,
@@ -104,7 +108,7 @@ static void work(const shape *s, cl_hop *h, int64_t id, uint64_t *seed)
 
 static void done_with(const cl_line_options *o, cl_hop *h)
 {
-    if (o->next >= 0) cl_line_pass(the_line, h);
+    if (o->next.members) cl_line_pass(the_line, h);
     else cl_line_release(the_line, h);
 }
 
@@ -132,8 +136,8 @@ static void lead(const shape *s, const cl_line_options *o, uint64_t *seed)
     for (int64_t k = 0; done < STEPS;) {
         if (k < STEPS && k - done < most) {
             begin_one(s, o, k++, seed);
-            if (o->next < 0) done++;
-            if (o->next < 0 || (k < STEPS && k - done < most)) continue;
+            if (!o->next.members) done++;
+            if (!o->next.members || (k < STEPS && k - done < most)) continue;
         }
         CU_ASSERT_EQUAL_FATAL(cl_line_await(the_line, NULL, NULL, NULL, HUGE_VAL), CL_AWAITED_SAMPLES);
         take_one(done++);
@@ -158,29 +162,107 @@ static void follow(const shape *s, const cl_line_options *o, uint64_t *seed)
                                     .n_ids = 1,
                                     .parts = parts,
                                     .ids = &drawn};
-        if (!stop && o->next < 0 && g->member == 0 && s->n > 1) cl_line_send_samples(the_line, &samples);
+        if (!stop && !o->next.members && g->member == 0 && s->n > 1) cl_line_send_samples(the_line, &samples);
         done_with(o, h);
         CU_ASSERT_TRUE(k <= STEPS);
         if (stop) break;
     }
 }
 
-static void whole_line(cl_carrier carrier, uint64_t seed)
+static void run_line(const shape *s, const cl_line_options *o, uint64_t seed)
 {
     cl_err err;
-    shape s;
-    draw(&s, seed);
-    const cl_line_options o = options(&s, carrier);
     uint64_t own = seed * 1000 + (uint64_t)cl_ranks_rank(the_ranks);
-    CU_ASSERT_EQUAL_FATAL(cl_line_open(&the_line, the_ranks, &o, &err), CL_OK);
-    if (cl_ranks_rank(the_ranks) == 0) lead(&s, &o, &own);
-    else follow(&s, &o, &own);
+    CU_ASSERT_EQUAL_FATAL(cl_line_open(&the_line, the_ranks, o, &err), CL_OK);
+    if (cl_ranks_rank(the_ranks) == 0) lead(s, o, &own);
+    else follow(s, o, &own);
     cl_line_drain(the_line);
     cl_line_close(the_line);
 }
 
+static void whole_line(cl_carrier carrier, uint64_t seed)
+{
+    shape s;
+    draw(&s, seed);
+    const cl_line_options o = options(&s, carrier);
+    run_line(&s, &o, seed);
+}
+
 static void by_messages(void) { whole_line(CL_CARRIER_MESSAGES, 11); }
 static void by_shared_memory(void) { whole_line(blocking ? CL_CARRIER_MESSAGES : CL_CARRIER_SHARED, 12); }
+
+/* As if three chips of a host shared a memory. */
+static void by_memories_of_three(void)
+{
+    shape s;
+    draw(&s, 13);
+    cl_line_options o = options(&s, CL_CARRIER_AUTO);
+    o.together = 3;
+    run_line(&s, &o, 13);
+}
+
+/* --- exchanges of one stage --- */
+
+/* So many numbers of each chip, to all; of each chip's rows to one, and of each chip's rows every one its columns: what
+ * comes, and how many messages. */
+static void count_messages(int rows, bool in_rounds)
+{
+    static int32_t cut[MEMBERS + 1], owner[MEMBERS * 8];
+    const cl_group *g = cl_line_group(the_line);
+    const int n = g->members, sets = the_line->domains.n, rounds = cl_exchange_rounds(sets);
+    uint64_t sums[3] = {0};
+    for (int m = 0; m <= n; m++) cut[m] = m;
+    for (int i = 0; i < rows * n; i++) owner[i] = i % n;
+    const cl_region all = {.data = g->memory, .rows = rows, .stride = (size_t)n, .cut = cut, .to = -1};
+    const cl_region one = {.data = g->memory, .rows = rows, .stride = (size_t)n, .cut = cut, .to = n / 2};
+    const cl_region own =
+        {.data = g->memory, .rows = rows * n, .stride = (size_t)n, .cut = cut, .owner = owner, .to = -1};
+    const cl_region *const regions[] = {&all, &one, &own};
+    for (int k = 0; k < 3; k++) {
+        for (int i = 0; i < regions[k]->rows; i++)
+            for (int c = 0; c < n; c++)
+                if (makes(regions[k], g->member, n, i, c)) g->memory[i * n + c] = number(k, 0, i, c);
+        sums[k] = g->gather(g->ctx, regions[k], 1).messages;
+        bool right = true;
+        for (int i = 0; i < regions[k]->rows; i++)
+            for (int c = 0; c < n; c++)
+                if (needs(regions[k], g->member, n, i, c)) right = right && g->memory[i * n + c] == number(k, 0, i, c);
+        CU_ASSERT_TRUE(right);
+        const cl_region barrier = {.rows = 0, .cut = cut, .to = -1, .data = g->memory};
+        g->gather(g->ctx, &barrier, 1); /* others may still look */
+    }
+    cl_ranks_sum(the_ranks, sums, 3);
+    if (cl_ranks_rank(the_ranks)) return;
+    CU_ASSERT_EQUAL(sums[0], (uint64_t)(sets * rounds));
+    CU_ASSERT_EQUAL(sums[1], (uint64_t)(sets - 1));
+    CU_ASSERT_EQUAL(sums[2], (uint64_t)(sets * (in_rounds ? rounds : sets - 1)));
+}
+
+static void one_stage(cl_carrier carrier, int together)
+{
+    cl_err err;
+    const int size = cl_ranks_size(the_ranks);
+    const cl_line_options o = {.limits = {.slots = 1, .context = 64, .chunk = 1, .hidden = HIDDEN, .vocab = 1000},
+                               .own = {0, size},
+                               .exchange_bytes = (size_t)(8 * size * size + 64) * 16 * sizeof(float) +
+                                                 2 * HALF * sizeof(float),
+                               .carrier = carrier,
+                               .together = together};
+    CU_ASSERT_EQUAL_FATAL(cl_line_open(&the_line, the_ranks, &o, &err), CL_OK);
+    const int sets = the_line->domains.n;
+    CU_ASSERT_EQUAL(sets, carrier == CL_CARRIER_MESSAGES || blocking ? size : (size + together - 1) / together);
+    random_gathers(the_line, size > 8 ? 30 : 200, 7);
+    count_messages(1, cl_exchange_in_rounds(sets, 4 * (uint64_t)(size * size)));
+    count_messages(8, cl_exchange_in_rounds(sets, 4 * (uint64_t)(8 * size * size)));
+    cl_line_close(the_line);
+}
+
+static void exchanges(void)
+{
+    one_stage(CL_CARRIER_MESSAGES, 0);
+    one_stage(CL_CARRIER_AUTO, 3);
+    one_stage(CL_CARRIER_AUTO, 1);
+}
 
 /* --- waiting for one of several things --- */
 
@@ -259,6 +341,8 @@ int main(int argc, char **argv)
 {
     CU_TestInfo tests[] = {{"messages", by_messages},
                            {"shared memory", by_shared_memory},
+                           {"memories of three", by_memories_of_three},
+                           {"exchanges", exchanges},
                            {"awaiting", awaiting},
                            {"idling", idling},
                            CU_TEST_INFO_NULL};

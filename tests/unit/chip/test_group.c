@@ -47,7 +47,7 @@ static void copy_part(const cl_region *to, const cl_region *part, int member, in
     }
 }
 
-static uint64_t gather(void *ctx, const cl_region *regions, int n)
+static cl_gathered gather(void *ctx, const cl_region *regions, int n)
 {
     struct seat *seat = ctx;
     stage *s = seat->stage;
@@ -63,7 +63,7 @@ static uint64_t gather(void *ctx, const cl_region *regions, int n)
     if (s->copies) pthread_barrier_wait(&s->barrier); /* others may write theirs again */
     s->gathers[seat->member]++;
     s->bytes[seat->member] += bytes;
-    return bytes;
+    return (cl_gathered){.bytes = bytes};
 }
 
 typedef struct call {

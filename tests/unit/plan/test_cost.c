@@ -243,7 +243,7 @@ static void test_predicted(void)
     p = place(&m, &o);
     r.gather_s = 1e6;
     CU_ASSERT_EQUAL_FATAL(cl_predict(&m, &o, &p, &r, &x, &err), CL_OK);
-    CU_ASSERT_TRUE(fabs(x.token_s - 10 * log2(3) * 1e6) < 10);
+    CU_ASSERT_TRUE(fabs(x.token_s - 10 * 2 * 1e6) < 10);
     r.read_bytes_per_s = 0;
     CU_ASSERT_EQUAL(cl_predict(&m, &o, &p, &r, &x, &err), CL_E_INPUT);
     r = (cl_rates){.read_bytes_per_s = 1e6, .gather_s = -1};

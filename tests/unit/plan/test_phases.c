@@ -313,7 +313,7 @@ static void test_cache(void)
     cl_model_free(&m);
 }
 
-/* Messages that `from` sends to another chip in an all-gather of these regions: one if it has made anything. */
+/* What chip k makes for an all-gather. */
 static int64_t made(const cl_spec *s, const cl_phase *p, int members, int k)
 {
     const cl_layer *l = &s->layers[p->layer];
@@ -331,8 +331,34 @@ static int64_t made(const cl_spec *s, const cl_phase *p, int members, int k)
     }
 }
 
-/* All chips of a stage: what is sent is got, messages are those of pairs that have something, and the operations are
- * those of one chip alone, but for routers, which all have, and keys that several make. */
+/* Rounds played with all that each chip has: who sends how many messages and numbers, and gets how many messages. */
+typedef struct played {
+    int got[20], sent[20];
+    int64_t numbers[20];
+} played;
+
+static void play_rounds(const int64_t *makes, int g, played *out)
+{
+    bool has[20][20] = {{false}}, then[20][20];
+    memset(out, 0, sizeof *out);
+    for (int k = 0; k < g; k++) has[k][k] = true;
+    for (int step = 1; step < g; step *= 2) {
+        memcpy(then, has, sizeof then);
+        for (int k = 0; k < g; k++) {
+            const int to = (k - step + g) % g;
+            int64_t numbers = 0;
+            for (int j = 0; j < g; j++) /* what the other one will have anyway is not sent again */
+                if (has[k][j] && !has[to][j]) then[to][j] = true, numbers += makes[j];
+            out->sent[k] += numbers > 0, out->got[to] += numbers > 0, out->numbers[k] += numbers;
+        }
+        memcpy(has, then, sizeof has);
+    }
+    for (int k = 0; k < g; k++)
+        for (int j = 0; j < g; j++) CU_ASSERT_TRUE(has[k][j]);
+}
+
+/* All chips of a stage: what is sent is got, rounds go as they do when played, and the operations are those of one chip
+ * alone, but for routers, which all have, and keys that several make. */
 static void check_stage(cl_spec spec, cl_format f)
 {
     cl_model m = model_of(spec, f);
@@ -351,16 +377,22 @@ static void check_stage(cl_spec spec, cl_format f)
             const cl_cost_chip c = {.model = &m, .stage = &stage, .member = k, .kv = CL_KV_Q8};
             const list *l = phases(&c, &step);
             const cl_cost_sum sum = cl_cost_of_step(&c, &step);
-            got += sum.all.exchange.got_bytes, sent += sum.all.exchange.sent_bytes;
             got_messages += sum.all.exchange.got, sent_messages += sum.all.exchange.sent;
             attention += sum.all.ops_attention;
             for (int i = 0; i < l->n; i++) {
                 const cl_phase *p = &l->p[i];
-                int others = 0;
+                int64_t makes[20];
+                played game;
+                /* on the way to one chip what is passed on is sent more often */
+                if (p->exchange.kind != CL_EXCHANGE_ONE)
+                    got += p->exchange.got_bytes, sent += p->exchange.sent_bytes;
                 if (p->exchange.kind != CL_EXCHANGE_ALL) continue;
-                for (int j = 0; j < g; j++) others += j != k && made(s, p, g, j) > 0;
-                CU_ASSERT_EQUAL(p->exchange.got, others);
-                CU_ASSERT_EQUAL(p->exchange.sent, made(s, p, g, k) > 0 ? g - 1 : 0);
+                for (int j = 0; j < g; j++) makes[j] = made(s, p, g, j);
+                play_rounds(makes, g, &game);
+                CU_ASSERT_EQUAL(p->exchange.got, game.got[k]);
+                CU_ASSERT_EQUAL(p->exchange.sent, game.sent[k]);
+                if (p->kind == CL_PHASE_ATTN_OUT)
+                    CU_ASSERT_EQUAL(p->exchange.sent_bytes, 4 * 2 * (uint64_t)game.numbers[k]);
             }
         }
         CU_ASSERT_TRUE(llabs((long long)(got - sent)) <= 2 * g); /* rounded where expected */
