@@ -1,9 +1,9 @@
 /* schedule.h: which sequences' next tokens travel together. Pure: no MPI, no clock, no model; the same calls give the
  * same micro-batches.
  *
- * Decoding sequences are spread over as many micro-batches as there are stages, so that every stage has one to work on;
- * prompts fill what is left of a micro-batch, oldest first, in chunks; they too are spread over the stages, at least 16
- * tokens at a time. A finished sequence's slot is refilled at once. */
+ * Decoding sequences are spread evenly over as many micro-batches as keep every stage at work; prompts fill what is
+ * left of a micro-batch, oldest first, in chunks; they too are spread, at least 16 tokens at a time. A finished
+ * sequence's slot is refilled at once. */
 #ifndef CHIPLINE_SCHEDULE_H
 #define CHIPLINE_SCHEDULE_H
 
@@ -25,6 +25,10 @@ typedef struct cl_sequence {
     cl_sampling sampling;
     void *owner; /* the caller's */
 } cl_sequence;
+
+/* Micro-batches that keep a line full: one for each stage, and in a long line two more, since some are always between
+ * two stages. (In a short one they would be smaller instead, and each reads the weights anew.) */
+static inline int cl_microbatches_of(int stages) { return stages + (stages < 16 ? stages / 8 : 2); }
 
 typedef struct cl_schedule cl_schedule;
 cl_code cl_schedule_create(cl_schedule **out, const cl_limits *limits, int stages, cl_err *err);

@@ -2,6 +2,7 @@
  * computes and passes them on, and takes samples back to it; every other rank computes what arrives and passes it on.
  * */
 #include "desk.h"
+#include "chipline/schedule.h"
 #include "run_internal.h"
 
 /* One micro-batch through this rank's chip, and through the head on the last stage. */
@@ -180,7 +181,8 @@ static cl_code turn(loop *l, bool *done, cl_err *err)
     if (c == CL_OK && !l->stopping) c = admit(l, err);
     if (c != CL_OK || l->line_failed) return c;
     l->stopping = l->stopping || (l->stop && l->stop());
-    bool ready = cl_session_in_flight(l->session) < r->plan.placement.n_stages && !l->stopping;
+    const int most = cl_microbatches_of(r->plan.placement.n_stages);
+    bool ready = cl_session_in_flight(l->session) < most && !l->stopping;
     if (ready && !(l->desk && desk_is_full(l->desk))) c = inject(l, &sent, err);
     if (c != CL_OK || sent) return c;
     if (!alone && cl_session_in_flight(l->session)) return take_samples(l, true, err);

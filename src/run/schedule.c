@@ -16,7 +16,7 @@ typedef struct seat {
 
 struct cl_schedule {
     cl_limits limits;
-    int stages, active;
+    int most, active; /* micro-batches in the line; occupied slots */
     int prompt_share; /* most prompt tokens in a micro-batch, so that a prompt too is at work in every stage */
     int64_t turn, microbatches;
     seat *slots;
@@ -27,7 +27,7 @@ cl_code cl_schedule_create(cl_schedule **out, const cl_limits *limits, int stage
     cl_schedule *s = cl_calloc(1, sizeof *s, "schedule", err);
     if (!s) return CL_E_FIT;
     s->limits = *limits;
-    s->stages = stages;
+    s->most = cl_microbatches_of(stages);
     s->slots = cl_calloc((size_t)limits->slots, sizeof *s->slots, "schedule", err);
     if (!s->slots) {
         free(s);
@@ -48,7 +48,7 @@ bool cl_schedule_has_room(const cl_schedule *s) { return s->active < s->limits.s
 int cl_schedule_active(const cl_schedule *s) { return s->active; }
 cl_sequence *cl_schedule_sequence(const cl_schedule *s, int slot) { return s->slots[slot].seq; }
 
-/* Prompts that wait now, spread over the stages; but a few tokens at least, since each micro-batch reads the weights
+/* Prompts that wait now, spread over the line; but a few tokens at least, since each micro-batch reads the weights
  * anew. */
 static void share_prompts(cl_schedule *s)
 {
@@ -57,7 +57,7 @@ static void share_prompts(cl_schedule *s)
         const cl_sequence *q = s->slots[i].seq;
         if (q && q->n_sent < q->n_prompt) tokens += q->n_prompt - q->n_sent;
     }
-    int64_t share = (tokens + s->stages - 1) / s->stages;
+    int64_t share = (tokens + s->most - 1) / s->most;
     if (share < LEAST_PROMPT) share = LEAST_PROMPT;
     s->prompt_share = share < s->limits.chunk ? (int)share : s->limits.chunk;
 }
@@ -142,12 +142,19 @@ static void put(cl_schedule *s, cl_microbatch *mb, int i, int n, int room)
     q->awaits = last;
 }
 
+/* Sequences that the next micro-batch takes, so that those that follow each other differ by one at most. */
+static int share_of_next(const cl_schedule *s)
+{
+    const int64_t n = s->active < s->most ? s->active : s->most, k = n ? s->microbatches % n : 0;
+    return n ? (int)(s->active * (k + 1) / n - s->active * k / n) : 0;
+}
+
 bool cl_schedule_next(cl_schedule *s, cl_microbatch *mb)
 {
     mb->id = s->microbatches;
     mb->n_parts = mb->n_tokens = mb->n_before = 0;
     int64_t before = s->turn;
-    int share = (s->active + s->stages - 1) / s->stages; /* so that every stage has as many to work on */
+    const int share = share_of_next(s);
     int room_to_decode = s->limits.chunk - (longest_waiting(s, false, 0, before) >= 0); /* a prompt never starves */
     for (int i;
          mb->n_parts < share && mb->n_tokens < room_to_decode && (i = longest_waiting(s, true, 0, before)) >= 0;) {

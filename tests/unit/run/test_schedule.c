@@ -5,7 +5,7 @@
 #include "chipline/util.h"
 #include "suite.h"
 
-enum { MAX = 64 };
+enum { MAX = 128 };
 
 typedef struct bench {
     cl_schedule *s;
@@ -168,6 +168,39 @@ static void every_stage_has_work(void)
     for (int i = 0; i < 8; i++) free(q[i].tokens);
 }
 
+/* 64 sequences in a line of 61 stages, 7 in one of 3, ...: shares differ by one, all are served once in a round. */
+static void shares_are_even(void)
+{
+    static const struct {
+        int sequences, stages, round, least;
+    } cases[] = {{64, 61, 63, 1},  {7, 3, 3, 2},  {5, 8, 5, 1},   {16, 2, 2, 8},
+                 {128, 61, 63, 2}, {30, 8, 9, 3}, {40, 16, 18, 2}};
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        bench b;
+        const int n = cases[c].sequences;
+        start(&b, n, 256, cases[c].stages);
+        cl_sequence *q = calloc((size_t)n, sizeof *q);
+        for (int i = 0; i < n; i++) {
+            q[i] = make(1, 100, i);
+            cl_schedule_admit(b.s, &q[i]);
+        }
+        while (next(&b)) {
+        }
+        for (int i = 0; i < n; i++) cl_schedule_sampled(b.s, i, (int32_t[]){5}, 1);
+        int served[MAX] = {0}, rounds = 0;
+        while (next(&b)) {
+            rounds++;
+            CU_ASSERT_TRUE(b.mb.n_parts == cases[c].least || b.mb.n_parts == cases[c].least + 1);
+            for (int p = 0; p < b.mb.n_parts; p++) served[b.parts[p].slot]++;
+        }
+        CU_ASSERT_EQUAL(rounds, cases[c].round);
+        for (int i = 0; i < n; i++) CU_ASSERT_EQUAL(served[i], 1);
+        cl_schedule_free(b.s);
+        for (int i = 0; i < n; i++) free(q[i].tokens);
+        free(q);
+    }
+}
+
 static void prompts_mix_with_decoding(void)
 {
     bench b;
@@ -254,6 +287,7 @@ int main(void)
                            {"guesses at the end", guesses_at_the_end},
                            {"forks", forks},
                            {"prompts fill the stages", prompts_fill_the_stages},
+                           {"shares are even", shares_are_even},
                            {"prompts never starve", prompts_never_starve},
                            {"every stage has work", every_stage_has_work},
                            {"prompts mix with decoding", prompts_mix_with_decoding},
