@@ -18,14 +18,20 @@ typedef struct cl_layout {
 } cl_layout;
 /* S stages of G chips. */
 cl_code cl_layout_make(int stages, int chips, cl_layout *out, cl_err *err);
+/* All of `chips` over so many stages, as evenly as can be: the last chips % stages of them have one more. */
+cl_code cl_layout_share(int stages, int chips, cl_layout *out, cl_err *err);
+/* Is it the name of a layout without layers ("2x4", "3+2x4")? */
+bool cl_layout_is_name(const char *text);
+/* That layout; CL_E_USAGE where there can be none. */
+cl_code cl_layout_from_name(const char *name, cl_layout *out, cl_err *err);
 /* {"stages": [{"chips": 3, "layers": 10}, {"chips": 2, "layers": 6}]}: layers in all stages or in none. Unknown keys
  * are errors. */
 cl_code cl_layout_from_json(const json_t *j, cl_layout *out, cl_err *err);
 cl_code cl_layout_copy(const cl_layout *from, cl_layout *to, cl_err *err);
 void cl_layout_free(cl_layout *l);
 int cl_layout_chips(const cl_layout *l); /* of all stages */
-/* "2x4", or "3+2" where stages differ, "3:10+2:6" with layers; at most size - 1 bytes, "..." if longer. Returns text.
- * */
+/* "2x4", or "3+2x4" where stages differ (a stage of 3 chips, then two of 4), "3:10+2:6" with layers; at most size - 1
+ * bytes, "..." if longer. Returns text. */
 char *cl_layout_name(const cl_layout *l, char *text, size_t size);
 
 typedef enum cl_expert_mode {
@@ -191,13 +197,15 @@ cl_code cl_predict(const cl_model *m, const cl_place_options *opt, const cl_plac
 typedef enum cl_goal { CL_GOAL_LATENCY, CL_GOAL_THROUGHPUT } cl_goal;
 typedef struct cl_alternative {
     int stages, chips; /* per stage */
+    int larger;        /* of the stages, the last ones, have one chip more */
     cl_prediction predicted;
     cl_code code; /* not CL_OK: it cannot be, why says why */
     char why[256];
 } cl_alternative;
-/* The best S x G with S * G = opt->ranks: the least token_s, or the most tokens_per_s; fewer stages when equal. *list
- * (may be NULL: not wanted): all of them, best first, then those that cannot be; malloced, caller frees. Fails only
- * if none can be. */
+/* The best line of opt->ranks chips, all of them used, in stages that are as even as can be (cl_layout_share), one for
+ * each number of stages that there are layers for: the least token_s, or the most tokens_per_s; fewer stages when
+ * equal. *list (may be NULL: not wanted): all of them, best first, then those that cannot be; malloced, caller frees.
+ * Fails only if none can be. */
 cl_code cl_choose_layout(const cl_model *m, const cl_place_options *opt, const cl_rates *r, cl_goal goal,
                          cl_layout *out, cl_alternative **list, int *n, cl_err *err);
 

@@ -51,15 +51,13 @@ enum {
             "else bf16",                                                                                               \
             g                                                                                                          \
     }
-#define ROW_LAYOUT(g)                                                                                                  \
-    {                                                                                                                  \
-        "layout", OPT_LAYOUT, "SxG|auto|FILE", 0,                                                                      \
-            "S stages of G chips that share their layers (stages of one chip; auto where there are more ranks than "   \
-            "layers); "                                                                                                \
-            "auto: whichever is predicted best; FILE: {\"stages\": [{\"chips\": 3, \"layers\": 10}, ...]}, layers in " \
-            "all or "                                                                                                  \
-            "none",                                                                                                    \
-            g                                                                                                          \
+#define ROW_LAYOUT(g)                                                                                                \
+    {                                                                                                                \
+        "layout", OPT_LAYOUT, "SxG|auto|FILE", 0,                                                                    \
+            "S stages of G chips that share their layers (stages of one chip; auto where there are more ranks than " \
+            "layers); 3+2x4: a stage of 3 chips, then two of 4; auto: whichever is predicted best; FILE: "           \
+            "{\"stages\": [{\"chips\": 3, \"layers\": 10}, ...]}, layers in all or none",                            \
+            g                                                                                                        \
     }
 #define ROW_EXPERTS(g)                                                                           \
     {                                                                                            \

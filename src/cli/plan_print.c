@@ -137,7 +137,8 @@ static json_t *alternatives_json(const plan_found *f)
     json_t *list = json_array();
     for (int i = 0; i < f->n_list; i++) {
         const cl_alternative *a = &f->list[i];
-        json_t *j = json_pack("{s:i, s:i, s:b}", "stages", a->stages, "chips", a->chips, "possible", a->code == CL_OK);
+        json_t *j = json_pack("{s:i, s:i, s:i, s:b}", "stages", a->stages, "chips", a->chips, "larger", a->larger,
+                              "possible", a->code == CL_OK);
         if (a->code == CL_OK) json_object_set_new(j, "predicted", predicted_json(&a->predicted));
         else json_object_set_new(j, "why", json_string(a->why));
         json_array_append_new(list, j);
@@ -244,18 +245,19 @@ static void print_predicted(const plan_cli *o, const plan_found *f)
 
 static void print_alternatives(const plan_found *f)
 {
-    char a[32], b[32], name[32];
+    char a[32], b[32], name[48];
     printf("\nLayouts of %d chips, best for %s first:\n%12s %12s %12s %12s\n", f->placement.n_ranks,
            f->goal == CL_GOAL_LATENCY ? "latency" : "throughput", "layout", "token", "step", "tokens/s");
     for (int i = 0; i < f->n_list; i++) {
         const cl_alternative *x = &f->list[i];
-        snprintf(name, sizeof name, "%dx%d", x->stages, x->chips);
+        if (x->larger)
+            snprintf(name, sizeof name, "%dx%d+%dx%d", x->stages - x->larger, x->chips, x->larger, x->chips + 1);
+        else snprintf(name, sizeof name, "%dx%d", x->stages, x->chips);
         if (x->code == CL_OK)
             printf("%12s %12s %12s %12.4g\n", name, seconds(x->predicted.token_s, a), seconds(x->predicted.step_s, b),
                    x->predicted.tokens_per_s);
         else printf("%12s  cannot be: %s\n", name, x->why);
     }
-    if (!f->n_list) printf("none has stages of equal size\n");
 }
 
 void plan_print_text(const plan_cli *o, const plan_found *f)

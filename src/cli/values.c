@@ -50,13 +50,12 @@ error_t cli_word(cl_err *err, const char *option, const char *arg, const char *c
 
 error_t cli_layout(cl_err *err, const char *arg, cl_layout *out, bool *is_auto)
 {
-    int s, g, end = 0;
     json_t *j = NULL;
     *out = (cl_layout){0};
     *is_auto = strcmp(arg, "auto") == 0;
     if (*is_auto) return 0;
-    if (sscanf(arg, "%7dx%7d%n", &s, &g, &end) == 2 && !arg[end]) {
-        if (cl_layout_make(s, g, out, err) == CL_OK) return 0;
+    if (cl_layout_is_name(arg)) {
+        if (cl_layout_from_name(arg, out, err) == CL_OK) return 0;
         cl_fail_prefix(err, "--layout");
         return EINVAL;
     }

@@ -11,7 +11,7 @@ static cl_code try_layout(const cl_model *m, const cl_place_options *o, const cl
     cl_layout l;
     cl_placement p;
     cl_place_options with = *o;
-    cl_code c = cl_layout_make(a->stages, a->chips, &l, err);
+    cl_code c = cl_layout_share(a->stages, o->ranks, &l, err);
     if (c != CL_OK) return c;
     with.layout = &l;
     c = cl_place(m, &with, &p, err);
@@ -49,19 +49,22 @@ static int by_throughput(const void *x, const void *y)
 
 static const char *without_prefix(const cl_err *e) { return strncmp(e->msg, "plan: ", 6) == 0 ? e->msg + 6 : e->msg; }
 
-/* All S x G, fewest stages first, with what they come to; *most: the stages of the last one that the layers allow. */
-static cl_code try_all(const cl_model *m, const cl_place_options *o, const cl_rates *r, cl_alternative *list, int *n,
-                       int *most, cl_err *err)
+static cl_alternative of_stages(const cl_place_options *o, int stages)
 {
-    for (int s = 1; s <= o->ranks; s++) {
-        if (o->ranks % s) continue;
-        cl_alternative *a = &list[(*n)++];
+    return (cl_alternative){.stages = stages, .chips = o->ranks / stages, .larger = o->ranks % stages};
+}
+
+/* Each number of stages, with what it comes to. */
+static cl_code try_all(const cl_model *m, const cl_place_options *o, const cl_rates *r, cl_alternative *list, int most,
+                       cl_err *err)
+{
+    for (int s = 1; s <= most; s++) {
+        cl_alternative *a = &list[s - 1];
         cl_err e = {0};
-        *a = (cl_alternative){.stages = s, .chips = o->ranks / s};
+        *a = of_stages(o, s);
         a->code = try_layout(m, o, r, a, &e);
         if (a->code != CL_OK && a->code != CL_E_FIT) return cl_fail(err, a->code, "%s", e.msg);
         if (a->code != CL_OK) snprintf(a->why, sizeof a->why, "%.*s", (int)sizeof a->why - 1, without_prefix(&e));
-        if (s <= m->spec.n_layers) *most = s;
     }
     return CL_OK;
 }
@@ -69,12 +72,17 @@ static cl_code try_all(const cl_model *m, const cl_place_options *o, const cl_ra
 /* None can be: what is wrong with one of them, and what would do. */
 static cl_code none_fits(const cl_model *m, const cl_place_options *o, const cl_rates *r, int stages, cl_err *err)
 {
-    cl_alternative a = {.stages = stages, .chips = o->ranks / stages};
+    cl_alternative a = of_stages(o, stages);
+    cl_layout l = {0};
     cl_err e = {0};
+    char name[64];
     cl_place_options with = *o;
     with.brief = !err;
     try_layout(m, &with, r, &a, &e);
-    return cl_fail(err, CL_E_FIT, "plan: no layout of %d chips is possible; %dx%d: %s", o->ranks, stages, a.chips,
+    if (cl_layout_share(stages, o->ranks, &l, err) != CL_OK) return CL_E_FIT;
+    cl_layout_name(&l, name, sizeof name);
+    cl_layout_free(&l);
+    return cl_fail(err, CL_E_FIT, "plan: no layout of %d chips is possible; %s: %s", o->ranks, name,
                    without_prefix(&e));
 }
 
@@ -82,22 +90,20 @@ cl_code cl_choose_layout(const cl_model *m, const cl_place_options *opt, const c
                          cl_layout *out, cl_alternative **list, int *n, cl_err *err)
 {
     cl_place_options o = *opt;
-    int divisors = 0, count = 0, most = 1;
+    const int most = o.ranks < m->spec.n_layers ? o.ranks : m->spec.n_layers;
     o.layout = NULL;
     o.brief = true;
     if (o.ranks < 1) return cl_fail(err, CL_E_USAGE, "plan: %d ranks (at least 1)", o.ranks);
-    for (int s = 1; s <= o.ranks; s++) divisors += o.ranks % s == 0;
-    cl_alternative *all = cl_malloc((size_t)divisors, sizeof *all, "placement", err);
+    cl_alternative *all = cl_malloc((size_t)most, sizeof *all, "placement", err);
     if (!all) return CL_E_FIT;
-    cl_code c = try_all(m, &o, r, all, &count, &most, err);
+    cl_code c = try_all(m, &o, r, all, most, err);
     if (c == CL_OK) {
-        qsort(all, (size_t)count, sizeof *all, goal == CL_GOAL_LATENCY ? by_latency : by_throughput);
-        c = all[0].code == CL_OK ? cl_layout_make(all[0].stages, all[0].chips, out, err)
-                                 : none_fits(m, &o, r, most, err);
+        qsort(all, (size_t)most, sizeof *all, goal == CL_GOAL_LATENCY ? by_latency : by_throughput);
+        c = all[0].code == CL_OK ? cl_layout_share(all[0].stages, o.ranks, out, err) : none_fits(m, &o, r, most, err);
     }
     if (c == CL_OK && list) {
         *list = all;
-        *n = count;
+        *n = most;
     } else free(all);
     return c;
 }

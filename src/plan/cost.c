@@ -3,6 +3,7 @@
 
 #include "bytes.h"
 #include "chipline/group.h"
+#include "classes.h"
 
 cl_cost_chip cl_placed_chip(const cl_model *m, const cl_place_options *o, const cl_placement *p, int stage, int member)
 {
@@ -45,25 +46,34 @@ cl_code cl_placement_cost(const cl_model *m, const cl_place_options *opt, const 
 
 static double per(double amount, double rate) { return rate > 0 ? amount / rate : 0; }
 
-/* Seconds of one stage's step with so many tokens, its hand-over included where the line has one. */
-static double stage_seconds(const cl_model *m, const cl_place_options *o, const cl_placement *p, int stage,
-                            double tokens, const cl_rates *r)
+static double chip_seconds(const cl_cost_chip *chip, const cl_cost_part *part, const cl_rates *r)
 {
-    const cl_stage *s = &p->stages[stage];
-    const cl_cost_part part = cl_cost_typical(o, tokens);
-    double slowest = 0;
-    for (int i = 0; i < s->n_ranks; i++) {
-        const cl_cost_chip chip = cl_placed_chip(m, o, p, stage, i);
-        const cl_cost_sum c = cl_cost_of_step(&chip, &(cl_cost_step){.n_parts = 1, .parts = &part});
-        double read = (double)c.all.weight_bytes + (double)c.all.kv_bytes;
-        double t = per(read, r->read_bytes_per_s) + c.gathers * r->gather_s * cl_exchange_rounds(s->n_ranks) +
-                   per((double)c.all.exchange.got_bytes, r->gather_bytes_per_s);
-        slowest = t > slowest ? t : slowest;
+    const cl_cost_sum c = cl_cost_of_step(chip, &(cl_cost_step){.n_parts = 1, .parts = part});
+    const double read = (double)c.all.weight_bytes + (double)c.all.kv_bytes;
+    return per(read, r->read_bytes_per_s) + c.gathers * r->gather_s * cl_exchange_rounds(chip->stage->n_ranks) +
+           per((double)c.all.exchange.got_bytes, r->gather_bytes_per_s);
+}
+
+/* Seconds of one stage's step alone, and with so many tokens; its hand-over included where the line has one. */
+static cl_code stage_seconds(const cl_model *m, const cl_place_options *o, const cl_placement *p, int stage,
+                             const double tokens[2], const cl_rates *r, double seconds[2], cl_err *err)
+{
+    chip_classes classes;
+    cl_code code = classes_make(m, &p->stages[stage], p->experts, &classes, err);
+    if (code != CL_OK) return code;
+    const bool last = stage == p->n_stages - 1; /* only ids go back to the first stage */
+    for (int i = 0; i < 2; i++) {
+        const cl_cost_part part = cl_cost_typical(o, tokens[i]);
+        const double x = last ? 0 : tokens[i] * (double)cl_handover_bytes(&m->spec, 1);
+        seconds[i] = 0;
+        for (int k = 0; k < classes.n; k++) {
+            const cl_cost_chip chip = cl_placed_chip(m, o, p, stage, classes.member[k]);
+            seconds[i] = fmax(seconds[i], chip_seconds(&chip, &part, r));
+        }
+        if (p->n_stages > 1) seconds[i] += r->hop_s + per(x, r->hop_bytes_per_s);
     }
-    bool last = stage == p->n_stages - 1; /* only ids go back to the first stage */
-    double x = last ? 0 : tokens * (double)cl_handover_bytes(&m->spec, 1);
-    double hop = p->n_stages == 1 ? 0 : r->hop_s + per(x, r->hop_bytes_per_s);
-    return slowest + hop;
+    classes_free(&classes);
+    return CL_OK;
 }
 
 cl_code cl_predict(const cl_model *m, const cl_place_options *opt, const cl_placement *p, const cl_rates *r,
@@ -74,14 +84,16 @@ cl_code cl_predict(const cl_model *m, const cl_place_options *opt, const cl_plac
         if (!(rates[i] >= 0) || !isfinite(rates[i]))
             return cl_fail(err, CL_E_INPUT, "plan: a rate of %g (finite numbers from 0)", rates[i]);
     if (r->read_bytes_per_s == 0) return cl_fail(err, CL_E_INPUT, "plan: chips that read 0 bytes per second");
-    double stages = p->n_stages, slots = opt->slots, tokens = slots / stages, batch_s = 0;
+    double stages = p->n_stages, slots = opt->slots, batch_s = 0;
+    const double tokens[2] = {1, slots > stages ? slots / stages : 1};
     cl_prediction q = {0};
     for (int i = 0; i < p->n_stages; i++) {
-        double alone = stage_seconds(m, opt, p, i, 1, r),
-               step = tokens > 1 ? stage_seconds(m, opt, p, i, tokens, r) : alone;
-        q.token_s += alone;
-        batch_s += step;
-        q.step_s = step > q.step_s ? step : q.step_s;
+        double s[2];
+        cl_code c = stage_seconds(m, opt, p, i, tokens, r, s, err);
+        if (c != CL_OK) return c;
+        q.token_s += s[0];
+        batch_s += s[1];
+        q.step_s = s[1] > q.step_s ? s[1] : q.step_s;
     }
     /* Micro-batches follow each other; a sequence's next token needs the one before, and each stage takes one
      * micro-batch at a time. */

@@ -6,29 +6,29 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const cut_cost *layer_of(const cut_table *t, int layer) { return t->cost + (size_t)layer * (size_t)t->chips; }
+static const cut_cost *layer_of(const cut_table *t, int layer) { return t->cost + (size_t)layer * (size_t)t->columns; }
 
 /* One more layer on top of sum, if no chip is over the limit then. Totals are known to be far from wrapping. */
 static bool take(const cut_table *t, int layer, cut_cost limit, cut_cost *sum)
 {
     const cut_cost *c = layer_of(t, layer);
-    for (int k = 0; k < t->chips; k++)
+    for (int k = 0; k < t->columns; k++)
         if (sum[k].held + c[k].held > limit.held || sum[k].touched + c[k].touched > limit.touched) return false;
-    for (int k = 0; k < t->chips; k++) sum[k] = (cut_cost){sum[k].held + c[k].held, sum[k].touched + c[k].touched};
+    for (int k = 0; k < t->columns; k++) sum[k] = (cut_cost){sum[k].held + c[k].held, sum[k].touched + c[k].touched};
     return true;
 }
 
 static void give_back(const cut_table *t, int layer, cut_cost *sum)
 {
     const cut_cost *c = layer_of(t, layer);
-    for (int k = 0; k < t->chips; k++) sum[k] = (cut_cost){sum[k].held - c[k].held, sum[k].touched - c[k].touched};
+    for (int k = 0; k < t->columns; k++) sum[k] = (cut_cost){sum[k].held - c[k].held, sum[k].touched - c[k].touched};
 }
 
 /* far[i]: the end of the longest run from layer i that one stage holds within both limits; i where even one layer is
  * over. Every part of a run within the limits is within them too. */
 static void farthest(const cut_table *t, cut_cost limit, cut_cost *sum, int *far)
 {
-    memset(sum, 0, (size_t)t->chips * sizeof *sum);
+    memset(sum, 0, (size_t)t->columns * sizeof *sum);
     for (int i = 0, end = 0; i < t->layers; i++) {
         end = end < i ? i : end;
         while (end < t->layers && take(t, end, limit, sum)) end++;
@@ -39,7 +39,7 @@ static void farthest(const cut_table *t, cut_cost limit, cut_cost *sum, int *far
 
 cl_code cut_fewest(const cut_table *t, uint64_t held, int *stages, cl_err *err)
 {
-    cut_cost *sum = cl_malloc((size_t)t->chips, sizeof *sum, "placement", err);
+    cut_cost *sum = cl_malloc((size_t)t->columns, sizeof *sum, "placement", err);
     int *far = cl_malloc((size_t)t->layers, sizeof *far, "placement", err);
     cl_code c = sum && far ? CL_OK : CL_E_FIT;
     if (c == CL_OK) {
@@ -84,7 +84,7 @@ bool cut_least(const cut_line *c, uint64_t held, cut_cost *limit)
 {
     uint64_t low = 0, high = 0;
     for (int t = 0; t < c->n_tables; t++)
-        for (int k = 0; k < c->tables[t].chips; k++) {
+        for (int k = 0; k < c->tables[t].columns; k++) {
             uint64_t all = 0;
             for (int i = 0; i < c->n_layers; i++) all += layer_of(&c->tables[t], i)[k].touched;
             high = all > high ? all : high;
@@ -103,7 +103,7 @@ uint64_t cut_least_held(const cut_line *c)
 {
     uint64_t low = 0, high = 0;
     for (int t = 0; t < c->n_tables; t++)
-        for (int k = 0; k < c->tables[t].chips; k++) {
+        for (int k = 0; k < c->tables[t].columns; k++) {
             uint64_t all = 0;
             for (int i = 0; i < c->n_layers; i++) all += layer_of(&c->tables[t], i)[k].held;
             high = all > high ? all : high;
@@ -116,10 +116,10 @@ uint64_t cut_least_held(const cut_line *c)
     return high;
 }
 
-static double busiest(const cut_cost *sum, int chips)
+static double busiest(const cut_cost *sum, int columns)
 {
     uint64_t most = 0;
-    for (int k = 0; k < chips; k++) most = sum[k].touched > most ? sum[k].touched : most;
+    for (int k = 0; k < columns; k++) most = sum[k].touched > most ? sum[k].touched : most;
     return (double)most;
 }
 
@@ -140,9 +140,9 @@ cl_code cut_even(const cut_line *c, cut_cost limit, int *end_of, cl_err *err)
         const cut_table *t = &c->tables[c->table[s]];
         for (int i = s; i < s + band; i++) { /* sum[i + 1 ..] are still those of stage s + 1 */
             double best = INFINITY;
-            memset(c->sum, 0, (size_t)t->chips * sizeof *c->sum);
+            memset(c->sum, 0, (size_t)t->columns * sizeof *c->sum);
             for (int end = i + 1; end <= s + band && take(t, end - 1, limit, c->sum); end++) {
-                double touched = busiest(c->sum, t->chips), squares = touched * touched + sum[end];
+                double touched = busiest(c->sum, t->columns), squares = touched * touched + sum[end];
                 if (squares < best) {
                     best = squares;
                     ends[(size_t)s * (size_t)band + (size_t)(i - s)] = end;
@@ -175,11 +175,13 @@ cl_code cut_line_make(const cl_model *m, const cl_place_options *o, const cl_lay
     c.table = cl_malloc((size_t)l->n_stages, sizeof *c.table, "placement", err);
     cl_code code = c.tables && c.table ? CL_OK : CL_E_FIT;
     for (int s = 0; code == CL_OK && s < l->n_stages; s++) {
-        most = (size_t)l->chips[s] > most ? (size_t)l->chips[s] : most;
         c.table[s] = find_table(&c, l->chips[s]);
         if (c.table[s] < c.n_tables) continue;
-        code = cut_table_make(m, o, l->chips[s], &c.tables[c.n_tables], err);
-        if (code == CL_OK) c.n_tables++;
+        cut_table *t = &c.tables[c.n_tables];
+        code = cut_table_make(m, o, l->chips[s], t, err);
+        if (code != CL_OK) break;
+        c.n_tables++;
+        most = (size_t)t->columns > most ? (size_t)t->columns : most;
     }
     if (code == CL_OK) {
         c.sum = cl_malloc(most, sizeof *c.sum, "placement", err);

@@ -10,10 +10,11 @@ typedef struct cut_cost {
     uint64_t touched; /* by one token */
 } cut_cost;
 
-/* The costs on a stage of so many chips. A tied table is in them twice: first and last stage hold it. */
+/* The costs on a stage of so many chips, for one of those that are alike each. A tied table is in them twice: first and
+ * last stage hold it. */
 typedef struct cut_table {
-    int chips, layers;
-    cut_cost *cost; /* [layers][chips] */
+    int chips, columns, layers;
+    cut_cost *cost; /* [layers][columns] */
 } cut_table;
 /* CL_E_FIT too if the sums are larger than any address space. */
 cl_code cut_table_make(const cl_model *m, const cl_place_options *o, int chips, cut_table *out, cl_err *err);
@@ -28,7 +29,7 @@ typedef struct cut_line {
     cut_table *tables;
     int *table; /* [n_stages] */
     /* workspace */
-    cut_cost *sum;   /* [chips of the largest stage] */
+    cut_cost *sum;   /* [columns of the widest table] */
     int *far;        /* [n_tables][n_layers] */
     bool *from, *to; /* [n_layers + 1] */
 } cut_line;

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 
 #include "bytes.h"
+#include "classes.h"
 #include "cut.h"
 #include "experts.h"
 
@@ -11,15 +12,15 @@ static void put(cut_cost *c, uint64_t held, uint64_t touched)
     c->touched = bytes_sum(c->touched, touched);
 }
 
-/* One member's column of the table. */
+/* One column of the table. */
 typedef struct column {
     const cut_table *t;
-    int member;
+    int at;
 } column;
 
 static cut_cost *cell(const column *c, int layer)
 {
-    return c->t->cost + (size_t)layer * (size_t)c->t->chips + (size_t)c->member;
+    return c->t->cost + (size_t)layer * (size_t)c->t->columns + (size_t)c->at;
 }
 
 static void put_phase(void *ctx, const cl_phase *p)
@@ -29,11 +30,11 @@ static void put_phase(void *ctx, const cl_phase *p)
     put(cell(c, layer), 0, bytes_sum(p->weight_bytes, p->kv_bytes));
 }
 
-static void fill_member(const cl_cost_chip *chip, const cl_place_options *o, const cut_table *t)
+static void fill(const cl_cost_chip *chip, const cl_place_options *o, const cut_table *t, int at)
 {
     const cl_model *m = chip->model;
     const cl_cost_part part = cl_cost_typical(o, 1);
-    column c = {t, chip->member};
+    column c = {t, at};
     cl_cost_phases(chip, &(cl_cost_step){.n_parts = 1, .parts = &part}, put_phase, &c);
     for (int i = 0; i < m->n_tensors; i++) {
         const cl_tensor *x = &m->tensors[i];
@@ -47,10 +48,10 @@ static void fill_member(const cl_cost_chip *chip, const cl_place_options *o, con
 
 static cl_code check_sums(const cut_table *t, cl_err *err)
 {
-    for (int k = 0; k < t->chips; k++) {
+    for (int k = 0; k < t->columns; k++) {
         uint64_t all = 0;
         for (int i = 0; i < t->layers; i++) {
-            cut_cost c = t->cost[(size_t)i * (size_t)t->chips + (size_t)k];
+            cut_cost c = t->cost[(size_t)i * (size_t)t->columns + (size_t)k];
             all = bytes_sum(all, bytes_sum(c.held, c.touched));
         }
         if (all == UINT64_MAX)
@@ -62,22 +63,27 @@ static cl_code check_sums(const cut_table *t, cl_err *err)
 
 cl_code cut_table_make(const cl_model *m, const cl_place_options *o, int chips, cut_table *out, cl_err *err)
 {
-    int n = m->spec.n_layers;
+    const int n = m->spec.n_layers;
+    const bool whole = o->experts == CL_EXPERTS_WHOLE;
     cl_stage all = {.n_layers = n, .embed = true, .head = true, .n_ranks = chips};
-    cut_table t = {.chips = chips,
-                   .layers = n,
-                   .cost = cl_calloc((size_t)n, (size_t)chips * sizeof *t.cost, "placement", err)};
-    cl_expert_map *maps = o->experts == CL_EXPERTS_WHOLE ? cl_calloc((size_t)n, sizeof *maps, "placement", err) : NULL;
-    cl_code c = t.cost && (maps || o->experts != CL_EXPERTS_WHOLE) ? CL_OK : CL_E_FIT;
+    cut_table t = {.chips = chips, .layers = n};
+    chip_classes classes = {0};
+    cl_expert_map *maps = whole ? cl_calloc((size_t)n, sizeof *maps, "placement", err) : NULL;
+    cl_code c = maps || !whole ? CL_OK : CL_E_FIT;
     for (int i = 0; c == CL_OK && maps && i < n; i++) c = expert_map_make(m, o, i, chips, &maps[i], err);
+    if (c == CL_OK) c = classes_make(m, &all, maps, &classes, err);
+    t.columns = classes.n;
+    if (c == CL_OK && !(t.cost = cl_calloc((size_t)n, (size_t)t.columns * sizeof *t.cost, "placement", err)))
+        c = CL_E_FIT;
     const cl_placement line = {.n_ranks = chips, .n_stages = 1, .stages = &all, .experts = maps};
-    for (int k = 0; c == CL_OK && k < chips; k++) {
-        const cl_cost_chip chip = cl_placed_chip(m, o, &line, 0, k);
-        fill_member(&chip, o, &t);
+    for (int k = 0; c == CL_OK && k < classes.n; k++) {
+        const cl_cost_chip chip = cl_placed_chip(m, o, &line, 0, classes.member[k]);
+        fill(&chip, o, &t, k);
     }
     if (c == CL_OK) c = check_sums(&t, err);
     for (int i = 0; maps && i < n; i++) expert_map_free(&maps[i]);
     free(maps);
+    classes_free(&classes);
     if (c == CL_OK) *out = t;
     else cut_table_free(&t);
     return c;

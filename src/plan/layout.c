@@ -1,4 +1,5 @@
 /* layout.c: the shape of a line: how many stages, how many chips in each. */
+#include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,6 +16,62 @@ cl_code cl_layout_make(int stages, int chips, cl_layout *out, cl_err *err)
     cl_layout l = {.n_stages = stages, .chips = cl_malloc((size_t)stages, sizeof *l.chips, "layout", err)};
     if (!l.chips) return CL_E_FIT;
     for (int i = 0; i < stages; i++) l.chips[i] = chips;
+    *out = l;
+    return CL_OK;
+}
+
+cl_code cl_layout_share(int stages, int chips, cl_layout *out, cl_err *err)
+{
+    if (stages < 1 || chips < stages)
+        return cl_fail(err, CL_E_USAGE, "layout: %d chips for %d stages (each needs one)", chips, stages);
+    cl_code c = cl_layout_make(stages, chips / stages, out, err);
+    for (int i = stages - chips % stages; c == CL_OK && i < stages; i++) out->chips[i]++;
+    return c;
+}
+
+/* One term of a name, "SxG" or "G"; false: it is none. */
+static bool read_term(const char **at, int64_t *stages, int64_t *chips)
+{
+    char *end;
+    if (!isdigit((unsigned char)**at)) return false;
+    *stages = 1;
+    *chips = strtoll(*at, &end, 10);
+    if (*end == 'x' && isdigit((unsigned char)end[1])) {
+        *stages = *chips;
+        *chips = strtoll(end + 1, &end, 10);
+    }
+    *at = end;
+    return !*end || *end == '+';
+}
+
+bool cl_layout_is_name(const char *text)
+{
+    int64_t stages, chips;
+    const char *at = text;
+    do
+        if (!read_term(&at, &stages, &chips)) return false;
+    while (*at++);
+    return strpbrk(text, "x+") != NULL; /* a number alone may be a file */
+}
+
+cl_code cl_layout_from_name(const char *name, cl_layout *out, cl_err *err)
+{
+    cl_layout l = {.chips = cl_malloc(MAX_CHIPS, sizeof *l.chips, "layout", err)};
+    int64_t stages = 0, chips = 0, all = 0;
+    const char *at = name;
+    if (!l.chips) return CL_E_FIT;
+    do {
+        bool right = read_term(&at, &stages, &chips) && stages >= 1 && chips >= 1 && stages <= MAX_CHIPS &&
+                     chips <= MAX_CHIPS && (all += stages * chips) <= MAX_CHIPS;
+        if (!right) {
+            cl_layout_free(&l);
+            return cl_fail(err, CL_E_USAGE, "layout %s: both must be at least 1, and all chips together at most %d",
+                           name, MAX_CHIPS);
+        }
+        for (int64_t i = 0; i < stages; i++) l.chips[l.n_stages++] = (int)chips;
+    } while (*at++);
+    int *fewer = realloc(l.chips, (size_t)l.n_stages * sizeof *l.chips);
+    if (fewer) l.chips = fewer;
     *out = l;
     return CL_OK;
 }
@@ -117,22 +174,30 @@ int cl_layout_chips(const cl_layout *l)
     return n;
 }
 
+/* Stages from i on that are alike; with layers none is like another. */
+static int alike(const cl_layout *l, int i)
+{
+    int n = 1;
+    while (!l->layers && i + n < l->n_stages && l->chips[i + n] == l->chips[i]) n++;
+    return n;
+}
+
 char *cl_layout_name(const cl_layout *l, char *text, size_t size)
 {
     static const char rest[] = "...";
-    bool even = !l->layers;
     size_t at = 0;
     if (!size) return text;
-    for (int i = 1; i < l->n_stages; i++) even = even && l->chips[i] == l->chips[0];
-    for (int i = 0; i < (even ? 1 : l->n_stages); i++) {
+    for (int i = 0, n; i < l->n_stages; i += n) {
+        const char *plus = i ? "+" : "";
         char one[40];
-        if (even) snprintf(one, sizeof one, "%dx%d", l->n_stages, l->chips[0]);
-        else if (l->layers) snprintf(one, sizeof one, "%s%d:%d", i ? "+" : "", l->chips[i], l->layers[i]);
-        else snprintf(one, sizeof one, "%s%d", i ? "+" : "", l->chips[i]);
-        size_t n = strlen(one);
-        if (at + n < size) {
-            memcpy(text + at, one, n);
-            at += n;
+        n = alike(l, i);
+        if (l->layers) snprintf(one, sizeof one, "%s%d:%d", plus, l->chips[i], l->layers[i]);
+        else if (n == 1 && l->n_stages > 1) snprintf(one, sizeof one, "%s%d", plus, l->chips[i]);
+        else snprintf(one, sizeof one, "%s%dx%d", plus, n, l->chips[i]);
+        const size_t length = strlen(one);
+        if (at + length < size) {
+            memcpy(text + at, one, length);
+            at += length;
             continue;
         }
         size_t dots = size - 1 < sizeof rest - 1 ? size - 1 : sizeof rest - 1; /* cut short: the end says so */

@@ -5,6 +5,7 @@
 #include "room.h"
 #include "chipline/util.h"
 #include "bytes.h"
+#include "classes.h"
 #include "cut.h"
 #include "experts.h"
 
@@ -136,14 +137,18 @@ static cl_code add_up(const cl_model *m, const cl_place_options *o, cl_placement
         cl_stage *s = &p->stages[i];
         s->weight_bytes = s->kv_bytes = s->token_bytes = s->token_kv_bytes = 0;
         s->buffer_bytes = buffers_of(o, s, p->experts);
-        for (int rank = s->first_rank; rank < s->first_rank + s->n_ranks; rank++) {
+        chip_classes classes;
+        cl_code code = classes_make(m, s, p->experts, &classes, err);
+        if (code != CL_OK) return code;
+        for (int k = 0; code == CL_OK && k < classes.n; k++) {
+            const int rank = s->first_rank + classes.member[k];
+            const uint64_t n = (uint64_t)classes.chips[k];
             cl_chip_cost c;
-            cl_code code = cl_placement_cost(m, o, p, rank, &c, err);
-            if (code != CL_OK) return code;
-            s->weight_bytes = bytes_sum(s->weight_bytes, c.weight_bytes);
-            s->kv_bytes = bytes_sum(s->kv_bytes, c.kv_bytes);
-            s->token_bytes = bytes_sum(s->token_bytes, c.token_bytes);
-            s->token_kv_bytes = bytes_sum(s->token_kv_bytes, c.token_kv_bytes);
+            if ((code = cl_placement_cost(m, o, p, rank, &c, err)) != CL_OK) break;
+            s->weight_bytes = bytes_sum(s->weight_bytes, bytes_product(n, c.weight_bytes));
+            s->kv_bytes = bytes_sum(s->kv_bytes, bytes_product(n, c.kv_bytes));
+            s->token_bytes = bytes_sum(s->token_bytes, bytes_product(n, c.token_bytes));
+            s->token_kv_bytes = bytes_sum(s->token_kv_bytes, bytes_product(n, c.token_kv_bytes));
             uint64_t held = bytes_sum(bytes_sum(c.weight_bytes, c.kv_bytes), s->buffer_bytes);
             if (held > *most_held) {
                 *most_held = held;
@@ -151,6 +156,8 @@ static cl_code add_up(const cl_model *m, const cl_place_options *o, cl_placement
                 *most = c;
             }
         }
+        classes_free(&classes);
+        if (code != CL_OK) return code;
     }
     return CL_OK;
 }

@@ -127,7 +127,7 @@ static bool must_choose(const cl_run *r)
            (r->opt.layout_auto || cl_ranks_size(r->ranks) / r->opt.replicas > r->plan.model.spec.n_layers);
 }
 
-/* Which S x G; limits are then those of that many stages. */
+/* Which stages; limits are then those of that many stages. */
 static cl_code choose_layout(cl_run *r, cl_err *err)
 {
     run_plan *p = &r->plan;
@@ -144,14 +144,14 @@ static cl_code choose_layout(cl_run *r, cl_err *err)
         if ((c = choose_limits(r, ranks, err)) != CL_OK) return c;
         cl_place_options o = options_of_place(r);
         cl_goal goal = p->limits.slots == 1 ? CL_GOAL_LATENCY : CL_GOAL_THROUGHPUT;
-        int sizes[2] = {0}; /* predictions are floating point: rank 0's choice counts */
+        int stages = 0; /* predictions are floating point: rank 0's choice counts */
         if (cl_ranks_rank(r->ranks) == 0) {
             c = cl_choose_layout(&p->model, &o, &p->rates, goal, &p->layout, NULL, NULL, err);
-            if (c == CL_OK) sizes[0] = p->layout.n_stages, sizes[1] = p->layout.chips[0];
+            if (c == CL_OK) stages = p->layout.n_stages;
         }
         if ((c = cl_ranks_agree(r->ranks, c, err)) != CL_OK) return c;
-        cl_ranks_bcast(r->ranks, sizes, sizeof sizes);
-        if (cl_ranks_rank(r->ranks)) c = cl_layout_make(sizes[0], sizes[1], &p->layout, err);
+        cl_ranks_bcast(r->ranks, &stages, sizeof stages);
+        if (cl_ranks_rank(r->ranks)) c = cl_layout_share(stages, ranks, &p->layout, err);
     }
     return c == CL_OK ? choose_limits(r, p->layout.n_stages, err) : c;
 }

@@ -33,6 +33,54 @@ static void test_made(void)
     CU_ASSERT_EQUAL(cl_layout_make(1 << 20, 1 << 20, &l, &err), CL_E_USAGE);
 }
 
+/* Names, and back; where stages are alike they are one term. */
+static void test_names(void)
+{
+    static const struct {
+        const char *name, *again;
+        int stages, chips, first, last;
+    } good[] = {{"2x4", "2x4", 2, 8, 4, 4},      {"1x1", "1x1", 1, 1, 1, 1},
+                {"3+2x4", "3+2x4", 3, 11, 3, 4}, {"4+4", "2x4", 2, 8, 4, 4},
+                {"1x3+1x3", "2x3", 2, 6, 3, 3},  {"26x65+35x66", "26x65+35x66", 61, 4000, 65, 66},
+                {"2+3+2", "2+3+2", 3, 7, 2, 2},  {"1048576x1", "1048576x1", 1 << 20, 1 << 20, 1, 1}};
+    static const char *const none[] = {"4",    "",    "x",    "2x",   "x4",  "2x4x", "2x4+",
+                                       "+2x4", "2y4", "2x4 ", "-2x4", "a+b", "2x+3"};
+    static const char *const wrong[] =
+        {"0x2", "2x0", "1+0", "2000000x1", "1x2000000", "1048576x1+1", "9999999999999x9999999999999"};
+    cl_err err = {0};
+    cl_layout l;
+    char text[64];
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        CU_ASSERT_TRUE(cl_layout_is_name(good[i].name));
+        CU_ASSERT_EQUAL_FATAL(cl_layout_from_name(good[i].name, &l, &err), CL_OK);
+        CU_ASSERT_TRUE(l.n_stages == good[i].stages && cl_layout_chips(&l) == good[i].chips && !l.layers);
+        CU_ASSERT_TRUE(l.chips[0] == good[i].first && l.chips[l.n_stages - 1] == good[i].last);
+        CU_ASSERT_STRING_EQUAL(cl_layout_name(&l, text, sizeof text), good[i].again);
+        cl_layout_free(&l);
+    }
+    for (size_t i = 0; i < sizeof none / sizeof *none; i++) CU_ASSERT_FALSE(cl_layout_is_name(none[i]));
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        CU_ASSERT_TRUE(cl_layout_is_name(wrong[i]));
+        CU_ASSERT_EQUAL(cl_layout_from_name(wrong[i], &l, &err), CL_E_USAGE);
+        CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, wrong[i]));
+    }
+}
+
+static void test_shared_out(void)
+{
+    cl_err err = {0};
+    cl_layout l;
+    char text[32];
+    CU_ASSERT_EQUAL_FATAL(cl_layout_share(3, 11, &l, &err), CL_OK);
+    CU_ASSERT_STRING_EQUAL(cl_layout_name(&l, text, sizeof text), "3+2x4");
+    cl_layout_free(&l);
+    CU_ASSERT_EQUAL_FATAL(cl_layout_share(3, 12, &l, &err), CL_OK);
+    CU_ASSERT_STRING_EQUAL(cl_layout_name(&l, text, sizeof text), "3x4");
+    cl_layout_free(&l);
+    CU_ASSERT_EQUAL(cl_layout_share(3, 2, &l, &err), CL_E_USAGE);
+    CU_ASSERT_EQUAL(cl_layout_share(0, 2, &l, &err), CL_E_USAGE);
+}
+
 static void test_read(void)
 {
     cl_err err = {0};
@@ -102,10 +150,8 @@ static void test_long_names(void)
 
 int main(void)
 {
-    CU_TestInfo tests[] = {{"made", test_made},
-                           {"read", test_read},
-                           {"refused", test_refused},
-                           {"long names", test_long_names},
+    CU_TestInfo tests[] = {{"made", test_made}, {"names", test_names},     {"shared out", test_shared_out},
+                           {"read", test_read}, {"refused", test_refused}, {"long names", test_long_names},
                            CU_TEST_INFO_NULL};
     return run_suite("layout", tests);
 }
