@@ -70,7 +70,7 @@ class Said:
     def check(self, line):
         test = re.sub(r"^\S*?(test_\w+\.py::)", r"\1", os.environ.get("PYTEST_CURRENT_TEST", "").rsplit(" ", 1)[0])
         line = plain(line)
-        line = re.sub(r"\d+(\.\d+)?", "#", line) if re.search(MACHINE, line) else line
+        line = re.sub(r"\d+(\.\d+)?( [kMGT]?B)?", "#", line) if re.search(MACHINE, line) else line
         at = self.seen.setdefault(test, [])
         at.append(line)
         if RECORD:

@@ -36,6 +36,8 @@ typedef struct cl_chip_options {
     cl_limits limits;
     int allowed_vocab;   /* ids below it may be sampled; 0: all */
     const char *kernels; /* NULL: the best for this CPU */
+    /* of a chip: buffers that may be smaller are, where it has little; 0: no limit. The same on all chips of a stage */
+    uint64_t memory_bytes;
     /* the chips of its stage, with exchange memory of cl_chip_exchange_bytes; NULL: it is alone. Borrowed */
     const cl_group *group;
     const cl_expert_map *experts; /* [layers of the model]: it holds whole experts; NULL: rows of all. Borrowed */

@@ -70,12 +70,15 @@ typedef struct cl_run_stats {
     const cl_rank_stats *ranks; /* [n_ranks], the run's own */
 } cl_run_stats;
 
-enum { CL_DEFAULT_CONTEXT = 4096, CL_DEFAULT_CHUNK = 128 }; /* positions; tokens */
+/* Positions; tokens, where a chip's memory allows it. */
+enum { CL_DEFAULT_CONTEXT = 4096, CL_DEFAULT_CHUNK = 128, CL_LEAST_CHUNK = 16 };
 
-/* What the options leave to the model (auto), and how large a run is: `slots` where they give none. Local, pure. */
+/* What the options leave to the model (auto), and how large a run is: `slots` where they give none, and on small chips
+ * (chip_bytes of memory, 0: no limit) shorter chunks, so that buffers of activations take little of it. Local, pure. */
 void cl_find_arithmetic(const cl_run_options *opt, const cl_model *model, cl_activations *activations,
                         cl_kv_format *kv);
-cl_code cl_find_limits(const cl_run_options *opt, const cl_spec *spec, int slots, cl_limits *out, cl_err *err);
+cl_code cl_find_limits(const cl_run_options *opt, const cl_spec *spec, int slots, uint64_t chip_bytes, cl_limits *out,
+                       cl_err *err);
 
 /* What the buffers of a chip take, for cl_place_options.buffers, with a cl_buffer_count as its context. Local, pure. */
 typedef struct cl_buffer_count {
@@ -87,6 +90,7 @@ typedef struct cl_buffer_count {
     const char *kernels;  /* NULL: the best of this CPU */
     cl_carrier carrier;   /* auto: the larger of the two */
     uint64_t trace_bytes; /* of the recorder, where there is one */
+    uint64_t chip_bytes;  /* memory of a chip, 0: no limit */
     /* what was counted before: begin with none */
     struct {
         int chips;

@@ -7,8 +7,14 @@
 enum {
     TILE_BYTES = 17 << 20, /* tiles are as long as this allows, */
     TILE_MIN = 8,          /* but not shorter */
-    LOGITS_BYTES = 14 << 20
+    LOGITS_BYTES = 14 << 20,
+    PART = 64 /* either at most this part of a chip's memory */
 };
+
+static size_t at_most(size_t bytes, const cl_chip_options *o)
+{
+    return o->memory_bytes && o->memory_bytes / PART < bytes ? (size_t)(o->memory_bytes / PART) : bytes;
+}
 
 /* The rows of a layer's matrices that count: all, or those of one chip. */
 typedef struct layer_rows {
@@ -312,14 +318,14 @@ static widths size_exchange(work *k, const chip_fixed *c)
 {
     const widths all = size_layers(c, false);
     size_t chunk = (size_t)c->opt.limits.chunk,
-           tile = TILE_BYTES / token_bytes(&all, c->opt.activations) / CL_X_TOKENS * CL_X_TOKENS;
+           tile = at_most(TILE_BYTES, &c->opt) / token_bytes(&all, c->opt.activations) / CL_X_TOKENS * CL_X_TOKENS;
     tile = tile < TILE_MIN ? TILE_MIN : tile;
     k->tile = (int)(tile < chunk ? tile : chunk);
     if (c->stage.head) {
         head_buffers *h = &k->head;
         h->turns = turns_of(c->stage.n_ranks);
         h->stride = round_up((size_t)c->spec.vocab, 16);
-        size_t rows = LOGITS_BYTES / ((size_t)h->turns * h->stride * sizeof(float));
+        size_t rows = at_most(LOGITS_BYTES, &c->opt) / ((size_t)h->turns * h->stride * sizeof(float));
         rows = rows < 1 ? 1 : rows > HEAD_ROWS ? HEAD_ROWS : rows;
         h->rows = rows < (size_t)k->tile ? (int)rows : k->tile;
     }

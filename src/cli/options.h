@@ -100,9 +100,9 @@ enum {
     {                                                                                           \
         "context", OPT_CONTEXT, "C", 0, "positions per sequence (the model's, at most 4096)", g \
     }
-#define ROW_CHUNK(g)                                                            \
-    {                                                                           \
-        "chunk", OPT_CHUNK, "N", 0, "most tokens that travel together (128)", g \
+#define ROW_CHUNK(g)                                                                                  \
+    {                                                                                                 \
+        "chunk", OPT_CHUNK, "N", 0, "most tokens that travel together (128; fewer on small chips)", g \
     }
 #define ROW_SLOTS(usual, g)                                                        \
     {                                                                              \

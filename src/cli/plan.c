@@ -120,11 +120,10 @@ static cl_code choose_layout(const plan_cli *o, const cl_model *m, plan_found *f
 }
 
 /* As told, or what the chips call for. */
-static cl_code find_layout(const plan_cli *o, const cl_model *m, plan_found *f, cl_err *err)
+static cl_code find_layout(const plan_cli *o, const cl_model *m, plan_found *f, int available, cl_err *err)
 {
-    int available, chips = 0;
-    cl_code c = read_chips(o, f, &available, err);
-    if (c == CL_OK) c = line_chips(o, &available, &chips, err);
+    int chips = 0;
+    cl_code c = line_chips(o, &available, &chips, err);
     if (c != CL_OK) return c;
     f->options.ranks = chips;
     if (o->layout.n_stages) {
@@ -148,8 +147,13 @@ static cl_code find_limits(const plan_cli *o, const cl_model *m, plan_found *f, 
 {
     cl_place_options *p = &f->options;
     f->model = m;
-    f->buffers = (cl_buffer_count){.model = m, .threads = 1, .carrier = o->run.carrier};
-    cl_code c = cl_find_limits(&o->run, &m->spec, 1, &f->buffers.limits, err);
+    /* chips of a cluster have a memory each, ranks of one machine share its own */
+    p->shared_memory = o->run.carrier != CL_CARRIER_MESSAGES && !o->cluster;
+    f->buffers = (cl_buffer_count){.model = m,
+                                   .threads = 1,
+                                   .carrier = p->shared_memory ? CL_CARRIER_SHARED : CL_CARRIER_MESSAGES,
+                                   .chip_bytes = p->chip_bytes};
+    cl_code c = cl_find_limits(&o->run, &m->spec, 1, p->chip_bytes, &f->buffers.limits, err);
     if (c != CL_OK) return c;
     cl_find_arithmetic(&o->run, m, &f->buffers.activations, &f->buffers.kv);
     p->context = f->buffers.limits.context;
@@ -157,8 +161,6 @@ static cl_code find_limits(const plan_cli *o, const cl_model *m, plan_found *f, 
     p->slots = f->buffers.limits.slots;
     p->kv = f->buffers.kv;
     p->experts = o->run.experts;
-    /* chips of a cluster have a memory each, ranks of one machine share its own */
-    p->shared_memory = o->run.carrier != CL_CARRIER_MESSAGES && !o->cluster;
     if (o->run.routing_path) {
         if (p->experts != CL_EXPERTS_WHOLE)
             return cl_fail(err, CL_E_USAGE, "--routing: places whole experts (give --experts whole too)");
@@ -185,8 +187,10 @@ static void find_alternatives(const cl_model *m, plan_found *f)
 
 static cl_code find(const plan_cli *o, const cl_model *m, plan_found *f, cl_err *err)
 {
-    cl_code c = find_limits(o, m, f, err);
-    if (c == CL_OK) c = find_layout(o, m, f, err);
+    int available;
+    cl_code c = read_chips(o, f, &available, err);
+    if (c == CL_OK) c = find_limits(o, m, f, err);
+    if (c == CL_OK) c = find_layout(o, m, f, available, err);
     if (c != CL_OK) return c;
     f->options.layout = &f->layout;
     c = cl_place(m, &f->options, &f->placement, err);

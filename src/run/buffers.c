@@ -43,6 +43,7 @@ static uint64_t count(const cl_buffer_count *b, const cl_stage *s, const cl_expe
                                   .kv = b->kv,
                                   .limits = b->limits,
                                   .kernels = b->kernels,
+                                  .memory_bytes = b->chip_bytes,
                                   .group = &group,
                                   .experts = experts};
     uint64_t own;

@@ -40,6 +40,7 @@ static cl_chip_options chip_options(const cl_run *r)
                              .limits = r->plan.limits,
                              .allowed_vocab = r->opt.allowed_vocab,
                              .kernels = r->opt.kernels,
+                             .memory_bytes = r->opt.chip_bytes,
                              .experts = r->plan.placement.experts,
                              .rows = logits_observer(r->logits),
                              .progress = r->opt.progress && cl_ranks_rank(r->ranks) == 0,

@@ -17,17 +17,30 @@ static void count_buffers(cl_run *r)
                           .threads = p->most_threads,
                           .kernels = r->opt.kernels,
                           .carrier = r->opt.carrier == CL_CARRIER_AUTO && one_host ? CL_CARRIER_SHARED : r->opt.carrier,
-                          .trace_bytes = traced ? cl_trace_bytes() : 0};
+                          .trace_bytes = traced ? cl_trace_bytes() : 0,
+                          .chip_bytes = r->opt.chip_bytes};
 }
 
-cl_code cl_find_limits(const cl_run_options *o, const cl_spec *s, int slots, cl_limits *out, cl_err *err)
+/* A chip has a few buffers for the activations of a chunk: all together at most a 32nd of it. */
+static int usual_chunk(const cl_spec *s, uint64_t chip_bytes)
+{
+    enum { BUFFERS = 4, PART = 32 };
+    int chunk = CL_DEFAULT_CHUNK;
+    while (chip_bytes && chunk > CL_LEAST_CHUNK &&
+           (uint64_t)(BUFFERS * chunk) * (uint64_t)s->hidden * sizeof(float) > chip_bytes / PART)
+        chunk /= 2;
+    return chunk;
+}
+
+cl_code cl_find_limits(const cl_run_options *o, const cl_spec *s, int slots, uint64_t chip_bytes, cl_limits *out,
+                       cl_err *err)
 {
     int context = o->context ? o->context : s->context < CL_DEFAULT_CONTEXT ? s->context : CL_DEFAULT_CONTEXT;
     if (context > s->context)
         return cl_fail(err, CL_E_FIT,
                        "--context: %d is over the %d positions the model was made for (use at most that)", context,
                        s->context);
-    int chunk = o->chunk ? o->chunk : CL_DEFAULT_CHUNK;
+    int chunk = o->chunk ? o->chunk : usual_chunk(s, chip_bytes);
     *out = (cl_limits){.slots = o->slots ? o->slots : slots,
                        .context = context,
                        .chunk = chunk < context ? chunk : context,
@@ -38,7 +51,7 @@ cl_code cl_find_limits(const cl_run_options *o, const cl_spec *s, int slots, cl_
 
 static cl_code choose_limits(cl_run *r, int stages, cl_err *err)
 {
-    cl_code c = cl_find_limits(&r->opt, &r->plan.model.spec, 4 * stages, &r->plan.limits, err);
+    cl_code c = cl_find_limits(&r->opt, &r->plan.model.spec, 4 * stages, r->opt.chip_bytes, &r->plan.limits, err);
     if (c == CL_OK) count_buffers(r);
     return c;
 }

@@ -41,6 +41,7 @@ smollm2-135m --layout 2x2 --slots 8 --context 1024
 smollm2-135m --chip 64MB
 smollm2-135m --chip 10kB
 smollm2-135m --context 32 --chip 24MB --layout 5x3
+smollm2-135m --context 64 --layout 1+2x2
 olmoe-1b-7b --ranks 3 --kv q8
 olmoe-1b-7b --layout 2x4 --experts whole --slots 16
 qwen3-30b-a3b --layout auto --ranks 12
