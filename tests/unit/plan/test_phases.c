@@ -384,8 +384,7 @@ static void check_stage(cl_spec spec, cl_format f)
                 int64_t makes[20];
                 played game;
                 /* on the way to one chip what is passed on is sent more often */
-                if (p->exchange.kind != CL_EXCHANGE_ONE)
-                    got += p->exchange.got_bytes, sent += p->exchange.sent_bytes;
+                if (p->exchange.kind != CL_EXCHANGE_ONE) got += p->exchange.got_bytes, sent += p->exchange.sent_bytes;
                 if (p->exchange.kind != CL_EXCHANGE_ALL) continue;
                 for (int j = 0; j < g; j++) makes[j] = made(s, p, g, j);
                 play_rounds(makes, g, &game);
