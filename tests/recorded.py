@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import re
+import tempfile
 import zlib
 
 RECORD = os.environ.get("CHIPLINE_RECORD") == "1"
@@ -16,7 +17,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 def plain(text):
     """Without what differs from run to run and from machine to machine: folders, rates, last digits of fractions."""
-    text = re.sub(r"/tmp/[^ :,'\"\n]*?/(?=[^/ :,'\"\n]*(?:[ :,'\"\n]|$))", "WORK/", text).replace(str(ROOT), "ROOT")
+    folders = "|".join(re.escape(f) for f in {"/tmp", tempfile.gettempdir()})
+    text = text.replace(str(ROOT), "ROOT")  # which may lie in one of these itself
+    text = re.sub(rf"(?:{folders})/[^ :,'\"\n]*?/(?=[^/ :,'\"\n]*(?:[ :,'\"\n]|$))", "WORK/", text)
     text = re.sub(r"WORK/model\d+\.h5", "WORK/model.h5", text)
     text = re.sub(r"in \d+\.\d s \([^)]*/s\)", "in some time", text)
 

@@ -269,8 +269,9 @@ def test_a_budget_is_kept_and_stands_in_the_trace(convert, tmp_path):
         return int(re.search(r"(\d+) bytes more", messages(r)[0]).group(1))
 
     need, said = 1 << 18, []
-    while (more := short(need)):  # by the plan, then by the chip itself, which keeps the slice in larger pieces than the
-        need += more              # file; a larger chip gets larger buffers
+    # by the plan, then by the chip itself, which keeps the slice in larger pieces; a larger chip gets larger buffers
+    while (more := short(need)):
+        need += more
         said.append(more)
     assert 2 <= len(said) < 20 and 0 < short(need - 1000) <= 1000
     chips = json.loads(ok("plan", model, "--layout", "1x2", "--context", 64, "--chip", need, "--json").stdout)["chips"]
