@@ -170,7 +170,6 @@ cl_gathered line_gather(void *line, const cl_region *regions, int n); /* gather.
 
 /* --- messages between domains (messages.c), of leaders --- */
 
-size_t messages_capacity(const cl_line_options *o);     /* numbers */
 size_t messages_bytes(const cl_line_options *o, int n); /* of all buffers; 1: none */
 cl_code messages_open(cl_line *l, cl_err *err);
 void messages_close(cl_line *l);

@@ -237,7 +237,8 @@ uint32_t messages_exchange(cl_line *l, const cl_region *regions, int n)
 
 /* --- buffers --- */
 
-size_t messages_capacity(const cl_line_options *o)
+/* Numbers. */
+static size_t capacity_of(const cl_line_options *o)
 {
     return o->exchange_bytes / sizeof(float) + (size_t)o->limits.chunk * (size_t)o->limits.hidden;
 }
@@ -252,14 +253,14 @@ static size_t other_bytes(int n)
 
 size_t messages_bytes(const cl_line_options *o, int n)
 {
-    return n > 1 ? messages_capacity(o) * sizeof(float) + other_bytes(n) : 0;
+    return n > 1 ? capacity_of(o) * sizeof(float) + other_bytes(n) : 0;
 }
 
 cl_code messages_open(cl_line *l, cl_err *err)
 {
     message_buffers *b = &l->messages;
     const size_t n = (size_t)l->domains.n;
-    b->capacity = messages_capacity(&l->opt);
+    b->capacity = capacity_of(&l->opt);
     if (b->capacity > INT32_MAX / sizeof(float))
         return cl_fail(
             err, CL_E_FIT,

@@ -1,8 +1,8 @@
 /* loop.c: the loops of the ranks while tokens flow. The first chip of a line takes micro-batches from a session,
  * computes and passes them on, and takes samples back to it; every other rank computes what arrives and passes it on.
  * */
-#include "desk.h"
 #include "chipline/schedule.h"
+#include "desk.h"
 #include "run_internal.h"
 
 /* One micro-batch through this rank's chip, and through the head on the last stage. */

@@ -1,9 +1,7 @@
 /* test_kv.c: tables, forks and going back against a model that copies everything; rows out and in, byte by byte. */
-#include <signal.h>
 #include <stdio.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
+#include "aborts.h"
 #include "kernels/sets.h"
 #include "kernels_data.h"
 #include "kv.h"
@@ -306,27 +304,13 @@ static void test_sharing(void)
     kv_free(&kv);
 }
 
-/* Ends by abort? */
-static bool dies(void (*act)(kv_cache *), kv_cache *kv)
-{
-    int status = 0;
-    fflush(NULL);
-    pid_t child = fork();
-    if (!child) {
-        if (!freopen("/dev/null", "w", stderr)) _exit(1);
-        act(kv);
-        _exit(0);
-    }
-    return child > 0 && waitpid(child, &status, 0) == child && WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT;
-}
-
-static void back_too_far(kv_cache *kv) { kv_back(kv, 0, 50); }
-static void fork_too_far(kv_cache *kv) { kv_fork(kv, 1, 0, 50); }
-static void fork_past_end(kv_cache *kv) { kv_fork(kv, 1, 0, 71); }
-static void leave_a_gap(kv_cache *kv) { kv_extend(kv, 0, 71, 1); }
-static void extend_too_far(kv_cache *kv) { kv_extend(kv, 0, 70, 9); }
-static void rows_too_early(kv_cache *kv) { kv_rows_out(kv, 1, 0, 0, 47, 1, (unsigned char[64]){0}); }
-static void rows_too_late(kv_cache *kv) { kv_rows_out(kv, 1, 0, 0, 69, 2, (unsigned char[64]){0}); }
+static void back_too_far(void *kv) { kv_back(kv, 0, 50); }
+static void fork_too_far(void *kv) { kv_fork(kv, 1, 0, 50); }
+static void fork_past_end(void *kv) { kv_fork(kv, 1, 0, 71); }
+static void leave_a_gap(void *kv) { kv_extend(kv, 0, 71, 1); }
+static void extend_too_far(void *kv) { kv_extend(kv, 0, 70, 9); }
+static void rows_too_early(void *kv) { kv_rows_out(kv, 1, 0, 0, 47, 1, (unsigned char[64]){0}); }
+static void rows_too_late(void *kv) { kv_rows_out(kv, 1, 0, 0, 69, 2, (unsigned char[64]){0}); }
 
 static void test_too_far(void)
 {
@@ -341,14 +325,14 @@ static void test_too_far(void)
     fill(&kv, 0, 90, 8);
     kv_back(&kv, 0, 82);
     CU_ASSERT(kv_first(&kv, 1, 0) == 48 && !kv_holds(&kv, 0, 50));
-    CU_ASSERT_TRUE(dies(back_too_far, &kv));
-    CU_ASSERT_TRUE(dies(fork_too_far, &kv));
+    CU_ASSERT_TRUE(aborts(back_too_far, &kv));
+    CU_ASSERT_TRUE(aborts(fork_too_far, &kv));
     kv_back(&kv, 0, 70);
-    CU_ASSERT_TRUE(dies(fork_past_end, &kv));
-    CU_ASSERT_TRUE(dies(leave_a_gap, &kv));
-    CU_ASSERT_TRUE(dies(extend_too_far, &kv));
-    CU_ASSERT_TRUE(dies(rows_too_early, &kv));
-    CU_ASSERT_TRUE(dies(rows_too_late, &kv));
+    CU_ASSERT_TRUE(aborts(fork_past_end, &kv));
+    CU_ASSERT_TRUE(aborts(leave_a_gap, &kv));
+    CU_ASSERT_TRUE(aborts(extend_too_far, &kv));
+    CU_ASSERT_TRUE(aborts(rows_too_early, &kv));
+    CU_ASSERT_TRUE(aborts(rows_too_late, &kv));
     kv_free(&kv);
 }
 
