@@ -15,8 +15,8 @@
  *   ATTEND    the cache. Grouped: attention results, heads * v_dim
  *   VALUE     latent: V_B; attention results, heads * v_dim
  *   ATTN_OUT  o; the layer's activations, hidden
- *   ROUTE     norm, router, the shared expert's gate and up (not in dense layers). Every chip holds the router:
- *             splitting it would cost a gather to save few bytes
+ *   ROUTE     norm, router, the shared expert's gate and up (not in dense layers). Routers that are shared out: every
+ *             token's scores, experts; else nothing, every chip has them all
  *   GATE_UP   (dense: norm;) gate and up; the gated products, width. Experts: top_k * width, and a shared expert's
  *             width in the same gather; whole experts: the shared expert's alone
  *   DOWN      down, biases, the shared expert's down; the layer's activations, hidden. Whole experts: their results,

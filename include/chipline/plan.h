@@ -39,6 +39,10 @@ typedef enum cl_expert_mode {
     CL_EXPERTS_WHOLE   /* every chip of a stage holds some experts whole */
 } cl_expert_mode;
 
+/* A router's rows: on every chip of a stage, or shared out among them, which costs a gather of each token's scores;
+ * auto: whichever takes less time (cl_split_routers). */
+typedef enum cl_routers { CL_ROUTERS_AUTO, CL_ROUTERS_COPIED, CL_ROUTERS_SPLIT } cl_routers;
+
 /* How often each expert was chosen, counted in a run (the trace keeps it). */
 typedef struct cl_routing {
     int n_layers, experts;  /* of the model; experts: the most that a layer has */
@@ -52,6 +56,7 @@ typedef struct cl_place_options {
     const cl_layout *layout; /* NULL: `ranks` stages of one chip */
     int ranks;               /* chips of the line; a layout must have as many, or ranks is 0 */
     cl_expert_mode experts;
+    cl_routers routers;
     /* whole experts: spread by it, heaviest first to the chip with the least; NULL: round-robin */
     const cl_routing *routing;
     /* whole experts, with routing and chip_bytes: memory left over takes copies of the hottest */
@@ -67,6 +72,8 @@ typedef struct cl_place_options {
     uint64_t (*buffers)(void *ctx, const cl_stage *stage, const cl_expert_map *experts);
     void *buffers_ctx;
     bool shared_memory; /* the chips of a stage share one: none of what they exchange is sent */
+    /* bytes that a chip reads in the time of a gather of two chips; 0: as CPUs do, about */
+    double gather_reads;
     bool brief; /* one of many tries: what does not fit is not told how many chips would do, which takes long to find */
 } cl_place_options;
 
@@ -93,6 +100,10 @@ typedef struct cl_heads {
  * heads, kv is 1 where q is not 0. */
 cl_heads cl_split_heads(const cl_attention *a, int members, int member);
 
+/* Do so many chips share the rows of the model's routers? Not where there is one chip, or no router; auto: where each
+ * is spared more bytes than it would read while they exchange scores (16 bits a number, the widest router). */
+bool cl_split_routers(const cl_spec *s, const cl_place_options *o, int members);
+
 /* Holders of each expert of one layer, ascending; every expert has at least one. */
 struct cl_expert_map {
     int experts;     /* 0: a dense layer */
@@ -109,16 +120,17 @@ static inline bool cl_expert_held(const cl_expert_map *map, int expert, int memb
 /* Rows of one tensor that a member holds (of every expert or head that it holds of it), and which of the experts:
  *   embedding, head: vocabulary rows;  q, k, v: whole heads;  k_b, v_b: whole heads of the stack;
  *   q_a, kv_a, o, gate, up, down, shared ..., experts when sliced, and their biases: cl_split_rows;
- *   experts when whole: all rows of those in the map; norms, routers and their biases, sinks, biases of q, k and v:
- *   all of it, on every chip.
+ *   experts when whole: all rows of those in the map; routers when split: cl_split_rows; routers when not, their
+ *   biases, norms, sinks, biases of q, k and v: all of it, on every chip.
  * Where a format's scales are shared by rows (fp8), q, k and v rows begin and end at multiples of CL_SPLIT: a few
  * rows more. */
-cl_range cl_tensor_rows_of(const cl_spec *s, const cl_tensor *t, bool whole_experts, int members, int member);
+cl_range cl_tensor_rows_of(const cl_spec *s, const cl_tensor *t, const cl_stage *stage, bool whole_experts, int member);
 
 struct cl_stage {
     int first_layer, n_layers;
     bool embed, head;        /* holds the embedding table (first stage), the final norm and head (last stage) */
     int first_rank, n_ranks; /* its chips: ranks first_rank .. first_rank + n_ranks - 1 */
+    bool split_routers;      /* each of its chips holds a part of the routers' rows; else all of them */
     uint64_t weight_bytes;   /* sums over its chips, what several hold counted each time: held by the stage */
     uint64_t kv_bytes;       /* cache at full slots and context */
     uint64_t token_bytes;    /* weights read by one token, experts by top_k */

@@ -16,6 +16,7 @@ typedef struct cl_run_options {
     /* the best layout by measured rates, with the least time per token for one slot, else the most tokens/s */
     bool layout_auto;
     cl_expert_mode experts;
+    cl_routers routers;
     const char *routing_path; /* a trace whose routing says which experts are hot; NULL: round-robin */
     int replicas;             /* complete lines side by side, each with its share of the ranks; 0: 1 */
     cl_carrier carrier;

@@ -106,7 +106,8 @@ static void check_ffn(const chip_fixed *c, int layer)
         check_mlp(c, layer, CL_T_GATE, CL_T_GATE_BIAS, f->bias, 1, false, f->width);
         return;
     }
-    check_whole(c, CL_T_ROUTER, layer, f->experts, c->spec.hidden);
+    if (cut->router) check_rows(c, CL_T_ROUTER, layer, f->experts, c->spec.hidden);
+    else check_whole(c, CL_T_ROUTER, layer, f->experts, c->spec.hidden);
     if (f->router_bias) check_whole(c, CL_T_ROUTER_BIAS, layer, f->experts, 1);
     if (f->select_bias) check_whole(c, CL_T_SELECT_BIAS, layer, f->experts, 1);
     check_mlp(c, layer, CL_T_EXPERT_GATE, CL_T_EXPERT_GATE_BIAS, f->bias, cut->n_local, cut->map != NULL, f->width);

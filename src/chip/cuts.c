@@ -50,7 +50,7 @@ static int32_t *local_experts(cutter *k, const cl_expert_map *map, int *n_local)
     return local;
 }
 
-static void cut_layer(layer_cut *cut, cutter *k, const cl_layer *layer, const cl_expert_map *map)
+static void cut_layer(layer_cut *cut, cutter *k, const cl_layer *layer, bool split_routers, const cl_expert_map *map)
 {
     const cl_attention *a = &layer->attn;
     const cl_ffn *f = &layer->ffn;
@@ -65,6 +65,7 @@ static void cut_layer(layer_cut *cut, cutter *k, const cl_layer *layer, const cl
         cut->q = cut_heads(k, a, false, a->head_dim);
         cut->k = cut_heads(k, a, true, a->head_dim);
     }
+    if (f->kind == CL_FFN_MOE && split_routers) cut->router = cut_rows(k, f->experts);
     cut->mid = cut_rows(k, f->width);
     if (f->shared_width) cut->shared = cut_rows(k, f->shared_width);
     cut->n_local = f->experts;
@@ -79,7 +80,7 @@ static void cut_all(stage_cuts *cuts, cutter *k, const cl_spec *spec, const cl_s
     cuts->vocab = cut_rows(k, spec->vocab);
     for (int i = 0; i < stage->n_layers; i++) {
         int layer = stage->first_layer + i;
-        cut_layer(&cuts->layers[i], k, &spec->layers[layer], maps ? &maps[layer] : NULL);
+        cut_layer(&cuts->layers[i], k, &spec->layers[layer], stage->split_routers, maps ? &maps[layer] : NULL);
     }
 }
 

@@ -11,6 +11,7 @@ typedef struct layer_cut {
     cl_heads heads;
     cl_attention attn; /* with the kv heads that are cached here */
     int32_t *seen, *q, *k, *q_a, *kv_a, *mid, *shared;
+    int32_t *router;          /* NULL: every chip has all of it */
     int32_t *local;           /* whole experts: [experts] place of an expert in the slice, -1: not here; else NULL */
     int n_local;              /* experts that are here, at least in part */
     const cl_expert_map *map; /* whole experts, else NULL */

@@ -5,7 +5,8 @@
 
 /* All weights of one layer of experts that are here. The shared expert's are there where f->shared_width is not 0. */
 typedef struct moe_weights {
-    const cl_matrix *router, *down, *shared_down;
+    const slice_tensor *router;
+    const cl_matrix *down, *shared_down;
     const float *router_bias, *select_bias, *down_bias; /* or NULL */
     gate_up gu, shared;
 } moe_weights;
@@ -13,7 +14,7 @@ typedef struct moe_weights {
 static moe_weights moe_weights_of(const pass *p)
 {
     const cl_ffn *f = &p->spec->ffn;
-    return (moe_weights){.router = matrix_of(p, CL_T_ROUTER),
+    return (moe_weights){.router = tensor_of(p, CL_T_ROUTER),
                          .down = matrix_of(p, CL_T_EXPERT_DOWN),
                          .shared_down = matrix_of(p, CL_T_SHARED_DOWN),
                          .router_bias = vector_of(p, CL_T_ROUTER_BIAS),
@@ -55,16 +56,20 @@ static void route(const pass *p, const moe_weights *mw, const cl_acts *in, ffn_b
                   expert_rows *rows, uint64_t *chosen)
 {
     const cl_ffn *f = &p->spec->ffn;
-    const size_t stride = r->stride, mine = 2 * (size_t)p->m->id * stride;
-    const route_scratch scratch = {r->select + mine, r->select + mine + stride, r->list + mine,
-                                   r->list + mine + stride};
+    const size_t stride = r->stride;
+    float *numbers = r->numbers + ROUTE_NUMBERS * (size_t)p->m->id * stride;
+    int32_t *lists = r->lists + ROUTE_LISTS * (size_t)p->m->id * stride;
+    const route_scratch scratch = {numbers, numbers + stride, numbers + 2 * stride, lists, lists + stride};
+    const product scores = product_into(mw->router, mw->router_bias, r->scores, stride);
     int64_t a, b;
-    phase_products(p->c->k, p->m, &(product){mw->router, mw->router_bias, r->scores, stride, NULL, 0}, 1, in);
+    phase_products(p->c->k, p->m, &scores, 1, in);
     if (f->shared_width) {
         crew_range(p->m, mw->shared.w[0]->panels, &a, &b);
         if (a < b) gated(p, &mw->shared, 0, a, b, in, NULL, 0, buffers->shared_gate, buffers->shared_up);
     }
-    crew_wait(p->m);
+    const cl_region all = columns(r->scores, p->n, stride, p->cut->router);
+    if (p->cut->router) gather(p->c, p->m, p->e, &all, 1);
+    else crew_wait(p->m);
     crew_range(p->m, in->n, &a, &b);
     for (int64_t tok = a; tok < b; tok++)
         route_choose(f, r->scores + (size_t)tok * stride, mw->select_bias, &scratch, r->choices + tok * f->top_k);
@@ -184,13 +189,13 @@ void experts_layer(const pass *p, common_buffers *common, ffn_buffers *b, router
     const cl_ffn *f = &p->spec->ffn;
     cl_trace *trace = p->c->trace;
     const moe_weights mw = moe_weights_of(p);
-    const cl_matrix *readers[] = {mw.router, mw.gu.w[0], mw.gu.w[1], mw.shared.w[0], mw.shared.w[1]};
+    const cl_matrix *readers[] = {&mw.router->m, mw.gu.w[0], mw.gu.w[1], mw.shared.w[0], mw.shared.w[1]};
 
     cl_mark m = mark(trace, p->m, CL_TRACE_KERNEL);
     cl_acts in = phase_norm(p, common, x, vector_of(p, CL_T_FFN_NORM), readers, f->shared_width ? 5 : 3);
     crew_wait(p->m);
     route(p, &mw, &in, b, router, rows, chosen);
-    uint64_t routing = slice_expert_bytes(mw.router), down = slice_expert_bytes(mw.down);
+    uint64_t routing = slice_expert_bytes(&mw.router->m), down = slice_expert_bytes(mw.down);
     if (f->shared_width) routing += slice_expert_bytes(mw.shared.w[0]) + slice_expert_bytes(mw.shared.w[1]);
     m = record(trace, m, p->e, CL_EV_ROUTE, routing, 0, 0);
 

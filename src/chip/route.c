@@ -1,6 +1,8 @@
 /* route.c: a router's scores, its choice of experts, and their weights. */
 #include "route.h"
 
+#include <string.h>
+
 #include "chipline/kernels.h"
 
 /* The order of choice. NaN comes before nothing. */
@@ -52,8 +54,10 @@ static void choose_experts(const cl_ffn *f, const route_scratch *s)
     }
 }
 
-void route_choose(const cl_ffn *f, float *score, const float *select_bias, const route_scratch *s, choice *out)
+void route_choose(const cl_ffn *f, const float *outputs, const float *select_bias, const route_scratch *s, choice *out)
 {
+    float *score = s->score;
+    memcpy(score, outputs, (size_t)f->experts * sizeof *score);
     if (f->scoring == CL_SCORE_SOFTMAX) softmax(score, f->experts);
     if (f->scoring == CL_SCORE_SIGMOID)
         for (int i = 0; i < f->experts; i++) score[i] = 1.0f / (1.0f + cl_exp(-score[i]));

@@ -222,15 +222,17 @@ static void lay_out_ffn(ffn_buffers *b, const widths *w, size_t tile, arena *a)
     b->shared_up = take_floats(a, tile * w->shared_up);
 }
 
-static void lay_out_routing(work *k, const widths *w, size_t members, size_t threads, arena *a)
+static size_t scores_stride(const widths *w) { return round_up(w->experts, 16); }
+
+static void lay_out_routing(work *k, const chip_fixed *c, const widths *w, size_t threads, arena *a)
 {
-    size_t tile = (size_t)k->tile, rows = tile * w->rows, stride = round_up(w->experts, 16);
+    size_t tile = (size_t)k->tile, rows = tile * w->rows, stride = scores_stride(w);
     router_buffers *r = &k->router;
     expert_rows *e = &k->rows;
     r->stride = stride;
-    r->scores = take_floats(a, tile * stride);
-    r->select = take_floats(a, 2 * threads * stride);
-    r->list = take(a, 2 * threads * stride, sizeof *r->list);
+    if (!c->stage.split_routers) r->scores = take_floats(a, tile * stride);
+    r->numbers = take_floats(a, ROUTE_NUMBERS * threads * stride);
+    r->lists = take(a, ROUTE_LISTS * threads * stride, sizeof *r->lists);
     r->choices = take(a, tile * w->top_k, sizeof *r->choices);
     if (!w->experts) return;
     e->token = take(a, rows, sizeof *e->token);
@@ -239,7 +241,7 @@ static void lay_out_routing(work *k, const widths *w, size_t members, size_t thr
     e->own = take(a, rows, sizeof *e->own);
     e->first = take(a, w->experts + 1, sizeof *e->first);
     e->touched = take(a, w->experts, sizeof *e->touched);
-    e->load = take(a, members, sizeof *e->load);
+    e->load = take(a, (size_t)c->group.members, sizeof *e->load);
 }
 
 /* Numbers of scratch of one thread: attend's, or a row of queries or keys that a norm spans. */
@@ -279,7 +281,7 @@ static int32_t *lay_out(work *k, const chip_fixed *c, const widths *w, int threa
     k->common.forms = take_forms(a, tile8 * x8_numbers(w, act), act);
     k->ffn.shared_forms = take_forms(a, tile8 * shared_x8_numbers(w, act), act);
     lay_out_scratch(k, c, w, (size_t)threads, a);
-    lay_out_routing(k, w, members, (size_t)threads, a);
+    lay_out_routing(k, c, w, (size_t)threads, a);
     int32_t *in_order = take(a, in_order_numbers(k, w), sizeof *in_order);
     k->attention.latent.in_order = k->rows.in_order = in_order;
     k->head.candidate_cut = take(a, c->stage.head ? members + 1 : 0, sizeof *k->head.candidate_cut);
@@ -303,6 +305,7 @@ static void lay_out_exchange(work *k, const chip_fixed *c, const widths *w, aren
     k->ffn.gate = take_floats(&ffn, tile * w->gate);
     k->ffn.shared_gate = take_floats(&ffn, tile * w->shared_gate);
     k->ffn.results = take_floats(&ffn, c->opt.experts ? tile * w->results : 0);
+    if (c->stage.split_routers) k->router.scores = take_floats(&ffn, tile * scores_stride(w));
     a->at = max_size(a->at, ffn.at);
     head_buffers *h = &k->head;
     const size_t members = (size_t)c->stage.n_ranks, chunk = (size_t)c->opt.limits.chunk;

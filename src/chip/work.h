@@ -104,9 +104,9 @@ typedef struct expert_rows {
 
 /* A router's own numbers. */
 typedef struct router_buffers {
-    float *scores;   /* [tile][stride] */
-    float *select;   /* [threads][2][stride] route_scratch */
-    int32_t *list;   /* [threads][2][stride] the same */
+    float *scores;   /* [tile][stride]; exchanged where routers are shared out */
+    float *numbers;  /* [threads][ROUTE_NUMBERS][stride] route_scratch */
+    int32_t *lists;  /* [threads][ROUTE_LISTS][stride] the same */
     choice *choices; /* [tile][most top_k] */
     size_t stride;
 } router_buffers;

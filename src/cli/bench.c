@@ -23,6 +23,7 @@ static const struct argp_option options[] =
      ROW_KV(2),
      ROW_LAYOUT(2),
      ROW_EXPERTS(2),
+     ROW_ROUTERS(2),
      ROW_GATHER(2),
      ROW_WAIT(2),
      ROW_CHUNK(2),
@@ -79,7 +80,7 @@ static error_t parse_format(bench_cli *o, const char *arg)
 static bool needs_model(int key)
 {
     return key == KIND || key == SEQUENCES || key == OPT_KV || key == OPT_LAYOUT || key == OPT_EXPERTS ||
-           key == OPT_GATHER || key == OPT_WAIT || key == OPT_CHUNK;
+           key == OPT_ROUTERS || key == OPT_GATHER || key == OPT_WAIT || key == OPT_CHUNK;
 }
 
 static error_t parse(int key, char *arg, struct argp_state *st)

@@ -19,7 +19,8 @@ error_t cli_run_option(int key, const char *arg, cl_run_options *run, cl_layout 
     static const char *const
         activations[] = {"auto", "f32", "q8", "mixed", "q16", NULL},
         *const kvs[] = {"auto", "f32", "bf16", "q8", NULL}, *const modes[] = {"sliced", "whole", NULL},
-        *const carriers[] = {"auto", "shared", "messages", NULL}, *const waits[] = {"auto", "spin", "yield", NULL};
+        *const routers[] = {"auto", "copied", "split", NULL}, *const carriers[] = {"auto", "shared", "messages", NULL},
+        *const waits[] = {"auto", "spin", "yield", NULL};
     int word = 0;
     error_t e = 0;
     switch (key) {
@@ -36,6 +37,10 @@ error_t cli_run_option(int key, const char *arg, cl_run_options *run, cl_layout 
     case OPT_EXPERTS:
         e = cli_word(err, "--experts", arg, modes, &word);
         run->experts = (cl_expert_mode)word;
+        return e;
+    case OPT_ROUTERS:
+        e = cli_word(err, "--routers", arg, routers, &word);
+        run->routers = (cl_routers)word;
         return e;
     case OPT_GATHER:
         e = cli_word(err, "--gather", arg, carriers, &word);

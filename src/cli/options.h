@@ -12,6 +12,7 @@ enum {
     OPT_KV,
     OPT_LAYOUT,
     OPT_EXPERTS,
+    OPT_ROUTERS,
     OPT_ROUTING,
     OPT_REPLICAS,
     OPT_CHIP,
@@ -63,6 +64,13 @@ enum {
     {                                                                                            \
         "experts", OPT_EXPERTS, "sliced|whole", 0,                                               \
             "every chip of a stage holds rows of all experts, or some experts whole (sliced)", g \
+    }
+#define ROW_ROUTERS(g)                                                                                               \
+    {                                                                                                                \
+        "routers", OPT_ROUTERS, "copied|split|auto", 0,                                                              \
+            "routers on every chip of a stage, or shared out among them, which costs an exchange; auto: shared out " \
+            "where a chip would read its copy for longer than that takes (auto)",                                    \
+            g                                                                                                        \
     }
 #define ROW_ROUTING(g)                                                                                                 \
     {                                                                                                                  \

@@ -13,6 +13,7 @@ static const struct argp_option options[] = {
      "chips in all (1; with --chip the fewest that hold the model; with --cluster all that can have work)", 0},
     ROW_LAYOUT(0),
     ROW_EXPERTS(0),
+    ROW_ROUTERS(0),
     ROW_ROUTING(0),
     ROW_REPLICAS(0),
     ROW_CHIP(0),
@@ -161,6 +162,8 @@ static cl_code find_limits(const plan_cli *o, const cl_model *m, plan_found *f, 
     p->slots = f->buffers.limits.slots;
     p->kv = f->buffers.kv;
     p->experts = o->run.experts;
+    p->routers = o->run.routers;
+    if (o->cluster) p->gather_reads = f->rates.read_bytes_per_s * f->rates.gather_s;
     if (o->run.routing_path) {
         if (p->experts != CL_EXPERTS_WHOLE)
             return cl_fail(err, CL_E_USAGE, "--routing: places whole experts (give --experts whole too)");

@@ -146,6 +146,14 @@ static json_t *alternatives_json(const plan_found *f)
     return list;
 }
 
+/* In any stage; those of one chip have nothing to share. */
+static bool routers_shared(const cl_placement *p)
+{
+    for (int i = 0; i < p->n_stages; i++)
+        if (p->stages[i].split_routers) return true;
+    return false;
+}
+
 void plan_print_json(const plan_cli *o, const plan_found *f)
 {
     const cl_place_options *p = &f->options;
@@ -157,6 +165,7 @@ void plan_print_json(const plan_cli *o, const plan_found *f)
                           "kv", cl_kv_name(p->kv), "chip_memory_bytes",
                           p->chip_bytes ? json_integer((json_int_t)p->chip_bytes) : json_null(), "chips",
                           chips_json(o, f), "predicted", predicted_json(&f->predicted));
+    json_object_set_new(j, "routers", json_string(routers_shared(&f->placement) ? "split" : "copied"));
     json_object_set_new(j, "rates", rates_json(&f->rates));
     if (o->explain) json_object_set_new(j, "alternatives", alternatives_json(f));
     json_dumpf(j, stdout, JSON_COMPACT);
@@ -177,8 +186,8 @@ static void print_head(const plan_cli *o, const plan_found *f, bool grouped)
     if (!grouped) printf("%d stage%s of one chip", pl->n_stages, plural(pl->n_stages));
     else {
         char *name = layout_name(&f->layout);
-        printf("%d stage%s, layout %s, experts %s", pl->n_stages, plural(pl->n_stages), name ? name : "",
-               p->experts == CL_EXPERTS_WHOLE ? "whole" : "sliced");
+        printf("%d stage%s, layout %s, experts %s%s", pl->n_stages, plural(pl->n_stages), name ? name : "",
+               p->experts == CL_EXPERTS_WHOLE ? "whole" : "sliced", routers_shared(pl) ? ", routers split" : "");
         free(name);
     }
     printf(", %d slot%s of %d positions, KV cache in %s", p->slots, plural(p->slots), p->context, cl_kv_name(p->kv));

@@ -62,6 +62,7 @@ static const struct argp_option options[] =
      ROW_KV(4),
      ROW_LAYOUT(4),
      ROW_EXPERTS(4),
+     ROW_ROUTERS(4),
      ROW_ROUTING(4),
      ROW_REPLICAS(4),
      ROW_GATHER(4),

@@ -62,7 +62,7 @@ static uint64_t matrices_held(const cl_cost_chip *c, const cl_tensor *t)
 
 uint64_t bytes_held(const cl_cost_chip *c, const cl_tensor *t)
 {
-    cl_range rows = cl_tensor_rows_of(&c->model->spec, t, c->experts != NULL, c->stage->n_ranks, c->member);
+    cl_range rows = cl_tensor_rows_of(&c->model->spec, t, c->stage, c->experts != NULL, c->member);
     return matrices_held(c, t) * bytes_of_rows(t, rows.first, rows.n);
 }
 

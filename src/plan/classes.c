@@ -42,8 +42,7 @@ static void measure(const cl_cost_chip *c, const int *list, int n, amount *out)
     const cl_spec *spec = &c->model->spec;
     for (int i = 0; i < n; i++) {
         const cl_tensor *t = &c->model->tensors[list[i]];
-        out[i] = (amount){.rows = cl_tensor_rows_of(spec, t, false, c->stage->n_ranks, c->member).n,
-                          .bytes = bytes_held(c, t)};
+        out[i] = (amount){.rows = cl_tensor_rows_of(spec, t, c->stage, false, c->member).n, .bytes = bytes_held(c, t)};
         if (t->layer < 0) continue;
         cl_heads h = cl_split_heads(&spec->layers[t->layer].attn, c->stage->n_ranks, c->member);
         out[i].q = h.q, out[i].kv = h.kv;

@@ -66,6 +66,7 @@ cl_code cut_table_make(const cl_model *m, const cl_place_options *o, int chips, 
     const int n = m->spec.n_layers;
     const bool whole = o->experts == CL_EXPERTS_WHOLE;
     cl_stage all = {.n_layers = n, .embed = true, .head = true, .n_ranks = chips};
+    all.split_routers = cl_split_routers(&m->spec, o, chips);
     cut_table t = {.chips = chips, .layers = n};
     chip_classes classes = {0};
     cl_expert_map *maps = whole ? cl_calloc((size_t)n, sizeof *maps, "placement", err) : NULL;

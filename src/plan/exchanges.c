@@ -166,6 +166,7 @@ void exchange_ffn(const walk *w, int layer, cl_phase p[CL_PHASES])
 {
     const cl_ffn *f = &w->spec->layers[layer].ffn;
     cl_exchange whole = rows_gather(w, w->spec->hidden);
+    if (f->kind == CL_FFN_MOE && w->c->stage->split_routers) p[CL_PHASE_ROUTE].exchange = rows_gather(w, f->experts);
     if (f->kind == CL_FFN_MOE && w->c->experts) {
         if (f->shared_width) p[CL_PHASE_GATE_UP].exchange = rows_gather(w, f->shared_width);
         p[CL_PHASE_DOWN].exchange = results(w, layer);

@@ -115,7 +115,7 @@ static cl_phase_kind phase_of(const cl_layer *l, cl_role r)
 /* A tensor of this chip, met by so many tokens: the whole of a matrix is read, or as many of a stack as are needed. */
 static void read_tensor(const walk *w, const cl_tensor *t, double tokens, cl_phase *p)
 {
-    cl_range rows = cl_tensor_rows_of(w->spec, t, w->c->experts != NULL, w->members, w->c->member);
+    cl_range rows = cl_tensor_rows_of(w->spec, t, w->c->stage, w->c->experts != NULL, w->c->member);
     double matrices = 1;
     if (cl_role_is_expert(t->role)) {
         matrices = w->experts;

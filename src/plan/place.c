@@ -191,7 +191,8 @@ static cl_code build(const cl_model *m, const cl_place_options *o, const cl_layo
                                   .embed = i == 0,
                                   .head = i == l->n_stages - 1,
                                   .first_rank = rank,
-                                  .n_ranks = l->chips[i]};
+                                  .n_ranks = l->chips[i],
+                                  .split_routers = cl_split_routers(&m->spec, o, l->chips[i])};
         rank += l->chips[i];
     }
     p->n_ranks = rank;
@@ -283,7 +284,8 @@ uint64_t cl_placement_hash(const cl_placement *p)
     h = hash_number(h, p->n_stages);
     for (int i = 0; i < p->n_stages; i++) {
         const cl_stage *s = &p->stages[i];
-        const int numbers[] = {s->first_layer, s->n_layers, s->embed, s->head, s->first_rank, s->n_ranks};
+        const int numbers[] = {s->first_layer, s->n_layers, s->embed,        s->head,
+                               s->first_rank,  s->n_ranks,  s->split_routers};
         for (size_t k = 0; k < sizeof numbers / sizeof *numbers; k++) h = hash_number(h, numbers[k]);
     }
     h = hash_number(h, p->experts != NULL);

@@ -30,7 +30,7 @@ static int tensor_extents(const cl_model *m, const cl_placement *p, const cl_sta
 {
     const cl_tensor *t = &m->tensors[tensor];
     bool whole = p->experts != NULL;
-    cl_range rows = cl_tensor_rows_of(&m->spec, t, whole, s->n_ranks, member);
+    cl_range rows = cl_tensor_rows_of(&m->spec, t, s, whole, member);
     cl_extent one = {.tensor = tensor, .experts = t->experts ? t->experts : 1, .row0 = rows.first, .rows = rows.n};
     if (!rows.n) return 0;
     if (whole && cl_role_is_expert(t->role)) return expert_extents(&p->experts[t->layer], member, one, list);

@@ -1,4 +1,5 @@
 /* split.c: how the chips of one stage share a tensor: runs of rows, heads, experts. */
+#include "chipline/group.h"
 #include "chipline/plan.h"
 
 cl_range cl_split(int64_t n, int64_t unit, int members, int member)
@@ -69,12 +70,33 @@ static cl_range head_rows(const cl_tensor *t, int first, int n, int dim)
     return n ? (cl_range){from, end - from} : (cl_range){0, 0};
 }
 
-cl_range cl_tensor_rows_of(const cl_spec *s, const cl_tensor *t, bool whole_experts, int members, int member)
+/* 30 GB/s times 2 us in memory, 16 us by messages. */
+static double gather_reads(const cl_place_options *o)
 {
+    if (o->gather_reads > 0) return o->gather_reads;
+    return o->shared_memory ? 60e3 : 480e3;
+}
+
+bool cl_split_routers(const cl_spec *s, const cl_place_options *o, int members)
+{
+    int64_t most = 0; /* numbers of a router */
+    for (int i = 0; i < s->n_layers; i++) {
+        const cl_ffn *f = &s->layers[i].ffn;
+        if (f->kind == CL_FFN_MOE && f->experts * s->hidden > most) most = f->experts * s->hidden;
+    }
+    if (!most || members < 2 || o->routers == CL_ROUTERS_COPIED) return false;
+    const double spared = 2 * (double)most * (members - 1) / members;
+    return o->routers == CL_ROUTERS_SPLIT || spared > cl_exchange_rounds(members) * gather_reads(o);
+}
+
+cl_range cl_tensor_rows_of(const cl_spec *s, const cl_tensor *t, const cl_stage *stage, bool whole_experts, int member)
+{
+    const int members = stage->n_ranks;
     const cl_attention *a = t->layer >= 0 ? &s->layers[t->layer].attn : NULL;
     cl_range all = {0, t->rows};
     cl_heads h;
     if (cl_role_is_expert(t->role) && whole_experts) return all;
+    if (t->role == CL_T_ROUTER && stage->split_routers) return cl_split_rows(t->rows, members, member);
     switch (t->role) {
     case CL_T_Q: h = cl_split_heads(a, members, member); return head_rows(t, h.q0, h.q, a->head_dim);
     case CL_T_K:

@@ -59,7 +59,8 @@ uint64_t cl_count_buffers(void *ctx, const cl_stage *stage, const cl_expert_map 
     const cl_stage s = {.n_layers = b->model->spec.n_layers,
                         .embed = stage->embed,
                         .head = stage->head,
-                        .n_ranks = stage->n_ranks};
+                        .n_ranks = stage->n_ranks,
+                        .split_routers = stage->split_routers};
     const bool whole = experts != NULL;
     int i = 0;
     while (i < b->n_known && (b->known[i].chips != s.n_ranks || b->known[i].embed != s.embed ||

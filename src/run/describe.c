@@ -19,6 +19,7 @@ static json_t *describe_stage(const cl_stage *s)
     put_int(j, "layers", s->n_layers);
     put_bool(j, "embed", s->embed);
     put_bool(j, "head", s->head);
+    put_bool(j, "split_routers", s->split_routers);
     put_int(j, "first_rank", s->first_rank);
     put_int(j, "ranks", s->n_ranks);
     put_int(j, "weight_bytes", (int64_t)s->weight_bytes);

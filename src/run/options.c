@@ -99,6 +99,7 @@ cl_place_options options_of_place(const cl_run *r)
     return (cl_place_options){.layout = p->layout.n_stages ? &p->layout : NULL,
                               .ranks = cl_ranks_size(r->ranks) / r->opt.replicas,
                               .experts = r->opt.experts,
+                              .routers = r->opt.routers,
                               .routing = p->chosen ? &p->routing : NULL,
                               .copies = p->chosen != NULL,
                               .shared_memory = r->opt.carrier != CL_CARRIER_MESSAGES && p->most_ranks_apart == 0,

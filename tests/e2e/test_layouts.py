@@ -20,8 +20,9 @@ N = 10  # generated tokens
 LAYOUTS = [(2, 1, "1x2"), (3, 1, "1x3"), (4, 1, "1x4"), (2, 2, "2x1"), (4, 2, "2x2"), (6, 3, "3x2"), (4, 4, "4x1"),
            (5, 2, "3+2"), (4, 2, "1+3")]
 OTHERS = [(3, 1, "1x3", "--gather", "messages"), (4, 1, "1x2", "--replicas", 2), (4, 2, "2x1", "--replicas", 2)]
-WHOLE = [(2, 1, "1x2", "--experts", "whole"), (4, 2, "2x2", "--experts", "whole", "--gather", "messages"),
-         (4, 2, "3+1", "--experts", "whole")]
+EXPERTS = [(2, 1, "1x2", "--experts", "whole"), (4, 2, "2x2", "--experts", "whole", "--gather", "messages"),
+           (4, 2, "3+1", "--experts", "whole", "--routers", "split"), (3, 1, "1x3", "--routers", "split"),
+           (4, 2, "2x2", "--routers", "split", "--gather", "messages")]
 
 
 def layout_file(name, folder):
@@ -74,12 +75,13 @@ def specs(name):
     """The layouts of a model, each with its turn. A choice of them meets every layout with every turn and both kinds
     of models (test_every_layout_is_met)."""
     layers, experts = geometry(name)
-    fitting = [spec for spec in LAYOUTS + OTHERS + (WHOLE if experts else []) if spec[1] <= layers]
+    fitting = [[spec for spec in some_of if spec[1] <= layers] for some_of in (LAYOUTS + OTHERS, EXPERTS)]
     first = sorted(MODELS, key=lambda n: (geometry(n)[1], n)).index(name)  # those without experts one after the other
-    whole = list(enumerate(fitting, first))
-    if not ALL:
-        return whole[first % 4::4]
-    return whole if name in WHOLE_MATRIX else whole[first % 3::3]
+    plain, by_experts = (list(enumerate(specs, first)) for specs in (fitting[0], fitting[1] if experts else []))
+    if ALL:
+        whole = plain + by_experts
+        return whole if name in WHOLE_MATRIX else whole[first % 3::3]
+    return plain[first % 4::4] + by_experts[first % 5::5]
 
 
 def test_every_layout_is_met():
@@ -92,7 +94,7 @@ def test_every_layout_is_met():
     for spec, by in met.items():
         kinds = {experts for experts, _ in by}
         assert len(by) >= 3 and kinds == ({True, False} if spec in LAYOUTS and spec[1] <= 2 else kinds | {True}), spec
-    assert set(met) == set(LAYOUTS + OTHERS + WHOLE)
+    assert set(met) == set(LAYOUTS + OTHERS + EXPERTS)
     assert {batched for many in met.values() for _, batched in many} == {True, False}
 
 
@@ -136,16 +138,18 @@ def own_rows(n, members, member):
     return ends[1] - ends[0]
 
 
-@pytest.mark.parametrize("name,ranks,layout,gather", some([
-    (name, *layout) for layout in [(1, "1x1", "auto"), (3, "1x3", "auto"), (4, "2x2", "auto"), (3, "2+1", "auto"),
-                                   (2, "2x1", "auto"), (4, "1x4", "messages"), (3, "2+1", "messages"),
-                                   (4, "1+3", "messages"), (6, "2x3", "messages"), (6, "1x6", "messages")]
-    for name in ["llama_a", "olmoe", "deepseek_v3", "gpt_oss", "llama4"]], 3))
-def test_messages_and_bytes_are_those_of_the_plan(name, ranks, layout, gather, convert, tmp_path):
+@pytest.mark.parametrize("name,ranks,layout,gather,routers", some([
+    (name, *layout, routers)
+    for layout in [(1, "1x1", "auto"), (3, "1x3", "auto"), (4, "2x2", "auto"), (3, "2+1", "auto"),
+                   (2, "2x1", "auto"), (4, "1x4", "messages"), (3, "2+1", "messages"),
+                   (4, "1+3", "messages"), (6, "2x3", "messages"), (6, "1x6", "messages")]
+    for name, routers in [("llama_a", "auto"), ("olmoe", "auto"), ("deepseek_v3", "split"), ("gpt_oss", "split"),
+                          ("llama4", "copied")]], 3))
+def test_messages_and_bytes_are_those_of_the_plan(name, ranks, layout, gather, routers, convert, tmp_path):
     model = convert(FIXTURES / name)
     spec = json.loads(ok("inspect", model, "--json").stdout)
     layout = layout_file(layout, tmp_path) if "+" in layout else layout
-    layout = ("--layout", layout, "--gather", gather, "--context", 64)
+    layout = ("--layout", layout, "--gather", gather, "--routers", routers, "--context", 64)
     plan = json.loads(ok("plan", model, *layout, "--explain", "--json").stdout)
     trace, prompt = tmp_path / "t.h5", golden(name)[0]["prompt"]
     ok("run", model, "--tokens", ids(prompt), "-n", N, "--ignore-eos", *layout, "--threads", 1, "--trace", trace,
@@ -170,7 +174,7 @@ def test_messages_and_bytes_are_those_of_the_plan(name, ranks, layout, gather, c
 EVENTS = {"qkv": ("project", "query"), "attend": ("attend",), "attn_out": ("value", "attn_out"), "route": ("route",),
           "ffn": ("gate_up", "down", "combine"), "head": ("head",)}
 # Sizes of which every chip has whole runs of 16 rows, in bytes that are multiples of 64: nothing is padded.
-SMALL = {"hidden_size": 128, "num_hidden_layers": 3, "vocab_size": 512, "num_experts": 16, "n_routed_experts": 16,
+SMALL = {"hidden_size": 128, "num_hidden_layers": 3, "vocab_size": 512, "num_experts": 32, "n_routed_experts": 32,
          "n_group": 2, "topk_group": 1,
          "num_experts_per_tok": 2, "moe_intermediate_size": 64, "intermediate_size": 128, "num_attention_heads": 4,
          "num_key_value_heads": 2,
@@ -181,8 +185,8 @@ SMALL = {"hidden_size": 128, "num_hidden_layers": 3, "vocab_size": 512, "num_exp
 
 @pytest.mark.parametrize("family,fmt", [("smollm2-135m", "q8_0"), ("qwen3-30b-a3b", "q4_0"), ("olmoe-1b-7b", "bf16"),
                                         ("deepseek-v3", "q8_0")])
-@pytest.mark.parametrize("ranks,layout", [(1, "1x1"), (2, "1x2"), (3, "2+1")])
-def test_bytes_of_every_kind_of_event_are_those_of_the_plan(family, fmt, ranks, layout, tmp_path):
+@pytest.mark.parametrize("ranks,layout,routers", [(1, "1x1", "split"), (2, "1x2", "auto"), (3, "2+1", "split")])
+def test_bytes_of_every_kind_of_event_are_those_of_the_plan(family, fmt, ranks, layout, routers, tmp_path):
     """A decoded token that sees a quarter of the context, as the plan's does. Norms, biases and sinks are not in the
     trace's bytes."""
     config = json.loads((ROOT / "configs" / "models" / f"{family}.json").read_text())
@@ -196,7 +200,7 @@ def test_bytes_of_every_kind_of_event_are_those_of_the_plan(family, fmt, ranks, 
     ok("synth", tmp_path / "config.json", "-o", model, "--format", fmt, "--quiet")
     layout = layout_file(layout, tmp_path) if "+" in layout else layout
     context, prompt = 64, [1, 2, 3]
-    options = ("--layout", layout, "--context", context, "--kv", "bf16")
+    options = ("--layout", layout, "--context", context, "--kv", "bf16", "--routers", routers)
     plan = json.loads(ok("plan", model, *options, "--explain", "--json").stdout)
     ok("run", model, "--tokens", ids(prompt), "-n", context // 4, "--ignore-eos", *options, "--threads", 1, "--trace",
        trace,
@@ -215,6 +219,29 @@ def test_bytes_of_every_kind_of_event_are_those_of_the_plan(family, fmt, ranks, 
         assert chip["token_bytes"] == sum(p["weight_bytes"] for p in chip["phases"].values())
         assert chip["gathers"] == sum(p["gathers"] for p in chip["phases"].values())
         assert (step["kind"] == kinds["gather"]).sum() == chip["gathers"]
+
+
+@pytest.mark.parametrize("ranks,layout", [(2, "1x2"), (3, "2+1")])
+def test_shared_out_routers_are_read_and_held_once(ranks, layout, convert, tmp_path):
+    """In a stage of several chips; each of its layers costs a gather of every token's scores."""
+    model = convert(FIXTURES / "olmoe")
+    layers = json.loads(ok("inspect", model, "--json").stdout)["layers"]
+    layout = layout_file(layout, tmp_path) if "+" in layout else layout
+    copied, split = (json.loads(ok("plan", model, "--layout", layout, "--routers", mode, "--explain", "--json").stdout)
+                     for mode in ("copied", "split"))
+    spared = 0
+    for a, b in zip(copied["chips"], split["chips"]):
+        members = sum(c["stage"] == a["stage"] for c in copied["chips"])
+        spared += a["weight_bytes"] - b["weight_bytes"]
+        assert a["weight_bytes"] - b["weight_bytes"] == a["token_bytes"] - b["token_bytes"]
+        experts = layers[a["first_layer"]]["ffn"]["experts"]
+        assert b["gathers"] - a["gathers"] == (a["layers"] if members > 1 else 0)
+        assert b["gather_bytes"] - a["gather_bytes"] == a["layers"] * 4 * (experts - own_rows(experts, members,
+                                                                                              a["member"]))
+    with h5py.File(model) as f:
+        sizes = [t.nbytes for name, t in sorted(f["tensors"].items()) if name.endswith("router.weight")]
+    shared = sizes if ranks == 2 else sizes[:copied["chips"][0]["layers"]]
+    assert shared and spared == sum(shared)
 
 
 # --- whole experts by measured routing ---

@@ -13,9 +13,10 @@ static double uniform(void) /* in [-1, 1) */
 
 static void run(const cl_ffn *f, const double *l, const double *bias, choice *out)
 {
-    static float score[NAIVE_EXPERTS], select_bias[NAIVE_EXPERTS], select[NAIVE_EXPERTS], runs[NAIVE_EXPERTS];
+    static float score[NAIVE_EXPERTS], made[NAIVE_EXPERTS], select_bias[NAIVE_EXPERTS], select[NAIVE_EXPERTS],
+        runs[NAIVE_EXPERTS];
     static int32_t list[NAIVE_EXPERTS], run_list[NAIVE_EXPERTS];
-    const route_scratch s = {select, runs, list, run_list};
+    const route_scratch s = {made, select, runs, list, run_list};
     for (int e = 0; e < f->experts; e++) {
         score[e] = (float)l[e];
         select_bias[e] = bias ? (float)bias[e] : 0;

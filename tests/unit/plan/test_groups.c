@@ -17,7 +17,7 @@ static void member_bytes(const cl_model *m, const cl_place_options *o, int first
     *held = *touched = 0;
     for (int i = 0; i < m->n_tensors; i++) {
         const cl_tensor *t = &m->tensors[i];
-        cl_range rows = cl_tensor_rows_of(&m->spec, t, whole, chips, k);
+        cl_range rows = cl_tensor_rows_of(&m->spec, t, &(cl_stage){.n_ranks = chips}, whole, k);
         uint64_t all = test_rows_bytes(t, rows.first, rows.n);
         if (t->layer >= first && t->layer < end && cl_role_is_expert(t->role)) {
             int64_t mine = 0;

@@ -99,7 +99,49 @@ static cl_range rows_of(const cl_model *m, cl_role r, int layer, bool whole, int
 {
     const cl_tensor *t = cl_model_find(m, r, layer);
     CU_ASSERT_PTR_NOT_NULL_FATAL(t);
-    return cl_tensor_rows_of(&m->spec, t, whole, members, member);
+    return cl_tensor_rows_of(&m->spec, t, &(cl_stage){.n_ranks = members}, whole, member);
+}
+
+/* Shared out where each chip is spared more than it reads meanwhile, or as said; the widest router counts. */
+static void test_routers(void)
+{
+    cl_layer layers[] = {{.ffn = {.kind = CL_FFN_DENSE, .experts = 4096}},
+                         {.ffn = {.kind = CL_FFN_MOE, .experts = 1024}},
+                         {.ffn = {.kind = CL_FFN_MOE, .experts = 8}}};
+    const cl_spec s = {.n_layers = 3, .hidden = 1000, .layers = layers};
+    const double all = 2 * 1000 * 1024;
+    cl_place_options o = {.gather_reads = all / 2 - 1};
+    CU_ASSERT_TRUE(cl_split_routers(&s, &o, 2));
+    o.gather_reads = all / 2;
+    CU_ASSERT_FALSE(cl_split_routers(&s, &o, 2));
+    o.gather_reads = all * 4 / 5 / 3 - 1; /* of 5, in 3 rounds */
+    CU_ASSERT_TRUE(cl_split_routers(&s, &o, 5));
+    o.gather_reads += 2;
+    CU_ASSERT_FALSE(cl_split_routers(&s, &o, 5));
+    o.routers = CL_ROUTERS_SPLIT;
+    CU_ASSERT_TRUE(cl_split_routers(&s, &o, 5));
+    CU_ASSERT_FALSE(cl_split_routers(&s, &o, 1));
+    o = (cl_place_options){.routers = CL_ROUTERS_COPIED, .gather_reads = 1};
+    CU_ASSERT_FALSE(cl_split_routers(&s, &o, 64));
+    layers[1].ffn.kind = layers[2].ffn.kind = CL_FFN_DENSE;
+    o.routers = CL_ROUTERS_SPLIT;
+    CU_ASSERT_FALSE(cl_split_routers(&s, &o, 2));
+}
+
+/* What CPUs read meanwhile, in memory and by messages. */
+static void test_routers_of_cpus(void)
+{
+    cl_layer layer = {.ffn = {.kind = CL_FFN_MOE, .experts = 60}};
+    const cl_spec some = {.n_layers = 1, .hidden = 1000, .layers = &layer},
+                  more = {.n_layers = 1, .hidden = 1001, .layers = &layer},
+                  messages = {.n_layers = 1, .hidden = 8001, .layers = &layer};
+    cl_place_options o = {.shared_memory = true};
+    CU_ASSERT_FALSE(cl_split_routers(&some, &o, 2));
+    CU_ASSERT_TRUE(cl_split_routers(&more, &o, 2));
+    o.shared_memory = false;
+    CU_ASSERT_TRUE(cl_split_routers(&messages, &o, 2));
+    layer.ffn.experts = 59;
+    CU_ASSERT_FALSE(cl_split_routers(&messages, &o, 2));
 }
 
 /* Where scales are shared by rows, heads that begin inside a run of 16 take the whole run. */
@@ -125,6 +167,12 @@ static void test_rows(void)
     CU_ASSERT_TRUE(x.first == 0 && x.n == 42);
     x = rows_of(&m, CL_T_EMBED, -1, true, 2, 0);
     CU_ASSERT_TRUE(x.first == 0 && x.n == 48);
+    const cl_tensor *router = cl_model_find(&m, CL_T_ROUTER, 0);
+    const cl_stage split = {.n_ranks = 2, .split_routers = true};
+    x = cl_tensor_rows_of(&m.spec, router, &split, true, 1);
+    CU_ASSERT_TRUE(x.first == cl_split_rows(router->rows, 2, 1).first && x.n == cl_split_rows(router->rows, 2, 1).n);
+    x = rows_of(&m, CL_T_ROUTER, 0, true, 2, 1);
+    CU_ASSERT_TRUE(x.first == 0 && x.n == router->rows);
     cl_model_free(&m);
     CU_ASSERT_EQUAL_FATAL(test_model_of(&s, CL_FP8, &m, &err), CL_OK);
     x = rows_of(&m, CL_T_Q, 0, false, 2, 1); /* 60 .. 119 */
@@ -178,10 +226,9 @@ static void test_all_slices(void)
 
 int main(void)
 {
-    CU_TestInfo tests[] = {{"runs", test_split},
-                           {"heads", test_heads},
-                           {"rows", test_rows},
-                           {"slices", test_all_slices},
+    CU_TestInfo tests[] = {{"runs", test_split},      {"heads", test_heads},
+                           {"routers", test_routers}, {"routers of CPUs", test_routers_of_cpus},
+                           {"rows", test_rows},       {"slices", test_all_slices},
                            CU_TEST_INFO_NULL};
     return run_suite("split", tests);
 }
