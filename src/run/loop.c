@@ -156,6 +156,18 @@ static cl_code take_samples(loop *l, bool wait, cl_err *err)
     return c;
 }
 
+/* The line has all that there is to do. A request that comes meanwhile begins before the samples are here. */
+static cl_code await_samples(loop *l, cl_err *err)
+{
+    cl_run *r = l->run;
+    void *caller = (void *)(uintptr_t)l->desk;
+    const bool takes = caller && !l->ended && !l->stopping && cl_session_has_room(l->session);
+    if (takes &&
+        cl_line_await(r->line, l->other_lines ? r->notes : NULL, desk_calls, caller, 0.2) != CL_AWAITED_SAMPLES)
+        return CL_OK;
+    return take_samples(l, true, err);
+}
+
 /* Nothing can be done now but wait: for a request, or for tokens of other lines. */
 static void doze(const loop *l)
 {
@@ -185,7 +197,7 @@ static cl_code turn(loop *l, bool *done, cl_err *err)
     bool ready = cl_session_in_flight(l->session) < most && !l->stopping;
     if (ready && !(l->desk && desk_is_full(l->desk))) c = inject(l, &sent, err);
     if (c != CL_OK || sent) return c;
-    if (!alone && cl_session_in_flight(l->session)) return take_samples(l, true, err);
+    if (!alone && cl_session_in_flight(l->session)) return await_samples(l, err);
     waiting = cl_session_active(l->session) > 0 || !l->ended;
     *done = l->stopping || !waiting;
     if (!*done && !news.got) doze(l);

@@ -1,5 +1,6 @@
 /* Serving that is stopped between two micro-batches, looked at, and gone on with: every request gives the ids that it
  * gives undisturbed, in one line or in several side by side, with a desk or without, and none is lost or done twice. */
+#include <signal.h>
 #include <unistd.h>
 
 #include "chipline/import.h"
@@ -101,12 +102,31 @@ static void take_back(void *ctx, cl_request *r)
 
 static bool stops(void) { return stop_at && now_state.heard >= stop_at; }
 
+/* --- a source whose second request comes while the line waits for samples of the first --- */
+
+static const cl_session *busy;
+static pid_t last_rank; /* stands still until both are in the line */
+
+static cl_request *give_late(void *ctx, int wait_ms, bool *ended)
+{
+    source_state *s = ctx;
+    if (s->given == 0) kill(last_rank, SIGSTOP);
+    else if (cl_session_in_flight(busy) < s->given && s->heard == 0) return NULL;
+    if (s->given == 1) usleep(100000); /* the line waits by then */
+    if (s->given < 2) return make(s->given++);
+    CU_ASSERT_EQUAL(s->heard, 0);
+    kill(last_rank, SIGCONT);
+    *ended = true;
+    return NULL;
+}
+
 /* --- one run --- */
 
 typedef struct variant {
     int replicas, slots;
     bool desk;
     int every; /* stopped each time that so many ids have come; 0: never */
+    bool late;
 } variant;
 
 /* What is in the session is what the source gave and has not got back. */
@@ -125,7 +145,9 @@ static void look(const cl_session *s)
 
 static cl_code serve(const variant *v, cl_run *run, cl_session *session, cl_err *err)
 {
-    cl_source source = {.ctx = &now_state, .next = give, .token = hear, .done = take, .back = take_back};
+    cl_source source = {.ctx = &now_state, .token = hear, .done = take, .back = take_back};
+    source.next = v->late ? give_late : give;
+    busy = session;
     const cl_serve_options o = {.session = session, .source = &source, .desk = v->desk, .stop = stops};
     const bool root = cl_ranks_rank(the_ranks) == 0;
     stop_at = v->every;
@@ -160,13 +182,18 @@ static cl_code body(void *ctx, cl_crew *crew, cl_err *err)
     return c;
 }
 
-static void run(const variant *v)
+static void serve_all(const variant *v)
 {
     cl_err err = {0};
     now_state = (source_state){0};
     cl_code c = cl_crew_run(1, body, (void *)(uintptr_t)v, &err);
     if (c != CL_OK) fprintf(stderr, "rank %d: %s\n", cl_ranks_rank(the_ranks), err.msg);
     CU_ASSERT_EQUAL_FATAL(c, CL_OK);
+}
+
+static void run(const variant *v)
+{
+    serve_all(v);
     for (int i = 0; i < REQUESTS && cl_ranks_rank(the_ranks) == 0; i++) CU_ASSERT_EQUAL(now_state.ends[i], 1);
 }
 
@@ -180,14 +207,29 @@ static void stopped_and_gone_on(void)
     for (int replicas = 1; replicas <= ranks; replicas++)
         for (int desk = 0; desk < 2 && ranks % replicas == 0; desk++)
             for (int slots = 1; slots <= 4; slots += 3) {
-                run(&(variant){replicas, slots, desk, 29});
+                run(&(variant){replicas, slots, desk, 29, false});
                 CU_ASSERT(memcmp(now_state.ids, undisturbed.ids, sizeof undisturbed.ids) == 0);
             }
     remove_model();
 }
 
+static void admitted_while_samples_are_awaited(void)
+{
+    pid_t pids[64] = {getpid()};
+    const int ranks = cl_ranks_size(the_ranks);
+    if (ranks < 2) return;
+    make_model();
+    cl_ranks_gather(the_ranks, &(pid_t){getpid()}, sizeof *pids, pids);
+    last_rank = pids[ranks - 1];
+    serve_all(&(variant){.replicas = 1, .slots = 4, .desk = true, .late = true});
+    for (int i = 0; i < 2 && cl_ranks_rank(the_ranks) == 0; i++) CU_ASSERT_EQUAL(now_state.ends[i], 1);
+    remove_model();
+}
+
 int main(int argc, char **argv)
 {
-    CU_TestInfo tests[] = {{"stopped and gone on", stopped_and_gone_on}, CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"stopped and gone on", stopped_and_gone_on},
+                           {"admitted while samples are awaited", admitted_while_samples_are_awaited},
+                           CU_TEST_INFO_NULL};
     return run_on_ranks(argc, argv, "serve", tests);
 }
