@@ -1,5 +1,6 @@
 /* Stages of several chips: gathers of random regions against what they should bring, and micro-batches through stages
  * of every shape, with chips that add their rank. Both carriers, all ways of waiting, 1 to 4 ranks. */
+#include "dying.h"
 #include "gathers.h"
 
 enum { RANKS = 4, SLOTS = 5, CHUNK = 7, HIDDEN = 701, STEPS = 100, BEFORE = 9, ROUNDS = 400 };
@@ -211,6 +212,7 @@ static void follow(const cl_line_options *o, const int *shape)
 static void one_shape(const int *shape, const cl_line_options *o, unsigned seed)
 {
     cl_err err;
+    const uint64_t opened = cl_now_ns();
     CU_ASSERT_EQUAL_FATAL(cl_line_open(&the_line, the_ranks, o, &err), CL_OK);
     const cl_group *g = cl_line_group(the_line);
     CU_ASSERT_TRUE(g->members == o->own.members && g->member == cl_ranks_rank(the_ranks) - o->own.first);
@@ -229,8 +231,12 @@ static void one_shape(const int *shape, const cl_line_options *o, unsigned seed)
         if (cl_ranks_rank(the_ranks) == 0) lead(o, shape);
         else follow(o, shape);
         cl_line_drain(the_line);
+        CU_ASSERT(the_line->recv == MPI_REQUEST_NULL && the_line->result_recv == MPI_REQUEST_NULL);
+        CU_ASSERT(the_line->posted == -1 && !the_line->expected);
     }
+    CU_ASSERT(cl_line_wait_ns(the_line) <= cl_now_ns() - opened);
     cl_line_close(the_line);
+    CU_ASSERT(!the_ranks->move && !the_ranks->move_ctx);
 }
 
 static void all_shapes(cl_carrier carrier, int together, cl_wait from, cl_wait to)
@@ -284,14 +290,39 @@ static void refusals(void)
     for (int r = 0; size > 1 && r < size; r++) of[r] = r == size - 1;
     if (size > 1) {
         CU_ASSERT_EQUAL(cl_line_open(&the_line, the_ranks, &o, &err), CL_E_FIT);
-        CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "several hosts"));
+        char says[200];
+        snprintf(says, sizeof says,
+                 "line: the stage of ranks 0 to %d is on several hosts, which share no memory (--gather messages, or "
+                 "stages that fit a host)",
+                 size - 1);
+        CU_ASSERT_STRING_EQUAL(err.msg, says);
     }
     o.carrier = CL_CARRIER_AUTO;
     domains d;
     CU_ASSERT_EQUAL_FATAL(domains_make(&o, o.own, of, &d, &err), CL_OK);
     CU_ASSERT_EQUAL(d.n, size > 1 ? 2 : 1);
     domains_free(&d);
+    CU_ASSERT(!d.n && !d.members && !d.of && !d.start && !d.member);
     of[size - 1] = was;
+}
+
+/* The same message at all its limits. */
+static void right_messages(hop_slot *s, int bytes)
+{
+    cl_part *p = s->hop.mb.parts;
+    struct {
+        int32_t *where, right;
+    } cases[] = {{&p[0].pos, 0},       {&p[0].pos, 62},      {&p[0].slot, SLOTS - 1}, {&p[0].n_outputs, 2},
+                 {&p[0].n_guesses, 2}, {&p[0].n_outputs, 0}, {&p[2].fork, -1},        {&p[2].fork, SLOTS - 1}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        int32_t was = *cases[i].where;
+        *cases[i].where = cases[i].right;
+        CU_ASSERT_TRUE(handover_open(the_line, s, bytes));
+        *cases[i].where = was;
+    }
+    wire_head *w = (wire_head *)(void *)s->data;
+    w->kind = CL_HOP_STOP;
+    CU_ASSERT_TRUE(handover_open(the_line, s, bytes) && s->hop.kind == CL_HOP_STOP);
 }
 
 /* What a message says of its sizes is believed only if all of it fits together. */
@@ -331,7 +362,19 @@ static void wrong_messages(void)
                  {&h->mb.parts[1].n_tokens, 0},
                  {&h->mb.parts[1].n_tokens, 2},
                  {&h->mb.parts[1].n_tokens, CHUNK + 1},
-                 {&h->mb.parts[1].n_tokens, INT32_MIN}};
+                 {&h->mb.parts[1].n_tokens, INT32_MIN},
+                 {&w->n_before, -1},
+                 {&w->n_before, 1},
+                 {&w->n_before, SLOTS * CL_REPEAT_WINDOW + 1},
+                 {&h->mb.parts[0].n_outputs, -1},
+                 {&h->mb.parts[0].n_outputs, 3},
+                 {&h->mb.parts[0].n_guesses, -1},
+                 {&h->mb.parts[0].n_guesses, 3},
+                 {&h->mb.parts[2].fork, -2},
+                 {&h->mb.parts[2].fork, SLOTS},
+                 {&h->mb.parts[2].n_before, -1},
+                 {&h->mb.parts[2].n_before, 1},
+                 {&h->mb.parts[2].n_before, 63}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         int32_t right = *cases[i].where;
         *cases[i].where = cases[i].wrong;
@@ -339,7 +382,174 @@ static void wrong_messages(void)
         *cases[i].where = right;
     }
     CU_ASSERT_TRUE(handover_open(the_line, s, bytes));
+    right_messages(s, bytes);
     cl_line_close(the_line);
+}
+
+/* --- what comes from a peer that is wrong --- */
+
+/* A line in which each rank, alone in its memory, hears the rank before it. */
+static void open_in_a_round(bool before)
+{
+    cl_line_options o;
+    cl_err err;
+    const int shape[RANKS] = {cl_ranks_size(the_ranks)}, rank = cl_ranks_rank(the_ranks);
+    options(shape, CL_CARRIER_MESSAGES, &o);
+    o.first = rank;
+    o.last = rank_before();
+    if (before) o.prev = (cl_line_stage){rank_before(), 1};
+    else o.next = (cl_line_stage){rank, 1};
+    CU_ASSERT_EQUAL_FATAL(cl_line_open(&the_line, the_ranks, &o, &err), CL_OK);
+}
+
+static void take_samples(void *samples)
+{
+    if (!cl_line_recv_samples(the_line, true, samples)) abort();
+}
+
+typedef struct samples_message {
+    int64_t microbatch;
+    int32_t n_parts, n_ids;
+    cl_sampled parts[SLOTS + 1];
+    int32_t ids[CHUNK + 1];
+} samples_message;
+
+static void wrong_samples(void)
+{
+    static samples_message m;
+    const int rank = cl_ranks_rank(the_ranks);
+    char want[200];
+    const cl_samples *got;
+    const struct {
+        int32_t *where, value;
+        bool good;
+    } cases[] = {{&m.n_ids, SLOTS, true},
+                 {&m.n_parts, -1, false},
+                 {&m.n_parts, SLOTS + 1, false},
+                 {&m.n_parts, SLOTS - 1, false},
+                 {&m.n_ids, -1, false},
+                 {&m.n_ids, CHUNK + 1, false},
+                 {&m.n_ids, SLOTS - 1, false},
+                 {&m.parts[1].slot, -1, false},
+                 {&m.parts[1].slot, SLOTS, false},
+                 {&m.parts[1].slot, 0, true},
+                 {&m.parts[1].n, -1, false},
+                 {&m.parts[1].n, 0, true},
+                 {&m.parts[1].n, SLOTS, false},
+                 {&m.parts[1].n, SLOTS - 1, true},
+                 {&m.parts[1].first, -1, false},
+                 {&m.parts[1].first, 4, true},
+                 {&m.parts[1].first, 5, false},
+                 {&m.parts[1].first, INT32_MAX, false}};
+    open_in_a_round(false);
+    snprintf(want, sizeof want, "rank %d: samples of rank %d make no sense (a bug: please report it)", rank,
+             rank_before());
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        m = (samples_message){.microbatch = 9, .n_parts = SLOTS, .n_ids = SLOTS};
+        for (int p = 0; p < SLOTS; p++) m.parts[p] = (cl_sampled){.slot = p, .n = 1, .first = p};
+        m.parts[1].first = 1;
+        *cases[i].where = cases[i].value;
+        size_t bytes = offsetof(samples_message, parts) + SLOTS * sizeof *m.parts + SLOTS * sizeof *m.ids;
+        send_round(&m, bytes, TAG_RESULTS, take_samples, &got, cases[i].good ? CL_OK : CL_E_RUN, want);
+        if (cases[i].good) CU_ASSERT(got->microbatch == 9 && got->n_parts == SLOTS && got->n_ids == SLOTS);
+    }
+    m.n_parts = m.n_ids = 0;
+    send_round(&m, 16, TAG_RESULTS, take_samples, &got, CL_OK, "");
+    send_round(&m, 15, TAG_RESULTS, take_samples, &got, CL_E_RUN, want);
+    send_round(&m, 17, TAG_RESULTS, take_samples, &got, CL_E_RUN, want);
+    send_round(&m, 0, TAG_RESULTS, take_samples, &got, CL_E_RUN, want);
+    cl_line_close(the_line);
+}
+
+static void take_hop(void *hop) { *(cl_hop **)hop = cl_line_recv(the_line); }
+
+static void wrong_hops(void)
+{
+    const int rank = cl_ranks_rank(the_ranks);
+    char want[200];
+    cl_hop *got = NULL;
+    wire_head w = {.magic = HOP_MAGIC, .kind = CL_HOP_STOP, .microbatch = 3};
+    unsigned char message[64] = {0};
+    open_in_a_round(true);
+    CU_ASSERT_EQUAL(the_line->routes.source, rank_before());
+    snprintf(want, sizeof want, "rank %d: a message of rank %d makes no sense (a bug: please report it)", rank,
+             rank_before());
+    memcpy(message, &w, sizeof w);
+    send_round(message, 63, TAG_HOP, take_hop, &got, CL_E_RUN, want);
+    send_round(message, 64, TAG_HOP, take_hop, &got, CL_OK, "");
+    CU_ASSERT_FATAL(got && got->kind == CL_HOP_STOP && got->mb.id == 3);
+    cl_line_release(the_line, got);
+    cl_line_close(the_line);
+}
+
+/* Receives that are posted when a line is closed take nothing of the next one's. */
+static void closed_while_it_waits(void)
+{
+    static samples_message m = {.microbatch = 5};
+    const cl_samples *got = NULL;
+    unsigned char message[64] = {0};
+    cl_hop *hop = NULL;
+    wire_head w = {.magic = HOP_MAGIC, .kind = CL_HOP_STOP, .microbatch = 4};
+    open_in_a_round(false);
+    CU_ASSERT_FALSE(cl_line_recv_samples(the_line, false, &got));
+    cl_line_close(the_line);
+    open_in_a_round(false);
+    send_round(&m, 16, TAG_RESULTS, take_samples, &got, CL_OK, "");
+    CU_ASSERT(got && got->microbatch == 5);
+    CU_ASSERT_FALSE(cl_line_recv_samples(the_line, false, &got));
+    cl_line_drain(the_line);
+    CU_ASSERT(the_line->result_recv == MPI_REQUEST_NULL);
+    cl_line_close(the_line);
+    open_in_a_round(true);
+    the_line->receiving = true;
+    hops_post(the_line);
+    CU_ASSERT(the_line->posted >= 0 && the_line->recv != MPI_REQUEST_NULL);
+    cl_line_close(the_line);
+    open_in_a_round(true);
+    memcpy(message, &w, sizeof w);
+    send_round(message, 64, TAG_HOP, take_hop, &hop, CL_OK, "");
+    CU_ASSERT_FATAL(hop && hop->mb.id == 4);
+    cl_line_release(the_line, hop);
+    cl_line_close(the_line);
+}
+
+/* --- who sends to whom, and what it costs --- */
+
+/* Inside one stage whose chips share nothing: a tree of ranks, its larger branches first. */
+static void routes_of_a_stage(void)
+{
+    cl_line_options o;
+    cl_err err;
+    const int size = cl_ranks_size(the_ranks), rank = cl_ranks_rank(the_ranks), shape[RANKS] = {size};
+    static const int to[RANKS][2] = {{2, 1}, {-1, -1}, {3, -1}, {-1, -1}}, from[RANKS] = {-1, 0, 0, 2};
+    options(shape, CL_CARRIER_MESSAGES, &o);
+    CU_ASSERT_EQUAL_FATAL(cl_line_open(&the_line, the_ranks, &o, &err), CL_OK);
+    const hop_routes *r = &the_line->routes;
+    int n = 0;
+    CU_ASSERT_EQUAL(r->source, from[rank]);
+    for (int i = 0; i < 2; i++)
+        if (to[rank][i] >= 0 && to[rank][i] < size && n < r->n) CU_ASSERT_EQUAL(r->to[n++], to[rank][i]);
+    CU_ASSERT(r->n == n && r->n_within == n);
+    cl_line_close(the_line);
+}
+
+static void measuring(void)
+{
+    cl_err err;
+    const int size = cl_ranks_size(the_ranks);
+    for (int k = 0; k < (blocking ? 1 : 2); k++) {
+        cl_rates r = {.read_bytes_per_s = 5};
+        const cl_carrier carrier = k ? CL_CARRIER_SHARED : CL_CARRIER_MESSAGES;
+        CU_ASSERT_EQUAL_FATAL(cl_line_measure(the_ranks, carrier, &r, &err), CL_OK);
+        double all[4] = {r.gather_s, r.gather_bytes_per_s, r.hop_s, r.hop_bytes_per_s}, most[4];
+        memcpy(most, all, sizeof most);
+        cl_ranks_max(the_ranks, most, 4);
+        CU_ASSERT(memcmp(most, all, sizeof all) == 0); /* the same on all ranks */
+        CU_ASSERT_EQUAL(r.read_bytes_per_s, 5);
+        CU_ASSERT(size == 1 ? !r.gather_s && !r.hop_s : r.gather_s > 0 && r.hop_s > 0);
+        CU_ASSERT(size == 1 ? !r.gather_bytes_per_s && !r.hop_bytes_per_s
+                            : r.gather_bytes_per_s >= 0 && r.hop_bytes_per_s >= 0);
+    }
 }
 
 static void sizes(void)
@@ -363,6 +573,11 @@ int main(int argc, char **argv)
                            {"either", with_whatever_there_is},
                            {"refusals", refusals},
                            {"wrong messages", wrong_messages},
+                           {"wrong samples", wrong_samples},
+                           {"wrong hops", wrong_hops},
+                           {"closed while it waits", closed_while_it_waits},
+                           {"routes of a stage", routes_of_a_stage},
+                           {"measuring", measuring},
                            CU_TEST_INFO_NULL};
     return run_on_ranks(argc, argv, "gather", tests);
 }

@@ -3,6 +3,7 @@
  * 64. */
 #include <math.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "gathers.h"
 
@@ -169,15 +170,78 @@ static void follow(const shape *s, const cl_line_options *o, uint64_t *seed)
     }
 }
 
-static void run_line(const shape *s, const cl_line_options *o, uint64_t seed)
+/* --- what the trace says of it --- */
+
+static size_t handed(const cl_line_options *o, int64_t id)
+{
+    const int parts = 1 + (int)(id % SLOTS);
+    return cl_line_hop_bytes(&o->limits, parts, parts + (int)(id % (CHUNK - SLOTS + 1)));
+}
+
+/* Every micro-batch once, in order, from the right rank and with all its bytes. */
+static void right_recv(const cl_line_options *o, const cl_event *e, int64_t id)
+{
+    const bool first = cl_ranks_rank(the_ranks) == 0, leads = line_leads(the_line);
+    const int parts = 1 + (int)(id % SLOTS), from = leads ? the_line->routes.source : line_rank_here(the_line, 0);
+    size_t bytes = first ? cl_line_samples_bytes(parts, 1) : leads && o->prev.members ? handed(o, id) : 0;
+    CU_ASSERT(e->microbatch == id && e->parts == parts && e->layer == -1 && e->start_ns <= e->end_ns);
+    CU_ASSERT(e->peer == (first ? o->last : from) && e->msg_bytes == bytes);
+    CU_ASSERT_EQUAL(e->tokens, first ? 0 : parts + id % (CHUNK - SLOTS + 1));
+}
+
+static void right_send(const cl_line_options *o, const cl_event *e, int64_t number)
+{
+    const hop_routes *r = &the_line->routes;
+    const int parts = 1 + (int)(e->microbatch % SLOTS), to = r->n - r->n_within;
+    const bool samples = !o->next.members;
+    CU_ASSERT_EQUAL(e->microbatch, samples ? number : number / to);
+    CU_ASSERT_EQUAL(e->peer, samples ? o->first : r->to[r->n_within + number % to]);
+    CU_ASSERT_EQUAL(e->msg_bytes, samples ? cl_line_samples_bytes(parts, 1) : handed(o, e->microbatch));
+    CU_ASSERT(e->parts == parts && e->layer == -1 && e->start_ns <= e->end_ns);
+}
+
+static void check_events(const shape *s, const cl_line_options *o, const char *path)
+{
+    static cl_event e[STEPS * 16];
+    const int to = the_line->routes.n - the_line->routes.n_within, rank = cl_ranks_rank(the_ranks);
+    cl_event_log *log;
+    cl_err err;
+    int of;
+    uint64_t n, got;
+    int64_t recvs = 0, sends = 0;
+    CU_ASSERT_FATAL(cl_event_log_open(&log, path, &of, &n, &err) == CL_OK && n <= STEPS * 16);
+    CU_ASSERT_FATAL(cl_event_log_read(log, 0, n, e, &got, &err) == CL_OK && got == n);
+    for (uint64_t i = 0; i < n; i++) {
+        if (e[i].kind == CL_EV_RECV) right_recv(o, &e[i], recvs++);
+        else right_send(o, &e[i], sends++);
+    }
+    const bool samples = !o->next.members && cl_line_group(the_line)->member == 0 && s->n > 1;
+    CU_ASSERT_EQUAL(recvs, rank == 0 && s->n == 1 ? 0 : STEPS);
+    CU_ASSERT_EQUAL(sends, o->next.members ? STEPS * to : samples ? STEPS : 0);
+    cl_event_log_close(log);
+}
+
+static void run_line(const shape *s, const cl_line_options *untraced, uint64_t seed)
 {
     cl_err err;
+    cl_line_options o = *untraced;
+    char path[64];
+    const uint64_t opened = cl_now_ns();
     uint64_t own = seed * 1000 + (uint64_t)cl_ranks_rank(the_ranks);
-    CU_ASSERT_EQUAL_FATAL(cl_line_open(&the_line, the_ranks, o, &err), CL_OK);
-    if (cl_ranks_rank(the_ranks) == 0) lead(s, o, &own);
-    else follow(s, o, &own);
+    snprintf(path, sizeof path, "/tmp/chipline-line-%ld.part", (long)getpid());
+    /* a trace reserves megabytes of disk: some ranks will do */
+    const cl_trace_level level = cl_ranks_size(the_ranks) <= 16 ? CL_TRACE_STAGE : CL_TRACE_OFF;
+    CU_ASSERT_EQUAL_FATAL(cl_trace_open(&o.trace, path, 0, level, &err), CL_OK);
+    CU_ASSERT_EQUAL_FATAL(cl_line_open(&the_line, the_ranks, &o, &err), CL_OK);
+    if (cl_ranks_rank(the_ranks) == 0) lead(s, &o, &own);
+    else follow(s, &o, &own);
     cl_line_drain(the_line);
+    CU_ASSERT(the_line->recv == MPI_REQUEST_NULL && the_line->result_recv == MPI_REQUEST_NULL);
+    CU_ASSERT(cl_line_wait_ns(the_line) <= cl_now_ns() - opened);
+    if (o.trace) check_events(s, &o, path);
     cl_line_close(the_line);
+    cl_trace_close(o.trace);
+    unlink(path);
 }
 
 static void whole_line(cl_carrier carrier, uint64_t seed)
@@ -207,26 +271,29 @@ static void by_memories_of_three(void)
  * comes, and how many messages. */
 static void count_messages(int rows, bool in_rounds)
 {
+    enum { AHEAD = 300 }; /* columns of nobody: they do not count */
     static int32_t cut[MEMBERS + 1], owner[MEMBERS * 8];
     const cl_group *g = cl_line_group(the_line);
     const int n = g->members, sets = the_line->domains.n, rounds = cl_exchange_rounds(sets);
+    const size_t stride = (size_t)n + AHEAD;
     uint64_t sums[3] = {0};
-    for (int m = 0; m <= n; m++) cut[m] = m;
+    for (int m = 0; m <= n; m++) cut[m] = AHEAD + m;
     for (int i = 0; i < rows * n; i++) owner[i] = i % n;
-    const cl_region all = {.data = g->memory, .rows = rows, .stride = (size_t)n, .cut = cut, .to = -1};
-    const cl_region one = {.data = g->memory, .rows = rows, .stride = (size_t)n, .cut = cut, .to = n / 2};
-    const cl_region own =
-        {.data = g->memory, .rows = rows * n, .stride = (size_t)n, .cut = cut, .owner = owner, .to = -1};
+    const cl_region all = {.data = g->memory, .rows = rows, .stride = stride, .cut = cut, .to = -1};
+    const cl_region one = {.data = g->memory, .rows = rows, .stride = stride, .cut = cut, .to = n / 2};
+    const cl_region own = {.data = g->memory, .rows = rows * n, .stride = stride, .cut = cut, .owner = owner, .to = -1};
     const cl_region *const regions[] = {&all, &one, &own};
     for (int k = 0; k < 3; k++) {
         for (int i = 0; i < regions[k]->rows; i++)
-            for (int c = 0; c < n; c++)
-                if (makes(regions[k], g->member, n, i, c)) g->memory[i * n + c] = number(k, 0, i, c);
+            for (int c = AHEAD; c < AHEAD + n; c++)
+                if (makes(regions[k], g->member, n, i, c))
+                    g->memory[(size_t)i * stride + (size_t)c] = number(k, 0, i, c);
         sums[k] = g->gather(g->ctx, regions[k], 1).messages;
         bool right = true;
         for (int i = 0; i < regions[k]->rows; i++)
-            for (int c = 0; c < n; c++)
-                if (needs(regions[k], g->member, n, i, c)) right = right && g->memory[i * n + c] == number(k, 0, i, c);
+            for (int c = AHEAD; c < AHEAD + n; c++)
+                if (needs(regions[k], g->member, n, i, c))
+                    right = right && g->memory[(size_t)i * stride + (size_t)c] == number(k, 0, i, c);
         CU_ASSERT_TRUE(right);
         const cl_region barrier = {.rows = 0, .cut = cut, .to = -1, .data = g->memory};
         g->gather(g->ctx, &barrier, 1); /* others may still look */

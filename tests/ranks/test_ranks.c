@@ -1,5 +1,5 @@
 /* Ranks: agreement, moving data over the tree, clocks, seats, notes. */
-#include "ranks_suite.h"
+#include "dying.h"
 
 #define RANK cl_ranks_rank(the_ranks)
 #define SIZE cl_ranks_size(the_ranks)
@@ -198,9 +198,155 @@ static void notes(void)
     cl_ranks_barrier(the_ranks);
 }
 
+/* --- the end of all ranks --- */
+
+/* As they were started. */
+static void beginning(void)
+{
+    char full[MPI_MAX_PROCESSOR_NAME], name[HOST_NAME];
+    int n;
+    CU_ASSERT_STRING_EQUAL(the_ranks->life.phase, "starting");
+    CU_ASSERT(the_ranks->life.watch.peer == -1 && the_ranks->look == life_look);
+    CU_ASSERT(the_ranks->waiting.threads == 1 && the_ranks->waiting.stall_timeout_s == 60);
+    CU_ASSERT_EQUAL(the_ranks->waiting.how, blocking ? CL_WAIT_BLOCK : CL_WAIT_AUTO);
+    CU_ASSERT_EQUAL(MPI_Get_processor_name(full, &n), MPI_SUCCESS);
+    seats_name(full, name);
+    CU_ASSERT_STRING_EQUAL(cl_ranks_host(the_ranks), name);
+    CU_ASSERT_EQUAL(cl_ranks_baseline_bytes(the_ranks) > 1 << 20, true);
+}
+
+static void abort_it(void *words) { cl_ranks_abort(the_ranks, CL_E_INPUT, "%s %d", (const char *)words, 5); }
+static void fail_call(void *call) { ranks_mpi_failed(the_ranks, MPI_ERR_TAG, call); }
+static void recv_seven(void *data) { wait_recv(the_ranks, data, 7, rank_before(), TAG_BULK, "a test of"); }
+
+static void aborting(void)
+{
+    char want[300], text[MPI_MAX_ERROR_STRING], data[7] = "";
+    int n;
+    last_words(abort_it, (void *)(uintptr_t) "as it is", CL_E_INPUT, "as it is 5");
+    MPI_Error_string(MPI_ERR_TAG, text, &n);
+    snprintf(want, sizeof want, "rank %d: %.40s failed: %.200s (a rank or a link is gone)", RANK,
+             "MPI_Isend(of forty letters and then more)", text);
+    last_words(fail_call, (void *)(uintptr_t) "MPI_Isend(of forty letters and then more)", CL_E_RUN, want);
+    snprintf(want, sizeof want, "rank %d: 5 bytes of rank %d, not 7 (a bug: please report it)", RANK, rank_before());
+    send_round(data, 5, TAG_BULK, recv_seven, data, CL_E_RUN, want);
+    send_round(data, 7, TAG_BULK, recv_seven, data, CL_OK, "");
+}
+
+/* --- life and death --- */
+
+enum { LIFE_ASK = 1, LIFE_ANSWER, LIFE_DEAD };
+static const uint64_t AT = 1000000000000, S = 1000000000;
+
+static void look_now(void *ctx)
+{
+    for (uint64_t end = cl_now_ns() + 10 * S; cl_now_ns() < end && !the_ranks->life.watch.phase[0];) {
+        the_ranks->life.looked = AT - S;
+        life_look(the_ranks, AT);
+    }
+}
+
+static void life_notes(void)
+{
+    life_note n = {.kind = LIFE_DEAD, .waits_for = -1, .text = "rank 9 is gone"};
+    const size_t bytes = offsetof(life_note, text) + strlen(n.text) + 1;
+    const int rank = RANK;
+    the_ranks->life.watch = (watch){.peer = rank, .what = "nothing", .asked = AT};
+    sent(rank, &n, bytes, TAG_LIFE, look_now, NULL, CL_E_RUN, "rank 9 is gone");
+    /* one that asks is told what this rank does: cut, and by the one that is waited for */
+    cl_ranks_phase(the_ranks, "doing something with a name of many letters");
+    n.kind = LIFE_ASK;
+    the_ranks->life.watch = (watch){.peer = rank, .what = "nothing", .asked = AT, .accused = 5};
+    sent(rank, &n, bytes, TAG_LIFE, look_now, NULL, CL_OK, "");
+    CU_ASSERT_STRING_EQUAL(the_ranks->life.watch.phase, "doing something with a name of ");
+    CU_ASSERT(the_ranks->life.watch.heard == AT && the_ranks->life.watch.accused == 0);
+    /* asks every five seconds */
+    the_ranks->life.watch = (watch){.peer = rank, .what = "nothing", .since = 1, .heard = AT, .asked = AT - 5 * S + 1};
+    the_ranks->life.looked = AT - S;
+    life_look(the_ranks, AT);
+    CU_ASSERT_EQUAL(the_ranks->life.watch.asked, AT - 5 * S + 1);
+    the_ranks->life.watch.asked--;
+    look_now(NULL);
+    CU_ASSERT(the_ranks->life.watch.asked == AT && the_ranks->life.watch.phase[0] == 'd');
+    the_ranks->life.watch = (watch){.peer = -1};
+    cl_ranks_phase(the_ranks, "starting");
+}
+
+static void look_at(void *ctx) { life_look(the_ranks, AT); }
+
+/* Rank 0 speaks of others at once; whoever has told it speaks itself when nothing happens, lower ranks sooner. */
+static void accusing(void)
+{
+    const int peer = RANK ? 0 : 1, rank = RANK;
+    const uint64_t told = RANK ? AT - S - (uint64_t)RANK * S / 20 : 0;
+    char want[400];
+    if (SIZE == 1 || RANK > 16) return;
+    const watch w = {.peer = peer,
+                     .what = "numbers of",
+                     .since = AT - 75 * S,
+                     .heard = AT - 60 * S - 1,
+                     .asked = AT,
+                     .accused = told};
+    static const char says[] = "rank %d on %s stands still or its link is gone: rank %d waited 75 s for numbers of it "
+                               "while %s (look at that host; where a step takes longer, raise --stall-timeout)";
+    for (int k = 0; k < 6; k++) {
+        the_ranks->life.looked = AT - (k == 4 ? 2 * S : k == 5 ? 19999999 : S);
+        the_ranks->life.watch = w;
+        if (k == 1) strcpy(the_ranks->life.watch.phase, "asleep");
+        if (k == 2) the_ranks->life.watch.heard++; /* not longer than the time-out */
+        if (k == 3) the_ranks->life.watch.accused = RANK ? told + 1 : 0;
+        snprintf(want, sizeof want, says, peer, cl_ranks_host(the_ranks), rank, k == 1 ? "asleep" : "starting");
+        bool quiet = k == 2 || (k == 3 && rank) || k > 3; /* 4: was away itself; 5: has just looked */
+        last_words(look_at, NULL, quiet ? CL_OK : CL_E_RUN, want);
+    }
+    the_ranks->life.watch = (watch){.peer = -1};
+}
+
+/* --- notes that make no sense --- */
+
+static void take_note(void *notes)
+{
+    MPI_Status status;
+    for (MPI_Request *r; *(r = notes_post(notes)) != MPI_REQUEST_NULL;) {
+        if (!blocking) continue;
+        wait_one(the_ranks, r, &status, "a note of", -1);
+        notes_came(notes, &status);
+        return;
+    }
+}
+
+static void wrong_notes(void)
+{
+    static const struct {
+        uint64_t says;
+        size_t bytes;
+        bool good;
+    } cases[] = {{0, 8, true},     {0, 9, false},     {5, 13, true},          {5, 12, false},
+                 {5, 14, false},   {247, 255, true},  {247, 256, false},      {248, 256, true},
+                 {249, 256, true}, {249, 255, false}, {INT32_MAX, 256, true}, {(uint64_t)INT32_MAX + 1, 256, false}};
+    char want[200];
+    cl_err err;
+    snprintf(want, sizeof want, "rank %d: a note of rank %d makes no sense (a bug: please report it)", RANK,
+             rank_before());
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        static uint64_t data[32];
+        cl_notes *n;
+        data[0] = cases[i].says;
+        CU_ASSERT_EQUAL_FATAL(cl_notes_open(&n, the_ranks, &err), CL_OK);
+        send_round(data, cases[i].bytes, TAG_NOTE, take_note, n, cases[i].good ? CL_OK : CL_E_RUN, want);
+        cl_notes_close(n);
+    }
+    cl_notes_close(NULL);
+}
+
 int main(int argc, char **argv)
 {
-    CU_TestInfo tests[] = {{"tree", tree},
+    CU_TestInfo tests[] = {{"beginning", beginning},
+                           {"aborting", aborting},
+                           {"life notes", life_notes},
+                           {"accusing", accusing},
+                           {"wrong notes", wrong_notes},
+                           {"tree", tree},
                            {"agreement", agreement},
                            {"sameness", sameness},
                            {"moving data", moving_data},

@@ -48,6 +48,13 @@ static void test_known(void)
         {"{\"quantization_config\":{" INT4 ",\"ignore\":[\"lm_head\"," KIMI "]}}", CL_BF16, CL_BF16, CL_INT4},
         {"{\"text_config\":{\"quantization_config\":{" INT4 ",\"ignore\":[\"lm_head\"," KIMI "]}}}", CL_BF16, CL_BF16,
          CL_INT4},
+        {"{\"quantization_config\":{" INT4 ",\"ignore\":[\"lm_head\",\"model.layers.1.mlp.experts.0.up_proj\"," KIMI
+         "]}}",
+         CL_BF16, CL_BF16, CL_BF16},
+        {"{\"quantization_config\":{" INT4
+         ",\"ignore\":[\"lm_head\",\"model.layers.1.self_attn.o_proj\",\"model.layers.1.mlp.shared_experts.up_proj\","
+         "\"model.layers.0.mlp.up_proj\",\"re:experts\",\"re:odel\"]}}",
+         CL_BF16, CL_BF16, CL_INT4},
         {"{\"quantization_config\":{" INT4 ",\"ignore\":[\"re:.*lm_head\"]}}", CL_BF16, CL_INT4, CL_INT4},
         {"{\"quantization_config\":{" INT4 ",\"ignore\":[\"lm_head\"," KIMI ",\"re:.*experts.*\"]}}", CL_BF16, CL_BF16,
          CL_BF16},
@@ -99,6 +106,9 @@ static void test_refused(void)
         {"{" INT4 ",\"ignore\":[" KIMI "]}", "ignore: a quantised lm_head"},
         {"{" INT4 ",\"ignore\":[\"lm_head\",\"re:.*self_attn.*\"]}", "must be alike"},
         {"{" INT4 ",\"ignore\":[\"lm_head\",\"re:(\"]}", "ignore: ( is not a regular expression"},
+        {"{" INT4 ",\"ignore\":[\"lm_head\",\"model.layers.0.mlp.up_proj\"]}", "must be alike"},
+        {"{" INT4 ",\"ignore\":[\"lm_head\",\"model.layers.1.self_attn.o_proj\",\"model.layers.0.mlp.up_proj\"]}",
+         "must be alike"},
         {"{" INT4 ",\"ignore\":[3]}", "ignore: entry 0 is not a text"},
         {"{" INT4 ",\"ignore\":3}", "ignore: is an integer"},
     };
@@ -108,9 +118,44 @@ static void test_refused(void)
         cl_err err = {0};
         snprintf(text, sizeof text, "{\"quantization_config\":%s}", cases[i].quant);
         CU_ASSERT_EQUAL(formats(text, &f, &err), CL_E_INPUT);
-        if (!says(&err, cases[i].part)) fprintf(stderr, "case %zu: %s\n", i, text);
-        CU_ASSERT(says(&err, cases[i].part));
+        const bool right = says(&err, cases[i].part);
+        if (!right) fprintf(stderr, "case %zu: %s\n", i, text);
+        CU_ASSERT(right);
     }
+}
+
+/* Every member of a group of layers that may be something else. */
+static void test_groups(void)
+{
+    static const struct {
+        const char *more, *weights;
+        bool known;
+    } cases[] = {{"", "", true},
+                 {"", ",\"symmetric\":true,\"type\":\"int\",\"strategy\":\"group\"", true},
+                 {"", ",\"symmetric\":false", false},
+                 {"", ",\"symmetric\":null", false},
+                 {"", ",\"type\":\"float\"", false},
+                 {"", ",\"strategy\":\"channel\"", false},
+                 {",\"input_activations\":null", "", true},
+                 {",\"input_activations\":{}", "", false},
+                 {",\"targets\":[\"Linear\"]", "", true},
+                 {",\"targets\":[\"Conv\"]", "", false},
+                 {",\"targets\":[]", "", false}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        for (int second = 0; second < 2; second++) {
+            char text[1024];
+            cl_formats f;
+            cl_err err = {0};
+            snprintf(text, sizeof text,
+                     "{\"quantization_config\":{\"quant_method\":\"compressed-tensors\",\"format\":\"pack-quantized\","
+                     "\"ignore\":[\"lm_head\"],\"config_groups\":{%s\"b\":{\"weights\":{\"num_bits\":4,\"group_size\":"
+                     "32%s}%s}}}}",
+                     second ? "\"a\":{\"weights\":{\"num_bits\":4,\"group_size\":32}}," : "", cases[i].weights,
+                     cases[i].more);
+            cl_code c = formats(text, &f, &err);
+            CU_ASSERT_EQUAL(c, cases[i].known ? CL_OK : CL_E_INPUT);
+            if (c != CL_OK) CU_ASSERT(says(&err, "other than symmetric int4 in groups of 32"));
+        }
 }
 
 static void test_dtypes(void)
@@ -119,12 +164,14 @@ static void test_dtypes(void)
                                           "torch_dtype: abc is not supported (known: float32, float16, "},
                                          {"{\"dtype\":\"int8\",\"torch_dtype\":\"float16\"}", "dtype: int8 is not"},
                                          {"{\"text_config\":{\"dtype\":\"float64\"}}", "dtype: float64 is not"},
-                                         {"{\"dtype\":16}", "dtype: is an integer"}};
+                                         {"{\"dtype\":16}", "dtype: is an integer"},
+                                         {"{\"text_config\":{\"quantization_config\":5}}",
+                                          "quantization_config: is an integer"}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         cl_formats f;
         cl_err err = {0};
         CU_ASSERT_EQUAL(formats(bad[i][0], &f, &err), CL_E_INPUT);
-        CU_ASSERT(strncmp(err.msg, bad[i][1], strlen(bad[i][1])) == 0);
+        CU_ASSERT(says(&err, bad[i][1]) && strncmp(err.msg, bad[i][1], strlen(bad[i][1])) == 0);
     }
 }
 
@@ -143,12 +190,16 @@ static void test_translation(void)
     cl_spec_free(&s);
 }
 
+static void test_said(void) { said_is(0x57ff27ca); }
+
 int main(void)
 {
     CU_TestInfo tests[] = {{"known ones", test_known},
                            {"refused ones", test_refused},
+                           {"groups of packed weights", test_groups},
                            {"types of numbers that are refused", test_dtypes},
                            {"a translation refuses them too", test_translation},
+                           {"messages, word by word", test_said},
                            CU_TEST_INFO_NULL};
     return run_suite("config_quant", tests);
 }

@@ -552,6 +552,8 @@ static void test_unreadable_types(void)
     folder_remove(&f);
 }
 
+static void test_said(void) { said_is(0x8d603d0c); }
+
 int main(void)
 {
     CU_TestInfo tests[] = {{"GGUF and safetensors give the same model", test_pairs},
@@ -564,6 +566,7 @@ int main(void)
                            {"tied heads and grown vocabularies", test_heads},
                            {"sources and outputs that cannot be", test_places},
                            {"types that cannot be read", test_unreadable_types},
+                           {"messages, word by word", test_said},
                            CU_TEST_INFO_NULL};
     return run_suite("convert", tests);
 }

@@ -86,6 +86,76 @@ static void test_metadata(void)
     folder_remove(&f);
 }
 
+/* Smallest and largest numbers of every type, read in every way; all of it as JSON. */
+static void test_numbers(void)
+{
+    static const struct {
+        uint32_t type;
+        size_t size;
+        uint64_t bits[4];
+    } types[] = {{CL_GGUF_U8, 1, {0, 1, 0x7f, 0xff}},
+                 {CL_GGUF_I8, 1, {0, 0x80, 0x7f, 0xff}},
+                 {CL_GGUF_U16, 2, {0, 0x8000, 0x7fff, 0xffff}},
+                 {CL_GGUF_I16, 2, {0, 0x8000, 0x7fff, 0xffff}},
+                 {CL_GGUF_U32, 4, {0, 0x80000000, 0x7fffffff, 0xffffffff}},
+                 {CL_GGUF_I32, 4, {0, 0x80000000, 0x7fffffff, 0xffffffff}},
+                 {CL_GGUF_U64, 8, {1, UINT64_C(1) << 63, INT64_MAX, UINT64_MAX}},
+                 {CL_GGUF_I64, 8, {1, UINT64_C(1) << 63, INT64_MAX, UINT64_MAX}},
+                 {CL_GGUF_F32, 4, {0x3fc00000, 0x7fc00000, 0x7f800000, 0xc0000000}},
+                 {CL_GGUF_F64, 8, {0x3ff8000000000000, 0x7ff8000000000000, 0x7ff0000000000000, 0xc000000000000000}},
+                 {CL_GGUF_BOOL, 1, {0, 1, 2, 0xff}}};
+    folder f = folder_new();
+    gguf_file g = {0};
+    cl_gguf *r;
+    cl_err err;
+    for (size_t t = 0; t < sizeof types / sizeof *types; t++) {
+        unsigned char list[32];
+        char key[32];
+        for (size_t i = 0; i < 4; i++) {
+            snprintf(key, sizeof key, "%u.%zu", types[t].type, i);
+            g_kv(&g, key, types[t].type, &types[t].bits[i], types[t].size);
+            memcpy(list + i * types[t].size, &types[t].bits[i], types[t].size);
+        }
+        snprintf(key, sizeof key, "%u", types[t].type);
+        g_kv_array(&g, key, types[t].type, 4, list, 4 * types[t].size);
+    }
+    const unsigned char many[66] = {0, 1, 2};
+    for (uint64_t n = 63; n <= 66; n++) {
+        char key[32];
+        snprintf(key, sizeof key, "many %d", (int)n);
+        key[4] = '_';
+        g_kv_array(&g, key, CL_GGUF_U8, n, many, n);
+    }
+    g_kv_str(&g, "odd", "a\xff");
+    g_kv_str(&g, "empty", "");
+    g_kv_strings(&g, "odd_ones", 3, (const char *const[]){"\xc3\xa4", "\xc3", ""});
+    CU_ASSERT_EQUAL_FATAL(open_bytes(&f, &g, &r, &err), CL_OK);
+    for (size_t t = 0; t < sizeof types / sizeof *types; t++)
+        for (uint64_t i = 0; i < 6; i++) {
+            char key[32], text[256];
+            uint64_t u = 0;
+            int64_t v = 0;
+            double d = 0, e = 0;
+            bool b = false;
+            snprintf(key, sizeof key, "%u.%d", types[t].type, (int)i);
+            int got = cl_gguf_u64(r, key, &u) + 2 * cl_gguf_f64(r, key, &d) + 4 * cl_gguf_bool(r, key, &b) +
+                      8 * cl_gguf_has(r, key);
+            snprintf(key, sizeof key, "%u", types[t].type);
+            got += 16 * cl_gguf_array_i64(r, key, i, &v) + 32 * cl_gguf_array_f64(r, key, i, &e);
+            snprintf(text, sizeof text, "%u %d: %d %llx %.6g %d %llx %.6g", types[t].type, (int)i, got,
+                     (unsigned long long)u, d, b, got & 16 ? (unsigned long long)v : 0, e);
+            note_said(text);
+        }
+    json_t *j = NULL;
+    CU_ASSERT_EQUAL_FATAL(cl_gguf_metadata_json(r, &j, &err), CL_OK);
+    char *text = json_dumps(j, JSON_SORT_KEYS);
+    note_said(text);
+    free(text);
+    json_decref(j);
+    cl_gguf_close(r);
+    folder_remove(&f);
+}
+
 static void test_tensors(void)
 {
     folder f = folder_new();
@@ -275,12 +345,16 @@ static void test_split(void)
     folder_remove(&f);
 }
 
+static void test_said(void) { said_is(0x91568291); }
+
 int main(void)
 {
     CU_TestInfo tests[] = {{"metadata of every type, versions 2 and 3", test_metadata},
+                           {"numbers of every type", test_numbers},
                            {"tensors, alignments", test_tensors},
                            {"lies are refused and named", test_lies},
                            {"split files", test_split},
+                           {"messages, word by word", test_said},
                            CU_TEST_INFO_NULL};
     return run_suite("gguf", tests);
 }

@@ -104,6 +104,27 @@ static void test_tiles(void)
     refused(p, "tensor a.weight: a.weight_scale_inv is missing beside it");
     stack[1].dims[0] = 2;
     refused(stack, "does not fit a.w");
+    stack[1].dims[0] = 3;
+    stack[1].dims[1] = 2;
+    refused(stack, "does not fit a.w");
+    stack[1].dims[1] = 1;
+    stack[1].dims[2] = 2;
+    refused(stack, "does not fit a.w");
+    stack[1].n_dims = 2, stack[1].dims[1] = 1;
+    refused(stack, "does not fit a.w");
+    refused((part[PARTS]){{"a", "F8_E4M3", 1, {128}, 1, NULL}, {"a_scale_inv", "F32", 1, {1}, 4, NULL}},
+            "does not fit a");
+    refused((part[PARTS]){{"a", "F8_E4M3", 4, {1, 1, 2, 2}, 1, NULL}, {"a_scale_inv", "F32", 4, {1, 1, 1, 1}, 4, NULL}},
+            "does not fit a");
+    refused((part[PARTS]){{"a", "F8_E4M3", 2, {0, 2}, 1, NULL}, {"a_scale_inv", "F32", 2, {0, 1}, 4, NULL}},
+            "tensor a has an impossible shape");
+    refused((part[PARTS]){{"a", "F8_E4M3", 2, {2, 2}, 1, NULL}, {"a_scale_inv", "F32", 2, {1, 0}, 4, NULL}},
+            "tensor a_scale_inv has an impossible shape");
+    for (int64_t n = 127; n <= 257; n += n == 129 ? 126 : 1) { /* a tile more from 129 and from 257 on */
+        part tiles[PARTS] = {{"a", "F8_E4M3", 2, {n, 300 - n}, 1, NULL},
+                             {"a_scale_inv", "BF16", 2, {(n + 127) / 128, (427 - n) / 128}, 2, NULL}};
+        joined(tiles, "a", CL_FP8, CL_SRC_FP8_TILES, 2, (int64_t[]){n, 300 - n});
+    }
 }
 
 static void test_words(void)
@@ -127,6 +148,29 @@ static void test_words(void)
     refused(p, "tensor a.weight_scale has the shape [3, 1], which does not fit a.weight_packed, [3, 8] "
                "(one scale per 32 columns");
     p[1].dims[1] = 2;
+    const part flat = p[0], scales = p[1];
+    p[0] = (part){"a.weight_packed", "I32", 3, {3, 8, 1}, 4, NULL};
+    refused(p, "tensor a.weight_scale has the shape [3, 2], which does not fit a.weight_packed, [3, 8, 1]");
+    p[1].n_dims = 3, p[1].dims[2] = 1;
+    refused(p, "tensor a.weight_scale has the shape [3, 2, 1]");
+    p[0] = flat;
+    refused(p, "tensor a.weight_scale has the shape [3, 2, 1]");
+    p[1] = scales;
+    p[1].dims[0] = 2;
+    refused(p, "tensor a.weight_scale has the shape [2, 2]");
+    p[1] = scales;
+    p[0].dims[1] = 9; /* no whole groups */
+    refused(p, "tensor a.weight_scale has the shape [3, 2], which does not fit a.weight_packed, [3, 9]");
+    p[0] = flat;
+    p[2].n_dims = 2, p[2].dims[1] = 1;
+    refused(p, "tensor a.weight_shape has the shape [2, 1]");
+    p[2].n_dims = 1;
+    p[2].dtype = "U32";
+    refused(p, "tensor a.weight_shape is U32, must be I32 or I64");
+    p[2].dtype = "I32";
+    narrow[0] = 4;
+    refused(p, "tensor a.weight_shape says [4, 64], a.weight_packed holds [3, 64]");
+    narrow[0] = 3;
     p[1].dtype = "U32";
     refused(p, "tensor a.weight_scale is U32, must be BF16, F16 or F32");
     p[1].dtype = "F32";
@@ -163,9 +207,10 @@ static void test_quantised_folders(void)
         const char *folder;
         cl_formats f;
         cl_format up;
-    } cases[] = {{"gpt_oss_mxfp4", {CL_BF16, CL_BF16, CL_MXFP4, CL_BF16}, CL_BF16},
-                 {"kimi_k2_int4", {CL_BF16, CL_BF16, CL_INT4, CL_BF16}, CL_BF16},
-                 {"deepseek_v3_fp8", {CL_BF16, CL_FP8, CL_FP8, CL_BF16}, CL_F32}};
+        uint64_t sum;
+    } cases[] = {{"gpt_oss_mxfp4", {CL_BF16, CL_BF16, CL_MXFP4, CL_BF16}, CL_BF16, 0x21771a5b619b58a1},
+                 {"kimi_k2_int4", {CL_BF16, CL_BF16, CL_INT4, CL_BF16}, CL_BF16, 0x5a2257a88baada5e},
+                 {"deepseek_v3_fp8", {CL_BF16, CL_FP8, CL_FP8, CL_BF16}, CL_F32, 0x6c60e7757bf54cfd}};
     folder f = folder_new();
     place out = in(&f, "m.h5");
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -178,6 +223,9 @@ static void test_quantised_folders(void)
         CU_ASSERT_FATAL(cl_convert(src, out.path, &keep, &err) == CL_OK &&
                         cl_model_file_open(&file, out.path, &err) == CL_OK);
         CU_ASSERT_EQUAL(cl_model_file_verify(file, false, &err), CL_OK);
+        CU_ASSERT_EQUAL(cl_model_file_checksum(file), cases[i].sum); /* every code and scale where it was */
+        if (cl_model_file_checksum(file) != cases[i].sum)
+            fprintf(stderr, "J%zu 0x%016llx\n", i, (unsigned long long)cl_model_file_checksum(file));
         const cl_model *m = cl_model_file_model(file);
         CU_ASSERT_EQUAL_FATAL(cl_model_from_spec(&m->spec, &cases[i].f, &plain, &err), CL_OK);
         for (int k = 0; k < m->n_tensors; k++) {
@@ -190,6 +238,8 @@ static void test_quantised_folders(void)
     folder_remove(&f);
 }
 
+static void test_said(void) { said_is(0xc549088b); }
+
 int main(void)
 {
     CU_TestInfo tests[] = {{"mxfp4 blocks and scales", test_blocks},
@@ -197,6 +247,7 @@ int main(void)
                            {"int4 words", test_words},
                            {"other modalities", test_modalities},
                            {"quantised folders", test_quantised_folders},
+                           {"messages, word by word", test_said},
                            CU_TEST_INFO_NULL};
     return run_suite("join", tests);
 }

@@ -87,6 +87,83 @@ static void test_lies(void)
     folder_remove(&f);
 }
 
+/* Lengths and names at their bounds. */
+static void test_bounds(void)
+{
+    folder f = folder_new();
+    place p = in(&f, "model.safetensors");
+    cl_source s;
+    cl_err err = {0};
+    for (int n = 0; n < 12; n++) { /* the file has 10 bytes: 2 of header */
+        unsigned char file[10] = {(unsigned char)n, 0, 0, 0, 0, 0, 0, 0, '{', '}'};
+        write_file(p.path, file, sizeof file);
+        cl_code c = cl_safetensors_open(&s, f.path, &err);
+        CU_ASSERT_EQUAL(c, n == 2 ? CL_OK : CL_E_INPUT);
+        if (c == CL_OK) cl_source_free(&s);
+        else CU_ASSERT(says(&err, n > 2 ? "does not fit the file of 10" : "header"));
+    }
+    for (size_t n = 1; n < 12; n++) {
+        write_file(p.path, "\2\0\0\0\0\0\0\0{}", n < 10 ? n : 10);
+        cl_code c = cl_safetensors_open(&s, f.path, &err);
+        CU_ASSERT_EQUAL(c, n >= 10 ? CL_OK : CL_E_INPUT);
+        if (c == CL_OK) cl_source_free(&s);
+        else CU_ASSERT(says(&err, ""));
+    }
+    for (size_t n = CL_SRC_NAME - 1; n <= CL_SRC_NAME + 1; n++) {
+        char head[CL_SRC_NAME + 100], name[CL_SRC_NAME + 2];
+        memset(name, 'n', n);
+        name[n] = 0;
+        snprintf(head, sizeof head, "{\"%s\":" T("F32", "[1]", 0, 4) "}", name);
+        write_raw(&f, "model.safetensors", head, 4);
+        cl_code c = cl_safetensors_open(&s, f.path, &err);
+        CU_ASSERT_EQUAL(c, n <= CL_SRC_NAME ? CL_OK : CL_E_INPUT);
+        if (c == CL_OK) cl_source_free(&s);
+        else CU_ASSERT(says(&err, "readable name"));
+    }
+    static const char *const names[] = {"!", "~", "\x7f", "a\x7f", " ", "\xc3\xa4", "a/b", "\\u0001", "\\u001f", ""};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char head[128];
+        snprintf(head, sizeof head, "{\"%s\":" T("F32", "[1]", 0, 4) "}", names[i]);
+        write_raw(&f, "model.safetensors", head, 4);
+        cl_code c = cl_safetensors_open(&s, f.path, &err);
+        CU_ASSERT_EQUAL(c, i < 2 || i == 5 || i == 6 ? CL_OK : CL_E_INPUT);
+        if (c == CL_OK) cl_source_free(&s);
+        else CU_ASSERT(says(&err, "readable name"));
+    }
+    folder_remove(&f);
+}
+
+/* Every type: its bytes, and the format that it is. */
+static void test_types(void)
+{
+    static const struct {
+        const char *name;
+        int bytes, format;
+    } types[] = {{"F32", 4, CL_F32}, {"F16", 2, CL_F16}, {"BF16", 2, CL_BF16}, {"F64", 8, -1},     {"I64", 8, -1},
+                 {"I32", 4, -1},     {"I16", 2, -1},     {"I8", 1, -1},        {"U64", 8, -1},     {"U32", 4, -1},
+                 {"U16", 2, -1},     {"U8", 1, -1},      {"BOOL", 1, -1},      {"F8_E4M3", 1, -1}, {"F8_E5M2", 1, -1},
+                 {"F8_E8M0", 1, -1}, {"C64", 8, -1}};
+    folder f = folder_new();
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+        for (int more = -1; more < 2; more++) {
+            char head[128];
+            cl_source s;
+            cl_err err = {0};
+            const int n = 6 * types[i].bytes + more;
+            snprintf(head, sizeof head, "{\"a\":{\"dtype\":\"%s\",\"shape\":[2,3],\"data_offsets\":[0,%d]}}",
+                     types[i].name, n);
+            write_raw(&f, "model.safetensors", head, (size_t)n);
+            cl_code c = cl_safetensors_open(&s, f.path, &err);
+            CU_ASSERT_EQUAL(c, more ? CL_E_INPUT : CL_OK);
+            if (c != CL_OK) CU_ASSERT(says(&err, "its data_offsets span"));
+            if (c != CL_OK) continue;
+            CU_ASSERT(s.tensors[0].format == types[i].format && strcmp(s.tensors[0].type, types[i].name) == 0);
+            CU_ASSERT(s.tensors[0].bytes == (uint64_t)n && s.tensors[0].offset == 8 + strlen(head));
+            cl_source_free(&s);
+        }
+    folder_remove(&f);
+}
+
 static void index_refused(const folder *f, const char *index, const char *part)
 {
     place p = in(f, "model.safetensors.index.json");
@@ -127,11 +204,16 @@ static void test_index(void)
     folder_remove(&f);
 }
 
+static void test_said(void) { said_is(0x73b7b8d8); }
+
 int main(void)
 {
     CU_TestInfo tests[] = {{"a single file", test_single},
                            {"lies are refused and named", test_lies},
+                           {"bounds", test_bounds},
+                           {"types", test_types},
                            {"index and shards", test_index},
+                           {"messages, word by word", test_said},
                            CU_TEST_INFO_NULL};
     return run_suite("safetensors", tests);
 }

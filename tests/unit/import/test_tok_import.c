@@ -3,7 +3,35 @@
 #include "suite.h"
 #include "tok_import.h"
 
+#define LONG "a 012345678901234567890123456789012345678901234567890123456789"
 #define SPACE "\xe2\x96\x81"
+
+static uint32_t sum_of(const void *data, size_t n)
+{
+    uint32_t h = 2166136261u;
+    for (size_t i = 0; data && i < n; i++) h = (h ^ ((const unsigned char *)data)[i]) * 16777619u;
+    return h;
+}
+
+/* All of it, for the digest at the end. */
+static void note_data(const cl_tokenizer_data *d)
+{
+    cl_buf b = {0};
+    cl_err err;
+    const size_t n = (size_t)d->n_tokens;
+    cl_buf_printf(&b, &err, "%d %d %08x %08x %08x %08x %08x", d->kind, d->n_tokens, sum_of(d->bytes, d->offset[n]),
+                  sum_of(d->offset, (n + 1) * sizeof *d->offset), sum_of(d->type, n), sum_of(d->flags, n),
+                  sum_of(d->score, n * sizeof *d->score));
+    cl_buf_printf(&b, &err, " %d %08x %d", d->n_merges, sum_of(d->merge, (size_t)d->n_merges * 3 * sizeof *d->merge),
+                  d->n_splits);
+    for (int i = 0; i < d->n_splits; i++) cl_buf_printf(&b, &err, " %s", d->splits[i].regex);
+    cl_buf_printf(&b, &err, " %d%d%d%d%d%d%d%d", d->ignore_merges, d->nfc, d->add_prefix_space, d->prefix_start_only,
+                  d->prefix_unless_space, d->byte_fallback, d->add_bos, d->add_eos);
+    cl_buf_printf(&b, &err, " %d %d %d %d %s %s", d->bos, d->eos, d->unk, d->pad,
+                  d->chat_template ? d->chat_template : "-", d->source);
+    note_said(b.data);
+    cl_buf_free(&b);
+}
 
 /* --- tokenizer.json --- */
 
@@ -54,6 +82,7 @@ static cl_tokenizer_data *imported(const folder *f, const parts *p)
     cl_err err;
     if (import_parts(f, p, &d, &err) != CL_OK) fprintf(stderr, "%s\n", err.msg);
     CU_ASSERT_PTR_NOT_NULL_FATAL(d);
+    note_data(d);
     return d;
 }
 
@@ -98,6 +127,38 @@ static void test_json(void)
                                             "\"special_tokens\":{\"<s>\":{\"ids\":[257]},\"<u>\":{\"ids\":[258]}}}]}"});
     CU_ASSERT(d->add_bos && d->bos == 257 && d->add_eos && d->eos == 258);
     cl_tokenizer_data_free(d);
+    folder_remove(&f);
+}
+
+/* Members of an added token one at a time; ids of tokens that are named in other files, or are no name at all. */
+static void test_json_members(void)
+{
+    static const char *const flags[] = {"lstrip", "rstrip", "single_word", "normalized", "special", "other"};
+    static const char *const configs[] =
+        {"{\"bos_token\":\"\",\"eos_token\":\"a\",\"unk_token\":\"ab\",\"pad_token\":\"b\"}",
+         "{\"bos_token\":\"ab\",\"unk_token\":{\"content\":\"\"},\"eos_token\":7}",
+         "{\"pad_token\":{\"content\":\"<s>\"},\"unk_token\":\"none\",\"add_bos_token\":false}",
+         "{\"chat_template\":[{\"name\":\"tool_use\",\"template\":\"no\"},{\"name\":\"default\",\"template\":\"yes\"},{"
+         "}]}",
+         "{\"chat_template\":[{\"name\":\"other\",\"template\":\"no\"}]}",
+         "{\"chat_template\":7}"};
+    folder f = folder_new();
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
+        char added[128];
+        snprintf(added, sizeof added, "[{\"id\":300,\"content\":\"<s>\",\"%s\":true}]", flags[i]);
+        cl_tokenizer_data *d = imported(&f, &(parts){.added = added});
+        CU_ASSERT(d->flags[300] == (i < 4 ? 1 << i : 0) && d->type[300] == (i == 4 ? CL_TOK_CONTROL : CL_TOK_USER));
+        cl_tokenizer_data_free(d);
+    }
+    for (size_t i = 0; i < sizeof configs / sizeof *configs; i++) {
+        write_text(in(&f, "tokenizer_config.json").path, configs[i]);
+        cl_tokenizer_data *d =
+            imported(&f, &(parts){.added = "[{\"id\":300,\"content\":\"<s>\"},{\"id\":299,\"content\":\"\"}]"});
+        if (i == 0) CU_ASSERT(d->bos == -1 && d->eos == 'a' && d->unk == 256 && d->pad == 'b');
+        if (i == 1) CU_ASSERT(d->bos == 256 && d->eos == -1 && d->unk == -1 && d->pad == -1);
+        if (i == 2) CU_ASSERT(d->pad == 300 && d->unk == -1);
+        cl_tokenizer_data_free(d);
+    }
     folder_remove(&f);
 }
 
@@ -157,6 +218,44 @@ static void test_json_refused(void)
         {{.model = "\"continuing_subword_prefix\":\"##\","}, "continuing_subword_prefix"},
         {{.model = "\"byte_fallback\":true,"}, "byte_fallback together with ByteLevel"},
         {{.model = "\"ignore_merges\":1,"}, "ignore_merges"},
+        {{.model = "\"byte_fallback\":1,"}, "byte_fallback"},
+        {{.model = "\"fuse_unk\":1,"}, "fuse_unk"},
+        {{.model = "\"unk_token\":1,"}, "unk_token"},
+        {{.model = "\"dropout\":\"x\","}, "dropout"},
+        {{.model = "\"dropout\":1.5,"}, "dropout"},
+        {{.model = "\"end_of_word_suffix\":7,"}, "end_of_word_suffix"},
+        {{.merges = "[\"a "
+                    "\u00ff\u00ff\u00ff\u00ff\u00ff\u00ff\u00ff\u00ff\u00ff\u00ff\u00ff\u00ff\u00ff\u00ff\u00ff\u00ff"
+                    "\u00ff\u00ff"
+                    "\u00ff\u00ff\u00ff\"]"},
+         "the second is no token"},
+        {{.merges = "[\"qqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqq b\"]"}, "the first is no token"},
+        {{.pre_tokenizer = "{\"type\":\"Metaspace\",\"replacement\":\"" SPACE "\",\"split\":7}"}, "split"},
+        {{.pre_tokenizer = "{\"type\":\"Metaspace\",\"replacement\":\"" SPACE "\",\"add_prefix_space\":7}"},
+         "add_prefix_space"},
+        {{.pre_tokenizer = "{\"type\":\"ByteLevel\",\"add_prefix_space\":7}"}, "add_prefix_space"},
+        {{.pre_tokenizer = "{\"type\":\"ByteLevel\",\"use_regex\":7}"}, "use_regex"},
+        {{.pre_tokenizer = "{\"type\":\"Digits\",\"individual_digits\":7}"}, "individual_digits"},
+        {{.pre_tokenizer = "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"a\"}}"}, "behavior"},
+        {{.pre_tokenizer = "{\"type\":\"Split\",\"pattern\":{\"String\":\"\"},\"behavior\":\"Isolated\"}"},
+         "Split without a pattern"},
+        {{.pre_tokenizer = "{\"type\":\"Sequence\",\"pretokenizers\":7}"}, "pretokenizers"},
+        {{.pre_tokenizer = "{\"type\":\"Sequence\",\"pretokenizers\":[7]}"}, "pre_tokenizer"},
+        {{.pre_tokenizer = "7"}, "pre_tokenizer"},
+        {{.normalizer = "7"}, "normalizer"},
+        {{.normalizer = "{\"type\":\"Sequence\",\"normalizers\":7}"}, "normalizers"},
+        {{.decoder = "7"}, "decoder"},
+        {{.post_processor = "7"}, "post_processor"},
+        {{.post_processor = "{\"type\":\"TemplateProcessing\",\"single\":7}"}, "single"},
+        {{.added = "[7]"}, "id"},
+        {{.added = "[{\"id\":-1,\"content\":\"<s>\"}]"}, "id"},
+        {{.added = "[{\"id\":257,\"content\":\"<s>\",\"special\":7}]"}, "special"},
+        {{.added = "[{\"id\":97,\"content\":\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\"}]"},
+         "added token 97: is aaaa"},
+        {{.vocab = "\"" LONG "\":7,\"a\":0,\"b\":1,\"ab\":2"},
+         "token 7: a 01234567890123456789012345678901234567 is not"},
+        {{.vocab = "\"" LONG "\":\"x\""}, "has no id"},
+        {{.vocab = "\"" LONG "\":0,\"a\":0"}, "vocab: id 0 is used twice"},
         {{.merges = "[]"}, "merges: there is none"},
         {{.merges = "[\"ab\"]"}, "merges: entry 0 is no pair"},
         {{.merges = "[\"a b c\"]"}, "merges: entry 0 is no pair"},
@@ -297,6 +396,7 @@ static void test_spm(void)
                "{\"legacy\":false,\"add_bos_token\":false,\"add_eos_token\":true,\"added_tokens_decoder\":{\"600\":{"
                "\"content\":\"<|x|>\",\"special\":true}}}");
     CU_ASSERT_EQUAL_FATAL(cl_tok_from_hf_folder(f.path, &d, &err), CL_OK);
+    note_data(d);
     CU_ASSERT(d->prefix_start_only && !d->add_bos && d->add_eos && d->n_tokens == 601 &&
               d->type[600] == CL_TOK_CONTROL);
     cl_tokenizer_data_free(d);
@@ -317,6 +417,7 @@ static void test_spm(void)
     write_file(model.path, more.data, more.len);
     CU_ASSERT_EQUAL_FATAL(cl_tok_from_hf_folder(f.path, &d, &err), CL_OK);
     CU_ASSERT_EQUAL(d->n_tokens, 600);
+    note_data(d);
     cl_tokenizer_data_free(d);
     cl_buf_free(&more);
 
@@ -360,6 +461,12 @@ static void test_spm_refused(void)
                 "b\x18\x09",
                 7, "type 9"},
                {"\x0a\x05\x0a\x01"
+                "b\x18\x00",
+                7, "type 0 is none of 1 to 6"},
+               {"\x0a\x05\x0a\x01"
+                "b\x18\x07",
+                7, "type 7 is none of 1 to 6"},
+               {"\x0a\x05\x0a\x01"
                 "b\x18\x05",
                 7, "unused pieces"},
                {"\x0a\x03\x0a\x01\xff", 5, "piece 1 is not UTF-8"},
@@ -390,6 +497,9 @@ typedef struct gguf_parts {
     int types, scores, type0;                       /* how many of each; type0: of token 0 */
     int bos;                                        /* -1: left out */
     bool no_tokens;
+    const char *odd; /* a key that is a list of truths, one per token */
+    const char *key; /* a further key of tokenizer.ggml, with this number; one that begins with add_ or remove_: true */
+    uint32_t number;
 } gguf_parts;
 
 static cl_code import_gguf(const gguf_parts *p, cl_tokenizer_data **d, cl_err *err)
@@ -410,6 +520,13 @@ static cl_code import_gguf(const gguf_parts *p, cl_tokenizer_data **d, cl_err *e
         g_kv_array(&g, "tokenizer.ggml.scores", CL_GGUF_F32, (uint64_t)p->scores, scores,
                    (size_t)p->scores * sizeof *scores);
     if (p->merge) g_kv_strings(&g, "tokenizer.ggml.merges", 1, &p->merge);
+    const uint8_t truths[5] = {1, 0, 1, 1, 1};
+    char key[64];
+    if (p->odd) g_kv_array(&g, p->odd, CL_GGUF_BOOL, 5, truths, sizeof truths);
+    if (p->key) snprintf(key, sizeof key, "tokenizer.ggml.%s", p->key);
+    if (p->key && (strncmp(p->key, "add_", 4) == 0 || strncmp(p->key, "remove_", 7) == 0))
+        g_kv_bool(&g, key, p->number != 0);
+    else if (p->key) g_kv_u32(&g, key, p->number);
     if (p->bos >= 0) g_kv_u32(&g, "tokenizer.ggml.bos_token_id", (uint32_t)p->bos);
     if (p->chat) g_kv_str(&g, "tokenizer.chat_template", p->chat);
     g_write(&g, path.path);
@@ -429,9 +546,15 @@ static void test_gguf(void)
         const char *pre;
         int splits;
         bool ignore, add_bos, nfc;
-    } kinds[] = {{"gpt-2", 1, false, false, false},  {"olmo", 1, false, false, false},
-                 {"smollm", 2, false, false, false}, {"llama-bpe", 1, true, true, false},
-                 {"qwen2", 1, false, false, true},   {"default", 4, false, false, false}};
+    } kinds[] = {{"gpt-2", 1, false, false, false},       {"olmo", 1, false, false, false},
+                 {"smollm", 2, false, false, false},      {"llama-bpe", 1, true, true, false},
+                 {"qwen2", 1, false, false, true},        {"default", 4, false, false, false},
+                 {"llama3", 1, true, true, false},        {"llama-v3", 1, true, true, false},
+                 {"glm4", 1, true, false, false},         {"glm5", 1, true, false, false},
+                 {"gpt-4o", 1, false, false, false},      {"deepseek-r1-qwen", 1, false, false, true},
+                 {"deepseek-v3", 3, false, true, false},  {"deepseek-coder", 5, false, true, false},
+                 {"deepseek-llm", 6, false, true, false}, {"llama4", 1, false, true, false},
+                 {"minimax-m2", 1, false, false, true},   {"kimi-k2", 1, true, false, false}};
     cl_tokenizer_data *d;
     cl_err err;
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
@@ -450,6 +573,7 @@ static void test_gguf(void)
         CU_ASSERT(d->bos == 4 && d->eos == -1 && d->n_merges == 1 && d->bytes[d->offset[3]] == ' ' &&
                   d->type[4] == CL_TOK_CONTROL);
         CU_ASSERT_STRING_EQUAL(d->chat_template, "c");
+        note_data(d);
         cl_tokenizer_data_free(d);
     }
     CU_ASSERT(import_gguf(&(gguf_parts){.bos = -1}, &d, &err) == CL_OK && !d);
@@ -459,6 +583,54 @@ static void test_gguf(void)
               d);
     CU_ASSERT(d->kind == CL_TOK_SPM && d->add_bos && d->add_prefix_space && !d->byte_fallback && d->unk == 0);
     cl_tokenizer_data_free(d);
+}
+
+/* Keys one at a time. */
+static void test_gguf_keys(void)
+{
+    static const struct {
+        const char *key;
+        uint32_t number;
+    } keys[] = {{"eos_token_id", 1},
+                {"unknown_token_id", 2},
+                {"padding_token_id", 3},
+                {"add_bos_token", 1},
+                {"add_bos_token", 0},
+                {"add_eos_token", 1},
+                {"add_space_prefix", 0},
+                {"add_space_prefix", 1},
+                {"eos_token_id", 4},
+                {"remove_extra_whitespaces", 0},
+                {"other", 1},
+                {"padding_token_id", 0},
+                {"unknown_token_id", 0},
+                {"unknown_token_id", 5},
+                {"unknown_token_id", UINT32_MAX},
+                {"eos_token_id", INT32_MAX},
+                {"eos_token_id", (uint32_t)INT32_MAX + 1},
+                {"padding_token_id", 5},
+                {"padding_token_id", UINT32_MAX},
+                {"remove_extra_whitespaces", 1},
+                {"precompiled_charsmap", 1}};
+    int good = 0;
+    for (int spm = 0; spm < 2; spm++)
+        for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+            cl_tokenizer_data *d;
+            cl_err err;
+            gguf_parts p = {.model = spm ? "llama" : "gpt2",
+                            .pre = spm ? NULL : "gpt-2",
+                            .merge = spm ? NULL : "a b",
+                            .types = 5,
+                            .type0 = spm ? 2 : 1,
+                            .scores = spm ? 5 : 0,
+                            .bos = 4,
+                            .key = keys[i].key,
+                            .number = keys[i].number};
+            if (import_gguf(&p, &d, &err) == CL_OK) note_data(d), good++;
+            else CU_ASSERT(says(&err, ""));
+            cl_tokenizer_data_free(d);
+        }
+    CU_ASSERT(good > 20 && good < 40);
 }
 
 static void test_gguf_refused(void)
@@ -487,6 +659,19 @@ static void test_gguf_refused(void)
          "wrapped in tokens that it does not name"},
         {{.model = "llama", .types = 5, .type0 = 2, .bos = 4}, "tokenizer.ggml.scores: missing"},
         {{.model = "llama", .types = 5, .type0 = 2, .scores = 3, .bos = 4}, "scores: 3 entries for 5 tokens"},
+        {{.model = "llama", .types = 5, .type0 = 2, .odd = "tokenizer.ggml.scores", .bos = 4},
+         "tokenizer.ggml.scores: no list of numbers"},
+        {{.model = "llama", .types = 5, .type0 = 2, .scores = 6, .bos = 4}, "scores: 6 entries for 5 tokens"},
+        {{.model = "llama", .scores = 5, .odd = "tokenizer.ggml.token_type", .bos = 4}, "token 1: 0 is none of 1 to 6"},
+        {{.model = "llama", .types = 5, .type0 = 0, .scores = 5, .bos = 4}, "token 0: 0 is none of 1 to 6"},
+        {{.model = "llama", .types = 5, .type0 = 6, .scores = 5, .token = LONG, .bos = 4}, "is no byte"},
+        {{.model = "llama", .types = 5, .type0 = 1, .scores = 5, .token = "\xff", .bos = 4}, "token 0 is not UTF-8"},
+        {{.model = "gpt2", .pre = "qwen2", .merge = "a b", .types = 5, .type0 = 1, .token = LONG, .bos = -1},
+         "not written in the byte-level alphabet"},
+        {{.model = LONG LONG, .bos = -1}, "is not supported (gpt2 and llama are)"},
+        {{.model = "gpt2", .pre = LONG LONG, .merge = "a b", .types = 5, .type0 = 1, .bos = -1}, "is not known"},
+        {{.model = "gpt2", .pre = "qwen2", .merge = "a ", .types = 5, .type0 = 1, .bos = -1}, "entry 0 is no pair"},
+        {{.model = "gpt2", .pre = "qwen2", .merge = " b", .types = 5, .type0 = 1, .bos = -1}, "entry 0 is no pair"},
         {{.model = "llama", .types = 5, .type0 = 6, .scores = 5, .bos = 4}, "token 0: a is no byte"},
         {{.model = "llama", .types = 5, .type0 = 6, .scores = 5, .token = "<0x41>", .bos = 4}, "1 of 256 byte tokens"},
     };
@@ -500,16 +685,21 @@ static void test_gguf_refused(void)
     }
 }
 
+static void test_said(void) { said_is(0x1ce2fdfa); }
+
 int main(void)
 {
     CU_TestInfo tests[] = {{"tokenizer.json", test_json},
+                           {"tokenizer.json, member by member", test_json_members},
                            {"tokenizer.json refused", test_json_refused},
                            {"metaspace", test_metaspace},
                            {"config", test_config},
                            {"tokenizer.model", test_spm},
                            {"tokenizer.model refused", test_spm_refused},
                            {"gguf", test_gguf},
+                           {"gguf, key by key", test_gguf_keys},
                            {"gguf refused", test_gguf_refused},
+                           {"messages, word by word", test_said},
                            CU_TEST_INFO_NULL};
     return run_suite("tokenizer import", tests);
 }
