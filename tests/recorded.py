@@ -40,7 +40,7 @@ def page(folder, name, text):
         raise AssertionError("\n".join([f"{path.name} (tests/recorded.py says how it is recorded)"] + lines[:60]))
 
 
-def short(text, most=6000):
+def short(text, most=7000):
     """All of it, or its end and its checksum."""
     text = plain(text)
     return text if len(text) <= most else f"[{len(text)} characters, crc {zlib.crc32(text.encode()):08x}]\n"
