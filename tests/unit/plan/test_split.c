@@ -131,16 +131,16 @@ static void test_routers(void)
 /* What CPUs read meanwhile, in memory and by messages. */
 static void test_routers_of_cpus(void)
 {
-    cl_layer layer = {.ffn = {.kind = CL_FFN_MOE, .experts = 60}};
+    cl_layer layer = {.ffn = {.kind = CL_FFN_MOE, .experts = 250}};
     const cl_spec some = {.n_layers = 1, .hidden = 1000, .layers = &layer},
                   more = {.n_layers = 1, .hidden = 1001, .layers = &layer},
-                  messages = {.n_layers = 1, .hidden = 8001, .layers = &layer};
+                  messages = {.n_layers = 1, .hidden = 2001, .layers = &layer};
     cl_place_options o = {.shared_memory = true};
     CU_ASSERT_FALSE(cl_split_routers(&some, &o, 2));
     CU_ASSERT_TRUE(cl_split_routers(&more, &o, 2));
     o.shared_memory = false;
     CU_ASSERT_TRUE(cl_split_routers(&messages, &o, 2));
-    layer.ffn.experts = 59;
+    layer.ffn.experts = 249;
     CU_ASSERT_FALSE(cl_split_routers(&messages, &o, 2));
 }
 
