@@ -55,6 +55,7 @@ typedef struct cl_expert_map cl_expert_map;
 typedef struct cl_place_options {
     const cl_layout *layout; /* NULL: `ranks` stages of one chip */
     int ranks;               /* chips of the line; a layout must have as many, or ranks is 0 */
+    bool at_most;            /* cl_choose_layout: some of them may be left over */
     cl_expert_mode experts;
     cl_routers routers;
     /* whole experts: spread by it, heaviest first to the chip with the least; NULL: round-robin */
@@ -216,8 +217,9 @@ typedef struct cl_alternative {
 } cl_alternative;
 /* The best line of opt->ranks chips, all of them used, in stages that are as even as can be (cl_layout_share), one for
  * each number of stages that there are layers for: the least token_s, or the most tokens_per_s; fewer stages when
- * equal. *list (may be NULL: not wanted): all of them, best first, then those that cannot be; malloced, caller frees.
- * Fails only if none can be. */
+ * equal. With opt->at_most each stage has as many as there is work for, or half, a quarter and so on of those: the
+ * best of them. *list (may be NULL: not wanted): one for each number of stages, best first, then those that cannot
+ * be; malloced, caller frees. Fails only if none can be. */
 cl_code cl_choose_layout(const cl_model *m, const cl_place_options *opt, const cl_rates *r, cl_goal goal,
                          cl_layout *out, cl_alternative **list, int *n, cl_err *err);
 

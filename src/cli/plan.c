@@ -112,10 +112,11 @@ static cl_code line_chips(const plan_cli *o, int *available, int *chips, cl_err 
     return CL_OK;
 }
 
-static cl_code choose_layout(const plan_cli *o, const cl_model *m, plan_found *f, int ranks, cl_err *err)
+static cl_code choose_layout(const plan_cli *o, const cl_model *m, plan_found *f, int ranks, bool at_most, cl_err *err)
 {
     cl_place_options p = f->options;
     p.ranks = ranks;
+    p.at_most = f->at_most = at_most;
     cl_layout_free(&f->layout);
     return cl_choose_layout(m, &p, &f->rates, f->goal, &f->layout, o->explain ? &f->list : NULL, &f->n_list, err);
 }
@@ -133,6 +134,7 @@ static cl_code find_layout(const plan_cli *o, const cl_model *m, plan_found *f, 
                            cl_layout_chips(&o->layout), available);
         return cl_layout_copy(&o->layout, &f->layout, err);
     }
+    const bool at_most = !chips && available;
     chips = chips ? chips : available;
     if (!chips && !f->options.chip_bytes) chips = 1;
     if (!chips) {
@@ -140,7 +142,7 @@ static cl_code find_layout(const plan_cli *o, const cl_model *m, plan_found *f, 
         if (c != CL_OK || !o->run.layout_auto) return c;
         chips = cl_layout_chips(&f->layout);
     }
-    if (o->run.layout_auto || chips > m->spec.n_layers) return choose_layout(o, m, f, chips, err);
+    if (o->run.layout_auto || chips > m->spec.n_layers) return choose_layout(o, m, f, chips, at_most, err);
     return cl_layout_make(chips, 1, &f->layout, err);
 }
 
@@ -192,6 +194,7 @@ static cl_code find(const plan_cli *o, const cl_model *m, plan_found *f, cl_err 
 {
     int available;
     cl_code c = read_chips(o, f, &available, err);
+    f->available = available;
     if (c == CL_OK) c = find_limits(o, m, f, err);
     if (c == CL_OK) c = find_layout(o, m, f, available, err);
     if (c != CL_OK) return c;

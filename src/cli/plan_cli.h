@@ -20,6 +20,8 @@ typedef struct plan_found {
     cl_buffer_count buffers; /* for the budget */
     cl_layout layout;
     cl_placement placement;
+    bool at_most;       /* the list is of lines that may leave some of them over */
+    int available;      /* chips of the cluster; 0: nobody knows */
     cl_routing routing; /* --routing; its table is `chosen` */
     uint64_t *chosen;
     cl_chip_cost *chips; /* [placement.n_ranks] */

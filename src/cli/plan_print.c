@@ -154,6 +154,11 @@ static bool routers_shared(const cl_placement *p)
     return false;
 }
 
+static int left_over(const plan_cli *o, const plan_found *f)
+{
+    return f->available - f->placement.n_ranks * o->run.replicas;
+}
+
 void plan_print_json(const plan_cli *o, const plan_found *f)
 {
     const cl_place_options *p = &f->options;
@@ -167,6 +172,7 @@ void plan_print_json(const plan_cli *o, const plan_found *f)
                           chips_json(o, f), "predicted", predicted_json(&f->predicted));
     json_object_set_new(j, "routers", json_string(routers_shared(&f->placement) ? "split" : "copied"));
     json_object_set_new(j, "rates", rates_json(&f->rates));
+    json_object_set_new(j, "chips_left_over", f->available ? json_integer(left_over(o, f)) : json_null());
     if (o->explain) json_object_set_new(j, "alternatives", alternatives_json(f));
     json_dumpf(j, stdout, JSON_COMPACT);
     putchar('\n');
@@ -252,10 +258,11 @@ static void print_predicted(const plan_cli *o, const plan_found *f)
     else printf("links carry %s/s.\n", cl_human_bytes(r->hop_bytes_per_s, c));
 }
 
-static void print_alternatives(const plan_found *f)
+static void print_alternatives(const plan_cli *o, const plan_found *f)
 {
     char a[32], b[32], name[48];
-    printf("\nLayouts of %d chips, best for %s first:\n%12s %12s %12s %12s\n", f->placement.n_ranks,
+    printf("\nLayouts of %s%d chips, best for %s first:\n%12s %12s %12s %12s\n", f->at_most ? "at most " : "",
+           f->at_most ? f->available / o->run.replicas : f->placement.n_ranks,
            f->goal == CL_GOAL_LATENCY ? "latency" : "throughput", "layout", "token", "step", "tokens/s");
     for (int i = 0; i < f->n_list; i++) {
         const cl_alternative *x = &f->list[i];
@@ -282,5 +289,8 @@ void plan_print_text(const plan_cli *o, const plan_found *f)
         "\nA token touches %s; the busiest chip has %.2f times the average (KV/token: at a quarter of the context).\n",
         cl_human_bytes((double)f->touched, a), (double)largest * pl->n_ranks / (double)f->touched);
     print_predicted(o, f);
-    if (o->explain) print_alternatives(f);
+    if (f->available && left_over(o, f))
+        printf("%d of the cluster's %d chips %s left over.\n", left_over(o, f), f->available,
+               left_over(o, f) == 1 ? "is" : "are");
+    if (o->explain) print_alternatives(o, f);
 }

@@ -35,15 +35,25 @@ static cl_heads by_query_heads(const cl_attention *a, int members, int member)
     return (cl_heads){first, n, kv0, n ? (first + n - 1) / group - kv0 + 1 : 0};
 }
 
-/* Query and kv heads of the chip that has the most. Chips past the number of heads have none. */
-static int most_heads(const cl_attention *a, int members, cl_heads (*split)(const cl_attention *, int, int))
+/* Query and kv heads of the chip that has the most when query heads are split. */
+static int most_by_query_heads(const cl_attention *a, int members)
 {
     int most = 0;
     for (int i = 0; i < members && i < a->heads; i++) {
-        cl_heads h = split(a, members, i);
+        cl_heads h = by_query_heads(a, members, i);
         most = h.q + h.kv > most ? h.q + h.kv : most;
     }
     return most;
+}
+
+/* Whether the chip that has the most has less of them when query heads are split. The first chip tells nearly always:
+ * it has as many query heads as any, and those begin with a kv head; elsewhere they may touch one more. */
+static bool query_heads_split(const cl_attention *a, int members)
+{
+    const int group = a->heads / a->kv_heads;
+    const int q = (a->heads + members - 1) / members, by_kv = (a->kv_heads + members - 1) / members * (group + 1);
+    if (q + (q + group - 1) / group >= by_kv) return false;
+    return q + (q + group - 2) / group + 1 < by_kv || most_by_query_heads(a, members) < by_kv;
 }
 
 cl_heads cl_split_heads(const cl_attention *a, int members, int member)
@@ -53,9 +63,7 @@ cl_heads cl_split_heads(const cl_attention *a, int members, int member)
         return (cl_heads){(int)q.first, (int)q.n, 0, q.n > 0};
     }
     if (members == 1) return (cl_heads){0, a->heads, 0, a->kv_heads};
-    if (most_heads(a, members, by_query_heads) < most_heads(a, members, by_kv_heads))
-        return by_query_heads(a, members, member);
-    return by_kv_heads(a, members, member);
+    return query_heads_split(a, members) ? by_query_heads(a, members, member) : by_kv_heads(a, members, member);
 }
 
 /* Rows of whole heads; where rows share scales, outwards to whole runs of CL_SPLIT. */

@@ -164,6 +164,42 @@ static void test_large(void)
     cl_spec_free(&s);
 }
 
+/* More chips than there is work for: some are left over, and more of them where gathers are dear. */
+static void test_at_most(void)
+{
+    cl_err err = {0};
+    cl_model m = make_model(CL_BF16);
+    cl_place_options o = {.ranks = 4000, .slots = 1, .context = 64, .chunk = 8, .at_most = true};
+    const cl_rates rates[] = {free_links, {.read_bytes_per_s = 1e9, .gather_s = 1e-4, .hop_s = 1e-9}, slow_gathers};
+    const int chips[] = {64, 8, 1}; /* of one stage: its 1024 rows are cut no finer than 16 */
+    for (int i = 0; i < 3; i++) {
+        cl_layout l;
+        cl_alternative *list, best = {0};
+        int n;
+        CU_ASSERT_EQUAL_FATAL(cl_choose_layout(&m, &o, &rates[i], CL_GOAL_LATENCY, &l, &list, &n, &err), CL_OK);
+        CU_ASSERT_TRUE(n == 8 && l.n_stages == list[0].stages && cl_layout_chips(&l) == l.n_stages * list[0].chips);
+        cl_layout_free(&l);
+        for (int k = 0; k < n; k++) {
+            CU_ASSERT_TRUE(list[k].code == CL_OK && list[k].larger == 0);
+            if (list[k].stages == 1) best = list[k];
+        }
+        free(list);
+        CU_ASSERT_EQUAL(best.chips, chips[i]);
+        for (int most = 64; most; most /= 2) { /* none of so many is better */
+            const cl_place_options all = {.ranks = most, .slots = 1, .context = 64, .chunk = 8};
+            CU_ASSERT_EQUAL_FATAL(cl_choose_layout(&m, &all, &rates[i], CL_GOAL_LATENCY, &l, &list, &n, &err), CL_OK);
+            for (int k = 0; k < n; k++)
+                if (list[k].stages == 1) CU_ASSERT_TRUE(list[k].predicted.token_s >= best.predicted.token_s);
+            cl_layout_free(&l);
+            free(list);
+        }
+    }
+    cl_layout l;
+    o.at_most = false;
+    CU_ASSERT_EQUAL(cl_choose_layout(&m, &o, &free_links, CL_GOAL_LATENCY, &l, NULL, NULL, &err), CL_E_FIT);
+    cl_model_free(&m);
+}
+
 /* Fewest chips against all S x G that there can be. */
 static void test_fewest(void)
 {
@@ -213,8 +249,13 @@ static void test_fewest(void)
 
 int main(void)
 {
-    CU_TestInfo tests[] = {{"goals", test_goals},     {"ties", test_ties},         {"list", test_list},
-                           {"budgets", test_budgets}, {"large lines", test_large}, {"fewest chips", test_fewest},
+    CU_TestInfo tests[] = {{"goals", test_goals},
+                           {"ties", test_ties},
+                           {"list", test_list},
+                           {"budgets", test_budgets},
+                           {"large lines", test_large},
+                           {"fewest chips", test_fewest},
+                           {"chips left over", test_at_most},
                            CU_TEST_INFO_NULL};
     return run_suite("choose", tests);
 }

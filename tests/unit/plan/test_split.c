@@ -72,8 +72,10 @@ static void check_heads(int heads, int kv_heads, int members)
 
 static void test_heads(void)
 {
-    for (int members = 1; members <= 10; members++) {
+    for (int members = 1; members <= 70; members++) {
         check_heads(9, 3, members);
+        check_heads(25, 5, members);
+        check_heads(64, 4, members);
         check_heads(8, 8, members);
         check_heads(64, 8, members);
         check_heads(7, 1, members);
