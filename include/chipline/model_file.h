@@ -42,6 +42,12 @@ void cl_model_writer_drop(cl_model_writer *w);
 typedef struct cl_model_file cl_model_file;
 /* Opens, reads spec and tensor list into a model owned by the file, checks all of it (names, shapes, sizes). */
 cl_code cl_model_file_open(cl_model_file **out, const char *path, cl_err *err);
+/* What was read so (malloced): with it another process of the same program opens the file without reading it again,
+ * for its rows only (no store, no config, no verify). Where there is another file at its path, it opens that one as
+ * usual. */
+cl_code cl_model_file_describe(const cl_model_file *f, void **described, size_t *bytes, cl_err *err);
+cl_code cl_model_file_open_described(cl_model_file **out, const char *path, const void *described, size_t bytes,
+                                     cl_err *err);
 void cl_model_file_close(cl_model_file *f);
 const cl_model *cl_model_file_model(const cl_model_file *f);
 uint64_t cl_model_file_checksum(const cl_model_file *f); /* identifies weights and layout */

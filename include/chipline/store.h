@@ -34,6 +34,15 @@ typedef struct cl_store_node {
 /* `what` ends the message about another kind of file: "a model file (chipline convert makes one)". */
 cl_code cl_store_open(cl_store **out, const char *path, const char *what, cl_err *err);
 void cl_store_close(cl_store *s); /* of one that was opened; NULL is fine */
+/* What tells a file from another one under the same path, be it on another host. */
+typedef struct cl_store_stamp {
+    uint64_t bytes, inode;
+    int64_t changed_ns; /* since 1970 */
+} cl_store_stamp;
+cl_code cl_store_get_stamp(const cl_store *s, cl_store_stamp *out, cl_err *err);
+/* For the rows of arrays that another process found in this file: only what is marked [any thread] may be called, and
+ * HDF5 is not. *out is NULL if there is another file at path. */
+cl_code cl_store_open_rows(cl_store **out, const char *path, const cl_store_stamp *stamp, cl_err *err);
 /* A new file. meta_bytes: about what groups, attributes and headers will take (600 for an array with six attributes);
  * they are kept together at the front. */
 cl_code cl_store_create(cl_store **out, const char *path, size_t meta_bytes, cl_err *err);

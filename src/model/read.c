@@ -7,19 +7,6 @@
 #include "chipline/util.h"
 #include "stored.h"
 
-/* Where the tensor's rows and its scales lie. */
-typedef struct place {
-    cl_store_array rows, scales;
-} place;
-
-struct cl_model_file {
-    cl_store *store;
-    char *source;
-    cl_model model;
-    place *places; /* [n_tensors] */
-    uint64_t checksum;
-};
-
 static cl_code read_root(cl_model_file *f, cl_err *err)
 {
     int64_t version = 0;
@@ -206,7 +193,7 @@ static cl_code read_tiled(const cl_model_file *f, int tensor, int64_t expert, in
                           unsigned char *dst, cl_err *err)
 {
     const cl_tensor *t = &f->model.tensors[tensor];
-    const place *p = &f->places[tensor];
+    const stored_place *p = &f->places[tensor];
     size_t width = stored_row_bytes(t), bytes = stored_scale_bytes(t), row_bytes = bytes + width;
     int64_t tile = cl_format_tile_rows(t->format), tile0 = expert * stored_tile_rows(t);
     unsigned char *from = dst + (size_t)n * bytes;

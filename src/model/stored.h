@@ -5,6 +5,19 @@
 #include "chipline/model_file.h"
 #include "chipline/store.h"
 
+/* Where a tensor's rows and its scales lie. */
+typedef struct stored_place {
+    cl_store_array rows, scales;
+} stored_place;
+
+struct cl_model_file {
+    cl_store *store;
+    char *source;
+    cl_model model;
+    stored_place *places; /* [n_tensors] */
+    uint64_t checksum;
+};
+
 /* The checksum of a model: its spec's and its tensors' checksums, in canonical order. */
 uint64_t stored_checksum(uint64_t spec_xxh3, const cl_tensor *tensors, int n);
 /* Tensors whose rows share scales (fp8) rest in two arrays: the rows' codes and, once per tile, the scales. */

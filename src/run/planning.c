@@ -64,13 +64,27 @@ void cl_find_arithmetic(const cl_run_options *o, const cl_model *m, cl_activatio
     *kv = !o->kv_auto ? o->kv : *activations == CL_ACT_F32 ? CL_KV_F32 : CL_KV_BF16;
 }
 
+/* Rank 0 reads what the file says of itself; the others take its word where their file is the same. */
+static cl_code open_model(cl_run *r, cl_err *err)
+{
+    const bool root = cl_ranks_rank(r->ranks) == 0;
+    void *described = NULL;
+    size_t bytes = 0;
+    cl_code c = root ? cl_model_file_open(&r->file, r->opt.model_path, err) : CL_OK;
+    if (root && c == CL_OK) c = cl_model_file_describe(r->file, &described, &bytes, err);
+    if ((c = cl_ranks_agree(r->ranks, c, err)) == CL_OK) c = cl_ranks_bcast_bytes(r->ranks, &described, &bytes, err);
+    if (c == CL_OK && !root) c = cl_model_file_open_described(&r->file, r->opt.model_path, described, bytes, err);
+    free(described);
+    return c;
+}
+
 static cl_code read_model(cl_run *r, cl_err *err)
 {
     int size = cl_ranks_size(r->ranks);
     if (size % r->opt.replicas)
         return cl_fail(err, CL_E_FIT, "--replicas: %d ranks are not %d equal lines (start a multiple of %d)", size,
                        r->opt.replicas, r->opt.replicas);
-    cl_code c = cl_model_file_open(&r->file, r->opt.model_path, err);
+    cl_code c = open_model(r, err);
     if (c != CL_OK) return c;
     r->plan.checksum = cl_model_file_checksum(r->file);
     if (!(r->plan.source = cl_strdup(cl_model_file_source(r->file), err))) return CL_E_FIT;

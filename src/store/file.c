@@ -198,14 +198,50 @@ cl_code cl_store_open(cl_store **out, const char *path, const char *what, cl_err
     return c;
 }
 
+static void close_opened(cl_store *s)
+{
+    h5_scope scope;
+    h5_enter(&scope);
+    H5Fclose(s->file);
+    h5_leave(&scope);
+}
+
 void cl_store_close(cl_store *s)
 {
     if (!s) return;
-    h5_scope scope;
-    h5_enter(&scope);
-    if (s->file >= 0) H5Fclose(s->file);
-    h5_leave(&scope);
+    if (s->file >= 0) close_opened(s);
+    else if (s->fd >= 0) close(s->fd);
     free_store(s);
+}
+
+static bool stamp_of(int fd, cl_store_stamp *out)
+{
+    struct stat st;
+    if (fstat(fd, &st) != 0) return false;
+    *out = (cl_store_stamp){.bytes = (uint64_t)st.st_size,
+                            .inode = (uint64_t)st.st_ino,
+                            .changed_ns = (int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec};
+    return true;
+}
+
+cl_code cl_store_get_stamp(const cl_store *s, cl_store_stamp *out, cl_err *err)
+{
+    return stamp_of(s->fd, out) ? CL_OK : cl_fail(err, CL_E_INPUT, "%s: %s", s->path, strerror(errno));
+}
+
+cl_code cl_store_open_rows(cl_store **out, const char *path, const cl_store_stamp *stamp, cl_err *err)
+{
+    cl_store_stamp here = {0};
+    *out = NULL;
+    cl_store *s = store_of(path, err);
+    if (!s) return CL_E_FIT;
+    s->fd = open(path, O_RDONLY | O_CLOEXEC);
+    cl_code c = s->fd >= 0 && stamp_of(s->fd, &here) ? CL_OK
+                                                     : cl_fail(err, CL_E_INPUT, "%s: %s", path, strerror(errno));
+    if (c == CL_OK && here.bytes == stamp->bytes && here.inode == stamp->inode && here.changed_ns == stamp->changed_ns)
+        *out = s;
+    else cl_store_close(s);
+    return c;
 }
 
 /* --- writing --- */

@@ -1,9 +1,11 @@
 /* The model file: what is written comes back bit for bit, nothing appears under its name before it is whole, what
  * does not fit is refused, and an open file costs little memory. */
 #include <errno.h>
+#include <fcntl.h>
 #include <hdf5.h>
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 #include "chipline/util.h"
@@ -100,6 +102,72 @@ static void test_round_trip(void)
     cl_model_file_close(g);
     cl_model_file_close(f);
     unlink(other);
+}
+
+static char *spec_text(const cl_model_file *f)
+{
+    cl_err err = {0};
+    json_t *j = NULL;
+    CU_ASSERT_EQUAL_FATAL(cl_spec_to_json(&cl_model_file_model(f)->spec, &j, &err), CL_OK);
+    char *text = json_dumps(j, JSON_SORT_KEYS);
+    json_decref(j);
+    return text;
+}
+
+/* It was not taken for the described file: its config can be read. */
+static void check_opened_anew(const char *name, const void *described, size_t bytes, uint64_t checksum)
+{
+    cl_err err = {0};
+    cl_model_file *f = NULL;
+    char *text = NULL;
+    CU_ASSERT_EQUAL_FATAL(cl_model_file_open_described(&f, name, described, bytes, &err), CL_OK);
+    CU_ASSERT_EQUAL(cl_model_file_source_config(f, &text, &err), CL_OK);
+    CU_ASSERT_PTR_NOT_NULL(text);
+    CU_ASSERT_EQUAL(cl_model_file_checksum(f), checksum);
+    check_tensors(f);
+    free(text);
+    cl_model_file_close(f);
+}
+
+static void test_described(void)
+{
+    cl_err err = {0};
+    cl_model_file *f = NULL, *g = NULL;
+    void *described;
+    size_t bytes;
+    char other[300], cmd[700];
+    snprintf(other, sizeof other, "%s/other.h5", dir);
+    unlink(path);
+    write_model(path, true, 1);
+    CU_ASSERT_EQUAL_FATAL(cl_model_file_open(&f, path, &err), CL_OK);
+    CU_ASSERT_EQUAL_FATAL(cl_model_file_describe(f, &described, &bytes, &err), CL_OK);
+    const uint64_t checksum = cl_model_file_checksum(f);
+    char *was = spec_text(f);
+    cl_model_file_close(f);
+    CU_ASSERT_EQUAL_FATAL(cl_model_file_open_described(&g, path, described, bytes, &err), CL_OK);
+    char *is = spec_text(g);
+    CU_ASSERT_STRING_EQUAL(is, was);
+    CU_ASSERT_EQUAL(cl_model_file_checksum(g), checksum);
+    CU_ASSERT_STRING_EQUAL(cl_model_file_source(g), "a test");
+    CU_ASSERT_STRING_EQUAL(cl_model_file_path(g), path);
+    check_tensors(g);
+    cl_model_file_close(g);
+    free(is);
+    free(was);
+
+    snprintf(cmd, sizeof cmd, "cp -p %s %s", path, other); /* another inode */
+    CU_ASSERT_EQUAL_FATAL(system(cmd), 0);
+    check_opened_anew(other, described, bytes, checksum);
+    const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_sec = 1000}};
+    CU_ASSERT_EQUAL_FATAL(utimensat(AT_FDCWD, path, times, 0), 0); /* another time */
+    check_opened_anew(path, described, bytes, checksum);
+    CU_ASSERT_EQUAL_FATAL(truncate(other, 100), 0);
+    CU_ASSERT_EQUAL(cl_model_file_open_described(&g, other, described, bytes, &err), CL_E_INPUT);
+    unlink(other);
+    CU_ASSERT_EQUAL(cl_model_file_open_described(&g, other, described, bytes, &err), CL_E_INPUT);
+    CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "/other.h5: No such file or directory"));
+    CU_ASSERT_PTR_NULL(g);
+    free(described);
 }
 
 static int files_in_dir(void)
@@ -260,6 +328,7 @@ static void test_memory(void)
 int main(void)
 {
     CU_TestInfo tests[] = {{"round trip", test_round_trip},
+                           {"described", test_described},
                            {"writer refuses", test_writer_refuses},
                            {"tiles that disagree", test_tiles_disagree},
                            {"full disk", test_full_disk},
