@@ -32,14 +32,15 @@ def run_row(t):
     ttft = (r["first_token_ns"] - r["arrived_ns"]) / 1e9
     queue = (r["started_ns"] - r["arrived_ns"]) / 1e9
     return {
-        "trace": t.path, "model": str(t.run.get("model", "")), "ranks": len(t.ranks), "stages": int(t.ranks["stage"].nunique()),
-        "threads": int(t.ranks["threads"].sum()), "hosts": int(t.ranks["host"].nunique()), "seconds": t.seconds,
+        "trace": t.path, "model": str(t.run.get("model", "")), "ranks": len(t.all_ranks), "traced_ranks": len(t.ranks),
+        "stages": int(t.all_ranks["stage"].nunique()),
+        "threads": int(t.all_ranks["threads"].sum()), "hosts": int(t.all_ranks["host"].nunique()), "seconds": t.seconds,
         "requests": len(t.requests), "failed_requests": int((t.requests["finish_reason"] == "error").sum()),
         "prompt_tokens": int(t.requests["prompt_tokens"].sum()), "generated_tokens": int(t.requests["completion_tokens"].sum()),
         "prompt_tokens_per_s": r["prompt_tokens"].sum() / prompt_s if prompt_s > 0 else np.nan,
         "generation_tokens_per_s": after_first / decode_s if decode_s > 0 else np.nan,
         "ttft_median_s": ttft.median(), "ttft_max_s": ttft.max(), "queue_median_s": queue.median(),
-        "wall_is_parallel": not measure.core_doubts(t), "events": len(t.events), "dropped_events": int(t.ranks["dropped"].sum()),
+        "wall_is_parallel": not measure.core_doubts(t), "events": len(t.events), "dropped_events": int(t.all_ranks["dropped"].sum()),
     }
 
 
@@ -83,7 +84,7 @@ def expert_table(t):
 def warnings(t):
     notes = [f"{doubt}; wall time is not parallel time: shares of the run and GB/s by the wall clock say little"
              for doubt in measure.core_doubts(t)]
-    dropped = t.ranks[t.ranks["dropped"] > 0]
+    dropped = t.all_ranks[t.all_ranks["dropped"] > 0]
     if len(dropped):
         notes.append(f"{dropped['dropped'].sum()} events of {count(len(dropped), 'rank')} were lost (the disk was full): sums are too small")
     pairs = measure.messages(t)
@@ -129,8 +130,10 @@ def run_lines(t, row):
         ("first token", f"median {duration(row['ttft_median_s'])}, longest {duration(row['ttft_max_s'])} after the request arrived; "
                         f"in the queue: median {duration(row['queue_median_s'])}"),
     ]
+    if row["traced_ranks"] < row["ranks"]:
+        rows.insert(1, ("traced", f"{row['traced_ranks']} of {row['ranks']} ranks: tables and sums are of these"))
     if not t.run.get("ended", True):
-        rows[2:] = [("requests", "unknown: the run did not end; its events were collected afterwards")]
+        rows[[k for k, _ in rows].index("requests"):] = [("requests", "unknown: the run did not end; its events were collected afterwards")]
     return [f"  {k:<13}{v}" for k, v in rows]
 
 

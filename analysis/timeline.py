@@ -167,7 +167,7 @@ def draw_line(ax, t, w):
     ax.set_xlabel("time since the start of the run, ms")
     doubts = measure.core_doubts(t)
     model = f"{t.run['model']}, " if t.run.get("model") else ""
-    ax.set_title(f"{t.name}: {model}{count(len(t.ranks), 'rank')} on {count(t.ranks['host'].nunique(), 'host')}, {w.words}",
+    ax.set_title(f"{t.name}: {model}{count(len(t.all_ranks), 'rank')} on {count(t.all_ranks['host'].nunique(), 'host')}, {w.words}",
                  loc="left", pad=22 if doubts else 8)
     if doubts:
         ax.text(0, 1.01, f"{doubts[0]}; wall time is not parallel time", transform=ax.transAxes, color="#B03A00", va="bottom")

@@ -39,7 +39,8 @@ class Trace:
     schema: int             # version of the file's schema; what an older one lacks has its default, /parts no rows
     run: dict               # the run's description, as chipline wrote it
     kinds: pd.DataFrame     # index: id; name, level, description
-    ranks: pd.DataFrame     # one row per rank, in rank order
+    ranks: pd.DataFrame     # one row per rank that has events, in rank order: --trace-ranks may leave some out
+    all_ranks: pd.DataFrame # one row per rank
     requests: pd.DataFrame  # times on rank 0's clock
     parts: pd.DataFrame     # what was in the micro-batches of each line, by rank (the line's first) and micro-batch
     events: pd.DataFrame    # all ranks, by rank and start; rank and kind (its name) beside the columns of the file
@@ -63,7 +64,7 @@ class Trace:
     def short_hosts(self):
         """Hosts whose ranks have more threads than the host has cores: {host: (threads, cores)}."""
         short = {}
-        for host, of_host in self.ranks.groupby("host", sort=False):
+        for host, of_host in self.all_ranks.groupby("host", sort=False):
             cores = int(of_host["host_cores"].max())
             if cores <= 0 and 0 in of_host["rank"].values:
                 cores = int(self.run.get("cores_of_rank0_host") or 0)
@@ -118,7 +119,8 @@ def _read(path, f):
     for column in ("arrived_ns", "started_ns", "first_token_ns", "finished_ns"):
         requests[column] = _int64(requests[column].to_numpy(), f"/requests {column}")
     start, end = _extent(run, events, requests)
-    return Trace(path, version, run, kinds, ranks, requests, parts, events, start, max(end, start + 1))
+    traced = ranks[ranks["rank"].isin(events["rank"])].reset_index(drop=True) if len(events) else ranks
+    return Trace(path, version, run, kinds, traced, ranks, requests, parts, events, start, max(end, start + 1))
 
 
 def _text(value):

@@ -31,6 +31,9 @@ typedef struct cl_run_options {
     double stall_timeout_s;
     const char *trace_path; /* NULL: no trace */
     cl_trace_level trace_level;
+    /* whose events: "all" (NULL too), "heads" (the first chip of each stage), or a list of ranks, "0,8-11"; those of
+     * the first chip of a line are recorded in any case, it says what the micro-batches are */
+    const char *trace_ranks;
     const char *logits_path; /* NULL: none */
     bool progress;
     const char *kernels;
@@ -40,6 +43,9 @@ typedef struct cl_run_options {
     int32_t eos[CL_MAX_EOS];
     const char *command, *version, *revision, *build_flags; /* rank 0's own: for the trace */
 } cl_run_options;
+
+/* CL_E_USAGE if a text is no trace_ranks. */
+cl_code cl_trace_ranks_check(const char *text, cl_err *err);
 
 typedef struct cl_run cl_run;
 

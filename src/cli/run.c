@@ -22,6 +22,7 @@ enum {
     SEED,
     TRACE,
     TRACE_LEVEL,
+    TRACE_RANKS,
     LOGITS,
     DIGEST,
     SUMMARY
@@ -72,6 +73,8 @@ static const struct argp_option options[] =
      ROW_HEADING("Outputs:", 5),
      {"trace", TRACE, "FILE.h5", 0, "events of every rank, for the analysis scripts", 5},
      {"trace-level", TRACE_LEVEL, "off|stage|layer|kernel", 0, "how fine (layer)", 5},
+     {"trace-ranks", TRACE_RANKS, "heads|all|LIST", 0,
+      "of the first chip of each stage, of all (all), or of ranks such as 0,8-11", 5},
      {"logits", LOGITS, "FILE.npy", 0, "float32 [positions, vocabulary] of one request", 5},
      {"digest", DIGEST, NULL, 0, "logits_xxh3 in results: equal digests, equal bits", 5},
      {"summary", SUMMARY, "FILE.json", 0, "numbers of the run as JSON", 5},
@@ -129,6 +132,7 @@ static error_t parse(int key, char *arg, struct argp_state *st)
         e = cli_word(err, "--trace-level", arg, levels, &word),
         o->run.trace_level = e ? CL_TRACE_OFF : (cl_trace_level)word;
         return e;
+    case TRACE_RANKS: o->run.trace_ranks = arg; return cl_trace_ranks_check(arg, err) == CL_OK ? 0 : EINVAL;
     case LOGITS: o->run.logits_path = arg; break;
     case DIGEST: o->digest = true; break;
     case SUMMARY: o->summary = arg; break;
@@ -193,6 +197,8 @@ static cl_code check_options(const run_cli *o)
     if (o->run.context && o->run.chunk > o->run.context)
         return cl_fail(err, CL_E_USAGE, "--chunk: %d is over the context of %d (use at most that)", o->run.chunk,
                        o->run.context);
+    if (o->run.trace_ranks && !o->run.trace_path)
+        return cl_fail(err, CL_E_USAGE, "--trace-ranks: needs --trace FILE.h5");
     if (o->run.routing_path && o->run.experts != CL_EXPERTS_WHOLE)
         return cl_fail(err, CL_E_USAGE, "--routing: places whole experts (give --experts whole too)");
     return check_files(o);

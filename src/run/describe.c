@@ -87,6 +87,7 @@ static void describe_plan(const cl_run *r, json_t *j)
     put_text(j, "kv", cl_kv_name(p->kv));
     put_text(j, "kernels", r->chip.kernels);
     put_int(j, "trace_level", r->opt.trace_level);
+    put_text(j, "trace_ranks", r->opt.trace_ranks ? r->opt.trace_ranks : "all");
     if (!(p->rates.read_bytes_per_s > 0)) return;
     json_t *by = json_object();
     put_real(by, "read_bytes_per_s", p->rates.read_bytes_per_s);

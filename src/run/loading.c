@@ -3,17 +3,6 @@
 
 #include "run_internal.h"
 
-static bool traces(const cl_run *r) { return r->opt.trace_path && r->opt.trace_level != CL_TRACE_OFF; }
-
-static cl_code open_trace(cl_run *r, cl_err *err)
-{
-    int rank = cl_ranks_rank(r->ranks);
-    cl_code c = rank == 0 ? cl_check_new(r->opt.trace_path, err) : CL_OK;
-    if ((c = cl_ranks_agree(r->ranks, c, err)) != CL_OK) return c; /* before an event log stands beside it */
-    if (!(r->trace.log_path = cl_event_log_path(r->opt.trace_path, rank, err))) return CL_E_FIT;
-    return cl_trace_open(&r->trace.recorder, r->trace.log_path, rank, r->opt.trace_level, err);
-}
-
 static cl_code open_logits(cl_run *r, cl_err *err)
 {
     /* the first chip of the last stage writes, wherever rank 0 was told of it */
@@ -133,9 +122,9 @@ static cl_code load_slice(cl_run *r, cl_err *err)
     return c;
 }
 
-const phase load_phases[LOAD_PHASES] = {{"opening the trace", open_trace, traces},
+const phase load_phases[LOAD_PHASES] = {{"opening the trace", trace_open, trace_wanted},
                                         {"opening the logits file", open_logits, NULL},
                                         {"counting memory", count_memory, NULL},
                                         {"opening the line", open_line, NULL},
                                         {"loading", load_slice, NULL},
-                                        {"starting the trace", trace_start, traces}};
+                                        {"starting the trace", trace_start, trace_wanted}};

@@ -5,11 +5,11 @@
 #include "run_internal.h"
 
 /* Texts that every rank needs, by the field that points to them. */
-enum { TEXTS = 4 };
+enum { TEXTS = 5 };
 
 static void texts_of(cl_run_options *o, const char **fields[TEXTS])
 {
-    const char **all[TEXTS] = {&o->model_path, &o->trace_path, &o->routing_path, &o->kernels};
+    const char **all[TEXTS] = {&o->model_path, &o->trace_path, &o->routing_path, &o->kernels, &o->trace_ranks};
     memcpy(fields, all, sizeof all);
 }
 

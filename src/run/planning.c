@@ -8,7 +8,6 @@ static void count_buffers(cl_run *r)
 {
     run_plan *p = &r->plan;
     const bool one_host = p->most_ranks_apart == 0;
-    const bool traced = r->opt.trace_path && r->opt.trace_level != CL_TRACE_OFF;
     p->buffers =
         (cl_buffer_count){.model = &p->model,
                           .activations = p->activations,
@@ -17,7 +16,7 @@ static void count_buffers(cl_run *r)
                           .threads = p->most_threads,
                           .kernels = r->opt.kernels,
                           .carrier = r->opt.carrier == CL_CARRIER_AUTO && one_host ? CL_CARRIER_SHARED : r->opt.carrier,
-                          .trace_bytes = traced ? cl_trace_bytes() : 0,
+                          .trace_bytes = trace_wanted(r) ? cl_trace_bytes() : 0,
                           .chip_bytes = r->opt.chip_bytes};
 }
 

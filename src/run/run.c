@@ -93,20 +93,18 @@ static cl_code gather_stats(cl_run *r, cl_err *err)
     cl_code c = cl_ranks_agree(r->ranks, r->stats ? CL_OK : CL_E_FIT, err);
     if (c != CL_OK) return c;
     cl_ranks_gather(r->ranks, &mine, sizeof mine, r->stats);
-    if (r->trace.recorder) cl_ranks_gather(r->ranks, &row, sizeof row, r->trace.ranks);
+    if (trace_wanted(r)) cl_ranks_gather(r->ranks, &row, sizeof row, r->trace.ranks);
     return CL_OK;
 }
 
 static cl_code finish_logits(cl_run *r, cl_err *err) { return r->logits ? logits_commit(r->logits, err) : CL_OK; }
 
-static bool traced(const cl_run *r) { return r->trace.recorder != NULL; }
-
 cl_code cl_run_finish(cl_run *r, cl_session *session, cl_run_stats *stats, cl_err *err)
 {
-    static const phase phases[] = {{"comparing clocks", finish_clocks, traced},
+    static const phase phases[] = {{"comparing clocks", finish_clocks, trace_wanted},
                                    {"gathering numbers", gather_stats, NULL},
                                    {"writing the logits", finish_logits, NULL},
-                                   {"collecting the trace", trace_collect, traced}};
+                                   {"collecting the trace", trace_collect, trace_wanted}};
     if (session) r->session = cl_session_get_stats(session);
     cl_code c = run_phases(r, phases, sizeof phases / sizeof *phases, err);
     if (r->stats && cl_ranks_rank(r->ranks) == 0) *stats = run_stats(r);

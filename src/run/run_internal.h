@@ -35,7 +35,7 @@ typedef struct run_seat {
 
 /* The events of this rank, and what is known of all for the trace file. */
 typedef struct run_trace {
-    cl_trace *recorder; /* NULL: no trace */
+    cl_trace *recorder; /* NULL: no trace, or not of this rank */
     char *log_path;
     bool started;               /* there is something in it */
     double probe;               /* bytes/s */
@@ -138,6 +138,8 @@ cl_code trace_start(cl_run *r, cl_err *err);
 char *trace_describe(const cl_run *r, bool ended);
 /* Rank 0, before the first token: what a later recovery needs, from trace.ranks. */
 cl_code trace_note_ranks(cl_run *r, cl_err *err);
+bool trace_wanted(const cl_run *r); /* of the run, as its phases ask */
+cl_code trace_open(cl_run *r, cl_err *err);
 /* Collective: event logs of all ranks to TRACE.h5 on rank 0. */
 cl_code trace_collect(cl_run *r, cl_err *err);
 

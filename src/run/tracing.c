@@ -7,6 +7,67 @@
 
 enum { PIECE = 8192 /* records per message */ };
 
+/* --- whose events --- */
+
+static bool read_rank(const char **at, int *rank)
+{
+    enum { DIGITS = 8 };
+    size_t n = strspn(*at, "0123456789");
+    if (!n || n > DIGITS) return false;
+    *rank = atoi(*at);
+    *at += n;
+    return true;
+}
+
+typedef struct rank_list {
+    int most; /* the largest rank in it */
+    bool has; /* the one that was looked for */
+} rank_list;
+
+/* False: the text is no list. */
+static bool read_list(const char *at, int rank, rank_list *out)
+{
+    *out = (rank_list){0};
+    for (;; at++) {
+        int first, last;
+        if (!read_rank(&at, &first)) return false;
+        last = first;
+        if (*at == '-' && (at++, !read_rank(&at, &last) || last < first)) return false;
+        if (last > out->most) out->most = last;
+        if (rank >= first && rank <= last) out->has = true;
+        if (*at != ',') return !*at;
+    }
+}
+
+static bool is_word(const char *text) { return !text || !strcmp(text, "all") || !strcmp(text, "heads"); }
+
+cl_code cl_trace_ranks_check(const char *text, cl_err *err)
+{
+    rank_list l;
+    if (is_word(text) || read_list(text, 0, &l)) return CL_OK;
+    return cl_fail(err, CL_E_USAGE, "--trace-ranks: '%s' is none of all, heads, or a list of ranks such as 0,8-11",
+                   text);
+}
+
+bool trace_wanted(const cl_run *r) { return r->opt.trace_path && r->opt.trace_level != CL_TRACE_OFF; }
+
+cl_code trace_open(cl_run *r, cl_err *err)
+{
+    const int rank = cl_ranks_rank(r->ranks), size = cl_ranks_size(r->ranks);
+    const char *which = r->opt.trace_ranks ? r->opt.trace_ranks : "all";
+    rank_list l = {.has = *which == 'a' || (*which == 'h' && r->seat.leads)};
+    cl_code c = rank == 0 ? cl_check_new(r->opt.trace_path, err) : CL_OK;
+    if (!is_word(which)) read_list(which, rank, &l);
+    if (c == CL_OK && l.most >= size)
+        c = cl_fail(err, CL_E_FIT, "--trace-ranks: rank %d of %d (ranks count from 0)", l.most, size);
+    if ((c = cl_ranks_agree(r->ranks, c, err)) != CL_OK) return c; /* before an event log stands beside it */
+    if (!l.has && !(r->seat.first && r->seat.leads)) return CL_OK;
+    if (!(r->trace.log_path = cl_event_log_path(r->opt.trace_path, rank, err))) return CL_E_FIT;
+    return cl_trace_open(&r->trace.recorder, r->trace.log_path, rank, r->opt.trace_level, err);
+}
+
+/* --- the trace of a run --- */
+
 cl_code trace_note_request(cl_run *r, const cl_request *q, const cl_result *res, cl_err *err)
 {
     run_trace *t = &r->trace;
@@ -122,7 +183,8 @@ cl_code trace_collect(cl_run *r, cl_err *err)
     r->trace.recorder = NULL;
     cl_event *piece = cl_malloc(PIECE, sizeof *piece, "events", err);
     cl_code c = sum_routing(r, &chosen, &experts, err);
-    if (c == CL_OK) c = piece ? cl_event_log_open(&own, r->trace.log_path, &log_rank, &n, err) : CL_E_FIT;
+    if (c == CL_OK && !piece) c = CL_E_FIT;
+    if (c == CL_OK && r->trace.log_path) c = cl_event_log_open(&own, r->trace.log_path, &log_rank, &n, err);
     if (c == CL_OK && rank == 0) {
         char *run = trace_describe(r, true);
         c = run ? cl_trace_file_create(&f, r->opt.trace_path, run, err)
@@ -152,7 +214,7 @@ cl_code trace_collect(cl_run *r, cl_err *err)
     if (f) cl_trace_file_drop(f);
     if (own) cl_event_log_close(own);
     c = cl_ranks_agree(r->ranks, c, err);
-    if (c == CL_OK) unlink(r->trace.log_path);
+    if (c == CL_OK && r->trace.log_path) unlink(r->trace.log_path);
     char *run_path = c == CL_OK && rank == 0 ? cl_event_log_path(r->opt.trace_path, -1, err) : NULL;
     if (run_path) unlink(run_path);
     free(run_path);

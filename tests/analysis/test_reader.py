@@ -11,7 +11,7 @@ import pytest
 import synth
 from conftest import HERE, ROOT, S, by_hand
 
-from analysis import measure, trace
+from analysis import measure, summary, trace
 
 V1 = os.path.join(HERE, "trace_v1.h5")
 
@@ -307,3 +307,24 @@ def test_hosts_with_too_few_cores(tmp_path):
     assert trace.load(by_hand(str(tmp_path / "b.h5"), cores=1)).short_hosts() == {"node0": (2, 1)}
     assert trace.load(by_hand(str(tmp_path / "c.h5"), cores=0)).short_hosts() == {}
     assert trace.load(by_hand(str(tmp_path / "d.h5"), cores=0, cores_of_rank0_host=1)).short_hosts() == {"node0": (2, 1)}
+
+
+def test_ranks_without_events(tmp_path, run):
+    """--trace-ranks heads: tables and sums are of the ranks that have events, the run is of all."""
+    b = synth.Builder(trace_ranks="heads", experts=0)
+    for rank in range(4):
+        b.rank(rank, stage=rank // 2, member=rank % 2, threads=3, host_cores=8, dropped=rank)
+    for rank in (0, 2):
+        b.event(rank, "step", S, S + 1000, weight_bytes=500, cpu_ns=1000, microbatch=0, tokens=1, parts=1)
+    path = b.write(str(tmp_path / "heads.h5"))
+    t = trace.load(path)
+    assert list(t.ranks["rank"]) == [0, 2] and list(t.ranks.index) == [0, 1] and list(t.all_ranks["rank"]) == [0, 1, 2, 3]
+    assert t.short_hosts() == {"node0": (12, 8)}
+    row = summary.run_row(t)
+    assert (row["ranks"], row["traced_ranks"], row["threads"], row["stages"], row["dropped_events"]) == (4, 2, 12, 2, 6)
+    assert list(summary.rank_table(t)["rank"]) == [0, 2]
+    code, out, err = run("summary", path)
+    assert code == 0 and "  traced       2 of 4 ranks: tables and sums are of these\n" in out
+    assert "6 events of 3 ranks were lost" in out
+    b.rank(4)
+    assert len(trace.load(b.write(str(tmp_path / "more.h5"))).ranks) == 2

@@ -30,7 +30,7 @@ def test_what_srun_is_told(submit):
     # a dead rank ends the job, and each rank has the CPUs of its task
     assert set(said[:at]) == {"--mpi=pmi2", "--kill-on-bad-exit=1", "--cpus-per-task=6"}
     assert said[at + 1:] == ["run", "m.h5", "--batch", "in.jsonl", "--out", "out.jsonl", "--threads", "6",
-                             "--trace", "out.jsonl.trace.h5", "--summary", "out.jsonl.summary.json", "--layout", "4x1"]
+                             "--summary", "out.jsonl.summary.json", "--layout", "4x1"]
 
 
 def test_where_slurm_says_nothing(submit):

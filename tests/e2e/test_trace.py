@@ -5,7 +5,7 @@ import h5py
 import numpy as np
 import pytest
 
-from conftest import FIXTURES, ok
+from conftest import FIXTURES, ok, refuses
 
 ROWS = [{"id": f"r{i}", "prompt": "Once upon a time " * (1 + i % 4), "max_tokens": 3 + i, "temperature": 0.5 * (i % 2),
          "seed": i}
@@ -78,3 +78,29 @@ def test_long_traces(convert, tmp_path):
             events = f["events"][rank][:]
             assert len(events) > 8192 and (np.diff(events["end_ns"].astype(np.int64)) >= 0).all()
             assert list(events[events["kind"] == step]["microbatch"]) == list(range(500))
+
+
+@pytest.mark.parametrize("which,traced", [("all", [0, 1, 2, 3]), ("heads", [0, 2]), ("3", [0, 3]),
+                                          ("1-2,3", [0, 1, 2, 3])])
+def test_ranks_that_are_traced(which, traced, demo, tmp_path):
+    """The first chip of a line in any case: /parts is complete. Counts of experts are of all ranks."""
+    ok("run", demo, "--tokens", "1,2,3", "-n", 4, "--ignore-eos", "--layout", "2x2", "--trace", tmp_path / "t.h5",
+       "--trace-ranks", which, ranks=4)
+    assert [p.name for p in tmp_path.iterdir()] == ["t.h5"]
+    with h5py.File(tmp_path / "t.h5") as f:
+        assert len(f["ranks"]) == len(f["events"]) == 4 and (f["ranks"]["probe_bytes_per_s"] > 0).all()
+        events = {r: len(f["events"][f"rank_{r:04d}"]) for r in range(4)}
+        assert [r for r in events if events[r]] == traced and list(f["ranks"]["events"]) == list(events.values())
+        assert f["parts"]["tokens"].sum() == 3 + 3 and f.attrs["trace_ranks"].decode() == which
+
+
+@pytest.mark.parametrize("which,code", [("4", 4), ("0,2-9", 4), ("99999999", 4), ("100000000", 2), ("one", 2), ("", 2),
+                                        ("1-", 2), ("3-2", 2), ("1,", 2), ("-1", 2), ("alls", 2)])
+def test_ranks_that_are_not_there(which, code, demo, tmp_path):
+    refuses(code, "run", demo, "-p", "x", "--trace", tmp_path / "t.h5", "--trace-ranks", which, ranks=4,
+            says="--trace-ranks")
+    assert not list(tmp_path.iterdir())
+
+
+def test_ranks_of_no_trace(demo):
+    refuses(2, "run", demo, "-p", "x", "--trace-ranks", "heads", says="--trace-ranks: needs --trace FILE.h5")
