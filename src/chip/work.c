@@ -31,8 +31,8 @@ typedef struct widths {
     size_t rows, up, input, down, shared_up;                   /* feed-forward */
     size_t gate, shared_gate, results;                         /* exchanged */
     size_t x8, x8_normed; /* numbers in 8-bit form that live at once, the shared expert's apart; made by norms */
-    size_t experts, top_k, rope, head_dim; /* not per token */
-    bool weighted;                         /* the inputs of experts are weighted, next to gate and up */
+    size_t experts, top_k, rope, head_dim, kv_rank; /* not per token */
+    bool weighted;                                  /* the inputs of experts are weighted, next to gate and up */
 } widths;
 
 static size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
@@ -98,6 +98,7 @@ static void size_attention(widths *w, const cl_attention *a, const layer_rows *r
     grow(&w->all_low, w->low);
     grow(&w->all_kv, cached);
     grow(&w->heads, r->heads);
+    grow(&w->kv_rank, (size_t)a->kv_rank);
     grow(&w->plain, plain);
     grow(&w->lookup, r->heads * cached);
     grow(&w->found, found);
@@ -247,7 +248,7 @@ static void lay_out_routing(work *k, const chip_fixed *c, const widths *w, size_
 /* Numbers of scratch of one thread: attend's, or a row of queries or keys that a norm spans. */
 static void lay_out_scratch(work *k, const chip_fixed *c, const widths *w, size_t threads, arena *a)
 {
-    size_t grouped = 0, latent = w->heads ? cl_latent_scratch(c->opt.limits.context) : 0;
+    size_t grouped = 0, latent = w->heads ? cl_latent_scratch(c->opt.limits.context, (int)w->kv_rank) : 0;
     if (w->head_dim) grouped = cl_attend_scratch(c->opt.limits.context, (int)w->head_dim);
     grouped = round_up(max_size(grouped, max_size(w->all_q, w->all_k)), 16);
     k->attention.grouped.scratch_stride = k->attention.latent.scratch_stride = max_size(grouped, latent);

@@ -36,7 +36,8 @@ def test_described(level, demo, tmp_path):
               "prompt_tokens": 3, "generated_tokens": 4, "requests": 1, "experts": layer["experts"],
               "experts_per_token": top_k, "parameters": said["active_parameters"] + idle,
               "model_read_bytes_per_token": sum(s["token_bytes"] for s in stages), "activations": "mixed",
-              "kv": "bf16", "trace_level": {"stage": 1, "layer": 2}[level], "ended": True, "stages": stages}
+              "kv": "bf16", "trace_level": {"stage": 1, "layer": 2}[level], "trace_ranks": "all", "ended": True,
+              "stages": stages}
     assert {k: v for k, v in said.items() if k not in MEASURED | OF_THE_BUILD} == wanted
     assert set(said) == set(wanted) | MEASURED | OF_THE_BUILD
     assert all(said[key] > 0 for key in MEASURED) and said["elapsed_s"] >= said["decode_s"]

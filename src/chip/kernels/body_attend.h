@@ -96,19 +96,38 @@ INLINE void scores(cl_kv_format f, int queries, const cl_kv_head *h, const float
     for (int t = 0; t < queries; t++) largest[t] = vf_fold_max(max[t]);
 }
 
+/* How many of `pending` sums of runs, the last ones, are added to that of run r of the runs first .. last, which are
+ * added in order: those of the other halves of the pairs that it completes. */
+INLINE int completes(int64_t r, int64_t first, int64_t last, int pending)
+{
+    if (r == last) return pending;
+    int n = 0;
+    for (int64_t i = r, runs = 1; i % 2; i /= 2, runs *= 2) n += i * runs > first;
+    return n;
+}
+
+INLINE bool ends_run(int64_t b) { return (b + 1) % (CL_KV_RUN / CL_KV_BLOCK) == 0; }
+
 /* e = cl_exp(e - max), 0 where a position is not visible; max is that of the scores. e begins at the block of lo, the
  * next block's are `step` numbers further. Returns 1 / sum. */
 INLINE float weights(int64_t lo, int64_t pos, float max, const float *sink, float *e, size_t step)
 {
     if (sink && *sink > max) max = *sink;
     vf lane = vf_set1(0);
+    float sum = 0, runs[64];
+    int pending = 0;
     int64_t first = lo / CL_KV_BLOCK, last = pos / CL_KV_BLOCK;
     for (int64_t b = first; b <= last; b++, e += step) {
         vf a = visible(lanes_exp(vf_sub(vf_load(e), vf_set1(max))), vf_set1(0), lo, pos, b);
         lane = vf_add(lane, a);
         vf_store(e, a);
+        if (b < last && !ends_run(b)) continue;
+        sum = vf_fold_add(lane);
+        lane = vf_set1(0);
+        for (int n = completes(b * CL_KV_BLOCK / CL_KV_RUN, lo / CL_KV_RUN, pos / CL_KV_RUN, pending); n > 0; n--)
+            sum = runs[--pending] + sum;
+        runs[pending++] = sum;
     }
-    float sum = vf_fold_add(lane);
     return 1.0f / (sink ? sum + cl_exp(*sink - max) : sum);
 }
 
@@ -171,10 +190,11 @@ INLINE void mix(cl_kv_format f, int queries, const cl_kv_head *h, int64_t lo, in
     }
 }
 
-/* The same for one query of a group; lo > pos: nothing. */
-static void mix_alone(const cl_kv_head *h, int64_t lo, int64_t pos, const float *e, size_t step, float *sums)
+/* The same for one query of a group. e: of the block `first`. */
+static void mix_alone(const cl_kv_head *h, int64_t lo, int64_t pos, int64_t first, const float *e, size_t step,
+                      float *sums)
 {
-    if (lo > pos) return;
+    e += (size_t)(lo / CL_KV_BLOCK - first) * step;
     switch (h->format) {
     case CL_KV_F32: mix(CL_KV_F32, 1, h, lo, pos, e, step, sums, 0); break;
     case CL_KV_BF16: mix(CL_KV_BF16, 1, h, lo, pos, e, step, sums, 0); break;
@@ -183,43 +203,72 @@ static void mix_alone(const cl_kv_head *h, int64_t lo, int64_t pos, const float 
     }
 }
 
-/* Scores are computed from the first position that a query sees to the last. Values go into the sums of those queries
- * alone that see their position: jointly where all do, one by one before and after. */
+INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* sums [queries][stride] of the positions of run r that each query sees. Values go into the sums of those queries alone
+ * that see their position: jointly where all do (all_lo .. all_pos), one by one before and after. */
+INLINE void mix_run(cl_kv_format f, int queries, const cl_kv_head *h, const cl_query *who, int64_t r, int64_t all_lo,
+                    int64_t all_pos, int64_t first, const float *e, float *sums, size_t stride)
+{
+    const size_t step = (size_t)queries * CL_KV_BLOCK;
+    const int64_t from = r * CL_KV_RUN, to = from + CL_KV_RUN - 1;
+    all_lo = larger(all_lo, from), all_pos = smaller(all_pos, to);
+    const bool some = all_lo <= all_pos;
+    memset(sums, 0, (size_t)queries * stride * sizeof *sums);
+    for (int t = 0; t < queries; t++) {
+        const int64_t lo = larger(who[t].lo, from), pos = some ? all_lo - 1 : smaller(who[t].pos, to);
+        if (lo <= pos) mix_alone(h, lo, pos, first, e + t * CL_KV_BLOCK, step, sums + (size_t)t * stride);
+    }
+    if (!some) return;
+    mix(f, queries, h, all_lo, all_pos, e + (size_t)(all_lo / CL_KV_BLOCK - first) * step, step, sums, stride);
+    for (int t = 0; t < queries; t++) {
+        const int64_t pos = smaller(who[t].pos, to);
+        if (all_pos < pos) mix_alone(h, all_pos + 1, pos, first, e + t * CL_KV_BLOCK, step, sums + (size_t)t * stride);
+    }
+}
+
+/* Scores are computed from the first position that a query sees to the last, values are summed run by run. */
 INLINE void attend_group(cl_kv_format f, int queries, const cl_kv_head *h, const cl_query *who, float scale,
                          float *scratch)
 {
-    const size_t d = (size_t)h->head_dim, stride = (d + 15) / 16 * 16, step = (size_t)queries * CL_KV_BLOCK;
+    const size_t d = (size_t)h->head_dim, stride = (d + 15) / 16 * 16;
     int64_t lo = who->lo, pos = who->pos, all_lo = lo, all_pos = pos;
     for (int t = 1; t < queries; t++) {
-        lo = who[t].lo < lo ? who[t].lo : lo;
-        pos = who[t].pos > pos ? who[t].pos : pos;
-        all_lo = who[t].lo > all_lo ? who[t].lo : all_lo;
-        all_pos = who[t].pos < all_pos ? who[t].pos : all_pos;
+        lo = smaller(who[t].lo, lo);
+        pos = larger(who[t].pos, pos);
+        all_lo = larger(who[t].lo, all_lo);
+        all_pos = smaller(who[t].pos, all_pos);
     }
     const int64_t first = lo / CL_KV_BLOCK, last = pos / CL_KV_BLOCK;
+    const size_t waiting = (size_t)cl_pending_runs(pos - lo + 1) * stride;
+    int pending[LANES_SCORES] = {0};
     float inverse[LANES_SCORES], *sums = scratch, *q = sums + (size_t)queries * stride,
-                                 *e = q + (size_t)queries * stride;
+                                 *runs = q + (size_t)queries * stride, *e = runs + (size_t)queries * waiting;
     for (size_t i = 0; i < d; i++) {
         for (int t = 0; t < queries; t++) q[i * (size_t)queries + (size_t)t] = who[t].q[i];
     }
-    memset(sums, 0, (size_t)queries * stride * sizeof *sums);
     scores(f, queries, h, q, who, first, last, scale, e, inverse);
-    const bool some = all_lo <= all_pos;
     for (int t = 0; t < queries; t++) {
-        float *mine = e + t * CL_KV_BLOCK, *begin = mine + (size_t)(who[t].lo / CL_KV_BLOCK - first) * step;
-        inverse[t] = weights(who[t].lo, who[t].pos, inverse[t], who[t].sink, begin, step);
-        mix_alone(h, who[t].lo, some ? all_lo - 1 : who[t].pos, begin, step, sums + (size_t)t * stride);
+        float *begin = e + t * CL_KV_BLOCK + (size_t)((who[t].lo / CL_KV_BLOCK - first) * queries * CL_KV_BLOCK);
+        inverse[t] = weights(who[t].lo, who[t].pos, inverse[t], who[t].sink, begin, (size_t)queries * CL_KV_BLOCK);
     }
-    if (some)
-        mix(f, queries, h, all_lo, all_pos, e + (size_t)(all_lo / CL_KV_BLOCK - first) * step, step, sums, stride);
-    for (int t = 0; t < queries; t++) {
-        float *mine = sums + (size_t)t * stride, *after = e + t * CL_KV_BLOCK;
-        after += (size_t)((all_pos + 1) / CL_KV_BLOCK - first) * step;
-        if (some) mix_alone(h, all_pos + 1, who[t].pos, after, step, mine);
-        for (size_t i = 0; i < d; i += 16) {
-            vf o = vf_load(mine + i);
-            store_some(who[t].out + i, vf_mul(f == CL_KV_BF16 ? vf_together(o) : o, vf_set1(inverse[t])),
-                       (int64_t)(d - i));
+    for (int64_t r = lo / CL_KV_RUN; r <= pos / CL_KV_RUN; r++) {
+        mix_run(f, queries, h, who, r, all_lo, all_pos, first, e, sums, stride);
+        for (int t = 0; t < queries; t++) {
+            const int64_t begin = who[t].lo / CL_KV_RUN, end = who[t].pos / CL_KV_RUN;
+            if (r < begin || r > end) continue;
+            const int n = completes(r, begin, end, pending[t]);
+            float *mine = sums + (size_t)t * stride, *top = runs + (size_t)t * waiting + (size_t)pending[t] * stride;
+            for (size_t i = 0; i < d; i += 16) {
+                vf o = vf_load(mine + i);
+                for (int k = 1; k <= n; k++) o = vf_add(vf_load(top - (size_t)k * stride + i), o);
+                if (r < end) vf_store(top - (size_t)n * stride + i, o);
+                else
+                    store_some(who[t].out + i, vf_mul(f == CL_KV_BF16 ? vf_together(o) : o, vf_set1(inverse[t])),
+                               (int64_t)(d - i));
+            }
+            pending[t] += 1 - n;
         }
     }
 }
@@ -315,13 +364,26 @@ INLINE void latent_mix(cl_kv_format f, int heads, const vf *v, vf d, const float
     for (int t = 0; t < heads; t++) store_some(out + (size_t)t * out_stride, o[t], n);
 }
 
+/* sums [v_dim] of a run, with those of the m that it completes, which lie at `at`, `step` numbers from each other:
+ * into sums at last, else to `at`, and sums are zeros. */
+static void latent_pend(int m, int v_dim, float *at, size_t step, float *sums, bool last)
+{
+    for (int i = 0; i < v_dim; i += 16) {
+        vf o = load_some(sums + i, v_dim - i);
+        for (int k = m - 1; k >= 0; k--) o = vf_add(vf_load(at + (size_t)k * step + i), o);
+        store_some(sums + i, last ? o : vf_set1(0), v_dim - i);
+        if (!last) vf_store(at + i, o);
+    }
+}
+
 INLINE void latent_format(cl_kv_format f, const cl_kv_head *h, int n, const float *q, size_t q_stride, int v_dim,
                           int64_t lo, int64_t pos, float scale, const float *sinks, float *out, size_t out_stride,
                           float *e)
 {
     const int64_t first = lo / CL_KV_BLOCK, last = pos / CL_KV_BLOCK;
-    const size_t stride = (size_t)(last - first + 1) * CL_KV_BLOCK;
-    float inverse[CL_LATENT_HEADS];
+    const size_t stride = (size_t)(last - first + 1) * CL_KV_BLOCK, width = (size_t)(v_dim + 15) / 16 * 16;
+    float inverse[CL_LATENT_HEADS], *top = e + (size_t)n * stride; /* [pending][n][width] sums of runs */
+    int pending = 0;
     latent_scores(f, h, n, q, q_stride, lo, pos, scale, e, stride, inverse);
     for (int k = 0; k < n; k++) {
         inverse[k] = weights(lo, pos, inverse[k], sinks ? &sinks[k] : NULL, e + (size_t)k * stride, CL_KV_BLOCK);
@@ -343,6 +405,13 @@ INLINE void latent_format(cl_kv_format f, const cl_kv_head *h, int n, const floa
                 else latent_mix(f, 1, v, d, a, stride, o, out_stride, v_dim - i);
             }
         }
+        if (b < last && !ends_run(b)) continue;
+        const int m = completes(b * CL_KV_BLOCK / CL_KV_RUN, lo / CL_KV_RUN, pos / CL_KV_RUN, pending);
+        top -= (size_t)m * (size_t)n * width;
+        for (int k = 0; k < n; k++)
+            latent_pend(m, v_dim, top + (size_t)k * width, (size_t)n * width, out + (size_t)k * out_stride, b == last);
+        top += (size_t)n * width;
+        pending += 1 - m;
     }
     for (int k = 0; k < n; k++) {
         float *y = out + (size_t)k * out_stride;

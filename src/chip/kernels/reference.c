@@ -315,31 +315,52 @@ static cached value_at(const cl_kv_head *h, int64_t pos, int i)
     return cache_at(h, h->keys, pos, i, (size_t)(i * CL_KV_BLOCK + pos % CL_KV_BLOCK));
 }
 
+/* The sums of runs first, first + 1, ... (n of them) as a binary tree; they are overwritten. */
+static float sum_of_runs(float *run, int64_t first, int64_t n)
+{
+    while (n > 1) {
+        int64_t to = 0, from = 0;
+        if (first % 2) run[to++] = run[from++]; /* nothing is seen of the one before */
+        for (; from + 1 < n; from += 2) run[to++] = run[from] + run[from + 1];
+        if (from < n) run[to++] = run[from];
+        first /= 2;
+        n = to;
+    }
+    return run[0];
+}
+
 /* One query head; the first v_dim numbers of the values. */
 static void attend_head(const cl_kv_head *h, const float *q, int v_dim, int64_t lo, int64_t pos, float scale,
                         const float *sink, float *out, float *scratch)
 {
-    float *e = scratch; /* of positions lo, lo + 1, ... */
-    float max = -INFINITY, lane[16] = {0};
+    const int64_t first = lo / CL_KV_RUN, runs = pos / CL_KV_RUN - first + 1;
+    float *e = scratch, *run = scratch + (pos - lo + 1); /* of positions lo, lo + 1, ...; of runs */
+    float max = -INFINITY;
     for (int64_t j = lo; j <= pos; j++) {
         e[j - lo] = scale * score(h, q, j);
         max = e[j - lo] > max ? e[j - lo] : max;
     }
     if (sink && *sink > max) max = *sink;
-    for (int64_t j = lo; j <= pos; j++) {
-        e[j - lo] = cl_exp(e[j - lo] - max);
-        lane[j % 16] += e[j - lo];
+    for (int64_t r = 0, j = lo; r < runs; r++) {
+        float lane[16] = {0};
+        for (; j <= pos && j / CL_KV_RUN == first + r; j++) {
+            e[j - lo] = cl_exp(e[j - lo] - max);
+            lane[j % 16] += e[j - lo];
+        }
+        run[r] = fold(lane);
     }
-    float sum = fold(lane);
+    float sum = sum_of_runs(run, first, runs);
     if (sink) sum += cl_exp(*sink - max);
     float inverse = 1.0f / sum;
     for (int i = 0; i < v_dim; i++) {
-        float o = 0;
-        for (int64_t j = lo; j <= pos; j++) {
-            cached v = value_at(h, j, i);
-            o = fmaf(h->format == CL_KV_Q8 ? e[j - lo] * v.scale : e[j - lo], v.value, o);
+        for (int64_t r = 0, j = lo; r < runs; r++) {
+            run[r] = 0;
+            for (; j <= pos && j / CL_KV_RUN == first + r; j++) {
+                cached v = value_at(h, j, i);
+                run[r] = fmaf(h->format == CL_KV_Q8 ? e[j - lo] * v.scale : e[j - lo], v.value, run[r]);
+            }
         }
-        out[i] = o * inverse;
+        out[i] = sum_of_runs(run, first, runs) * inverse;
     }
 }
 

@@ -204,7 +204,7 @@ static inline float *random_floats(size_t n, float size, uint64_t seed)
     return p;
 }
 
-enum { POSITIONS = 300 }; /* that tests of attention store */
+enum { POSITIONS = 600 }; /* that tests of attention store */
 
 /* A ring of `blocks` blocks, scattered over a pool of more, whose memory holds NaN before anything is stored. No two
  * are alike. */

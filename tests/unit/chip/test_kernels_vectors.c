@@ -168,11 +168,11 @@ static void check_cache(const cl_kernels *k, const cl_kernels *ref, cl_kv_format
 
 static void check_attention(const cl_kernels *k, const cl_kernels *ref)
 {
-    static const int64_t windows[] = {1, 7, 16, 40, 128, 1000};
+    static const int64_t windows[] = {1, 7, 16, 40, 300, 1000};
     for (int f = 0; f < 3; f++) {
         for (int i = 0; i < HEADS; i++) {
             for (int w = 0; w < 6; w++)
-                check_cache(k, ref, cache_formats[f], heads[i], windows[w], heads[i] > 64 ? 37 : 11);
+                check_cache(k, ref, cache_formats[f], heads[i], windows[w], heads[i] > 64 ? 79 : 23);
         }
     }
 }
@@ -181,16 +181,17 @@ static void test_attention(void) { each_set(check_attention); }
 
 /* --- attention of several queries at once --- */
 
-enum { SPAN = 70 }; /* positions that all queries of a call see together */
+/* positions that all queries of a call see together: within a run or two, in several */
+enum { SPAN = 70, RUNS_SPAN = 5 * CL_KV_RUN };
 typedef enum ranges { SAME, TOKENS, WINDOWS, ANY, APART, RANGES } ranges;
 
-static void choose_range(ranges kind, int t, int n, int64_t base, uint64_t *seed, cl_query *q)
+static void choose_range(ranges kind, int t, int n, int64_t base, int span, uint64_t *seed, cl_query *q)
 {
     static const int64_t window = 25;
-    int64_t a = below(seed, SPAN), b = below(seed, SPAN);
+    int64_t a = below(seed, span), b = below(seed, span);
     switch (kind) {
-    case SAME: a = 3, b = SPAN - 1; break;
-    case TOKENS: a = 0, b = 40 + t / 3; break;
+    case SAME: a = 3, b = span - 1; break;
+    case TOKENS: a = 0, b = span - 30 + t / 3; break;
     case WINDOWS: a = 5 * t, b = a + window - 1; break;
     case APART: a = 8 * (n - 1 - t), b = a + 7 - t % 3; break;
     default: break;
@@ -209,22 +210,22 @@ static bool same_floats(const float *x, const float *y, int n)
 
 /* n queries at once, each alone, and by the definition. All memory is NaN but the positions that they see; what only
  * the spoiled one sees is NaN too, which must not reach the others (spoiled = n: there is none). */
-static void check_group(const cl_kernels *k, const cl_kernels *ref, cl_kv_format f, int d, int n, ranges kind,
+static void check_group(const cl_kernels *k, const cl_kernels *ref, cl_kv_format f, int d, int n, ranges kind, int span,
                         uint64_t seed)
 {
     static const float sinks[CL_ATTEND_QUERIES] = {0.3f, 80, -1e4f, -2, 1, 0, 5, 3};
-    const int64_t base = below(&seed, 200), blocks = (SPAN + 14) / 16 + 1;
+    const int64_t base = below(&seed, 3 * CL_KV_RUN), blocks = (span + 14) / 16 + 1;
     const int spoiled = below(&seed, n + 1), row = d + 1; /* a number that stays follows every result */
     cl_kv_head h = make_cache(f, d, blocks), hr = make_cache(f, d, blocks);
-    float *keys = random_floats((size_t)(SPAN * d), 1, seed + 1),
-          *values = random_floats((size_t)(SPAN * d), 2, seed + 2), *q = random_floats((size_t)(n * d), 2, seed + 3),
-          *scratch = need(cl_attend_scratch(SPAN, d), sizeof(float)), *out[3];
+    float *keys = random_floats((size_t)(span * d), 1, seed + 1),
+          *values = random_floats((size_t)(span * d), 2, seed + 2), *q = random_floats((size_t)(n * d), 2, seed + 3),
+          *scratch = need(cl_attend_scratch(span, d), sizeof(float)), *out[3];
     cl_query queries[3][CL_ATTEND_QUERIES]; /* at once, alone, by the definition */
     bool finite = true;
     for (int way = 0; way < 3; way++) out[way] = random_floats((size_t)(n * row), 1, 4);
     for (int t = 0; t < n; t++) {
         cl_query one = {.q = q + t * d, .sink = t % 3 ? &sinks[t] : NULL};
-        choose_range(kind, t, n, base, &seed, &one);
+        choose_range(kind, t, n, base, span, &seed, &one);
         for (int way = 0; way < 3; way++) {
             queries[way][t] = one;
             queries[way][t].out = out[way] + t * row;
@@ -261,13 +262,71 @@ static void check_groups(const cl_kernels *k, const cl_kernels *ref)
         for (int i = 0; i < HEADS; i++) {
             for (int n = 1; n <= CL_ATTEND_QUERIES; n++) {
                 for (int kind = 0; kind < RANGES; kind++)
-                    check_group(k, ref, cache_formats[f], heads[i], n, (ranges)kind, seed++);
+                    check_group(k, ref, cache_formats[f], heads[i], n, (ranges)kind, SPAN, seed++);
             }
         }
     }
 }
 
 static void test_groups(void) { each_set(check_groups); }
+
+static void check_runs(const cl_kernels *k, const cl_kernels *ref)
+{
+    uint64_t seed = 1;
+    for (int f = 0; f < 3; f++) {
+        for (int n = 1; n <= CL_ATTEND_QUERIES; n++) {
+            for (int kind = 0; kind < 2 * RANGES; kind++)
+                check_group(k, ref, cache_formats[f], 20, n, (ranges)(kind % RANGES), RUNS_SPAN, seed++);
+        }
+    }
+}
+
+static void test_runs(void) { each_set(check_runs); }
+
+/* Equal scores, and one value that is not 0 in each run: a sum of those in the order of the tree. What precedes lo does
+ * not count, and a half of a pair that sees nothing changes nothing. */
+static void test_tree(void)
+{
+    static const float v[] = {1e8f, 3, -1e8f, 5, 1e9f, 7, -1e9f};
+    enum { RUNS = 7 };
+    const struct {
+        int first, last;
+        float sum; /* 1e8f + 3 is 1e8f, and so on: the order shows */
+    } of[] = {{0, 0, v[0]},
+              {0, 1, v[0] + v[1]},
+              {0, 2, (v[0] + v[1]) + v[2]},
+              {0, 3, (v[0] + v[1]) + (v[2] + v[3])},
+              {0, 4, ((v[0] + v[1]) + (v[2] + v[3])) + v[4]},
+              {0, 6, ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + v[6])},
+              {1, 3, v[1] + (v[2] + v[3])},
+              {1, 6, (v[1] + (v[2] + v[3])) + ((v[4] + v[5]) + v[6])},
+              {2, 6, (v[2] + v[3]) + ((v[4] + v[5]) + v[6])},
+              {3, 4, v[3] + v[4]},
+              {3, 6, v[3] + ((v[4] + v[5]) + v[6])},
+              {5, 6, v[5] + v[6]}};
+    for (const char *const *name = cl_kernels_available(); *name; name++) {
+        const cl_kernels *k = set_named(*name);
+        cl_kv_head h = make_cache(CL_KV_F32, 1, RUNS * CL_KV_RUN / CL_KV_BLOCK), latent = h;
+        float q = 0, out,
+              *scratch = need(cl_attend_scratch(RUNS * CL_KV_RUN, 1) + cl_latent_scratch(RUNS * CL_KV_RUN, 1),
+                              sizeof *scratch);
+        latent.values = NULL; /* they are the keys */
+        for (int64_t j = 0; j < RUNS * CL_KV_RUN; j++) {
+            float value = j % CL_KV_RUN == 100 ? v[j / CL_KV_RUN] : 0;
+            k->kv_store(&h, j, &value, &value);
+        }
+        for (size_t i = 0; i < sizeof of / sizeof *of; i++) {
+            const int64_t lo = of[i].first * CL_KV_RUN + 100, pos = of[i].last * CL_KV_RUN + 101;
+            const float want = of[i].sum * (1 / (float)(pos - lo + 1));
+            k->attend(&h, 1, &(cl_query){&q, &out, NULL, lo, pos}, 1, scratch);
+            CU_ASSERT_EQUAL(out, want);
+            k->attend_latent(&latent, 1, &q, 1, 1, lo, pos, 1, NULL, &out, 1, scratch);
+            CU_ASSERT_EQUAL(out, want);
+        }
+        free_cache(&h);
+        free(scratch);
+    }
+}
 
 /* Equal scores give the mean; scores far apart give the largest's value; stored numbers round as their format says. */
 static void test_attention_known(void)
@@ -324,6 +383,8 @@ int main(void)
                            {"clamped gate: known answers", test_clamped_known},
                            {"attention: formats, windows, rings, sinks", test_attention},
                            {"attention: several queries", test_groups},
+                           {"attention: several runs", test_runs},
+                           {"attention: sums of runs", test_tree},
                            {"attention: known answers", test_attention_known},
                            CU_TEST_INFO_NULL};
     return run_suite("kernels: vectors", tests);

@@ -444,8 +444,8 @@ static bool same_attention(const kv_cache *a, int slot, const kv_cache *b, int o
     const cl_kernels *ref = cl_kernels_reference();
     bool same = true;
     const int pos = a->end[slot] - 1;
-    float *scratch = need(cl_attend_scratch(CONTEXT, 96) + cl_latent_scratch(CONTEXT), sizeof *scratch), q[96], x[96],
-          y[96];
+    float *scratch = need(cl_attend_scratch(CONTEXT, 96) + cl_latent_scratch(CONTEXT, 96), sizeof *scratch), q[96],
+          x[96], y[96];
     fill_vector(0, 0, 12345, false, q);
     for (int l = 0; l < ROW_LAYERS; l++) {
         const cl_attention *at = b->layers[l].attn;
