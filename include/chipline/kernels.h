@@ -31,13 +31,14 @@
  *   r = 1 / sqrtf(lane[0] / n + eps); y = (x * r) * w.
  * EXP: cl_exp below. SILU-GATED: (g / (1 + cl_exp(-g))) * u.
  * CLAMPED (gpt-oss): g = g > L ? L : g; u = u > L ? L : u < -L ? -L : u; (u + 1) * (g / (1 + cl_exp(-(alpha * g)))).
- * ATTENTION of one query head at position p over visible positions lo..p: s_j = scale * (q.k_j), q.k_j = one fma
- *   chain over the head's numbers ascending (from 0); m = max s_j; e_j = cl_exp(s_j - m). Positions are in runs of
- *   CL_KV_RUN, run r = j / CL_KV_RUN. Of each run: sum: 16 lanes, lane[j % 16] += e_j for j ascending, folded as above;
- *   o_i = one chain over j ascending o_i = fma(e_j, v_ji, o_i). Those of the runs are added as a binary tree: runs 2k
- *   and 2k + 1, those of these pairs, and so on; where one of two sees nothing, the other stands for both. So several
- *   chips can have runs of a sequence. out_i = o_i * (1 / sum). With a sink S: m = max(m, S), and sum = sum + cl_exp(S
- *   - m) at last.
+ * ATTENTION of one query head at position p over visible positions lo..p, in runs of CL_KV_RUN positions: run r has
+ *   those with j / CL_KV_RUN = r. s_j = scale * (q.k_j), q.k_j = one fma chain over the head's numbers ascending (from
+ *   0). Of each run: m = max s_j, or the sink S if that is larger; e_j = cl_exp(s_j - m); sum z: 16 lanes, lane[j %
+ *   16] += e_j for j ascending, folded as above; o_i = one chain over j ascending o_i = fma(e_j, v_ji, o_i). Two of
+ *   them, x before y, are joined: m = the larger of both, a = cl_exp(mx - m), b = cl_exp(my - m), of which one is 1; z
+ *   = fma(zx, a, zy * b), o_i = fma(ox_i, a, oy_i * b). That is done as a binary tree: runs 2k and 2k + 1, then such
+ *   pairs, and so on; where one of two sees nothing, the other stands for both. So several chips can each have runs of
+ *   a sequence. At last z = z + cl_exp(S - m) if there is a sink; out_i = o_i * (1 / z).
  *   LATENT: the same with values v_j = the first v_dim numbers of key j.
  *   (positions of a block that are not visible take no part, whatever their memory holds.) Cache bf16: k, v are
  *   rounded to nearest even when stored. Cache q8: per position, head and block of 32 numbers d = amax / 127 and
@@ -60,30 +61,33 @@ float cl_exp(float x);
 
 enum {
     CL_PANEL = 16,         /* rows per panel: one row is one lane */
-    CL_KV_RUN = 256,       /* positions that are summed one after the other */
+    CL_KV_RUN = 256,       /* positions that attention sums one after the other */
     CL_X_TOKENS = 8,       /* preferred multiple of tokens per call */
     CL_ATTEND_QUERIES = 8, /* most queries per call of attend */
     CL_LATENT_HEADS = 16   /* most heads per call of attend_latent */
 };
-/* Most sums of runs that wait for others at once: of m runs before one, those of the ones in m's binary digits. */
+/* Most runs or trees of them that wait for others at once: of m runs before one, those of the ones in m's binary
+ * digits. */
 static inline int cl_pending_runs(int64_t positions)
 {
     int n = 0;
     for (int64_t before = (positions + CL_KV_RUN - 2) / CL_KV_RUN; before > 0; before /= 2) n++;
     return n;
 }
-/* Floats of scratch for attend: the scores of all queries over `positions` positions, from the first that one sees to
- * the last; the queries, and sums of runs. */
+/* Floats of scratch for n queries that see up to `positions` positions: the scores of a run, the query and its results,
+ * of v_dim numbers, of what waits. */
+static inline size_t cl_scratch_of_queries(int n, int64_t positions, int v_dim)
+{
+    return (size_t)n * (size_t)(CL_KV_RUN + (3 + cl_pending_runs(positions)) * ((v_dim + 15) / 16 * 16 + 16));
+}
+/* For attend; for attend_latent. */
 static inline size_t cl_attend_scratch(int64_t positions, int head_dim)
 {
-    const int vectors = 2 + cl_pending_runs(positions);
-    return (size_t)CL_ATTEND_QUERIES * (size_t)(positions + 2 * CL_KV_BLOCK + vectors * ((head_dim + 15) / 16 * 16));
+    return cl_scratch_of_queries(CL_ATTEND_QUERIES, positions, head_dim);
 }
-/* Floats of scratch for attend_latent over `positions` visible positions: the scores of all heads, and sums of runs. */
 static inline size_t cl_latent_scratch(int64_t positions, int v_dim)
 {
-    return (size_t)CL_LATENT_HEADS *
-           (size_t)(positions + 2 * CL_KV_BLOCK + cl_pending_runs(positions) * ((v_dim + 15) / 16 * 16));
+    return cl_scratch_of_queries(CL_LATENT_HEADS, positions, v_dim);
 }
 
 /* A matrix (or experts of equal shape) in panels: opaque bytes that only a kernel set reads; the layout is the set's

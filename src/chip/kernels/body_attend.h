@@ -63,12 +63,24 @@ INLINE void score_blocks(cl_kv_format f, int blocks, int heads, const cl_kv_head
     for (int c = 0; c < blocks * heads; c++) s[c] = f == CL_KV_BF16 ? vf_together(sum[c]) : sum[c];
 }
 
+/* Positions of a block that are visible. */
+typedef struct seen {
+    int from, to;
+} seen;
+
+INLINE seen seen_of(int64_t lo, int64_t pos, int64_t b)
+{
+    return (seen){b == lo / CL_KV_BLOCK ? (int)(lo % CL_KV_BLOCK) : 0,
+                  b == pos / CL_KV_BLOCK ? (int)(pos % CL_KV_BLOCK) : CL_KV_BLOCK - 1};
+}
+
+INLINE bool all_seen(seen s) { return !s.from && s.to == CL_KV_BLOCK - 1; }
+
 /* Lanes of block b that are visible, of x; y elsewhere. */
 INLINE vf visible(vf x, vf y, int64_t lo, int64_t pos, int64_t b)
 {
-    const bool first = b == lo / CL_KV_BLOCK, last = b == pos / CL_KV_BLOCK;
-    if (!first && !last) return x;
-    return vf_pick(x, y, first ? (int)(lo % CL_KV_BLOCK) : 0, last ? (int)(pos % CL_KV_BLOCK) : CL_KV_BLOCK - 1);
+    const seen s = seen_of(lo, pos, b);
+    return all_seen(s) ? x : vf_pick(x, y, s.from, s.to);
 }
 
 /* e [block - first][queries][16]: scores scaled, of all positions of blocks first .. last; and the largest that each
@@ -96,39 +108,89 @@ INLINE void scores(cl_kv_format f, int queries, const cl_kv_head *h, const float
     for (int t = 0; t < queries; t++) largest[t] = vf_fold_max(max[t]);
 }
 
-/* How many of `pending` sums of runs, the last ones, are added to that of run r of the runs first .. last, which are
- * added in order: those of the other halves of the pairs that it completes. */
-INLINE int completes(int64_t r, int64_t first, int64_t last, int pending)
+/* What a query has found in a run, or a tree of runs, beside its sums of values: the largest score and the sum of the
+ * weights. */
+typedef struct found {
+    float max, sum;
+} found;
+
+/* More than there are runs in a tree of any cache. */
+enum { TREE_LEVELS = 32 };
+
+/* Those of a query that wait for others: of each its found, and its sums of values somewhere else. */
+typedef struct waiting {
+    int n;
+    found of[TREE_LEVELS];
+} waiting;
+
+/* When two are joined: of the one that waited, of the other. */
+typedef float factors[TREE_LEVELS][2];
+
+/* How many of those that wait, the last ones, are joined with run r of the runs first .. last, which come in order:
+ * those of the other halves of the pairs that it completes. */
+INLINE int completes(int64_t r, int64_t first, int64_t last, const waiting *w)
 {
-    if (r == last) return pending;
+    if (r == last) return w->n;
     int n = 0;
     for (int64_t i = r, runs = 1; i % 2; i /= 2, runs *= 2) n += i * runs > first;
     return n;
 }
 
-INLINE bool ends_run(int64_t b) { return (b + 1) % (CL_KV_RUN / CL_KV_BLOCK) == 0; }
+/* What some queries, at most 16, have found in a run, x, is joined with the last n of what waits, the last first; then
+ * it waits in their place. n < 0: a query that has seen nothing of the run. */
+INLINE void join(int queries, waiting *w, found *x, const int *n, factors *f)
+{
+    float less[16] = {0};
+    for (int k = 0;; k++) {
+        bool some = false;
+        for (int t = 0; t < queries; t++) {
+            if (k >= n[t]) continue;
+            const float before = w[t].of[w[t].n - 1 - k].max;
+            less[t] = before > x[t].max ? x[t].max - before : before - x[t].max;
+            some = true;
+        }
+        if (!some) break;
+        vf_store(less, lanes_exp(vf_load(less)));
+        for (int t = 0; t < queries; t++) {
+            if (k >= n[t]) continue;
+            const found y = w[t].of[w[t].n - 1 - k];
+            const bool more = y.max > x[t].max;
+            const float a = f[t][k][0] = more ? 1 : less[t], b = f[t][k][1] = more ? less[t] : 1;
+            x[t] = (found){more ? y.max : x[t].max, fmaf(y.sum, a, x[t].sum * b)};
+        }
+    }
+    for (int t = 0; t < queries; t++) {
+        if (n[t] < 0) continue;
+        w[t].n -= n[t];
+        w[t].of[w[t].n++] = x[t];
+    }
+}
 
-/* e = cl_exp(e - max), 0 where a position is not visible; max is that of the scores. e begins at the block of lo, the
- * next block's are `step` numbers further. Returns 1 / sum. */
-INLINE float weights(int64_t lo, int64_t pos, float max, const float *sink, float *e, size_t step)
+/* Sums of values o of one that is joined with n: theirs lie before `top`, the last first, `step` numbers apart. */
+INLINE vf join_lanes(vf o, int n, const factors f, const float *top, size_t step)
+{
+    for (int k = 0; k < n; k++) {
+        top -= step;
+        o = vf_fma(vf_load(top), vf_set1(f[k][0]), vf_mul(o, vf_set1(f[k][1])));
+    }
+    return o;
+}
+
+INLINE float inverse_of(found x, const float *sink) { return 1.0f / (sink ? x.sum + cl_exp(*sink - x.max) : x.sum); }
+
+/* e = cl_exp(e - max), 0 where a position of the run is not visible; max is that of the scores. e begins at the block
+ * of lo, the next block's are `step` numbers further. */
+INLINE found weights(int64_t lo, int64_t pos, float max, const float *sink, float *e, size_t step)
 {
     if (sink && *sink > max) max = *sink;
     vf lane = vf_set1(0);
-    float sum = 0, runs[64];
-    int pending = 0;
     int64_t first = lo / CL_KV_BLOCK, last = pos / CL_KV_BLOCK;
     for (int64_t b = first; b <= last; b++, e += step) {
         vf a = visible(lanes_exp(vf_sub(vf_load(e), vf_set1(max))), vf_set1(0), lo, pos, b);
         lane = vf_add(lane, a);
         vf_store(e, a);
-        if (b < last && !ends_run(b)) continue;
-        sum = vf_fold_add(lane);
-        lane = vf_set1(0);
-        for (int n = completes(b * CL_KV_BLOCK / CL_KV_RUN, lo / CL_KV_RUN, pos / CL_KV_RUN, pending); n > 0; n--)
-            sum = runs[--pending] + sum;
-        runs[pending++] = sum;
     }
-    return 1.0f / (sink ? sum + cl_exp(*sink - max) : sum);
+    return (found){max, vf_fold_add(lane)};
 }
 
 /* The 16 numbers from `at` on of a block of values, n of them at the end of a head; bf16: in the order of
@@ -190,11 +252,10 @@ INLINE void mix(cl_kv_format f, int queries, const cl_kv_head *h, int64_t lo, in
     }
 }
 
-/* The same for one query of a group. e: of the block `first`. */
-static void mix_alone(const cl_kv_head *h, int64_t lo, int64_t pos, int64_t first, const float *e, size_t step,
-                      float *sums)
+/* The same for one query of a group. */
+static void mix_alone(const cl_kv_head *h, int64_t lo, int64_t pos, const float *e, size_t step, float *sums)
 {
-    e += (size_t)(lo / CL_KV_BLOCK - first) * step;
+    e += (size_t)(lo % CL_KV_RUN / CL_KV_BLOCK) * step;
     switch (h->format) {
     case CL_KV_F32: mix(CL_KV_F32, 1, h, lo, pos, e, step, sums, 0); break;
     case CL_KV_BF16: mix(CL_KV_BF16, 1, h, lo, pos, e, step, sums, 0); break;
@@ -206,69 +267,81 @@ static void mix_alone(const cl_kv_head *h, int64_t lo, int64_t pos, int64_t firs
 INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/* sums [queries][stride] of the positions of run r that each query sees. Values go into the sums of those queries alone
- * that see their position: jointly where all do (all_lo .. all_pos), one by one before and after. */
-INLINE void mix_run(cl_kv_format f, int queries, const cl_kv_head *h, const cl_query *who, int64_t r, int64_t all_lo,
-                    int64_t all_pos, int64_t first, const float *e, float *sums, size_t stride)
+/* What the queries see of a run, each some of it; e: of the run's first block. Values go into the sums of those queries
+ * alone that see their position: jointly where all do, one by one before and after. */
+INLINE void mix_run(cl_kv_format f, int queries, const cl_kv_head *h, const cl_query *who, const float *e, float *sums,
+                    size_t stride)
 {
     const size_t step = (size_t)queries * CL_KV_BLOCK;
-    const int64_t from = r * CL_KV_RUN, to = from + CL_KV_RUN - 1;
-    all_lo = larger(all_lo, from), all_pos = smaller(all_pos, to);
-    const bool some = all_lo <= all_pos;
+    int64_t lo = who->lo, pos = who->pos;
+    for (int t = 1; t < queries; t++) lo = larger(who[t].lo, lo), pos = smaller(who[t].pos, pos);
+    const bool some = lo <= pos;
     memset(sums, 0, (size_t)queries * stride * sizeof *sums);
     for (int t = 0; t < queries; t++) {
-        const int64_t lo = larger(who[t].lo, from), pos = some ? all_lo - 1 : smaller(who[t].pos, to);
-        if (lo <= pos) mix_alone(h, lo, pos, first, e + t * CL_KV_BLOCK, step, sums + (size_t)t * stride);
+        const int64_t end = some ? lo - 1 : who[t].pos;
+        if (who[t].lo <= end) mix_alone(h, who[t].lo, end, e + t * CL_KV_BLOCK, step, sums + (size_t)t * stride);
     }
     if (!some) return;
-    mix(f, queries, h, all_lo, all_pos, e + (size_t)(all_lo / CL_KV_BLOCK - first) * step, step, sums, stride);
-    for (int t = 0; t < queries; t++) {
-        const int64_t pos = smaller(who[t].pos, to);
-        if (all_pos < pos) mix_alone(h, all_pos + 1, pos, first, e + t * CL_KV_BLOCK, step, sums + (size_t)t * stride);
-    }
+    mix(f, queries, h, lo, pos, e + (size_t)(lo % CL_KV_RUN / CL_KV_BLOCK) * step, step, sums, stride);
+    for (int t = 0; t < queries; t++)
+        if (pos < who[t].pos) mix_alone(h, pos + 1, who[t].pos, e + t * CL_KV_BLOCK, step, sums + (size_t)t * stride);
 }
 
-/* Scores are computed from the first position that a query sees to the last, values are summed run by run. */
+/* The part of a query's positions that lies in run r; of one that sees nothing of it lo > pos. */
+INLINE cl_query in_run(cl_query q, int64_t r)
+{
+    q.lo = larger(q.lo, r * CL_KV_RUN);
+    q.pos = smaller(q.pos, r * CL_KV_RUN + CL_KV_RUN - 1);
+    return q;
+}
+
+/* Run by run from the first that one of them sees to the last. */
 INLINE void attend_group(cl_kv_format f, int queries, const cl_kv_head *h, const cl_query *who, float scale,
                          float *scratch)
 {
-    const size_t d = (size_t)h->head_dim, stride = (d + 15) / 16 * 16;
-    int64_t lo = who->lo, pos = who->pos, all_lo = lo, all_pos = pos;
-    for (int t = 1; t < queries; t++) {
-        lo = smaller(who[t].lo, lo);
-        pos = larger(who[t].pos, pos);
-        all_lo = larger(who[t].lo, all_lo);
-        all_pos = smaller(who[t].pos, all_pos);
-    }
-    const int64_t first = lo / CL_KV_BLOCK, last = pos / CL_KV_BLOCK;
-    const size_t waiting = (size_t)cl_pending_runs(pos - lo + 1) * stride;
-    int pending[LANES_SCORES] = {0};
-    float inverse[LANES_SCORES], *sums = scratch, *q = sums + (size_t)queries * stride,
-                                 *runs = q + (size_t)queries * stride, *e = runs + (size_t)queries * waiting;
+    const size_t d = (size_t)h->head_dim, stride = (d + 15) / 16 * 16, step = (size_t)queries * CL_KV_BLOCK;
+    int64_t lo = who->lo, pos = who->pos;
+    for (int t = 1; t < queries; t++) lo = smaller(who[t].lo, lo), pos = larger(who[t].pos, pos);
+    const size_t rows = (size_t)cl_pending_runs(pos - lo + 1) * stride;
+    waiting w[LANES_SCORES];
+    float largest[LANES_SCORES], *e = scratch, *sums = e + (size_t)queries * CL_KV_RUN,
+                                 *q = sums + (size_t)queries * stride, *wait = q + (size_t)queries * stride;
     for (size_t i = 0; i < d; i++) {
         for (int t = 0; t < queries; t++) q[i * (size_t)queries + (size_t)t] = who[t].q[i];
     }
-    scores(f, queries, h, q, who, first, last, scale, e, inverse);
-    for (int t = 0; t < queries; t++) {
-        float *begin = e + t * CL_KV_BLOCK + (size_t)((who[t].lo / CL_KV_BLOCK - first) * queries * CL_KV_BLOCK);
-        inverse[t] = weights(who[t].lo, who[t].pos, inverse[t], who[t].sink, begin, (size_t)queries * CL_KV_BLOCK);
-    }
+    for (int t = 0; t < queries; t++) w[t].n = 0;
     for (int64_t r = lo / CL_KV_RUN; r <= pos / CL_KV_RUN; r++) {
-        mix_run(f, queries, h, who, r, all_lo, all_pos, first, e, sums, stride);
+        cl_query part[LANES_SCORES];
+        found now[LANES_SCORES];
+        factors f_of[LANES_SCORES];
+        float *top[LANES_SCORES];
+        int n[LANES_SCORES];
+        const int64_t from = larger(lo, r * CL_KV_RUN), to = smaller(pos, r * CL_KV_RUN + CL_KV_RUN - 1);
+        float *begin = e + (size_t)(from % CL_KV_RUN / CL_KV_BLOCK) * step;
+        for (int t = 0; t < queries; t++) part[t] = in_run(who[t], r);
+        scores(f, queries, h, q, part, from / CL_KV_BLOCK, to / CL_KV_BLOCK, scale, begin, largest);
         for (int t = 0; t < queries; t++) {
-            const int64_t begin = who[t].lo / CL_KV_RUN, end = who[t].pos / CL_KV_RUN;
-            if (r < begin || r > end) continue;
-            const int n = completes(r, begin, end, pending[t]);
-            float *mine = sums + (size_t)t * stride, *top = runs + (size_t)t * waiting + (size_t)pending[t] * stride;
+            const cl_query *p = &part[t];
+            top[t] = wait + (size_t)t * rows + (size_t)w[t].n * stride;
+            n[t] = -1;
+            if (p->lo > p->pos) continue;
+            n[t] = completes(r, who[t].lo / CL_KV_RUN, who[t].pos / CL_KV_RUN, &w[t]);
+            now[t] = weights(p->lo, p->pos, largest[t], p->sink,
+                             e + t * CL_KV_BLOCK + (size_t)(p->lo % CL_KV_RUN / CL_KV_BLOCK) * step, step);
+        }
+        join(queries, w, now, n, f_of);
+        mix_run(f, queries, h, part, e, sums, stride);
+        for (int t = 0; t < queries; t++) {
+            if (n[t] < 0) continue;
+            const bool last = r == who[t].pos / CL_KV_RUN;
+            const float *mine = sums + (size_t)t * stride, inverse = last ? inverse_of(now[t], who[t].sink) : 0;
             for (size_t i = 0; i < d; i += 16) {
-                vf o = vf_load(mine + i);
-                for (int k = 1; k <= n; k++) o = vf_add(vf_load(top - (size_t)k * stride + i), o);
-                if (r < end) vf_store(top - (size_t)n * stride + i, o);
+                vf o = join_lanes(vf_load(mine + i), n[t], f_of[t], top[t] + i, stride);
+                if (!last) vf_store(top[t] - (size_t)n[t] * stride + i, o);
                 else
-                    store_some(who[t].out + i, vf_mul(f == CL_KV_BF16 ? vf_together(o) : o, vf_set1(inverse[t])),
+                    store_some(who[t].out + i, vf_mul(f == CL_KV_BF16 ? vf_together(o) : o, vf_set1(inverse)),
                                (int64_t)(d - i));
             }
-            pending[t] += 1 - n;
         }
     }
 }
@@ -332,13 +405,16 @@ INLINE void latent_scores(cl_kv_format f, const cl_kv_head *h, int n, const floa
 
 /* v[j]: numbers i .. i+15 of position j of block b, zeros past the head. A position that is not visible is -0, so
  * that with a weight of 0 it changes no bit of a sum: fma(0, -0, o) is o. */
-INLINE void latent_values(cl_kv_format f, const cl_kv_head *h, int64_t lo, int64_t pos, int64_t b, int i, vf *v)
+INLINE void latent_values(cl_kv_format f, const cl_kv_head *h, seen s, int64_t b, int i, vf *v)
 {
     const unsigned char *numbers = h->keys + cl_kv_block_at(h, b) +
                                    (f == CL_KV_Q8 ? cl_kv_scales(h->head_dim) * sizeof(float) : 0);
     for (int r = 0; r < 16; r++) {
         vf key = i + r < h->head_dim ? key_lanes(f, numbers, i + r) : vf_set1(0);
-        v[r] = visible(f == CL_KV_BF16 ? vf_together(key) : key, vf_set1(-0.0f), lo, pos, b);
+        v[r] = f == CL_KV_BF16 ? vf_together(key) : key;
+    }
+    if (!all_seen(s)) {
+        for (int r = 0; r < 16; r++) v[r] = vf_pick(v[r], vf_set1(-0.0f), s.from, s.to);
     }
     vf_transpose(v);
 }
@@ -364,15 +440,36 @@ INLINE void latent_mix(cl_kv_format f, int heads, const vf *v, vf d, const float
     for (int t = 0; t < heads; t++) store_some(out + (size_t)t * out_stride, o[t], n);
 }
 
-/* sums [v_dim] of a run, with those of the m that it completes, which lie at `at`, `step` numbers from each other:
- * into sums at last, else to `at`, and sums are zeros. */
-static void latent_pend(int m, int v_dim, float *at, size_t step, float *sums, bool last)
+/* What positions lo .. pos of a run hold for n heads: out [n][out_stride] their sums of values; now [n]; e
+ * [n][CL_KV_RUN]. */
+INLINE void latent_run(cl_kv_format f, const cl_kv_head *h, int n, const float *q, size_t q_stride, int v_dim,
+                       int64_t lo, int64_t pos, float scale, const float *sinks, float *out, size_t out_stride,
+                       found *now, float *e)
 {
-    for (int i = 0; i < v_dim; i += 16) {
-        vf o = load_some(sums + i, v_dim - i);
-        for (int k = m - 1; k >= 0; k--) o = vf_add(vf_load(at + (size_t)k * step + i), o);
-        store_some(sums + i, last ? o : vf_set1(0), v_dim - i);
-        if (!last) vf_store(at + i, o);
+    const int64_t first = lo / CL_KV_BLOCK, last = pos / CL_KV_BLOCK;
+    float largest[CL_LATENT_HEADS];
+    latent_scores(f, h, n, q, q_stride, lo, pos, scale, e, CL_KV_RUN, largest);
+    for (int k = 0; k < n; k++) {
+        now[k] = weights(lo, pos, largest[k], sinks ? &sinks[k] : NULL, e + (size_t)k * CL_KV_RUN, CL_KV_BLOCK);
+        memset(out + (size_t)k * out_stride, 0, (size_t)v_dim * sizeof *out);
+    }
+    for (int64_t b = first; b <= last; b++, e += CL_KV_BLOCK) {
+        const seen s = seen_of(lo, pos, b);
+        for (int i = 0; i < v_dim; i += 16) {
+            vf v[16], d = vf_set1(0);
+            latent_values(f, h, s, b, i, v);
+            if (f == CL_KV_Q8) {
+                d = visible(vf_load((const float *)(h->keys + cl_kv_block_at(h, b)) + i / 32 * CL_KV_BLOCK), d, lo, pos,
+                            b);
+            }
+            for (int k = 0, m; k < n; k += m) {
+                const float *a = e + (size_t)k * CL_KV_RUN;
+                float *o = out + (size_t)k * out_stride + i;
+                m = n - k >= LATENT_CHAINS ? LATENT_CHAINS : 1;
+                if (m > 1) latent_mix(f, LATENT_CHAINS, v, d, a, CL_KV_RUN, o, out_stride, v_dim - i);
+                else latent_mix(f, 1, v, d, a, CL_KV_RUN, o, out_stride, v_dim - i);
+            }
+        }
     }
 }
 
@@ -380,43 +477,29 @@ INLINE void latent_format(cl_kv_format f, const cl_kv_head *h, int n, const floa
                           int64_t lo, int64_t pos, float scale, const float *sinks, float *out, size_t out_stride,
                           float *e)
 {
-    const int64_t first = lo / CL_KV_BLOCK, last = pos / CL_KV_BLOCK;
-    const size_t stride = (size_t)(last - first + 1) * CL_KV_BLOCK, width = (size_t)(v_dim + 15) / 16 * 16;
-    float inverse[CL_LATENT_HEADS], *top = e + (size_t)n * stride; /* [pending][n][width] sums of runs */
-    int pending = 0;
-    latent_scores(f, h, n, q, q_stride, lo, pos, scale, e, stride, inverse);
-    for (int k = 0; k < n; k++) {
-        inverse[k] = weights(lo, pos, inverse[k], sinks ? &sinks[k] : NULL, e + (size_t)k * stride, CL_KV_BLOCK);
-        memset(out + (size_t)k * out_stride, 0, (size_t)v_dim * sizeof *out);
-    }
-    for (int64_t b = first; b <= last; b++, e += CL_KV_BLOCK) {
-        for (int i = 0; i < v_dim; i += 16) {
-            vf v[16], d = vf_set1(0);
-            latent_values(f, h, lo, pos, b, i, v);
-            if (f == CL_KV_Q8) {
-                d = visible(vf_load((const float *)(h->keys + cl_kv_block_at(h, b)) + i / 32 * CL_KV_BLOCK), d, lo, pos,
-                            b);
-            }
-            for (int k = 0, m; k < n; k += m) {
-                const float *a = e + (size_t)k * stride;
-                float *o = out + (size_t)k * out_stride + i;
-                m = n - k >= LATENT_CHAINS ? LATENT_CHAINS : 1;
-                if (m > 1) latent_mix(f, LATENT_CHAINS, v, d, a, stride, o, out_stride, v_dim - i);
-                else latent_mix(f, 1, v, d, a, stride, o, out_stride, v_dim - i);
+    const int64_t first = lo / CL_KV_RUN, last = pos / CL_KV_RUN;
+    const size_t stride = (size_t)(v_dim + 15) / 16 * 16, rows = (size_t)cl_pending_runs(pos - lo + 1) * stride;
+    float *wait = e + (size_t)n * CL_KV_RUN;
+    waiting w[CL_LATENT_HEADS];
+    for (int k = 0; k < n; k++) w[k].n = 0;
+    for (int64_t r = first; r <= last; r++) {
+        found now[CL_LATENT_HEADS];
+        factors f_of[CL_LATENT_HEADS];
+        latent_run(f, h, n, q, q_stride, v_dim, larger(lo, r * CL_KV_RUN), smaller(pos, r * CL_KV_RUN + CL_KV_RUN - 1),
+                   scale, sinks, out, out_stride, now, e);
+        const int m = completes(r, first, last, w), before = w->n;
+        int all[CL_LATENT_HEADS];
+        for (int k = 0; k < n; k++) all[k] = m;
+        join(n, w, now, all, f_of);
+        for (int k = 0; k < n; k++) {
+            float *y = out + (size_t)k * out_stride, *top = wait + (size_t)k * rows + (size_t)before * stride;
+            const float inverse = r < last ? 0 : inverse_of(now[k], sinks ? &sinks[k] : NULL);
+            for (int i = 0; i < v_dim; i += 16) {
+                vf o = join_lanes(load_some(y + i, v_dim - i), m, f_of[k], top + i, stride);
+                if (r < last) vf_store(top - (size_t)m * stride + i, o);
+                else store_some(y + i, vf_mul(o, vf_set1(inverse)), v_dim - i);
             }
         }
-        if (b < last && !ends_run(b)) continue;
-        const int m = completes(b * CL_KV_BLOCK / CL_KV_RUN, lo / CL_KV_RUN, pos / CL_KV_RUN, pending);
-        top -= (size_t)m * (size_t)n * width;
-        for (int k = 0; k < n; k++)
-            latent_pend(m, v_dim, top + (size_t)k * width, (size_t)n * width, out + (size_t)k * out_stride, b == last);
-        top += (size_t)n * width;
-        pending += 1 - m;
-    }
-    for (int k = 0; k < n; k++) {
-        float *y = out + (size_t)k * out_stride;
-        for (int i = 0; i < v_dim; i += 16)
-            store_some(y + i, vf_mul(load_some(y + i, v_dim - i), vf_set1(inverse[k])), v_dim - i);
     }
 }
 

@@ -315,53 +315,73 @@ static cached value_at(const cl_kv_head *h, int64_t pos, int i)
     return cache_at(h, h->keys, pos, i, (size_t)(i * CL_KV_BLOCK + pos % CL_KV_BLOCK));
 }
 
-/* The sums of runs first, first + 1, ... (n of them) as a binary tree; they are overwritten. */
-static float sum_of_runs(float *run, int64_t first, int64_t n)
+/* One query head, and the first v_dim numbers of the values. A node is what it has found in a run or a tree of runs:
+ * the largest score, the sum of the weights, v_dim sums. */
+typedef struct asking {
+    const cl_kv_head *h;
+    const float *q, *sink;
+    int v_dim;
+    int64_t lo, pos;
+    float scale, *e; /* [CL_KV_RUN] */
+} asking;
+
+static void attend_run(const asking *k, int64_t run, float *node)
 {
-    while (n > 1) {
-        int64_t to = 0, from = 0;
-        if (first % 2) run[to++] = run[from++]; /* nothing is seen of the one before */
-        for (; from + 1 < n; from += 2) run[to++] = run[from] + run[from + 1];
-        if (from < n) run[to++] = run[from];
-        first /= 2;
-        n = to;
+    const int64_t begin = run * CL_KV_RUN, end = begin + CL_KV_RUN;
+    const int64_t lo = k->lo > begin ? k->lo : begin, to = k->pos < end ? k->pos + 1 : end;
+    float max = k->sink ? *k->sink : -INFINITY, lane[16] = {0};
+    for (int64_t j = lo; j < to; j++) {
+        float s = k->e[j - begin] = k->scale * score(k->h, k->q, j);
+        max = s > max ? s : max;
     }
-    return run[0];
+    for (int64_t j = lo; j < to; j++) {
+        k->e[j - begin] = cl_exp(k->e[j - begin] - max);
+        lane[j % 16] += k->e[j - begin];
+    }
+    node[0] = max;
+    node[1] = fold(lane);
+    for (int i = 0; i < k->v_dim; i++) {
+        float o = 0;
+        for (int64_t j = lo; j < to; j++) {
+            cached v = value_at(k->h, j, i);
+            float e = k->e[j - begin];
+            o = fmaf(k->h->format == CL_KV_Q8 ? e * v.scale : e, v.value, o);
+        }
+        node[2 + i] = o;
+    }
 }
 
-/* One query head; the first v_dim numbers of the values. */
+/* Of the 2^level runs from run index * 2^level on, some of which are seen. nodes: room for one, and for those that wait
+ * meanwhile. */
+static void attend_tree(const asking *k, int level, int64_t index, float *nodes)
+{
+    if (!level) {
+        attend_run(k, index, nodes);
+        return;
+    }
+    const int64_t middle = (2 * index + 1) * ((int64_t)CL_KV_RUN << (level - 1));
+    const bool left = k->lo < middle, right = k->pos >= middle;
+    float *other = left ? nodes + 2 + k->v_dim : nodes;
+    if (left) attend_tree(k, level - 1, 2 * index, nodes);
+    if (right) attend_tree(k, level - 1, 2 * index + 1, other);
+    if (!left || !right) return;
+    const bool more = nodes[0] > other[0];
+    const float less = cl_exp(more ? other[0] - nodes[0] : nodes[0] - other[0]), a = more ? 1 : less,
+                b = more ? less : 1;
+    nodes[0] = more ? nodes[0] : other[0];
+    for (int i = 1; i < 2 + k->v_dim; i++) nodes[i] = fmaf(nodes[i], a, other[i] * b);
+}
+
 static void attend_head(const cl_kv_head *h, const float *q, int v_dim, int64_t lo, int64_t pos, float scale,
                         const float *sink, float *out, float *scratch)
 {
-    const int64_t first = lo / CL_KV_RUN, runs = pos / CL_KV_RUN - first + 1;
-    float *e = scratch, *run = scratch + (pos - lo + 1); /* of positions lo, lo + 1, ...; of runs */
-    float max = -INFINITY;
-    for (int64_t j = lo; j <= pos; j++) {
-        e[j - lo] = scale * score(h, q, j);
-        max = e[j - lo] > max ? e[j - lo] : max;
-    }
-    if (sink && *sink > max) max = *sink;
-    for (int64_t r = 0, j = lo; r < runs; r++) {
-        float lane[16] = {0};
-        for (; j <= pos && j / CL_KV_RUN == first + r; j++) {
-            e[j - lo] = cl_exp(e[j - lo] - max);
-            lane[j % 16] += e[j - lo];
-        }
-        run[r] = fold(lane);
-    }
-    float sum = sum_of_runs(run, first, runs);
-    if (sink) sum += cl_exp(*sink - max);
-    float inverse = 1.0f / sum;
-    for (int i = 0; i < v_dim; i++) {
-        for (int64_t r = 0, j = lo; r < runs; r++) {
-            run[r] = 0;
-            for (; j <= pos && j / CL_KV_RUN == first + r; j++) {
-                cached v = value_at(h, j, i);
-                run[r] = fmaf(h->format == CL_KV_Q8 ? e[j - lo] * v.scale : e[j - lo], v.value, run[r]);
-            }
-        }
-        out[i] = sum_of_runs(run, first, runs) * inverse;
-    }
+    const asking k = {h, q, sink, v_dim, lo, pos, scale, scratch};
+    float *node = scratch + CL_KV_RUN;
+    int level = 0;
+    while (pos >= (int64_t)CL_KV_RUN << level) level++;
+    attend_tree(&k, level, 0, node);
+    const float inverse = 1.0f / (sink ? node[1] + cl_exp(*sink - node[0]) : node[1]);
+    for (int i = 0; i < v_dim; i++) out[i] = node[2 + i] * inverse;
 }
 
 static void attend(const cl_kv_head *h, int n, const cl_query *queries, float scale, float *scratch)
