@@ -19,6 +19,11 @@ static const reply_case cases[] = {
     {"qwen3", "  Indented", "  Indented", ""},
     {"qwen3", "<thinking> is a tag", "<thinking> is a tag", ""},
     {"qwen3", "<thi", "<thi", ""},
+    {"qwen3", "<think>", "", ""},
+    {"qwen3", " <think>\n", "", ""},
+    {"qwen3", "<think", "<think", ""},
+    {"qwen3", "<think>a[THINK]b[/THINK]c</think>d", "d", "a[THINK]b[/THINK]c"}, /* another format's marks are text */
+    {"qwen3", "[THINK]a[/THINK]b", "[THINK]a[/THINK]b", ""},
     {"qwen3", "A <think> tag</think>.", "A <think> tag</think>.", ""},
     {"qwen3", "<think>broken off\n</thi", "", "broken off\n</thi"},
     {"qwen3", "<think>a</thin b</think>c<think>d</think>", "c<think>d</think>", "a</thin b"},

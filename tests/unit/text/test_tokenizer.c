@@ -33,14 +33,14 @@ static bool gives_n(const cl_tokenizer *t, const char *text, size_t len, bool sp
 #define gives(t, text, ...) gives_n(t, text, strlen(text), true, false, __VA_ARGS__, -1)
 #define gives_wrapped(t, text, ...) gives_n(t, text, strlen(text), true, true, __VA_ARGS__, -1)
 
-static bool refuses(const cl_tokenizer *t, const char *text, size_t n, const char *part)
+static bool refuses(const cl_tokenizer *t, const char *text, size_t n, const char *message)
 {
     int32_t *ids = NULL;
     int k = 0;
     cl_err err = {0};
     cl_code c = cl_tokenizer_encode(t, text, n, true, true, &ids, &k, &err);
-    bool ok = c == CL_E_INPUT && !ids && k == 0 && strstr(err.msg, part);
-    if (!ok) fprintf(stderr, "code %d, message '%s' instead of '%s'\n", (int)c, err.msg, part);
+    bool ok = c == CL_E_INPUT && !ids && k == 0 && strcmp(err.msg, message) == 0;
+    if (!ok) fprintf(stderr, "code %d, message '%s' instead of '%s'\n", (int)c, err.msg, message);
     free(ids);
     return ok;
 }
@@ -114,6 +114,13 @@ static void test_splits(void)
     CU_ASSERT(gives(t, "ba1", 'b', a1));
     cl_tokenizer_free(t);
 
+    start_bytes(&v); /* what is in round brackets is no cut of its own */
+    int ab = merge(&v, "a", "b");
+    split(&v, "(a)(b)c?");
+    t = compile(&v);
+    CU_ASSERT(gives(t, "abababc", ab, ab, ab, 'c'));
+    cl_tokenizer_free(t);
+
     start_bytes(&v); /* $ matches at the end of every line */
     merge(&v, "a", "a");
     split(&v, "a$");
@@ -148,55 +155,111 @@ static void test_splits(void)
 /* What Oniguruma and PCRE2 read differently is refused, and so is what neither reads. */
 static void test_regexes_refused(void)
 {
-    static const char *const bad[] = {"\\w+",
-                                      "\\W",
-                                      "\\h",
-                                      "\\b",
-                                      "\\A",
-                                      "\\1",
-                                      "\\x41",
-                                      "\\u0041",
-                                      "\\R",
-                                      "[\\S]",
-                                      "[a[b]]",
-                                      "[a&&b]",
-                                      "[]a]",
-                                      "[a",
-                                      "(?m:a)",
-                                      "(?s)a",
-                                      "(?<name>a)",
-                                      "(?P<n>a)",
-                                      "a{1,3}+",
-                                      "a{x}",
-                                      "a{",
-                                      "\\p{Alpha}",
-                                      "\\pL",
-                                      "\\p{L",
-                                      "[\\p{L}&&a]",
-                                      "[\\p{L}&&[a]]",
-                                      "[a&&[^b]]",
-                                      "[\\p{L}&&[^b]c]",
-                                      "[\\p{L}&&[^b&&c]]",
-                                      "[\\p{L}&&[^b",
-                                      "a)",
-                                      "(a",
-                                      "*",
-                                      "\\",
-                                      "\xff",
-                                      "(?i)a"};
+    static const struct {
+        const char *regex, *part; /* NULL: PCRE2 says what is wrong */
+    } bad[] = {{"\\w+", "\\w"},
+               {"a\\W", "\\W"},
+               {"\\h", "\\h"},
+               {"\\b", "\\b"},
+               {"\\A", "\\A"},
+               {"\\1", "\\1"},
+               {"\\x41", "\\x"},
+               {"\\u0041", "\\u"},
+               {"\\R", "\\R"},
+               {"\\", "\\"},
+               {"[\\S]", "\\S"},
+               {"[\\w]", "\\w"},
+               {"[a[b]]", "[b"},
+               {"[a&&b]", "&&"},
+               {"[]a]", "[]"},
+               {"[^]a]", "[^]"},
+               {"b[a", "["},
+               {"[^a", "["},
+               {"[", "["},
+               {"(?m:a)", "(?m:"},
+               {"(?s)a", "(?s)"},
+               {"(?i)a", "(?i)"},
+               {"(?<name>a)", "(?<n"},
+               {"(?P<n>a)", "(?P<"},
+               {"a{1,3}+", "{1,3}+"},
+               {"a{x}", "{x}"},
+               {"a{1,3", "{"},
+               {"\\pL", "\\p"},
+               {"\\p{L", "\\p"},
+               {"\\p{}", "\\p{}"},
+               {"\\p{L1}", "\\p{L1}"},
+               {"\\p{Abcdefghijklmnopqrstuvwxyzabc}", "\\p{Abcdefghijklmnopqrstuvwxyzabc}"},
+               {"\\x{4e0g}", "\\x{4e0g}"},
+               {"[\\p{L}&&a]", "&&"},
+               {"[\\p{L}&&[a]]", "&&"},
+               {"[a&&[^b]]", "&&"},
+               {"[\\p{L}&&[^b]c]", "["},
+               {"[\\p{L}&&[^b&&c]]", "&&"},
+               {"[\\p{L}&&[^b[c]]]", "[c"},
+               {"[\\p{L}&&[^\\w]]", "\\w"},
+               {"[\\p{L}&&[^b", "["},
+               {"\\p{Alpha}", NULL},
+               {"a)", NULL},
+               {"(a", NULL},
+               {"*", NULL}};
     vocab v;
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         cl_tokenizer *t = NULL;
         cl_err err = {0};
+        char want[200];
         start_bytes(&v);
-        split(&v, bad[i]);
-        cl_code c = cl_tokenizer_create(&t, &v.d, &err);
-        CU_ASSERT_EQUAL(c, CL_E_INPUT);
+        split(&v, bad[i].regex);
+        int n = snprintf(want, sizeof want, "split regex %s: ", bad[i].regex);
+        if (bad[i].part) snprintf(want + n, sizeof want - (size_t)n, "%s is not understood", bad[i].part);
+        CU_ASSERT_EQUAL(cl_tokenizer_create(&t, &v.d, &err), CL_E_INPUT);
         CU_ASSERT_PTR_NULL(t);
-        if (c != CL_E_INPUT || !strstr(err.msg, "split regex")) fprintf(stderr, "%s: '%s'\n", bad[i], err.msg);
-        CU_ASSERT_PTR_NOT_NULL(strstr(err.msg, "split regex"));
+        bool same = bad[i].part ? strcmp(err.msg, want) == 0 : strncmp(err.msg, want, (size_t)n) == 0 && err.msg[n];
+        if (!same) fprintf(stderr, "'%s' instead of '%s'\n", err.msg, want);
+        CU_ASSERT(same);
         CU_ASSERT_EQUAL(cl_tokenizer_data_check(&v.d, &err), CL_E_INPUT);
     }
+}
+
+/* How long one may be, and which bytes it may have. */
+static void test_regex_size(void)
+{
+    enum { MOST = 1 << 16 };
+    static char regex[MOST + 2];
+    for (int more = 0; more < 2; more++) {
+        vocab v;
+        cl_err err = {0};
+        start_bytes(&v);
+        memset(regex, 'a', MOST + (size_t)more - 1);
+        regex[0] = '['; /* one class, for PCRE2 has limits of its own */
+        regex[MOST + more - 1] = ']';
+        split(&v, regex);
+        CU_ASSERT_EQUAL(cl_tokenizer_data_check(&v.d, &err), more ? CL_E_INPUT : CL_OK);
+        CU_ASSERT_STRING_EQUAL(err.msg, more ? "split regex: longer than 65536 bytes" : "");
+        v.splits[0].regex = (char[]){"ab\xff"};
+        CU_ASSERT_EQUAL(cl_tokenizer_data_check(&v.d, &err), CL_E_INPUT);
+        CU_ASSERT_STRING_EQUAL(err.msg, "split regex: byte 2 is not UTF-8");
+    }
+}
+
+/* A long piece takes an expression that has to remember its way more memory than a machine code's first stack. */
+static void test_regex_stack(void)
+{
+    enum { N = 20000 };
+    vocab v;
+    start_bytes(&v);
+    split(&v, "(?:a|bc)+\\p{N}");
+    cl_tokenizer *t = compile(&v);
+    char *text = malloc(N);
+    int32_t *ids = NULL;
+    int n = 0;
+    cl_err err = {0};
+    memset(text, 'a', N);
+    text[N - 1] = '1';
+    CU_ASSERT_EQUAL_FATAL(cl_tokenizer_encode(t, text, N, true, false, &ids, &n, &err), CL_OK);
+    CU_ASSERT(n == N && ids[0] == 'a' && ids[N - 1] == '1');
+    free(ids);
+    free(text);
+    cl_tokenizer_free(t);
 }
 
 /* An expression that tries everything ends with a message, not with the program. */
@@ -209,7 +272,8 @@ static void test_regex_limit(void)
     char text[80];
     memset(text, 'a', sizeof text);
     text[60] = '!';
-    CU_ASSERT(refuses(t, text, sizeof text, "gave up"));
+    CU_ASSERT(refuses(t, text, sizeof text,
+                      "text: the split regex gave up near byte 0 of a piece of 80: match limit exceeded"));
     CU_ASSERT(gives(t, "aa1", 'a', 'a', '1'));
     cl_tokenizer_free(t);
 }
@@ -220,13 +284,13 @@ static void test_bad_text(void)
         const char *text;
         size_t n;
         const char *part;
-    } bad[] = {{"abc\xff", 4, "byte 3 (0xff)"},
-               {"\xc3", 1, "byte 0 (0xc3)"},
-               {"a\xc0\x80", 3, "byte 1 (0xc0)"},
-               {"\xed\xa0\x80", 3, "byte 0 (0xed)"},
-               {"\xf4\x90\x80\x80", 4, "byte 0 (0xf4)"},
-               {"ok \xe2\x82", 5, "byte 3 (0xe2)"},
-               {"\x80", 1, "byte 0 (0x80)"}};
+    } bad[] = {{"abc\xff", 4, "text: byte 3 (0xff) is not UTF-8"},
+               {"\xc3", 1, "text: byte 0 (0xc3) is not UTF-8"},
+               {"a\xc0\x80", 3, "text: byte 1 (0xc0) is not UTF-8"},
+               {"\xed\xa0\x80", 3, "text: byte 0 (0xed) is not UTF-8"},
+               {"\xf4\x90\x80\x80", 4, "text: byte 0 (0xf4) is not UTF-8"},
+               {"ok \xe2\x82", 5, "text: byte 3 (0xe2) is not UTF-8"},
+               {"\x80", 1, "text: byte 0 (0x80) is not UTF-8"}};
     vocab v;
     start_bytes(&v);
     cl_tokenizer *t = compile(&v);
@@ -237,7 +301,7 @@ static void test_bad_text(void)
     CU_ASSERT(refuses(t,
                       "a\x04"
                       "b",
-                      3, "no token for byte 0x04"));
+                      3, "text: this vocabulary has no token for byte 0x04 (take the character out)"));
     CU_ASSERT(gives(t, "ab", 'a', 'b'));
     cl_tokenizer_free(t);
 }
@@ -343,14 +407,17 @@ static void test_nfc_and_prefix(void)
     CU_ASSERT(gives(t, "e\xcc\x81", 0xc3, 0xa9));
     CU_ASSERT(gives(t, "e<x>\xcc\x81", 'e', x, 0xcc, 0x81)); /* not across an added token */
     CU_ASSERT(gives_n(t, "\0\xe2\x84\xab", 4, true, false, 0, 0xc3, 0x85, -1));
-    char marks[2 * 5000];
-    for (int i = 0; i < 5000; i++) memcpy(marks + 2 * i, i % 2 ? "\xcc\x81" : "\xcc\xa7", 2);
-    CU_ASSERT(refuses(t, marks, sizeof marks, "combining marks"));
-    char decomposed[3 * 5000]; /* as many, but each on its own letter */
-    for (int i = 0; i < 5000; i++) memcpy(decomposed + 3 * i, "e\xcc\x81", 3);
+    char marks[2 * 4097];
+    for (int i = 0; i < 4097; i++) memcpy(marks + 2 * i, i % 2 ? "\xcc\x81" : "\xcc\xa7", 2);
+    CU_ASSERT(refuses(t, marks, sizeof marks, "text: more than 4096 combining marks in a row"));
     int32_t *ids = NULL;
     int n = 0;
     cl_err err;
+    CU_ASSERT_EQUAL(cl_tokenizer_encode(t, marks, sizeof marks - 2, true, false, &ids, &n, &err), CL_OK);
+    CU_ASSERT_EQUAL(n, 2 * 4096);
+    free(ids);
+    char decomposed[3 * 5000]; /* as many, but each on its own letter */
+    for (int i = 0; i < 5000; i++) memcpy(decomposed + 3 * i, "e\xcc\x81", 3);
     CU_ASSERT_EQUAL(cl_tokenizer_encode(t, decomposed, sizeof decomposed, true, false, &ids, &n, &err), CL_OK);
     CU_ASSERT(n == 2 * 5000 && ids[0] == 0xc3 && ids[9999] == 0xa9);
     free(ids);
@@ -436,6 +503,8 @@ int main(void)
                            {"ids as ranks", test_ids_as_ranks},
                            {"splits", test_splits},
                            {"regexes refused", test_regexes_refused},
+                           {"regex size", test_regex_size},
+                           {"regex stack", test_regex_stack},
                            {"regex limit", test_regex_limit},
                            {"bad text", test_bad_text},
                            {"long piece", test_long_piece},
