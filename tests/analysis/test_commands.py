@@ -10,7 +10,7 @@ import pytest
 import synth
 from conftest import ROOT, S, by_hand
 
-from analysis import membw, summary, timeline, trace
+from analysis import measure, membw, summary, timeline, trace
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -260,6 +260,17 @@ def test_membw_files(hand, line, tmp_path, run):
     table = pd.read_csv(tmp_path / "m.csv")
     assert set(table["trace"]) == {hand, line} and len(json.loads((tmp_path / "m.json").read_text())["membw"]) == len(table)
     is_png(tmp_path / "m.png")
+
+
+def test_a_probe_is_on_a_core_all_the_time_at_most(tmp_path):
+    """The clocks of a thread and of the wall may disagree a little."""
+    b = synth.Builder()
+    b.rank(0, probe_bytes_per_s=8e9)
+    b.rank(1, probe_bytes_per_s=8e9)
+    b.event(0, "probe", S, S + 1000, cpu_ns=1500)
+    b.event(1, "probe", S, S + 1000, cpu_ns=500)
+    t = trace.load(b.write(str(tmp_path / "t.h5")))
+    assert list(measure.probe_speeds(t, "cpu")) == [8e9, 16e9] and list(measure.probe_speeds(t)) == [8e9, 8e9]
 
 
 def test_membw_clock(tmp_path, run):

@@ -1,4 +1,5 @@
 """Bad input: one message that starts with chipline:, one exit code, no hang, no partial file under its final name."""
+import contextlib
 import json
 import os
 import pathlib
@@ -11,7 +12,7 @@ import time
 import h5py
 import pytest
 
-from conftest import CHIPLINE, DEMO, ENV, FIXTURES, command, messages, ok, refuses
+from conftest import CHIPLINE, DEMO, ENV, FIXTURES, command, hear_signals, messages, ok, refuses
 
 
 @pytest.mark.parametrize("args,says", [
@@ -53,8 +54,9 @@ def test_help_everywhere():
     for c in ([], ["convert"], ["inspect"], ["verify"], ["tokenize"], ["plan"], ["run"]):
         r = ok(*c, "--help")
         assert "Usage" in r.stdout and r.stderr == ""
-    version = ok("--version").stdout
-    assert "MPI" in version and "HDF5" in version and "kernels" in version
+    version = ok("--version").stdout.splitlines()
+    assert [line.split()[0] for line in version] == ["chipline", "MPI:", "HDF5:", "kernels:", "build:"]
+    assert version[3].endswith(" generic reference")
 
 
 def test_prompts(demo):
@@ -292,6 +294,35 @@ def test_ranks_with_different_models(demo, convert, tmp_path):
                         "-wdir", tmp_path / "b", *run],
                        env=ENV, capture_output=True, text=True)
     assert r.returncode == 3 and len(messages(r)) == 1 and "has another one than rank 0" in messages(r)[0], r.stderr
+
+
+def test_convert_stopped_by_a_signal(tmp_path):
+    """While it waits for its source, here a pipe in which nothing comes."""
+    os.mkfifo(tmp_path / "config.json")
+    p = subprocess.Popen(command("convert", tmp_path, "-o", tmp_path / "m.h5"), env=ENV, preexec_fn=hear_signals,
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    writer = None
+    while writer is None and p.poll() is None:
+        with contextlib.suppress(OSError):  # as long as nobody reads
+            writer = os.open(tmp_path / "config.json", os.O_WRONLY | os.O_NONBLOCK)
+        time.sleep(0.01)
+    p.send_signal(signal.SIGTERM)
+    out, err = p.communicate(timeout=30)
+    os.close(writer)
+    assert (p.returncode, out) == (1, "")
+    assert err == f"chipline: {tmp_path / 'm.h5'}: stopped by a signal, nothing was written\n"
+    assert [f.name for f in tmp_path.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize("args", [
+    ["run", "-p", "Once", "-n", 3], ["run", "-p", "Once", "-n", 3, "--json"],
+    ["run", "-p", "a", "-n", 3, "--chat", "--chat-format", "deepseek-r1", "--reasoning", "show", "--ignore-eos"],
+    ["tokenize", "-p", "a"], ["plan"], ["inspect", "--json"]])
+def test_full_standard_output(args, demo):
+    with open("/dev/full", "w") as full:
+        r = subprocess.run(command(args[0], demo, *args[1:], *(["--quiet"] if args[0] == "run" else [])), env=ENV,
+                           stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (r.returncode, r.stderr) == (1, "chipline: stdout: write failed: No space left on device\n")
 
 
 def test_reader_that_goes_away(demo, tmp_path):

@@ -2,6 +2,7 @@
 large they are is not looked at."""
 import csv
 import json
+import re
 import signal
 import statistics
 import subprocess
@@ -94,6 +95,30 @@ def test_layouts(demo, inspected, ranks, layout):
     # A prompt needs the output head once; with twice the tokens, half as often for each.
     assert ops["prompt", 1, 8] - ops["prompt", 1, 16] == pytest.approx((ops["decode", 1, 8] - ops["prompt", 1, 8]) / 14)
     assert per_token(cases["prompt", 1, 16], "read_gb_per_s") < per_token(cases["prompt", 1, 8], "read_gb_per_s") < read
+
+
+def test_progress(demo):
+    """Of every case once, from rank 0; of a list that is given twice the later one counts."""
+    args = ["bench", demo, "--seconds", 0, "--threads", 1, "--kind", "decode", "--tokens", 8]
+    said = ok(*args, "--sequences", "5,6", "--sequences", "1,2", ranks=2).stderr.splitlines()
+    line = r"decode  {} x 8 tokens  \d+\.\d tokens/s  \d+\.\d\d GB/s  \(\d+ runs\)"
+    said = [s for s in said if s.startswith("decode")]
+    assert len(said) == 2 and all(re.fullmatch(line.format(n), s) for n, s in zip((1, 2), said)), said
+
+
+@pytest.mark.parametrize("options,threads", [(("--threads", 2), "2 threads"), ((), r"[1-9]\d* threads?")])
+def test_table_of_products(options, threads):
+    r = ok("bench", "--kernels", "generic", "--megabytes", 1, "--tokens", "2,1", "--format", "q4_0", "--seconds", 0,
+           *options)
+    number = r" +\d+(\.\d+)?"
+    rows = "".join(rf"q4_0    q8       {number * 6}\n" for _ in range(2))
+    want = (rf"kernels     generic, {threads}, matrices of 1 MB\n"
+            r"probe       \d+\.\d\d GB/s read, \d+ Gop/s 8-bit on registers\n\n"
+            r"format  activations  tokens  spread %     GB/s  % of probe     Gop/s  % of peak\n" + rows +
+            r"(\nnote  other processes used up to .* cores: measure again when they have ended\n)?")
+    assert re.fullmatch(want, r.stdout), r.stdout
+    line = r"q4_0   q8     {} token{}  \d+\.\d\d GB/s  \(\d+ runs\)\n"
+    assert re.fullmatch(line.format(2, "s") + line.format(1, ""), r.stderr), r.stderr
 
 
 def test_one_kind(demo):

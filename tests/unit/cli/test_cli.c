@@ -112,6 +112,8 @@ static void test_mistakes(void)
                  {"-n 10", "-n: 10 is not from 1 to 9", CL_E_USAGE},
                  {"--flag=1", "--flag: takes no value", CL_E_USAGE},
                  {"a b", "b: one argument too many", CL_E_USAGE},
+                 {"-n 10 -n x --numbr", "-n: 10 is not from 1 to 9", CL_E_USAGE}, /* of several the first */
+                 {"a b -n 10", "b: one argument too many", CL_E_USAGE},
                  {"bad", "bad: is bad", CL_E_INPUT}};
     char said[512];
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
