@@ -187,12 +187,21 @@ typedef struct cl_chip_cost {
 cl_code cl_placement_cost(const cl_model *m, const cl_place_options *opt, const cl_placement *p, int rank,
                           cl_chip_cost *out, cl_err *err);
 
+/* Links between groups of `chips` chips, in the order of their ranks; chips 0: there are none. */
+typedef struct cl_far_link {
+    int chips;
+    double s, bytes_per_s; /* of one message: fixed part, bytes; 0 bytes/s: no limit */
+} cl_far_link;
+
+enum { CL_FAR_NODES, CL_FAR_RACKS, CL_FAR_LINKS };
+
 /* Rates of chips and links, measured or from a chip file. */
 typedef struct cl_rates {
     double read_bytes_per_s; /* one chip */
     /* one gather of 2 chips: fixed part, and bytes that a chip gets; 0 bytes/s: no limit */
     double gather_s, gather_bytes_per_s;
     double hop_s, hop_bytes_per_s; /* a hand-over to the next stage */
+    cl_far_link far[CL_FAR_LINKS]; /* in place of both: between nodes, between racks, which have more chips */
 } cl_rates;
 
 typedef struct cl_prediction {
@@ -201,7 +210,8 @@ typedef struct cl_prediction {
     double tokens_per_s; /* of all `slots` sequences together, the line full */
 } cl_prediction;
 /* token_s: over the stages, the busiest chip's bytes / rate + gathers * (gather_s * ceil(log2(chips)) + bytes / rate),
- * plus a hop per stage (none where there is one stage; the last one carries ids only). step_s likewise with
+ * plus a hop per stage (none where there is one stage; the last one carries ids only). A gather goes at the pace of the
+ * farthest links that its stage spans, a hand-over at that of those which both stages span. step_s likewise with
  * slots / stages tokens (at least one) in the step: weights once, the head's for each 16 of them, experts as many as
  * are expected to differ. */
 cl_code cl_predict(const cl_model *m, const cl_place_options *opt, const cl_placement *p, const cl_rates *r,

@@ -52,6 +52,29 @@ static error_t parse(int key, char *arg, struct argp_state *st)
     return 0;
 }
 
+/* "links_between_NODES": {"hop_s", "bytes_per_s"}, where there are some: those between groups of so many chips. */
+static cl_code read_far_link(const json_t *j, const char *key, int64_t chips, cl_far_link *out, cl_err *err)
+{
+    const json_t *link = json_object_get(j, key);
+    if (!link) return CL_OK;
+    cl_code c = json_is_object(link) ? cl_json_double(link, "hop_s", true, 0, 1e6, &out->s, err)
+                                     : cl_fail(err, CL_E_INPUT, "is not a JSON object");
+    if (c == CL_OK) c = cl_json_double(link, "bytes_per_s", true, 1, 1e18, &out->bytes_per_s, err);
+    out->chips = (int)chips;
+    return c == CL_OK ? CL_OK : cl_fail_prefix(err, "%s", key);
+}
+
+/* Those of a chip are inside a node. */
+static cl_code read_links(const json_t *j, int64_t nodes, int64_t per_node, cl_far_link far[CL_FAR_LINKS], cl_err *err)
+{
+    const bool racks = json_object_get(j, "links_between_racks") != NULL;
+    int64_t per_rack = nodes;
+    cl_code c = cl_json_int(j, "nodes_per_rack", racks, 1, nodes, &per_rack, err);
+    if (c == CL_OK) c = read_far_link(j, "links_between_nodes", per_node, &far[CL_FAR_NODES], err);
+    if (c == CL_OK) c = read_far_link(j, "links_between_racks", per_rack * per_node, &far[CL_FAR_RACKS], err);
+    return c;
+}
+
 /* --cluster: number of chips, and their memory unless --chip says otherwise. "chip" is a path beside the cluster's
  * file. */
 static cl_code read_cluster(const char *path, bool want_chip, int *chips, uint64_t *chip_bytes, cl_rates *rates,
@@ -61,12 +84,14 @@ static cl_code read_cluster(const char *path, bool want_chip, int *chips, uint64
     int64_t nodes = 0, per_node = 0;
     const char *chip = NULL, *slash = strrchr(path, '/');
     cl_buf file = {0};
+    cl_far_link far[CL_FAR_LINKS] = {{0}};
     cl_code c = cl_json_load(path, &j, err);
     if (c != CL_OK) return cl_fail_prefix(err, "--cluster");
     c = json_is_object(j) ? cl_json_int(j, "nodes", true, 1, 1 << 20, &nodes, err)
                           : cl_fail(err, CL_E_INPUT, "is not a JSON object");
     if (c == CL_OK) c = cl_json_int(j, "chips_per_node", true, 1, 1 << 10, &per_node, err);
     if (c == CL_OK) c = cl_json_str(j, "chip", want_chip, &chip, err);
+    if (c == CL_OK) c = read_links(j, nodes, per_node, far, err);
     if (c != CL_OK) cl_fail_prefix(err, "--cluster: %s", path);
     if (c == CL_OK && want_chip) {
         int folder = slash && chip[0] != '/' ? (int)(slash - path) + 1 : 0;
@@ -74,6 +99,7 @@ static cl_code read_cluster(const char *path, bool want_chip, int *chips, uint64
         if (c == CL_OK) c = cli_chip(file.data, chip_bytes, rates, err);
         cl_buf_free(&file);
     }
+    if (c == CL_OK) memcpy(rates->far, far, sizeof far); /* of the cluster, whosever chips they are */
     *chips = (int)(nodes * per_node);
     json_decref(j);
     return c;

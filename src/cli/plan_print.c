@@ -129,7 +129,14 @@ static json_t *rates_json(const cl_rates *r)
     static const cli_column columns[] = {COLUMN(cl_rates, read_bytes_per_s), COLUMN(cl_rates, gather_s),
                                          COLUMN(cl_rates, gather_bytes_per_s), COLUMN(cl_rates, hop_s),
                                          COLUMN(cl_rates, hop_bytes_per_s)};
-    return CLI_ROW(columns, r);
+    static const char *const far[CL_FAR_LINKS] = {"between_nodes", "between_racks"};
+    json_t *j = CLI_ROW(columns, r);
+    for (int i = 0; i < CL_FAR_LINKS; i++)
+        if (r->far[i].chips)
+            json_object_set_new(j, far[i],
+                                json_pack("{s:i, s:f, s:f}", "chips", r->far[i].chips, "hop_s", r->far[i].s,
+                                          "bytes_per_s", r->far[i].bytes_per_s));
+    return j;
 }
 
 static json_t *alternatives_json(const plan_found *f)
@@ -256,6 +263,10 @@ static void print_predicted(const plan_cli *o, const plan_found *f)
     printf(", a hop %s%s; ", seconds(r->hop_s, b), f->gather_assumed ? " (assumed)" : "");
     if (f->links_assumed) printf("links without a limit (assumed).\n");
     else printf("links carry %s/s.\n", cl_human_bytes(r->hop_bytes_per_s, c));
+    for (int i = 0; i < CL_FAR_LINKS; i++)
+        if (r->far[i].chips)
+            printf("Between %s of %d chips: %s, %s/s.\n", i == CL_FAR_NODES ? "nodes" : "racks", r->far[i].chips,
+                   seconds(r->far[i].s, a), cl_human_bytes(r->far[i].bytes_per_s, b));
 }
 
 static void print_alternatives(const plan_cli *o, const plan_found *f)

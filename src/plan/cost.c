@@ -46,12 +46,32 @@ cl_code cl_placement_cost(const cl_model *m, const cl_place_options *opt, const 
 
 static double per(double amount, double rate) { return rate > 0 ? amount / rate : 0; }
 
+/* The farthest link that ranks from one to another span; NULL: all are within a node. */
+static const cl_far_link *far_link(const cl_rates *r, int first, int last)
+{
+    for (int i = CL_FAR_LINKS - 1; i >= 0; i--)
+        if (r->far[i].chips && first / r->far[i].chips != last / r->far[i].chips) return &r->far[i];
+    return NULL;
+}
+
 static double chip_seconds(const cl_cost_chip *chip, const cl_cost_part *part, const cl_rates *r)
 {
     const cl_cost_sum c = cl_cost_of_step(chip, &(cl_cost_step){.n_parts = 1, .parts = part});
+    const cl_stage *s = chip->stage;
+    const cl_far_link *far = far_link(r, s->first_rank, s->first_rank + s->n_ranks - 1);
     const double read = (double)c.all.weight_bytes + (double)c.all.kv_bytes;
-    return per(read, r->read_bytes_per_s) + c.gathers * r->gather_s * cl_exchange_rounds(chip->stage->n_ranks) +
-           per((double)c.all.exchange.got_bytes, r->gather_bytes_per_s);
+    return per(read, r->read_bytes_per_s) + c.gathers * (far ? far->s : r->gather_s) * cl_exchange_rounds(s->n_ranks) +
+           per((double)c.all.exchange.got_bytes, far ? far->bytes_per_s : r->gather_bytes_per_s);
+}
+
+/* A hand-over of so many bytes; the last stage's goes to the first. */
+static double hop_seconds(const cl_placement *p, int stage, double bytes, const cl_rates *r)
+{
+    const cl_stage *from = &p->stages[stage], *to = stage + 1 < p->n_stages ? from + 1 : p->stages;
+    const int low = from->first_rank < to->first_rank ? from->first_rank : to->first_rank;
+    const int end = from->first_rank + from->n_ranks, end_to = to->first_rank + to->n_ranks;
+    const cl_far_link *far = far_link(r, low, (end > end_to ? end : end_to) - 1);
+    return far ? far->s + per(bytes, far->bytes_per_s) : r->hop_s + per(bytes, r->hop_bytes_per_s);
 }
 
 /* Seconds of one stage's step alone, and with so many tokens; its hand-over included where the line has one. */
@@ -70,7 +90,7 @@ static cl_code stage_seconds(const cl_model *m, const cl_place_options *o, const
             const cl_cost_chip chip = cl_placed_chip(m, o, p, stage, classes.member[k]);
             seconds[i] = fmax(seconds[i], chip_seconds(&chip, &part, r));
         }
-        if (p->n_stages > 1) seconds[i] += r->hop_s + per(x, r->hop_bytes_per_s);
+        if (p->n_stages > 1) seconds[i] += hop_seconds(p, stage, x, r);
     }
     classes_free(&classes);
     return CL_OK;
@@ -79,8 +99,11 @@ static cl_code stage_seconds(const cl_model *m, const cl_place_options *o, const
 cl_code cl_predict(const cl_model *m, const cl_place_options *opt, const cl_placement *p, const cl_rates *r,
                    cl_prediction *out, cl_err *err)
 {
-    const double rates[] = {r->read_bytes_per_s, r->gather_s, r->gather_bytes_per_s, r->hop_s, r->hop_bytes_per_s};
-    for (int i = 0; i < 5; i++)
+    const cl_far_link *nodes = &r->far[CL_FAR_NODES], *racks = &r->far[CL_FAR_RACKS];
+    const double rates[] = {
+        r->read_bytes_per_s, r->gather_s,       r->gather_bytes_per_s, r->hop_s, r->hop_bytes_per_s, nodes->s, racks->s,
+        nodes->bytes_per_s,  racks->bytes_per_s};
+    for (size_t i = 0; i < sizeof rates / sizeof *rates; i++)
         if (!(rates[i] >= 0) || !isfinite(rates[i]))
             return cl_fail(err, CL_E_INPUT, "plan: a rate of %g (finite numbers from 0)", rates[i]);
     if (r->read_bytes_per_s == 0) return cl_fail(err, CL_E_INPUT, "plan: chips that read 0 bytes per second");

@@ -52,6 +52,7 @@ gpt-oss-120b --cluster h100-node
 gpt-oss-120b --cluster groq-576
 gpt-oss-20b --cluster gb200-nvl72 --layout auto
 smollm2-135m --cluster h100-node --layout auto --explain
+gpt-oss-120b --cluster h200-128 --layout 2x16
 gpt-oss-20b --cluster h100-node --ranks 9
 gpt-oss-20b --cluster h100-node --layout 3x3
 gpt-oss-20b --cluster h100-node --chip 20GB
@@ -86,7 +87,13 @@ def test_plans(form):
 
 CLUSTERS = ['[]', '{"nodes": 2}', '{"nodes": 0, "chips_per_node": 8, "chip": "c"}', '{"nodes": 2, "chips_per_node": 8}',
             '{"nodes": 2, "chips_per_node": 8, "chip": "none.json"}',
-            '{"nodes": 2, "chips_per_node": 8, "chip": 7}', "{"]
+            '{"nodes": 2, "chips_per_node": 8, "chip": 7}', "{",
+            *('{"nodes": 2, "chips_per_node": 8, "chip": "c", ' + links for links in (
+                '"links_between_nodes": 5}', '"links_between_nodes": {"hop_s": 1}}',
+                '"links_between_nodes": {"hop_s": -1, "bytes_per_s": 1}}', '"nodes_per_rack": 3}',
+                '"nodes_per_rack": 0}',
+                '"links_between_racks": {"hop_s": 1, "bytes_per_s": 1}}',
+                '"nodes_per_rack": 1, "links_between_racks": {"bytes_per_s": 1}}'))]
 LINES = """
 run M -p a --seed -1
 run M -p a --seed x
@@ -214,7 +221,7 @@ def test_command_lines(demo, convert, tmp_path):
     for at, cluster in enumerate(CLUSTERS):
         (tmp_path / f"c{at}.json").write_text(cluster)
         text += f"{cluster}: " + said("plan", demo, "--cluster", tmp_path / f"c{at}.json")
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["in.jsonl", "x.h5"] + [f"c{i}.json" for i in range(7)])
+    assert {p.name for p in tmp_path.iterdir()} == {"in.jsonl", "x.h5", *(f"c{i}.json" for i in range(len(CLUSTERS)))}
     page(HERE, "lines", text)
 
 

@@ -69,7 +69,11 @@ static void test_list(void)
     cl_err err = {0};
     cl_model m = make_model(CL_Q8_0);
     cl_place_options o = {.ranks = 24, .slots = 4, .context = 64, .chunk = 8};
-    const cl_rates r = {30e9, 2e-6, 10e9, 5e-6, 10e9};
+    const cl_rates r = {.read_bytes_per_s = 30e9,
+                        .gather_s = 2e-6,
+                        .gather_bytes_per_s = 10e9,
+                        .hop_s = 5e-6,
+                        .hop_bytes_per_s = 10e9};
     for (int goal = 0; goal < 2; goal++) {
         cl_layout l;
         cl_alternative *list, *again;

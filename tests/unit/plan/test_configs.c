@@ -10,7 +10,7 @@
 
 static const char configs[] = CL_FIXTURES "/../../configs";
 
-typedef enum { TEXT, WHOLE, NUMBER } kind;
+typedef enum { TEXT, WHOLE, NUMBER, LINK } kind;
 typedef struct key {
     const char *name;
     kind kind;
@@ -42,9 +42,16 @@ static const key cluster_keys[] = {{"name", TEXT, true, 0, 0, NULL},
                                    {"nodes", WHOLE, true, 1, 1 << 20, NULL},
                                    {"chips_per_node", WHOLE, true, 1, 1 << 10, NULL},
                                    {"chip", TEXT, true, 0, 0, NULL},
+                                   {"links_between_nodes", LINK, false, 0, 0, "links"},
+                                   {"nodes_per_rack", WHOLE, false, 1, 1 << 10, "rack"},
+                                   {"links_between_racks", LINK, false, 0, 0, "links"},
                                    {"source", TEXT, true, 0, 0, NULL},
                                    {"as_of", TEXT, true, 0, 0, NULL},
                                    {0}};
+
+static const key link_keys[] = {{"hop_s", NUMBER, true, 1e-8, 1e-3, NULL},
+                                {"bytes_per_s", NUMBER, true, 1e9, 1e13, NULL},
+                                {0}};
 
 static const key *known(const key *keys, const char *name)
 {
@@ -56,6 +63,10 @@ static const key *known(const key *keys, const char *name)
 
 static bool good(const key *k, const json_t *v)
 {
+    if (k->kind == LINK)
+        return json_is_object(v) && json_object_size(v) == 2 &&
+               good(&link_keys[0], json_object_get(v, link_keys[0].name)) &&
+               good(&link_keys[1], json_object_get(v, link_keys[1].name));
     if (k->kind == TEXT) return json_is_string(v) && json_string_length(v) > 0;
     if (k->kind == WHOLE ? !json_is_integer(v) : !json_is_number(v)) return false;
     double x = json_number_value(v);

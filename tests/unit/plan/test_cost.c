@@ -252,6 +252,74 @@ static void test_predicted(void)
     cl_model_free(&m);
 }
 
+/* Gathers and hops at the pace of the farthest links between the ranks that take part: within a node, between nodes of
+ * `node` chips, between racks of `rack`. */
+static void check_far(int stages, const int *chips_of, int node, int rack, const int *gather_links,
+                      const int *hop_links)
+{
+    cl_err err = {0};
+    cl_model m = model_of(test_spec((test_geometry){64, 64, 3, 4, 2, 16, 96, 0, 0, false, CL_QK_NORM_NONE}), CL_BF16);
+    int chips[3];
+    cl_layout l = {stages, chips, NULL};
+    cl_place_options o = {.layout = &l, .kv = CL_KV_F32, .slots = 1, .context = 64, .chunk = 8};
+    const cl_rates r = {.read_bytes_per_s = 1e300,
+                        .gather_s = 1,
+                        .gather_bytes_per_s = 1e3,
+                        .hop_s = 7,
+                        .hop_bytes_per_s = 1e4,
+                        .far = {{node, 10, 2e3}, {rack, 100, 3e3}}};
+    const double gather_s[] = {1, 10, 100}, hop_s[] = {7, 10, 100}, gather_rate[] = {1e3, 2e3, 3e3},
+                 hop_rate[] = {1e4, 2e3, 3e3};
+    double want = 0;
+    cl_prediction x;
+    for (int i = 0; i < stages; i++) chips[i] = chips_of[i];
+    cl_placement p = place(&m, &o);
+    CU_ASSERT_EQUAL_FATAL(cl_predict(&m, &o, &p, &r, &x, &err), CL_OK);
+    for (int i = 0; i < stages; i++) {
+        const int rounds = chips[i] > 2 ? 2 : chips[i] > 1;
+        double most = 0;
+        for (int k = 0; k < chips[i]; k++) {
+            const cl_chip_cost c = cost_of(&m, &o, &p, p.stages[i].first_rank + k);
+            most = fmax(most, c.gathers * rounds * gather_s[gather_links[i]] +
+                                  (double)c.gather_bytes / gather_rate[gather_links[i]]);
+        }
+        want += most;
+        if (stages > 1) want += hop_s[hop_links[i]] + (i + 1 < stages ? 4 * 64 / hop_rate[hop_links[i]] : 0);
+    }
+    CU_ASSERT_TRUE(near(x.token_s, want));
+    cl_placement_free(&p);
+    cl_model_free(&m);
+}
+
+static void test_far_links(void)
+{
+    check_far(1, (int[]){4}, 0, 0, (int[]){0}, NULL);
+    check_far(1, (int[]){4}, 4, 0, (int[]){0}, NULL);
+    check_far(1, (int[]){4}, 3, 0, (int[]){1}, NULL);
+    check_far(1, (int[]){4}, 3, 4, (int[]){1}, NULL);
+    check_far(1, (int[]){4}, 1, 2, (int[]){2}, NULL);
+    check_far(3, (int[]){2, 2, 2}, 4, 8, (int[]){0, 0, 0}, (int[]){0, 1, 1});
+    check_far(3, (int[]){2, 2, 2}, 2, 4, (int[]){0, 0, 0}, (int[]){1, 2, 2});
+    check_far(3, (int[]){1, 2, 3}, 2, 0, (int[]){0, 1, 1}, (int[]){1, 1, 1});
+    check_far(3, (int[]){1, 1, 1}, 0, 2, (int[]){0, 0, 0}, (int[]){0, 2, 2});
+    cl_err err = {0};
+    cl_model m = model_of(test_spec((test_geometry){64, 64, 1, 4, 2, 16, 96, 0, 0, false, CL_QK_NORM_NONE}), CL_BF16);
+    int chips[] = {2};
+    cl_layout l = {1, chips, NULL};
+    cl_place_options o = {.layout = &l, .slots = 1, .context = 64, .chunk = 8};
+    cl_prediction x;
+    cl_placement p = place(&m, &o);
+    for (int i = 0; i < CL_FAR_LINKS; i++) {
+        cl_rates r = {.read_bytes_per_s = 1};
+        r.far[i] = (cl_far_link){1, -1, 1};
+        CU_ASSERT_EQUAL(cl_predict(&m, &o, &p, &r, &x, &err), CL_E_INPUT);
+        r.far[i] = (cl_far_link){1, 1, NAN};
+        CU_ASSERT_EQUAL(cl_predict(&m, &o, &p, &r, &x, &err), CL_E_INPUT);
+    }
+    cl_placement_free(&p);
+    cl_model_free(&m);
+}
+
 /* Of E experts n tokens read E (1 - (1 - k/E)^n), not n k. */
 static void test_experts_in_a_step(void)
 {
@@ -286,6 +354,7 @@ int main(void)
                            {"gathers", test_gathers},
                            {"whole experts", test_whole},
                            {"predictions", test_predicted},
+                           {"links between nodes and racks", test_far_links},
                            {"experts in a step", test_experts_in_a_step},
                            CU_TEST_INFO_NULL};
     return run_suite("cost", tests);

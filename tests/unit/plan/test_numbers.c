@@ -87,7 +87,11 @@ static void note_phases(const cl_model *m, const cl_place_options *o, const cl_p
 
 static void note_prediction(const cl_model *m, const cl_place_options *o, const cl_placement *p)
 {
-    const cl_rates r = {30e9, 2e-6, 10e9, 5e-6, 8e9};
+    const cl_rates r = {.read_bytes_per_s = 30e9,
+                        .gather_s = 2e-6,
+                        .gather_bytes_per_s = 10e9,
+                        .hop_s = 5e-6,
+                        .hop_bytes_per_s = 8e9};
     cl_prediction x;
     cl_err err;
     CU_ASSERT_EQUAL_FATAL(cl_predict(m, o, p, &r, &x, &err), CL_OK);
