@@ -117,8 +117,9 @@ static json_t *range(jinja_run *r, const jinja_args *a)
         if (!json_is_integer(a->v[i])) return jinja_unknown(r, "range() of something that is no number");
         v[a->n == 1 ? 1 : i] = json_integer_value(a->v[i]);
     }
-    double n = v[2] ? ((double)v[1] - (double)v[0]) / (double)v[2] : 0;
-    if (!v[2] || n > JINJA_RANGE) return jinja_unknown(r, "range() of more than %d numbers", JINJA_RANGE);
+    if (!v[2]) return jinja_unknown(r, "range() with a step of 0");
+    double n = ((double)v[1] - (double)v[0]) / (double)v[2];
+    if (n > JINJA_RANGE) return jinja_unknown(r, "range() of more than %d numbers", JINJA_RANGE);
     json_t *list = json_array();
     for (json_int_t i = v[0]; v[2] > 0 ? i < v[1] : i > v[1];) {
         json_array_append_new(list, json_integer(i));

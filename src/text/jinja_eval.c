@@ -194,6 +194,7 @@ static json_t *real_arithmetic(jinja_run *r, const char *op, size_t n_op, double
     if (*op == '/' && y == 0) return jinja_unknown(r, "a division by 0");
     double v = *op == '+' ? x + y : *op == '-' ? x - y : *op == '*' && n_op == 1 ? x * y : NAN;
     if (*op == '/') v = n_op == 2 ? floor(x / y) : x / y;
+    if (isinf(v)) return jinja_unknown(r, "a number out of range");
     return isfinite(v) ? json_real(v) : jinja_unknown(r, "'%.*s' of fractions", (int)n_op, op);
 }
 
@@ -288,8 +289,8 @@ static void bind_parameters(jinja_run *r, const jinja_node *macro, const jinja_a
         json_object_setn_new_nocheck(scope, p->s, p->n, v ? v : json_incref(r->undefined));
     }
     if (a->n > n || json_object_size(a->names) > used)
-        jinja_unknown(r, "the macro %.*s is called with arguments that it does not take", (int)(macro->n & 63),
-                      macro->s);
+        jinja_unknown(r, "the macro %.*s is called with arguments that it does not take",
+                      macro->n < 60 ? (int)macro->n : 60, macro->s);
 }
 
 /* What the macro prints. */
@@ -393,7 +394,8 @@ static json_t *dict_value(jinja_run *r, const jinja_node *e)
 static json_t *minus(jinja_run *r, const jinja_node *e)
 {
     json_t *v = jinja_eval(r, e->a), *result = NULL;
-    if (whole(v) && whole_of(v) != INT64_MIN) result = json_integer(-whole_of(v));
+    if (whole(v) && whole_of(v) == INT64_MIN) jinja_unknown(r, "a number out of range");
+    else if (whole(v)) result = json_integer(-whole_of(v));
     else if (json_is_real(v)) result = json_real(-json_real_value(v));
     else jinja_unknown(r, "minus something that is no number");
     json_decref(v);

@@ -191,7 +191,6 @@ jinja_token *jinja_lex(const char *text, char why[JINJA_WHY])
     size_t len = strlen(text);
     lexer l = {.p = text, .line_start = true, .why = why};
     l.end = text + len - (len && text[len - 1] == '\n'); /* Jinja drops one newline at the end */
-    if (strchr(text, '\r')) fail(&l, "carriage returns");
     while (!l.failed && l.p < l.end) lex_text_and_tag(&l);
     add(&l, J_END, "", 0);
     if (!l.failed) return l.v;

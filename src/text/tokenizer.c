@@ -95,6 +95,7 @@ cl_code cl_tokenizer_data_check(const cl_tokenizer_data *d, cl_err *err)
 typedef struct work {
     const cl_tokenizer *t;
     bool specials;
+    bool unknown; /* the last symbol had no token */
     int32_t *ids;
     int n_ids, cap_ids;
     cl_tok_merger merger;
@@ -124,10 +125,10 @@ static cl_code no_byte(work *w, unsigned char b)
 }
 
 /* A symbol of SentencePiece's without a token: its bytes, or the unknown token, once for a run of such symbols. */
-static cl_code emit_unknown(work *w, const char *s, int n, bool again)
+static cl_code emit_unknown(work *w, const char *s, int n)
 {
     const cl_tokenizer_data *d = w->t->d;
-    if (!d->byte_fallback) return again ? CL_OK : emit(w, d->unk);
+    if (!d->byte_fallback) return w->unknown ? CL_OK : emit(w, d->unk);
     cl_code c = CL_OK;
     for (int i = 0; c == CL_OK && i < n; i++) c = emit(w, w->t->byte_id[(unsigned char)s[i]]);
     return c;
@@ -138,7 +139,7 @@ static cl_code encode_word(work *w, const char *s, size_t n)
 {
     const cl_tokenizer *t = w->t;
     cl_code c = CL_OK;
-    bool spm = t->d->kind == CL_TOK_SPM, unknown = false;
+    bool spm = t->d->kind == CL_TOK_SPM;
     if (n > INT32_MAX / 2) return cl_fail(w->err, CL_E_FIT, "text: too long for one piece");
     w->merger.n_sym = 0;
     for (size_t i = 0; c == CL_OK && i < n;) {
@@ -151,8 +152,8 @@ static cl_code encode_word(work *w, const char *s, size_t n)
     if (c == CL_OK) c = cl_tok_merger_run(&w->merger, &t->pairs, w->err);
     for (int32_t i = 0; c == CL_OK && i >= 0; i = w->merger.sym[i].next) {
         const cl_tok_sym *sym = &w->merger.sym[i];
-        c = sym->id >= 0 ? emit(w, sym->id) : emit_unknown(w, s, sym->len, unknown);
-        unknown = sym->id < 0;
+        c = sym->id >= 0 ? emit(w, sym->id) : emit_unknown(w, s, sym->len);
+        w->unknown = sym->id < 0;
         s += sym->len;
     }
     return c;
@@ -166,6 +167,7 @@ static cl_code encode_piece(void *ctx, const char *s, size_t n)
     bool in_word = false;
     size_t start = 0;
     int32_t id = w->t->d->ignore_merges ? cl_tok_vocab_find(&w->t->vocab, s, n) : -1;
+    w->unknown = false;
     if (id >= 0) return emit(w, id);
     for (size_t i = 0; w->t->cut_at_spaces && c == CL_OK && i < n;) {
         bool space = n - i >= CL_TOK_SPACE_LEN && memcmp(s + i, CL_TOK_SPACE, CL_TOK_SPACE_LEN) == 0;

@@ -482,6 +482,13 @@ static void test_spm(void)
     t = compile(&v);
     CU_ASSERT(gives(t, "xyaz a", space, v.d.unk, a, v.d.unk, space, a));
     cl_tokenizer_free(t);
+
+    start_spm(&v, false); /* spaces too: the run goes on from word to word */
+    a = piece(&v, "a", -9);
+    t = compile(&v);
+    CU_ASSERT(gives(t, "x y a  x", v.d.unk, a, v.d.unk));
+    CU_ASSERT(gives(t, "a", v.d.unk, a));
+    cl_tokenizer_free(t);
 }
 
 /* A token with a space inside: words cannot be merged one by one, and are not. */
