@@ -6,6 +6,8 @@
 #include "chipline/import.h"
 #include "chipline/run.h"
 #include "ranks_suite.h"
+#include "../../src/line/ranks_internal.h"
+#include "../../src/run/run_internal.h"
 
 enum { REQUESTS = 23, MOST = 24 };
 
@@ -14,7 +16,7 @@ static const char config[] =
     "\"intermediate_size\": 96, \"num_hidden_layers\": 6, \"num_attention_heads\": 4, \"num_key_value_heads\": 2, "
     "\"vocab_size\": 200, \"max_position_embeddings\": 128, \"rms_norm_eps\": 1e-5, \"rope_theta\": 10000.0, "
     "\"hidden_act\": \"silu\", \"torch_dtype\": \"float32\", \"tie_word_embeddings\": false}";
-static char dir[32], model[48], config_path[48];
+static char dir[32], model[48], config_path[48], trace_path[48];
 
 /* Rank 0 makes it, all know where. */
 static void make_model(void)
@@ -26,6 +28,7 @@ static void make_model(void)
         CU_ASSERT_PTR_NOT_NULL_FATAL(mkdtemp(dir));
         snprintf(config_path, sizeof config_path, "%s/config.json", dir);
         snprintf(model, sizeof model, "%s/m.h5", dir);
+        snprintf(trace_path, sizeof trace_path, "%s/t.h5", dir);
         FILE *f = fopen(config_path, "w");
         CU_ASSERT_FATAL(f && fputs(config, f) > 0 && fclose(f) == 0);
         c = cl_synth(config_path, model, &(cl_synth_options){.keep = true, .seed = 3, .jobs = 1, .quiet = true}, &err);
@@ -33,6 +36,7 @@ static void make_model(void)
     }
     CU_ASSERT_EQUAL_FATAL(cl_ranks_agree(the_ranks, c, &err), CL_OK);
     cl_ranks_bcast(the_ranks, model, sizeof model);
+    cl_ranks_bcast(the_ranks, trace_path, sizeof trace_path);
 }
 
 static void remove_model(void)
@@ -40,7 +44,7 @@ static void remove_model(void)
     if (cl_ranks_rank(the_ranks)) return;
     unlink(model);
     unlink(config_path);
-    rmdir(dir);
+    CU_ASSERT_EQUAL(rmdir(dir), 0); /* no event log is left */
 }
 
 /* --- rank 0's source --- */
@@ -71,6 +75,7 @@ static cl_request *make(int i)
 static cl_request *give(void *ctx, int wait_ms, bool *ended)
 {
     source_state *s = ctx;
+    if (!s->given) CU_ASSERT_STRING_EQUAL(the_ranks->life.phase, "waiting for requests");
     *ended = s->given == REQUESTS && !s->n_back;
     return s->n_back ? s->back[--s->n_back] : *ended ? NULL : make(s->given++);
 }
@@ -126,7 +131,7 @@ typedef struct variant {
     int replicas, slots;
     bool desk;
     int every; /* stopped each time that so many ids have come; 0: never */
-    bool late;
+    bool late, trace;
 } variant;
 
 /* What is in the session is what the source gave and has not got back. */
@@ -141,6 +146,39 @@ static void look(const cl_session *s)
         int r = atoi(v.request->id), n = v.n_tokens - v.n_prompt;
         CU_ASSERT(n == now_state.n[r] && memcmp(v.tokens + v.n_prompt, now_state.ids[r], (size_t)n * 4) == 0);
     }
+}
+
+/* Shares of a time are shares; what a rank waits for is no time that it computes. */
+static void look_at_times(const cl_run_stats *n, double passed_s)
+{
+    CU_ASSERT(n->elapsed_s > 0 && n->elapsed_s <= passed_s);
+    CU_ASSERT(n->ttft_s > 0 && n->ttft_s <= n->elapsed_s);
+    for (int i = 0; i < n->n_ranks; i++) {
+        const cl_rank_stats *k = &n->ranks[i];
+        CU_ASSERT(k->busy > 0 && k->busy <= 1 && k->busy + k->wait <= 1.02);
+        CU_ASSERT(i ? k->wait > 0 : k->wait >= 0);
+        CU_ASSERT_EQUAL(k->rank, i);
+    }
+}
+
+/* The numbers are those of what the source gave and got. */
+static cl_code finish(const variant *v, cl_run *run, cl_session *session, uint64_t begun_ns, cl_err *err)
+{
+    cl_run_stats n = {0};
+    int64_t prompts = 0, ids = 0;
+    cl_code c = cl_run_finish(run, session, &n, err);
+    CU_ASSERT_STRING_EQUAL(the_ranks->life.phase, v->trace ? "collecting the trace" : "writing the logits");
+    if (c != CL_OK || cl_ranks_rank(the_ranks)) return c;
+    for (int i = 0; i < now_state.given; i++) prompts += 1 + i % 5, ids += now_state.n[i];
+    CU_ASSERT(n.requests == now_state.given && n.failed == 0 && n.prompt_tokens == prompts);
+    CU_ASSERT_EQUAL(n.generated_tokens, ids);
+    CU_ASSERT(n.replicas == v->replicas && n.slots == v->slots && n.context == 64);
+    CU_ASSERT(n.n_ranks == cl_ranks_size(the_ranks) && n.threads_total == n.n_ranks);
+    CU_ASSERT_EQUAL(n.stages * n.replicas, n.n_ranks);
+    CU_ASSERT(n.rates.read_bytes_per_s == 0 && !strcmp(n.activations, "f32") && !strcmp(n.kv, "f32"));
+    if (!v->every && !v->late) look_at_times(&n, (double)(cl_now_ns() - begun_ns) * 1e-9);
+    CU_ASSERT_EQUAL(unlink(trace_path), v->trace ? 0 : -1);
+    return c;
 }
 
 static cl_code serve(const variant *v, cl_run *run, cl_session *session, cl_err *err)
@@ -172,11 +210,17 @@ static cl_code body(void *ctx, cl_crew *crew, cl_err *err)
                               .kv_auto = true,
                               .crew = crew,
                               .threads = 1,
-                              .stall_timeout_s = 60};
+                              .stall_timeout_s = 60,
+                              .trace_path = v->trace ? trace_path : NULL,
+                              .trace_level = CL_TRACE_STAGE};
     cl_code c = cl_run_open(&run, the_ranks, &o, err);
+    CU_ASSERT_STRING_EQUAL(the_ranks->life.phase, "comparing placements");
     if (c == CL_OK) c = cl_ranks_agree(the_ranks, root ? cl_run_session(run, &session, err) : CL_OK, err);
     if (c == CL_OK) c = cl_run_load(run, err);
+    CU_ASSERT_STRING_EQUAL(the_ranks->life.phase, v->trace ? "starting the trace" : "loading");
+    const uint64_t begun_ns = cl_now_ns();
     if (c == CL_OK) c = serve(v, run, session, err);
+    if (c == CL_OK) c = finish(v, run, session, begun_ns, err);
     cl_session_free(session);
     cl_run_close(run);
     return c;
@@ -207,9 +251,13 @@ static void stopped_and_gone_on(void)
     for (int replicas = 1; replicas <= ranks; replicas++)
         for (int desk = 0; desk < 2 && ranks % replicas == 0; desk++)
             for (int slots = 1; slots <= 4; slots += 3) {
-                run(&(variant){replicas, slots, desk, 29, false});
+                run(&(variant){replicas, slots, desk, 29, false, false});
                 CU_ASSERT(memcmp(now_state.ids, undisturbed.ids, sizeof undisturbed.ids) == 0);
             }
+    for (int desk = 0; desk < 2; desk++) { /* a trace listens to what the source hears, and takes nothing from it */
+        run(&(variant){.replicas = 1, .slots = 4, .desk = desk, .trace = true});
+        CU_ASSERT(memcmp(now_state.ids, undisturbed.ids, sizeof undisturbed.ids) == 0);
+    }
     remove_model();
 }
 
@@ -226,9 +274,60 @@ static void admitted_while_samples_are_awaited(void)
     remove_model();
 }
 
+/* --- phases --- */
+
+static const char *seen[4];
+static int n_seen, fails_in; /* fails_in: the so many-th phase that runs; 0: none */
+
+static cl_code note_phase(cl_run *r, cl_err *err)
+{
+    seen[n_seen++] = r->ranks->life.phase;
+    return n_seen == fails_in ? cl_fail(err, CL_E_FIT, "no") : CL_OK;
+}
+
+static bool unwanted(const cl_run *r) { return false; }
+static bool wanted(const cl_run *r) { return true; }
+
+/* A rank says what it does, leaves out what nobody wants, and goes no further than the first failure. */
+static void phases_are_named(void)
+{
+    static const phase phases[] = {{"first", note_phase, NULL},
+                                   {"second", note_phase, unwanted},
+                                   {"third", note_phase, wanted},
+                                   {"fourth", note_phase, NULL}};
+    static const char *const names[] = {"first", "third", "fourth"};
+    cl_run r = {.ranks = the_ranks};
+    for (fails_in = 0; fails_in <= 3; fails_in++) {
+        cl_err err = {0};
+        n_seen = 0;
+        CU_ASSERT_EQUAL(run_phases(&r, phases, 4, &err), fails_in ? CL_E_FIT : CL_OK);
+        CU_ASSERT_EQUAL_FATAL(n_seen, fails_in ? fails_in : 3);
+        for (int i = 0; i < n_seen; i++) CU_ASSERT_STRING_EQUAL(seen[i], names[i]);
+    }
+    CU_ASSERT_EQUAL(run_phases(&r, phases, 0, NULL), CL_OK);
+}
+
+static void names_of_phases(void)
+{
+    static const char *const plan[] = {"reading the model's description",
+                                       "comparing models",
+                                       "reading the routing",
+                                       "measuring links and memory",
+                                       "choosing a layout",
+                                       "placing the model",
+                                       "comparing placements"};
+    static const char *const load[] = {"opening the trace", "opening the logits file",
+                                       "counting memory",   "opening the line",
+                                       "loading",           "starting the trace"};
+    for (int i = 0; i < PLAN_PHASES; i++) CU_ASSERT_STRING_EQUAL(plan_phases[i].name, plan[i]);
+    for (int i = 0; i < LOAD_PHASES; i++) CU_ASSERT_STRING_EQUAL(load_phases[i].name, load[i]);
+}
+
 int main(int argc, char **argv)
 {
-    CU_TestInfo tests[] = {{"stopped and gone on", stopped_and_gone_on},
+    CU_TestInfo tests[] = {{"phases are named", phases_are_named},
+                           {"names of phases", names_of_phases},
+                           {"stopped and gone on", stopped_and_gone_on},
                            {"admitted while samples are awaited", admitted_while_samples_are_awaited},
                            CU_TEST_INFO_NULL};
     return run_on_ranks(argc, argv, "serve", tests);

@@ -1,5 +1,6 @@
 /* The desk: a source on a thread of its own, seen from the line's. */
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
@@ -12,9 +13,10 @@ enum { REQUESTS = 20, AHEAD = 4 };
 typedef struct tray {
     _Atomic int given;
     int requests, told;
-    int slow_ms;      /* every call of next takes so long */
-    int fails_at;     /* the so many-th result cannot be kept; 0: none */
-    pthread_t thread; /* that called first */
+    int waits[REQUESTS + 1]; /* the so many-th could be waited for so long, ms */
+    int slow_ms;             /* every call of next takes so long */
+    int fails_at;            /* the so many-th result cannot be kept; 0: none */
+    pthread_t thread;        /* that called first */
     bool called, wrong;
     char said[REQUESTS][64];
     int ids[REQUESTS], thoughts[REQUESTS];
@@ -25,9 +27,12 @@ typedef struct tray {
 
 static int number_of(const cl_request *r) { return atoi(r->id); }
 
-/* All of a source is called by one thread, which is not the line's. */
+/* All of a source is called by one thread, which is not the line's and hears no signals. */
 static void check_thread(tray *t)
 {
+    sigset_t deaf;
+    pthread_sigmask(SIG_SETMASK, NULL, &deaf);
+    t->wrong |= !sigismember(&deaf, SIGINT) || !sigismember(&deaf, SIGTERM);
     if (!t->called) t->thread = pthread_self();
     t->called = true;
     t->wrong |= !pthread_equal(t->thread, pthread_self());
@@ -37,6 +42,7 @@ static cl_request *next(void *ctx, int wait_ms, bool *ended)
 {
     tray *t = ctx;
     check_thread(t);
+    t->waits[t->given] = wait_ms;
     if (t->slow_ms) usleep((useconds_t)t->slow_ms * 1000);
     *ended = t->given == t->requests;
     if (*ended) return NULL;
@@ -160,6 +166,7 @@ static void reads_ahead(void)
     usleep(20000);
     CU_ASSERT_EQUAL(t.given, AHEAD);
     for (int i = 0; i < AHEAD; i++) {
+        CU_ASSERT_EQUAL(t.waits[i], i ? 0 : 200); /* long only while there is nothing at all */
         cl_request *r = face.next(face.ctx, 0, &ended);
         CU_ASSERT_FATAL(r && !ended);
         CU_ASSERT_EQUAL(number_of(r), i);
@@ -171,6 +178,49 @@ static void reads_ahead(void)
     CU_ASSERT_EQUAL(desk_close(d, &err), CL_OK);
     CU_ASSERT(t.told == AHEAD && !t.wrong && t.n_back == AHEAD);
     for (int i = 0; i < AHEAD; i++) CU_ASSERT_EQUAL(t.back[i], 2 * AHEAD - 1 - i); /* could be put back in order */
+}
+
+/* Where one was taken there is room for the next, before anything is said of it. */
+static void reads_on(void)
+{
+    tray t = {.requests = REQUESTS, .takes_back = true};
+    desk *d = open(&t);
+    cl_source face = desk_source(d);
+    cl_err err;
+    cl_request *taken[3];
+    bool ended = false;
+    for (int i = 0; t.given < AHEAD && i < 20000; i++) usleep(100);
+    usleep(20000); /* it sleeps by then */
+    for (int k = 0; k < 3; k++) {
+        taken[k] = face.next(face.ctx, 0, &ended);
+        CU_ASSERT_FATAL(taken[k] && !ended);
+        for (int i = 0; t.given < AHEAD + 1 + k && i < 20000; i++) usleep(100);
+        CU_ASSERT_EQUAL(t.given, AHEAD + 1 + k);
+        CU_ASSERT_EQUAL(t.waits[AHEAD + k], 0);
+        usleep(20000);
+    }
+    for (int k = 0; k < 3; k++) CU_ASSERT_EQUAL(run(&face, taken[k], &err), CL_OK);
+    CU_ASSERT_EQUAL(desk_close(d, &err), CL_OK);
+    CU_ASSERT(t.told == 3 && !t.wrong && t.n_back == AHEAD);
+}
+
+/* What a source does not want to hear, the session does not say. */
+static void of_few_words(void)
+{
+    tray t = {.requests = 0};
+    desk *d = NULL;
+    cl_err err;
+    sigset_t before, after;
+    const cl_source s = {.ctx = &t, .next = next, .done = done};
+    sigemptyset(&before);
+    sigemptyset(&after);
+    pthread_sigmask(SIG_SETMASK, NULL, &before);
+    CU_ASSERT_EQUAL_FATAL(desk_open(&d, &s, AHEAD, &err), CL_OK);
+    pthread_sigmask(SIG_SETMASK, NULL, &after);
+    for (int sig = 1; sig < 32; sig++) CU_ASSERT_EQUAL(sigismember(&before, sig), sigismember(&after, sig));
+    const cl_source face = desk_source(d);
+    CU_ASSERT(face.next && face.done && !face.text && !face.reasoning && !face.token && !face.back);
+    CU_ASSERT_EQUAL(desk_close(d, &err), CL_OK);
 }
 
 /* All requests of a source that has ended are taken before the line hears of the end. */
@@ -250,9 +300,13 @@ static void failing_source(void)
         usleep(2000);
     }
     CU_ASSERT(n >= 2 && n < REQUESTS);
-    CU_ASSERT_EQUAL(desk_outcome(d, &err), CL_E_RUN);
-    CU_ASSERT_EQUAL(desk_close(d, &err), CL_E_RUN);
-    CU_ASSERT_STRING_EQUAL(err.msg, "disk full");
+    cl_err told[3] = {0};
+    const cl_request late = {.id = "0"};
+    CU_ASSERT_EQUAL(desk_outcome(d, &told[0]), CL_E_RUN);
+    CU_ASSERT_EQUAL(face.text(face.ctx, &late, "more", 4, &told[1]), CL_E_RUN); /* nobody hears it */
+    CU_ASSERT_EQUAL(desk_close(d, &told[2]), CL_E_RUN);
+    for (int i = 0; i < 3; i++) CU_ASSERT(told[i].code == CL_E_RUN && !strcmp(told[i].msg, "disk full"));
+    CU_ASSERT_STRING_EQUAL(t.said[0], "one two ");
     for (int i = 0; i < n; i++) CU_ASSERT_TRUE(t.done[i]);
 }
 
@@ -283,6 +337,8 @@ int main(void)
 {
     CU_TestInfo tests[] = {{"passes all on", passes_all_on},
                            {"reads ahead", reads_ahead},
+                           {"reads on", reads_on},
+                           {"of few words", of_few_words},
                            {"ends after the last", ends_after_the_last},
                            {"first of a slow source", first_of_a_slow_source},
                            {"slow source", slow_source},
