@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from conftest import ALL, generate, ok, some
+from conftest import ALL, FIXTURES, generate, ok, some
 
 PROMPT = "Once upon a time there was a little dog who lived near the river, and every day"
 COMMON = ("-p", PROMPT, "-n", 24, "--ignore-eos", "--digest", "--context", 256)
@@ -74,6 +74,20 @@ def test_cache_formats(kv, demo):
     digests = {generate(demo, *COMMON, "--kv", kv, "--threads", t, ranks=r)["logits_xxh3"] for t,
                r in ((1, None), (2, None), (1, 3))}
     assert len(digests) == 1
+
+
+@pytest.mark.parametrize("name", ["demo", "deepseek_v3_b", "gpt_oss_b"])
+@pytest.mark.parametrize("kv", ["f32", "bf16", "q8"])
+def test_several_runs_of_positions(name, kv, demo, convert):
+    """Attention joins runs of 256 positions: of heads, latent vectors, and windows over the end of a run."""
+    model = demo if name == "demo" else convert(FIXTURES / name)
+    ids = ",".join(str(3 + 7 * i % 50) for i in range(250 if name == "gpt_oss_b" else 300))
+    options = ("--tokens", ids, "-n", 12, "--ignore-eos", "--digest", "--kv", kv)
+    alone = generate(model, *options, "--kernels", "reference", "--threads", 2)
+    for other, ranks in ((("--chunk", 7, "--threads", 2), None), (("--kernels", "generic", "--threads", 1), None),
+                         (("--layout", "1x3", "--threads", 1), 3), (("--threads", 1), 2)):
+        row = generate(model, *options, *other, ranks=ranks)
+        assert (row["logits_xxh3"], row["tokens"]) == (alone["logits_xxh3"], alone["tokens"]), (other, ranks)
 
 
 def test_formats_differ(demo):
