@@ -41,6 +41,16 @@ def test_parts(ranks, options, stages, demo, tmp_path):
         for s in e[e["kind"] == step]:
             of = parts[(parts["rank"] == lead) & (parts["microbatch"] == s["microbatch"])]
             assert of["tokens"].sum() == s["tokens"] and len(of) == s["parts"]
+        mine = set(parts[parts["rank"] == lead]["microbatch"])
+        assert sorted(e[e["kind"] == step]["microbatch"]) == sorted(mine)  # one of each on every rank
+        if rank == lead:
+            assert sorted(e[e["kind"] == kinds.index("schedule")]["microbatch"]) == sorted(mine)
+        for name in "probe", "idle", "schedule":
+            of = e[e["kind"] == kinds.index(name)]
+            assert (of["layer"] == -1).all() and (of["peer"] == -1).all(), name
+            assert name == "schedule" or (of["microbatch"] == -1).all() and (of["tokens"] == 0).all()
+        assert (e["kind"] == kinds.index("probe")).sum() == 1
+        assert rank or (e["kind"] == kinds.index("idle")).any()  # before the first request
         drawn = e[e["kind"] == sample]
         if ranks_table["stage"][rank] == stages - 1 and ranks_table["member"][rank] == 0:
             with_outputs = set(parts[(parts["rank"] == lead) & (parts["outputs"] > 0)]["microbatch"])
