@@ -44,6 +44,10 @@ static void nothing_wanted(void)
         CU_ASSERT_PTR_NOT_NULL(p[i]);
         free(p[i]);
     }
+    void *shrunk = cl_realloc(cl_malloc(4, 1, "a", &err), 4, 0, "a", &err); /* realloc to 0 bytes would free it */
+    CU_ASSERT_PTR_NOT_NULL(shrunk);
+    CU_ASSERT_PTR_NOT_NULL(shrunk = cl_realloc(shrunk, 0, 4, "a", &err));
+    free(shrunk);
     unsigned char *z = cl_calloc(1000, 3, "a", &err);
     CU_ASSERT_PTR_NOT_NULL_FATAL(z);
     for (int i = 0; i < 3000; i++) CU_ASSERT_EQUAL(z[i], 0);

@@ -307,6 +307,45 @@ static void test_expert_names(void)
     folder_remove(&f);
 }
 
+/* Of three experts one by one, the gate of expert `odd` in another format, or (other_format < 0) left out. */
+static void experts_refused(int odd, int other_format, const char *part)
+{
+    enum { E = 3 };
+    folder f = folder_new();
+    place gguf = in(&f, "m.gguf"), out = in(&f, "m.h5");
+    gguf_file g = {0};
+    cl_err err;
+    tiny_metadata(&g, E);
+    tiny_tensors(&g, CL_Q8_0);
+    g_made(&g, "blk.0.ffn_gate_inp.weight", CL_F32, 0, E, TINY_HIDDEN);
+    static const char *const parts[] = {"gate", "up", "down"};
+    for (int p = 0; p < 3; p++) {
+        for (int e = 0; e < E; e++) {
+            char name[64];
+            cl_format format = CL_Q4_1;
+            snprintf(name, sizeof name, "blk.0.ffn_%s.%d.weight", parts[p], e);
+            if (!p && e == odd && other_format < 0) continue;
+            if (!p && e == odd) format = (cl_format)other_format;
+            g_made(&g, name, format, 0, p < 2 ? TINY_WIDTH : TINY_HIDDEN, p < 2 ? TINY_HIDDEN : TINY_WIDTH);
+        }
+    }
+    g_write(&g, gguf.path);
+    CU_ASSERT_EQUAL(cl_convert(gguf.path, out.path, &keep, &err), CL_E_INPUT);
+    CU_ASSERT(says(&err, part));
+    folder_remove(&f);
+}
+
+static void test_experts_alike(void)
+{
+#define ALIKE " (experts of a layer must be alike)"
+    experts_refused(0, CL_F16, "tensor blk.0.ffn_gate.1.weight is Q4_1, the first expert is F16" ALIKE);
+    experts_refused(1, CL_F16, "tensor blk.0.ffn_gate.1.weight is F16, the first expert is Q4_1" ALIKE);
+    experts_refused(2, CL_Q8_0, "tensor blk.0.ffn_gate.2.weight is Q8_0, the first expert is Q4_1" ALIKE);
+    experts_refused(
+        0, -1, "1 tensor is missing for a mixtral model: blk.0.ffn_gate_exps.weight; not expected: blk.0.ffn_gate.1");
+    experts_refused(2, -1, "blk.0.ffn_gate.2.weight");
+}
+
 /* Rows of q's bias are in pairs, too. */
 static void test_bias_pairs(void)
 {
@@ -552,7 +591,7 @@ static void test_unreadable_types(void)
     folder_remove(&f);
 }
 
-static void test_said(void) { said_is(0x8d603d0c); }
+static void test_said(void) { said_is(0x239e88e2); }
 
 int main(void)
 {
@@ -560,6 +599,7 @@ int main(void)
                            {"folders", test_folders},
                            {"every format, kept and re-encoded", test_formats},
                            {"experts stacked and one by one", test_expert_names},
+                           {"experts that are not alike", test_experts_alike},
                            {"biases of q and k", test_bias_pairs},
                            {"missing, unexpected, misshapen, not numbers", test_refused},
                            {"more promised than there is", test_promises},

@@ -318,6 +318,13 @@ static void result_row(void)
          "\"timing\":{\"ttft_s\":0.5,\"tokens_per_s\":1.0,\"queue_s\":0.1},\"reasoning\":\"hm\"}");
     cl_buf_free(&res.text);
     cl_buf_free(&res.reasoning);
+    r->want_reasoning = false;
+    const cl_result late = {.finish_reason = "cancelled", .started_ns = 1100000000, .finished_ns = 2500000000};
+    says(r, &late, /* ended before a first token */
+         "{\"id\":\"q\\\"1\",\"text\":\"\",\"tokens\":[],\"finish_reason\":\"cancelled\","
+         "\"usage\":{\"prompt_tokens\":2,\"completion_tokens\":0},"
+         "\"timing\":{\"ttft_s\":0.0,\"tokens_per_s\":0.0,\"queue_s\":0.1}}");
+    r->want_reasoning = true;
     /* nothing came of it: no times, no digest, and why */
     r->want_digest = true;
     r->n_earlier = 0;

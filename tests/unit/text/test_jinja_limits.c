@@ -14,6 +14,9 @@ static bool refused(const char *template, const char *date, const char *want)
     return same;
 }
 
+#define NINES_21 "999999999999999999999"
+#define NINES_63 NINES_21 NINES_21 NINES_21
+
 static void test_why(void)
 {
     static const struct {
@@ -61,6 +64,8 @@ static void test_why(void)
         {"a string has the escape \\U00110000", {"{{ '\\U00110000' }}"}},
         {"the number 9223372036854775808", {"{{ 9223372036854775808 }}", "{{ 9_223_372_036_854_775_808 }}"}},
         {"the number 1e309", {"{{ 1e309 }}"}},
+        /* 63 letters are read */
+        {"the number " NINES_63, {"{{ " NINES_63 " }}", "{{ " NINES_63 "9 }}", "{{ " NINES_63 ".5 }}"}},
         /* names, members, items */
         {"'b' of something undefined", {"{{ q.b }}", "{{ o.q.b }}"}},
         {"an item of something undefined", {"{{ q['b'] }}", "{{ q[0] }}"}},
@@ -252,6 +257,19 @@ static void test_long_macro_names(void)
     }
 }
 
+/* Equal values are compared 64 deep, deeper ones are not looked into. */
+static void test_deep_values(void)
+{
+    for (int depth = 60; depth <= 70; depth++) {
+        char template[400];
+        snprintf(template, sizeof template,
+                 "{%% set n = namespace(a=1, b=1) %%}{%% for i in range(%d) %%}{%% set n.a = [n.a] %%}"
+                 "{%% set n.b = [n.b] %%}{%% endfor %%}{{ n.a == n.b }}",
+                 depth);
+        CU_ASSERT(gives(template, depth <= 64 ? "True" : "False"));
+    }
+}
+
 /* Letters whose case Python changes into several, or by what stands around them: from, to. */
 static void test_special_letters(void)
 {
@@ -408,6 +426,7 @@ int main(void)
                            {"printed before", test_printed_before},
                            {"special letters", test_special_letters},
                            {"long names of macros", test_long_macro_names},
+                           {"deep values", test_deep_values},
                            {"counts", test_counts},
                            {"costs", test_costs},
                            {"limits", test_limits},
