@@ -8,7 +8,7 @@
 
 struct cl_store {
     char *path, *tmp; /* tmp: the name while it is written; NULL when reading */
-    hid_t file; /* -1: only rows are read */
+    hid_t file;       /* -1: only rows are read */
     /* HDF5's own, borrowed: the same file, whatever the path means by now; -1 once HDF5 may have closed it. Ours where
      * only rows are read. */
     int fd;

@@ -30,8 +30,8 @@ static void test_numbers(void)
     CU_ASSERT(n == 7);
     CU_ASSERT(cli_double(&err, "-d", "-0.5", -0.5, 1e6, &d) == 0 && d == -0.5);
     CU_ASSERT(cli_double(&err, "-d", "1e6", -0.5, 1e6, &d) == 0 && d == 1e6);
-    CU_ASSERT(says(cli_double(&err, "-d", "1000001", -0.5, 1e6, &d), CL_E_USAGE,
-                   "-d: 1000001 is not from -0.5 to 1e+06"));
+    CU_ASSERT(
+        says(cli_double(&err, "-d", "1000001", -0.5, 1e6, &d), CL_E_USAGE, "-d: 1000001 is not from -0.5 to 1e+06"));
     CU_ASSERT(says(cli_double(&err, "-d", "-0.6", -0.5, 1e6, &d), CL_E_USAGE, "-d: -0.6 is not from -0.5 to 1e+06"));
     CU_ASSERT(says(cli_double(&err, "-d", "nan", -0.5, 1e6, &d), CL_E_USAGE, "-d: 'nan' is not a number"));
     CU_ASSERT(says(cli_double(&err, "-d", "1x", -0.5, 1e6, &d), CL_E_USAGE, "-d: '1x' is not a number"));
@@ -160,7 +160,8 @@ static void test_chips(void)
         snprintf(start, sizeof start, "--chip: %s: ", path);
         CU_ASSERT(strncmp(err.msg, start, strlen(start)) == 0 && strstr(err.msg, bad[i][1]));
     }
-    CU_ASSERT(chip_says(file("{"), CL_E_INPUT, "--chip: %s: not valid JSON: string or '}' expected near end of "
+    CU_ASSERT(chip_says(file("{"), CL_E_INPUT,
+                        "--chip: %s: not valid JSON: string or '}' expected near end of "
                         "file at line 1, column 1"));
     remove(file(""));
 }
@@ -181,7 +182,7 @@ static void test_cores(void)
 
 int main(void)
 {
-    CU_TestInfo tests[] = {{"numbers", test_numbers}, {"words", test_words}, {"names", test_names},
+    CU_TestInfo tests[] = {{"numbers", test_numbers}, {"words", test_words},     {"names", test_names},
                            {"formats", test_formats}, {"layouts", test_layouts}, {"chips", test_chips},
                            {"cores", test_cores},     CU_TEST_INFO_NULL};
     return run_suite("values", tests);
